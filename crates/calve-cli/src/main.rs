@@ -177,7 +177,11 @@ fn run(cli: Cli) -> Result<Exit, clap::Error> {
     };
     Ok(done.unwrap_or_else(|failure| {
         output.failure(&failure);
-        if failure.kind == Kind::CANCELLED { signals.exit() } else { failure.exit() }
+        // A git that the signal ended has an error of its own.
+        match failure.kind == Kind::CANCELLED || signals.cancel().is_cancelled() {
+            true => signals.exit(),
+            false => failure.exit(),
+        }
     }))
 }
 

@@ -44,6 +44,8 @@ impl Signals {
         // Without one, the signal kills the process.
         #[cfg(unix)]
         flag::register(signal_hook::consts::SIGXFSZ, Arc::default())?;
+        #[cfg(unix)]
+        calve::end_git_with(&signals.cancel());
         Ok(signals)
     }
 

@@ -207,7 +207,7 @@ pub use report::{
     UnlinkedBecause,
 };
 #[cfg(all(unix, feature = "store"))]
-pub use store::git::GIT_VARIABLES;
+pub use store::git::{GIT_VARIABLES, end_git_with};
 #[cfg(all(unix, feature = "store"))]
 pub use store::ready::waiting::{inherit_streams_only, keep_answers_of_children, lowest_priority};
 #[cfg(all(unix, feature = "remote"))]

@@ -11,7 +11,9 @@ use rustix::fs::{Mode, OFlags, mkdirat, open, openat};
 use crate::disk::tool;
 use crate::filesystems::immutable;
 use crate::tree::{difference, many_files, state, work};
-use crate::{Run, calve, filesystem, is_root, names, not_run, program, pushed, scratch};
+use crate::{
+    Run, calve, calve_command, filesystem, is_root, names, not_run, program, pushed, scratch,
+};
 
 /// A tree, and a check whether a copy of it is right.
 struct Row {
@@ -548,4 +550,57 @@ fn what_nobody_can_delete_is_named_by_gc_with_the_way_out() {
     let run = calve(&app, "store gc");
     assert_eq!(run.code, Some(0), "{run:?}");
     assert!(names(&app.join(".calve/trash")).is_empty());
+}
+
+/// git opens the ignore files of a tree in order to read them, and waits for ever at a pipe. A
+/// signal that reaches calve alone does not reach git.
+#[test]
+fn a_git_that_waits_for_ever_is_ended() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use rustix::process::{Pid, Signal, kill_process};
+    let scratch = scratch();
+    let app = scratch.path().join("app");
+    fs::create_dir(&app).unwrap();
+    fs::write(app.join("file"), "x").unwrap();
+    let commit = "git -c user.name=a -c user.email=a@example.org commit -qm x";
+    for words in ["git init -q", "git add .", commit] {
+        if let Err(why) = tool(&app, words) {
+            return not_run("a git that waits for ever", &why);
+        }
+    }
+    for words in ["init -q", "start -q a b"] {
+        assert_eq!(calve(&app, words).code, Some(0), "{words}");
+    }
+    let trees = scratch.path().join("app.worktrees");
+    tool(&trees, "mkfifo a/.gitignore").unwrap();
+    for (words, code, says) in [
+        ("list", 3, "waits for a pipe"),
+        ("drop a", 1, "waits for a pipe"),
+        ("drop --force a", 0, "restore --dropped a"),
+    ] {
+        let run = calve(&app, words);
+        assert_eq!(run.code, Some(code), "{words}: {run:?}");
+        assert!(run.stderr.contains(says), "{words}: {run:?}");
+    }
+    // A git that waits for something else.
+    let began = scratch.path().join("began");
+    let git = scratch.path().join("bin/git");
+    fs::create_dir(git.parent().unwrap()).unwrap();
+    let path = std::env::var("PATH").unwrap();
+    let script = format!(
+        "#!/bin/sh\nPATH={path}\ncase \"$*\" in *status*) : >{}; exec sleep 1000;; esac\nexec git \"$@\"\n",
+        began.display()
+    );
+    fs::write(&git, script).unwrap();
+    fs::set_permissions(&git, fs::Permissions::from_mode(0o755)).unwrap();
+    let first = format!("{}:{path}", git.parent().unwrap().display());
+    let mut child = calve_command(&app, "drop b").env("PATH", first).spawn().unwrap();
+    while !began.try_exists().unwrap() {
+        assert_eq!(child.try_wait().unwrap(), None);
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(128 + Signal::TERM.as_raw()));
+    assert!(trees.join("b/file").try_exists().unwrap());
 }

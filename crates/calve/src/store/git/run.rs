@@ -7,11 +7,15 @@ use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::io::Errno;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::report::Cancel;
 
 /// calve keeps at most this much of git's output.
 const OUTPUT_MOST_BYTES: u64 = 4 * 1024 * 1024;
@@ -25,6 +29,22 @@ const BUFFER_BYTES: usize = 64 * 1024;
 /// long between two tries. Each try may take a second: git itself waits for some locks.
 const LOCKED_MOST: Duration = Duration::from_secs(5);
 const LOCKED_PAUSE: Duration = Duration::from_millis(50);
+/// A git that has run for this long is ended if the program is to stop, or if it waits for a pipe.
+/// Whatever git does for a rollback takes less.
+const STOPPED_MOST: Duration = Duration::from_secs(3);
+/// How often calve looks whether it is to end git.
+const STOPPED_PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+
+/// See [`end_git_with`].
+static STOPPED: OnceLock<Cancel> = OnceLock::new();
+
+/// Ends each git that this process runs, once `cancel` is set and that git has run for three
+/// seconds. The token of an operation is not looked at meanwhile.
+///
+/// Only the first call in a process counts.
+pub fn end_git_with(cancel: &Cancel) {
+    STOPPED.get_or_init(|| cancel.clone());
+}
 
 /// The variables of git that name a repository, or that hold for one command. If a hook or an alias
 /// of git runs a program, some are set. calve removes them before it runs git or a command of the
@@ -392,7 +412,15 @@ fn exchange(
     }
     let (mut bytes, mut words) = (Vec::new(), Vec::new());
     let mut buffer = vec![0; BUFFER_BYTES];
+    let began = Instant::now();
     loop {
+        if began.elapsed() >= STOPPED_MOST
+            && let Some(why) = why_to_end(child)
+        {
+            // git takes its locks with it. Its helpers may keep the pipes open.
+            kill_process(Pid::from_child(child), Signal::TERM)?;
+            return Err(io::Error::new(io::ErrorKind::Interrupted, why));
+        }
         let mut waiting = Vec::with_capacity(3);
         waiting.extend(stdin.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::OUT)));
         waiting.extend(stdout.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
@@ -400,7 +428,7 @@ fn exchange(
         if waiting.is_empty() {
             return Ok((bytes, words));
         }
-        match poll(&mut waiting, None) {
+        match poll(&mut waiting, Some(&STOPPED_PAUSE)) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
         }
@@ -431,6 +459,18 @@ fn exchange(
             }
         }
     }
+}
+
+/// Why a git that has run for some time is to be ended: the program is to stop, or git waits for
+/// the other end of a pipe that has the name of a file that git reads (`.gitignore`,
+/// `.gitattributes`). Linux says so, to those who may trace the process.
+fn why_to_end(child: &Child) -> Option<&'static str> {
+    if STOPPED.get().is_some_and(Cancel::is_cancelled) {
+        return Some("it was stopped together with this command");
+    }
+    let waits = std::fs::read(format!("/proc/{}/wchan", child.id()));
+    (waits.is_ok_and(|at| at == b"wait_for_partner"))
+        .then_some("it waits for a pipe that is named as a file that git reads, as .gitignore is")
 }
 
 /// How many bytes went through a pipe. `None` if it has to wait.
