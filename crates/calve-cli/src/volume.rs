@@ -548,9 +548,11 @@ impl Inside {
                 meta.is_dir() && meta.uid() == rustix::process::geteuid().as_raw()
             });
             let Some(store) = is_own.then(|| Store::open(path).ok()).flatten() else { continue };
+            // A store that does not say what it has is one of the other things there.
+            let Ok(worktrees) = store.worktrees() else { continue };
             explained.push(path.clone());
             inside.stores.push(path.clone());
-            for worktree in store.worktrees().unwrap_or_default() {
+            for worktree in worktrees {
                 if worktree.path().starts_with(at) && fs::symlink_metadata(worktree.path()).is_ok()
                 {
                     explained.extend(worktree.path().parent().map(Path::to_owned));

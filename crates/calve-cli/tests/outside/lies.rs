@@ -419,6 +419,29 @@ fn a_store_is_made_only_where_locks_keep_others_out() {
     }
 }
 
+/// The tree of a worktree that was dropped by force stays on its own filesystem, and nobody was told
+/// when it could not be deleted in the end.
+#[test]
+fn a_dropped_tree_on_another_filesystem_that_cannot_be_deleted_is_named_by_gc() {
+    let lies = Lies::new();
+    let home = lies.home();
+    let project = home.join("local");
+    fs::create_dir(&project).unwrap();
+    fs::write(project.join("f"), "content").unwrap();
+    if let Err(why) = lies.mount("unlink=EPERM@") {
+        return not_run("a dropped tree on another filesystem", &why);
+    }
+    for words in ["-C local init -q", "-C local start -q --at ../seen/w a"] {
+        assert_eq!(calve(home, words).code, Some(0), "{words}");
+    }
+    fs::write(home.join("seen/w/a/lie"), "work").unwrap();
+    assert_eq!(calve(home, "-C local drop --force a").code, Some(0));
+    let run = calve(home, "-C local store gc --dropped 0s");
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(run.stderr.contains("/seen/w/.calve-stage-"), "{run:?}");
+    assert!(run.stderr.contains("EPERM") && run.stderr.contains("sudo rm -rf"), "{run:?}");
+}
+
 /// Two views of a folder share neither memory nor locks. Each side has a project with a store, and
 /// the other side uses it at the same time.
 #[test]

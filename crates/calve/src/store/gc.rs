@@ -195,7 +195,9 @@ impl Store {
     ) -> Result<(), Error> {
         self.must_be_writable(Operation::CollectGarbage)?;
         self.sweep_stage();
-        report.dropped += self.registry().collect_dropped(options.dropped)?;
+        // What cannot be deleted is told in the end, and keeps nothing else.
+        let collected = self.registry().collect_dropped(options.dropped);
+        report.dropped += collected.as_ref().copied().unwrap_or_default();
         report.leftovers += self.registry().sweep(options.grace)?;
         // A rename sets the change time, so a sweep would take collected trees for too young.
         match report.dropped {
@@ -222,7 +224,8 @@ impl Store {
         }
         self.sweep(options, operation, &expired, mark, dead, report)?;
         report.templates += self.sweep_ready_trees()?;
-        self.drop_found()
+        self.drop_found()?;
+        collected.map(drop)
     }
 
     /// A ready tree is no content: a process that misses one makes it again. So this needs no

@@ -13,12 +13,16 @@
 
 use std::ffi::{CString, OsStr};
 use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::{self, Mode};
+
 use super::super::catalog::{DroppedRow, PROJECT, WorktreeRow};
 use super::super::clock::{now, older_than};
-use super::super::files::{listed_at, open_dir, path_from};
+use super::super::files::{listed_at, path_from};
 use super::super::git::modules::Modules;
 use super::super::git::{self, Failure, Registration, Repository};
 use super::super::layout;
@@ -26,6 +30,7 @@ use super::super::marker::Marked;
 use super::super::trash::{self, remove_tree};
 use super::{Registry, Taken, is_gone, is_token, name_taken};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::reflink::imp::DIR_FLAGS;
 use crate::tree::across::move_tree;
 use crate::tree::staging::{self, stage_name, write_whole};
 
@@ -274,8 +279,12 @@ impl Registry<'_> {
 
     /// Deletes dropped worktrees that were dropped longer than `age` ago. Returns how many there
     /// were. Trees in the store are in the trash then.
+    ///
+    /// # Errors
+    /// The first failure; all others were tried. A tree that could not be taken away keeps its
+    /// row. One that could not be deleted is a leftover beside its old place.
     pub(crate) fn collect_dropped(self, age: Duration) -> Result<u64, Error> {
-        let mut collected = 0;
+        let (mut collected, mut failure) = (0, Ok(()));
         for dropped in self.catalog.dropped()? {
             if older_than((dropped.dropped, 0), age) != Some(true) {
                 continue;
@@ -283,24 +292,38 @@ impl Registry<'_> {
             let token = &dropped.row.token;
             let place = self.place_of(&dropped);
             let aside = self.layout.trash().join(stage_name());
+            let mut beside = None;
             let away = || match dropped.beside {
                 false => discard(&place, &aside).context(Operation::DeleteDropped, || &place),
+                // The database may be somebody else's, so only a tree with the token is removed.
+                true if self.is_marked_with(&place, token) => {
+                    let moved = put_aside_beside(&place);
+                    beside = Some(moved.context(Operation::DeleteDropped, || &place)?);
+                    Ok(())
+                }
                 true => Ok(()),
             };
-            if !self.catalog.forget_dropped(token, away)? {
-                continue;
+            match self.catalog.forget_dropped(token, away) {
+                Ok(true) => collected += 1,
+                Ok(false) => continue,
+                Err(error) => {
+                    failure = failure.and(Err(error));
+                    continue;
+                }
             }
-            collected += 1;
+            // The sweep removes what stays of these three.
             let kept = self.layout.dropped_registration(token);
             let _ = discard(&kept, &self.layout.trash().join(stage_name()));
             let _ = std::fs::remove_file(self.layout.index(token));
             let _ = std::fs::remove_file(self.layout.keeps_paths(token));
-            // The database may be somebody else's, so only a tree with the token is removed.
-            if dropped.beside && self.is_marked_with(&place, token) {
-                let _ = remove_beside(&place);
+            if let Some((dir, name)) = beside {
+                let path = place.with_file_name(OsStr::from_bytes(name.as_bytes()));
+                let removed = remove_tree(&dir, &name);
+                failure = failure.and(removed.context(Operation::DeleteDropped, || path));
             }
         }
-        Ok(collected + self.collect_strangers(age)?)
+        collected += self.collect_strangers(age)?;
+        failure.map(|()| collected)
     }
 
     /// Deletes what a crash left in the folder of dropped worktrees. The files that a worktree
@@ -366,15 +389,15 @@ fn discard(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
-/// Deletes a tree that is beside its old path. A crash leaves it to the next sweep there.
-fn remove_beside(place: &Path) -> io::Result<()> {
-    let aside = stage_name();
+/// Gives a tree that is beside its old path a stage's name, and returns that with the folder. If it
+/// is not deleted, the next sweep there does that.
+fn put_aside_beside(place: &Path) -> io::Result<(OwnedFd, CString)> {
     let parent = place.parent().unwrap_or(Path::new("/"));
-    std::fs::rename(place, parent.join(&aside))?;
-    let dir = open_dir(parent).map_err(|error| io::Error::other(error.to_string()))?;
-    let name = CString::new(aside)?;
-    staging::mark(&dir, &name)?;
-    remove_tree(&dir, &name)
+    let dir = fs::open(parent, DIR_FLAGS, Mode::empty())?;
+    let (aside, old) = (CString::new(stage_name())?, place.file_name().unwrap_or_default());
+    fs::renameat(&dir, old, &dir, &aside)?;
+    staging::mark(&dir, &aside)?;
+    Ok((dir, aside))
 }
 
 fn exists(path: &Path) -> Error {
