@@ -419,6 +419,51 @@ fn a_store_is_made_only_where_locks_keep_others_out() {
     }
 }
 
+/// An overlay hands on what the filesystem below says about holes. And a server that forgets a file
+/// with its last name is no reason for `doctor` to fail.
+#[test]
+fn an_overlay_is_believed_as_much_as_what_is_below_it() {
+    const TEST: &str = "an_overlay_is_believed_as_much_as_what_is_below_it";
+    let lies = Lies::new();
+    let home = lies.home();
+    fixture(&lies.behind().join("p"));
+    for name in ["upper", "work", "over"] {
+        fs::create_dir(home.join(name)).unwrap();
+    }
+    if let Err(why) = lies.mount("holes") {
+        return not_run(TEST, &why);
+    }
+    let run = calve(home, "doctor seen");
+    assert!(run.stdout.contains("fuse: not tested"), "{run:?}");
+    let layers = |names: [&str; 3]| names.map(|name| home.join(name).display().to_string());
+    let mount = |lower: &str| {
+        let [lower, upper, work] = layers([lower, "upper", "work"]);
+        let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
+        tool(home, &format!("mount -t overlay overlay -o {options} over"))
+    };
+    struct Mounted<'a>(&'a Path);
+    impl Drop for Mounted<'_> {
+        fn drop(&mut self) {
+            let _ = tool(self.0, "umount -l over");
+        }
+    }
+    if let Err(why) = mount("seen") {
+        return not_run(TEST, &why);
+    }
+    let mounted = Mounted(home);
+    let run = calve(home, "clone over/p made");
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert_eq!(contents(&home.join("made")), contents(&lies.behind().join("p")));
+    let run = calve(home, "doctor over");
+    assert!(run.stdout.contains("overlay: not tested"), "{run:?}");
+    drop(mounted);
+    fs::create_dir(home.join("lower")).unwrap();
+    mount("lower").unwrap();
+    let _mounted = Mounted(home);
+    let run = calve(home, "doctor over");
+    assert!(run.stdout.contains("overlay: tested"), "{run:?}");
+}
+
 /// The tree of a worktree that was dropped by force stays on its own filesystem, and nobody was told
 /// when it could not be deleted in the end.
 #[test]

@@ -130,18 +130,35 @@ static TABLE: &[Filesystem] = &[
 
 static UNKNOWN: Filesystem = remote("unknown");
 
+/// An overlay over a filesystem that was not tested. It asks that one for nearly everything.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+static OVER_UNTESTED: Filesystem = Filesystem { flushes: false, ..local("overlay", Maybe) };
+
 impl Filesystem {
     /// The filesystem of `path`. It is `unknown` if calve does not know it, or if the system does
     /// not say.
     #[must_use]
     pub fn of(path: impl AsRef<Path>) -> &'static Self {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        {
+            use rustix::fs::{Mode, OFlags, open};
+            // Nothing is read, so no right is needed and no pipe waits.
+            if let Ok(file) = open(path.as_ref(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
+                return Self::of_file(file);
+            }
+        }
         Self::named(sys::filesystem_name(path.as_ref()).as_deref())
     }
 
     /// The filesystem of an open file.
     #[cfg(unix)]
     pub(crate) fn of_file(file: impl std::os::fd::AsFd) -> &'static Self {
-        Self::named(sys::filesystem_name_of(file).as_deref())
+        let found = Self::named(sys::filesystem_name_of(&file).as_deref());
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        if found.name == OVER_UNTESTED.name && overlay::is_over_untested(file.as_fd()) {
+            return &OVER_UNTESTED;
+        }
+        found
     }
 
     /// The filesystem of that name.
@@ -149,6 +166,93 @@ impl Filesystem {
         let is_it = |row: &&Self| name.is_some_and(|name| row.name.eq_ignore_ascii_case(name));
         TABLE.iter().find(is_it).unwrap_or(&UNKNOWN)
     }
+}
+
+/// What is below an overlay, as the list of mounts says (proc_pid_mountinfo(5)).
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod overlay {
+    use std::ffi::OsStr;
+    use std::os::fd::{AsRawFd as _, BorrowedFd};
+    use std::os::unix::ffi::OsStrExt as _;
+    use std::path::Path;
+
+    use super::{Filesystem, unescape_octal};
+
+    /// Whether a layer is on a filesystem that was not tested. The layers of a container are often
+    /// out of sight inside it. Those count as tested: the runtimes keep them on local disks, and
+    /// overlayfs refuses most others.
+    pub(super) fn is_over_untested(file: BorrowedFd<'_>) -> bool {
+        let options = options(file).unwrap_or_default();
+        layers(&options).iter().any(|layer| {
+            let path = Path::new(OsStr::from_bytes(layer));
+            path.is_absolute()
+                && std::fs::symlink_metadata(path).is_ok()
+                && !Filesystem::of(path).is_tested
+        })
+    }
+
+    /// The overlay's options. `None` without /proc.
+    fn options(file: BorrowedFd<'_>) -> Option<Vec<u8>> {
+        let info = format!("/proc/self/fdinfo/{}", file.as_raw_fd());
+        let info = std::fs::read_to_string(info).ok()?;
+        let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim();
+        let mounts = std::fs::read("/proc/self/mountinfo").ok()?;
+        let mut lines = mounts.split(|byte| *byte == b'\n');
+        let line =
+            lines.find(|line| line.split(|byte| *byte == b' ').next() == Some(id.as_bytes()));
+        line?.rsplit(|byte| *byte == b' ').next().map(unescape_octal)
+    }
+
+    pub(super) fn layers(options: &[u8]) -> Vec<Vec<u8>> {
+        let mut layers = Vec::new();
+        for option in split(options, b',') {
+            let Some(at) = option.iter().position(|byte| *byte == b'=') else { continue };
+            match &option[..at] {
+                b"lowerdir" => layers.extend(split(&option[at + 1..], b':')),
+                b"upperdir" | b"lowerdir+" | b"datadir+" => layers.push(option[at + 1..].to_vec()),
+                _ => {}
+            }
+        }
+        layers.retain(|layer| !layer.is_empty());
+        layers
+    }
+
+    /// Splits at a byte that has no backslash before it, and takes that away.
+    fn split(text: &[u8], at: u8) -> Vec<Vec<u8>> {
+        let (mut parts, mut part) = (Vec::new(), Vec::new());
+        let mut bytes = text.iter().copied().peekable();
+        while let Some(byte) = bytes.next() {
+            if byte == at {
+                parts.push(std::mem::take(&mut part));
+                continue;
+            }
+            let escaped = (byte == b'\\').then(|| bytes.next_if_eq(&at)).flatten();
+            part.push(escaped.unwrap_or(byte));
+        }
+        parts.push(part);
+        parts
+    }
+}
+
+/// The tables of the kernel write spaces and some other characters as octal escapes.
+#[cfg(unix)]
+pub(crate) fn unescape_octal(field: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((first, tail)) = rest.split_first() {
+        let digits = tail.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
+        match digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) if *first == b'\\' => {
+                bytes.push(byte);
+                rest = &tail[3..];
+            }
+            _ => {
+                bytes.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    bytes
 }
 
 /// The filesystems that an operation met, by device: it asks once for each.
@@ -206,6 +310,39 @@ mod tests {
             let believed = [found.holes, found.sizes, found.inodes, found.clock];
             assert_eq!(believed, [is_tested; 4], "{name:?}");
             assert_eq!(found.shared_memory && found.flushes, locks, "{name:?}");
+        }
+    }
+
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    #[test]
+    fn the_layers_of_an_overlay_are_read_from_its_options() {
+        let rows: &[(&str, &[&str])] = &[
+            ("rw,lowerdir=/a,upperdir=/u,workdir=/w", &["/a", "/u"]),
+            ("rw,lowerdir=/a:/b::/data,xino=off", &["/a", "/b", "/data"]),
+            ("rw,lowerdir+=/a,lowerdir+=/b,datadir+=/c", &["/a", "/b", "/c"]),
+            ("rw,lowerdir=/with\\:colon:/with\\,comma", &["/with:colon", "/with,comma"]),
+            ("rw", &[]),
+        ];
+        for (options, layers) in rows {
+            let found = overlay::layers(options.as_bytes());
+            assert!(
+                found.iter().map(Vec::as_slice).eq(layers.iter().map(|it| it.as_bytes())),
+                "{options}"
+            );
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn mount_points_are_compared_with_their_escapes_undone() {
+        for (field, expected) in [
+            (&b"/a"[..], &b"/a"[..]),
+            (b"/a\\040b", b"/a b"),
+            (b"/a\\134040", b"/a\\040"),
+            (b"/a\\", b"/a\\"),
+            (b"/a\\9", b"/a\\9"),
+        ] {
+            assert_eq!(unescape_octal(field), expected);
         }
     }
 

@@ -12,7 +12,7 @@ use rustix::fs::{self, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::copy::{Copier, have_same_sample};
-use super::filesystem::Filesystems;
+use super::filesystem::{Filesystem, Filesystems};
 use super::meta::{self, Attrs, Meta};
 use super::{Patience, ReflinkOutcome, sys, temporary_name};
 
@@ -192,14 +192,17 @@ pub(crate) fn probe(source: &Path, dest: &Path) -> io::Result<(ReflinkOutcome, O
     let dest = fs::open(dest, DIR_FLAGS, Mode::empty())?;
     let dir = fs::open(source, DIR_FLAGS, Mode::empty());
     // The files lose their names as soon as they are open, so a killed process leaves nothing
-    // behind.
+    // behind. Some servers forget a file with its name, so elsewhere it has it until the end.
+    let is_tested = |dir: &OwnedFd| Filesystem::of_file(dir).is_tested;
+    let mut named = None;
     let fd = match &dir {
         Ok(dir) => {
             let name = CString::new(temporary_name())?;
             // A clone call reads the source, so this file is open for reading and writing.
             match fs::openat(dir, &name, NEW_READABLE_FLAGS, Mode::RUSR | Mode::WUSR) {
                 Ok(fd) => {
-                    drop(NewFile { dir: dir.as_fd(), name, kept: false });
+                    let new = NewFile { dir: dir.as_fd(), name, kept: false };
+                    named = (!is_tested(dir)).then_some(new);
                     let mut file = File::from(fd);
                     file.write_all(&[0xca; PROBE_BYTES])?;
                     file.sync_all()?;
@@ -217,9 +220,10 @@ pub(crate) fn probe(source: &Path, dest: &Path) -> io::Result<(ReflinkOutcome, O
         sys::clone_at(&fd, &dest, &file.name)
     } else {
         let new = fs::openat(&dest, &file.name, NEW_READABLE_FLAGS, Mode::RUSR | Mode::WUSR)?;
-        drop(file);
+        let _named = (!is_tested(&dest)).then_some(file);
         clone_and_look(&fd, &new)
     };
+    drop(named);
     super::outcome(result)
 }
 

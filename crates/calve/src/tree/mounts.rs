@@ -6,6 +6,8 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use crate::reflink::filesystem::unescape_octal;
+
 /// Whether something is mounted below `dir`. A snapshot would show the files under that mount. In
 /// doubt the answer is yes.
 pub(super) fn any_below(dir: &Path) -> bool {
@@ -117,42 +119,4 @@ pub(super) fn place_of(dir: &OwnedFd) -> Option<(Vec<u8>, std::path::PathBuf)> {
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(super) fn place_of(_: &OwnedFd) -> Option<(Vec<u8>, std::path::PathBuf)> {
     None
-}
-
-/// These tables write spaces and some other characters as octal escapes.
-fn unescape_octal(field: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((first, tail)) = rest.split_first() {
-        let digits = tail.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
-        match digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) if *first == b'\\' => {
-                bytes.push(byte);
-                rest = &tail[3..];
-            }
-            _ => {
-                bytes.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    bytes
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn mount_points_are_compared_with_their_escapes_undone() {
-        for (field, expected) in [
-            (&b"/a"[..], &b"/a"[..]),
-            (b"/a\\040b", b"/a b"),
-            (b"/a\\134040", b"/a\\040"),
-            (b"/a\\", b"/a\\"),
-            (b"/a\\9", b"/a\\9"),
-        ] {
-            assert_eq!(unescape_octal(field), expected);
-        }
-    }
 }
