@@ -66,10 +66,25 @@ impl Store {
         result
     }
 
-    /// Removes the mirrors of a snapshot, or of a pull, that failed for want of room, if no other
-    /// snapshot needs them and no other process uses the store. The caller holds no lock. Mirrors
-    /// that stay are garbage, which [`Store::gc`] removes.
-    pub(super) fn give_back(&self, noted: &Noted, operation: &Running) {
+    /// Runs work that takes contents in, and notes which mirrors it made. If there is no room for
+    /// it, calve gives back what it took. The caller holds no lock; the work takes one.
+    pub(super) fn taking_in<T>(
+        &self,
+        operation: &Running,
+        work: impl FnOnce(&Noted) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let noted = Noted::of(operation);
+        let done = work(&noted);
+        if done.as_ref().is_err_and(|error| error.kind() == ErrorKind::StorageFull) {
+            self.give_back(&noted, operation);
+        }
+        done
+    }
+
+    /// Removes the mirrors of work that failed for want of room, if no snapshot needs them and no
+    /// other process uses the store: one may have found them, and taken a snapshot that needs them.
+    /// Mirrors that stay are garbage, which [`Store::gc`] removes.
+    fn give_back(&self, noted: &Noted, operation: &Running) {
         let Ok(Some(_alone)) = locks::exclude(self.path(), Duration::ZERO, operation) else {
             return;
         };

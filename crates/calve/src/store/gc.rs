@@ -224,7 +224,6 @@ impl Store {
         }
         self.sweep(options, operation, &expired, mark, dead, report)?;
         report.templates += self.sweep_ready_trees()?;
-        self.drop_found()?;
         collected.map(drop)
     }
 
@@ -383,6 +382,7 @@ impl Store {
             if done {
                 self.remove_rows(&dead, &mark.reach, report)?;
                 self.remove_packs(&mark.reach, options.grace, report)?;
+                self.snapshots().drop_found()?;
             }
             drop(guard);
             if done {

@@ -13,9 +13,10 @@ use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::id::DirectoryId;
+use super::clock::now;
+use super::id::{DirectoryId, SnapshotId};
 use super::layout::{self, Within};
-use super::object::{Entry, Kind};
+use super::object::{Entry, Kind, SnapshotObject};
 
 /// The number of an entry. The root has 0.
 pub(crate) type Number = u32;
@@ -315,6 +316,20 @@ impl Manifest {
             Kind::File { size, .. } => (files + 1, bytes.saturating_add(size)),
             _ => (files, bytes),
         })
+    }
+
+    /// The object of a snapshot of this tree that is taken now.
+    pub(crate) fn object(&self, parent: Option<SnapshotId>, message: String) -> SnapshotObject {
+        let (files, bytes) = self.files();
+        SnapshotObject {
+            root: self.root.clone(),
+            parent,
+            created: now(),
+            message,
+            entries: self.count.into(),
+            files,
+            bytes,
+        }
     }
 }
 

@@ -17,9 +17,10 @@ use std::path::Path;
 use rustix::fs::{self, Mode};
 use rustix::io::Errno;
 
+use super::Store;
 use super::at::open_parent;
 use super::blobs::{Intake, Noted};
-use super::catalog::{NewSnapshot, Origin};
+use super::catalog::{Based, Origin};
 use super::id::SnapshotId;
 use super::index::Stat;
 use super::manifest::{Builder, Manifest};
@@ -28,8 +29,8 @@ use super::object::{Entry, Kind, SnapshotObject, Time};
 use super::paths::found::{Found, PathKept};
 use super::paths::spelling::Spellings;
 use super::scan::{self, IGNORE_FILE, Request, group_of, name_directories};
-use super::{Store, now};
-use crate::error::{Context as _, Error, ErrorKind, Operation};
+use super::snapshot::record::{FoundList, Needs, Recording};
+use crate::error::{Context as _, Error, Operation};
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
 use crate::reflink::meta;
 use crate::tree::excluded::Excluded;
@@ -73,19 +74,14 @@ impl Store {
         message: &str,
         operation: &Running,
     ) -> Result<Overlaid, Error> {
-        let noted = Noted::of(operation);
-        let recorded = self.record_over_noting(below, gone, over, message, operation, &noted);
-        if recorded.as_ref().is_err_and(|error| error.kind() == ErrorKind::StorageFull) {
-            self.give_back(&noted, operation);
-        }
-        recorded
+        let over = (over, gone);
+        self.taking_in(operation, |noted| self.overlay(below, over, message, operation, noted))
     }
 
-    fn record_over_noting(
+    fn overlay(
         &self,
         below: SnapshotId,
-        gone: &HashSet<Vec<u8>>,
-        over: &Path,
+        (over, gone): (&Path, &HashSet<Vec<u8>>),
         message: &str,
         operation: &Running,
         noted: &Noted,
@@ -124,44 +120,35 @@ impl Store {
         })?;
         let Both { mut manifest, order, brought } = both;
         let directories = name_directories(&mut manifest, &order, Some(&base), true);
-        self.flush(&scan.unsealed)?;
         let same = |(_, other): &(SnapshotId, SnapshotObject)| {
             other.root == manifest.root && other.parent == Some(below) && other.message == message
         };
         let snapshots = self.catalog().snapshots()?;
         let id = match snapshots.into_iter().flatten().find(same) {
-            Some((id, _)) => id,
+            Some((id, _)) => {
+                self.flush(&scan.unsealed)?;
+                id
+            }
             None => {
-                let (files, bytes) = manifest.files();
-                let object = SnapshotObject {
-                    root: manifest.root.clone(),
-                    parent: Some(below),
-                    created: now(),
-                    message: message.to_owned(),
-                    entries: manifest.count.into(),
-                    files,
-                    bytes,
-                };
-                let new = NewSnapshot {
-                    unnamed: &[],
-                    object: &object,
-                    manifest: &manifest,
-                    directories: &directories,
-                    // It is not the base of any worktree.
-                    token: "",
+                let spellings = Spellings::fixed(found.roots.clone());
+                let (project, known) = (self.project()?, Some((&found, &base)));
+                let mentions = scan.mentions.paths;
+                let mut found = Found::of(&project, spellings, &manifest, mentions, known);
+                // git wrote the small tree, so git tracks all that it brings.
+                found.keep(PathKept::Tracked, |path| small.has(path));
+                self.snapshots().record(&Recording {
+                    encoding: &manifest.object(Some(below), message.to_owned()).encode(),
+                    tree: Some((&manifest, &directories)),
+                    arrived: Some(&scan.unsealed),
+                    // The snapshot below has the same needs, and git writes no special files.
+                    needs: Needs::default(),
+                    found: Some(FoundList::Here(&found)),
+                    indexes: &[],
+                    based: Based::None,
                     name: None,
                     // The message says which commit it is of.
                     origin: &Origin::default(),
-                };
-                let id = self.catalog().add_snapshot(&new)?;
-                let known = Some((&found, &base));
-                let spellings = Spellings::fixed(found.roots.clone());
-                let mut found =
-                    Found::of(&self.project()?, spellings, &manifest, scan.mentions.paths, known);
-                // git wrote the small tree, so git tracks all that it brings.
-                found.keep(PathKept::Tracked, |path| small.has(path));
-                self.keep_found(id, &found);
-                id
+                })?
             }
         };
         let numbers: HashMap<u32, u32> =

@@ -1,27 +1,19 @@
 //! Takes snapshots, and finds them again.
 //!
-//! # What is durable when
-//! Content goes to the disk first, by one flush of the filesystem for all of it. Then the rows that
-//! refer to it are written, in one transaction. So a snapshot whose id was returned survives a
-//! crash as a whole. Any other snapshot is not there at all, and its content among the blobs is
-//! garbage. Then calve writes the index. A crash may lose it, and the next snapshot reads more.
+//! [`record`] says what is durable when.
 
-use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{self, Mode};
 
-use super::blobs::{Intake, Noted};
-use super::catalog::{NewSnapshot, Origin, WorktreeRow};
-use super::files::listed_at;
-use super::format;
+use super::blobs::{Counts, Intake, Noted};
+use super::catalog::{Based, Origin, WorktreeRow};
 use super::git;
 use super::git::modules::Modules;
 use super::id::SnapshotId;
 use super::index::{Boot, Index};
-use super::layout;
 use super::manifest::Manifest;
 use super::metadata::Maker;
 use super::object::{Kind, SnapshotObject};
@@ -38,7 +30,9 @@ use crate::reflink::imp::DIR_FLAGS;
 use crate::report::Skipped;
 use crate::tree::excluded::Excluded;
 use crate::tree::running::Running;
-use crate::tree::staging::write_whole;
+pub(crate) mod record;
+
+use record::{FoundList, Needs, NewIndex, RecordedSnapshots, Recording};
 
 /// A snapshot, as `log` and `show` tell of it.
 #[derive(Debug, Clone)]
@@ -290,6 +284,11 @@ impl Store {
         }
     }
 
+    /// Adds and forgets snapshots.
+    pub(crate) fn snapshots(&self) -> RecordedSnapshots<'_> {
+        RecordedSnapshots { store: self }
+    }
+
     pub(crate) fn object(&self, id: SnapshotId) -> Result<SnapshotObject, Error> {
         self.catalog().snapshot(id)?.ok_or_else(|| not_found(&id.to_string()))
     }
@@ -394,15 +393,10 @@ impl Store {
         taking: &SnapshotOptions,
         operation: &Running,
     ) -> Result<(SnapshotReport, Option<Manifest>), Error> {
-        let noted = Noted::of(operation);
-        let recorded = self.record_noting(known, taking, operation, &noted);
-        if recorded.as_ref().is_err_and(|error| error.kind() == ErrorKind::StorageFull) {
-            self.give_back(&noted, operation);
-        }
-        recorded
+        self.taking_in(operation, |noted| self.take(known, taking, operation, noted))
     }
 
-    fn record_noting(
+    fn take(
         &self,
         known: &Known,
         taking: &SnapshotOptions,
@@ -410,86 +404,55 @@ impl Store {
         noted: &Noted,
     ) -> Result<(SnapshotReport, Option<Manifest>), Error> {
         let started = std::time::Instant::now();
-        let (message, name) = (taking.message.as_deref(), taking.name.as_deref());
         let _guard = self.share()?;
         if let Some((base, ..)) = &known.base {
             // It was read before the lock was had. Should it have been forgotten since, its content
             // may be gone.
             self.object(*base)?;
         }
-        let (scan, stamp) = self.scan(known, Some(noted), operation)?;
+        let (mut scan, stamp) = self.scan(known, Some(noted), operation)?;
         // Without a manifest of its own, the tree equals the base.
         let base = known.base.as_ref().map(|(_, _, manifest)| manifest);
         let Some(manifest) = scan.manifest.as_ref().or(base) else {
             return Err(crate::tree::pool::cancelled(Operation::TakeSnapshot, &known.root));
         };
-        let (files, bytes) = manifest.files();
-        let parent = known.row.snapshot;
         let same = known
             .base
             .as_ref()
-            .filter(|(_, object, _)| message.is_none() && object.root == manifest.root)
+            .filter(|(_, object, _)| taking.message.is_none() && object.root == manifest.root)
             .map(|(id, ..)| *id);
-        let (id, new) = match same {
-            Some(id) => (id, false),
+        let stats = std::mem::take(&mut scan.stats);
+        let index = |snapshot| Index { snapshot, boot: Boot::this(), stamp, stats };
+        let id = match same {
+            Some(id) => {
+                self.refresh((id, known), (manifest, index(id)), taking, &scan.counts)?;
+                id
+            }
             None => {
-                let object = SnapshotObject {
-                    root: manifest.root.clone(),
-                    parent,
-                    created: super::now(),
-                    message: message.unwrap_or_default().to_owned(),
-                    entries: manifest.count.into(),
-                    files,
-                    bytes,
-                };
-                self.flush(&scan.unsealed)?;
-                if manifest.entries().any(|(_, _, entry)| entry.is_linked_special()) {
-                    format::require(self.path(), format::LINKED_SPECIAL)?;
-                }
-                if std::fs::symlink_metadata(known.root.join(layout::GIT)).is_ok() {
-                    format::require(self.path(), format::WITHOUT_GIT)?;
-                }
+                let message = taking.message.clone().unwrap_or_default();
+                let encoding = manifest.object(known.row.snapshot, message).encode();
                 let worktree = Some(known.row.name.clone());
-                let origin = Origin { worktree, branch: git::branch_in(&known.root) };
-                let id = self.catalog().add_snapshot(&NewSnapshot {
-                    origin: &origin,
-                    object: &object,
-                    manifest,
-                    directories: &scan.directories,
-                    token: &known.row.token,
-                    unnamed: &[],
-                    name,
-                })?;
-                (id, true)
+                self.snapshots().record(&Recording {
+                    tree: Some((manifest, &scan.directories)),
+                    arrived: Some(&scan.unsealed),
+                    needs: Needs::of(manifest, &known.root),
+                    found: Some(FoundList::Here(&self.found_in(known, manifest, scan.mentions))),
+                    indexes: &[NewIndex {
+                        token: &known.row.token,
+                        index: &index(SnapshotId::of(&encoding)),
+                        has_base: known.row.snapshot.is_some(),
+                    }],
+                    based: Based::One(&known.row.token),
+                    name: taking.name.as_deref(),
+                    origin: &Origin { worktree, branch: git::branch_in(&known.root) },
+                    encoding: &encoding,
+                })?
             }
         };
-        if new {
-            self.note_found(id, known, manifest, scan.mentions);
-        }
-        if !new && let Some(name) = name {
-            self.set_name(name, id)?;
-        }
-        let index = Index { snapshot: id, boot: Boot::this(), stamp, stats: scan.stats };
-        // The stamp alone is no news, unless something was too young to be trusted under the old
-        // one.
-        let worth = known.index.as_ref().is_none_or(|old| {
-            old.snapshot != id
-                || old.boot != index.boot
-                || old.stats != index.stats
-                || old.stats.iter().any(|stat| stat.changed >= old.stamp)
-        });
-        if worth {
-            // Contents that were read and are not new have not been flushed, and the index must not
-            // be on the disk before them. The snapshot is there even if this fails: then the next
-            // one reads more.
-            let flushed = if new || scan.counts.read_files == 0 { Ok(()) } else { self.flush(&[]) };
-            let _ = flushed
-                .and_then(|()| self.registry().write_index(&known.row.token, &index, manifest));
-        }
-        let counts = scan.counts;
+        let ((files, bytes), counts) = (manifest.files(), scan.counts);
         let report = SnapshotReport {
             id,
-            new,
+            new: same.is_none(),
             files,
             bytes,
             read_files: counts.read_files,
@@ -503,15 +466,40 @@ impl Store {
         Ok((report, scan.manifest))
     }
 
-    /// Writes down which files of a new snapshot name the project's root. Without it they are
-    /// looked for when a worktree is started.
-    pub(crate) fn note_found(
+    /// Names the snapshot `id`, whose tree a worktree still has, and writes the worktree's new
+    /// index, if that vouches for more than the old one.
+    fn refresh(
         &self,
-        id: SnapshotId,
-        known: &Known,
-        manifest: &Manifest,
-        mentions: Mentions,
-    ) {
+        (id, known): (SnapshotId, &Known),
+        (manifest, index): (&Manifest, Index),
+        taking: &SnapshotOptions,
+        counts: &Counts,
+    ) -> Result<(), Error> {
+        if let Some(name) = &taking.name {
+            self.set_name(name, id)?;
+        }
+        // The stamp alone is no news, unless something was too young to be trusted under the old
+        // one.
+        let is_news = known.index.as_ref().is_none_or(|old| {
+            old.snapshot != id
+                || old.boot != index.boot
+                || old.stats != index.stats
+                || old.stats.iter().any(|stat| stat.changed >= old.stamp)
+        });
+        if is_news {
+            // Contents that were read and are not new have not been flushed, and the index must not
+            // be on the disk before them. The snapshot is there even if this fails: then the next
+            // one reads more.
+            let flushed = if counts.read_files == 0 { Ok(()) } else { self.flush(&[]) };
+            let _ = flushed
+                .and_then(|()| self.registry().write_index(&known.row.token, &index, manifest));
+        }
+        Ok(())
+    }
+
+    /// Which files of a new snapshot name the project's root. Without the list they are looked for
+    /// when a worktree is started.
+    pub(crate) fn found_in(&self, known: &Known, manifest: &Manifest, mentions: Mentions) -> Found {
         let mut spellings = mentions.spellings;
         let base = known.base.as_ref().map(|(id, object, base)| (self.found(*id, object), base));
         let base = match &base {
@@ -526,41 +514,7 @@ impl Store {
             }
             _ => None,
         };
-        let found = Found::of(&known.root, spellings, manifest, mentions.paths, base);
-        self.keep_found(id, &found);
-    }
-
-    pub(crate) fn write_found(&self, id: SnapshotId, found: &Found) -> Result<(), Error> {
-        let (folder, path) = (self.layout().all_found(), self.layout().found(id));
-        match std::fs::create_dir(&folder) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(error).context(Operation::MakeFolder, || folder);
-            }
-            _ => {}
-        }
-        let written = write_whole(&self.layout().stage(), &path, &found.encode());
-        written.context(Operation::Write, || path)
-    }
-
-    /// Like [`write_found`](Self::write_found), for what calve found in this project. If this
-    /// fails, calve looks again for the next worktree.
-    pub(crate) fn keep_found(&self, id: SnapshotId, found: &Found) {
-        let _ = self.write_found(id, found);
-    }
-
-    /// Removes the lists of files that name the project, of snapshots that the store has forgotten.
-    pub(crate) fn drop_found(&self) -> Result<(), Error> {
-        let folder = self.layout().all_found();
-        // The files are listed before the rows are read: every row was written before its file.
-        let names = listed_at(&folder).context(Operation::ReadDirectory, || &folder)?;
-        let ids: HashSet<SnapshotId> = self.catalog().snapshot_ids()?.into_iter().collect();
-        for (name, _) in names {
-            let id = name.to_str().and_then(super::id::from_hex).map(SnapshotId::from_bytes);
-            if id.is_some_and(|id| !ids.contains(&id)) {
-                let _ = std::fs::remove_file(folder.join(&name));
-            }
-        }
-        Ok(())
+        Found::of(&known.root, spellings, manifest, mentions.paths, base)
     }
 
     /// The list of files that name the project's root, as `found/ID` has it. `None` if it is lost
@@ -604,7 +558,7 @@ impl Store {
         }
         let found = Found::of(&project, spellings, &manifest, mentions, None);
         if !self.is_read_only() {
-            self.keep_found(id, &found);
+            self.snapshots().keep_found(id, &found);
         }
         Ok(found)
     }

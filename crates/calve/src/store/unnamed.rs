@@ -32,7 +32,7 @@ use std::ffi::CString;
 use std::io::{self, Read as _};
 use std::ops::Range;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -40,7 +40,7 @@ use rustix::fs::{self, FileType, Mode};
 
 use super::at::{is_gone, open_at};
 use super::blobs::{Intake, Noted, Taken};
-use super::catalog::{NewSnapshot, Origin, State, WorktreeRow};
+use super::catalog::{Based, DroppedRow, Origin, State, WorktreeRow};
 use super::files::{listed_at, open_plain};
 use super::id::{BlobId, SnapshotId};
 use super::index::{self, Index, Stat};
@@ -57,7 +57,8 @@ use super::scan::{
     self, Mentions, Request, Scan, attributes, entry_of, group_of, name_directories, stat_of,
 };
 use super::snapshot::Known;
-use super::{PROJECT, Store, StoreOptions, bytes_of, format, git, locks, now, path_from};
+use super::snapshot::record::{FoundList, Needs, NewIndex, Recording};
+use super::{PROJECT, Store, StoreOptions, bytes_of, git, locks, path_from};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::{DIR_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::Meta;
@@ -148,16 +149,7 @@ impl Unnamed {
 
     /// Writes the bytes of the record.
     fn write(&self, to: &mut dyn io::Write) -> io::Result<()> {
-        let (files, bytes) = self.manifest.files();
-        let object = SnapshotObject {
-            root: self.manifest.root.clone(),
-            parent: self.base,
-            created: now(),
-            message: String::new(),
-            entries: self.manifest.count.into(),
-            files,
-            bytes,
-        };
+        let object = self.manifest.object(self.base, String::new());
         let mut hasher = blake3::Hasher::new();
         let mut put = |bytes: &[u8]| {
             hasher.update(bytes);
@@ -181,6 +173,23 @@ impl Unnamed {
             put(&index.encode_stored(&self.manifest)?)?;
         }
         to.write_all(hasher.finalize().as_bytes())
+    }
+
+    /// Reads the record at `path`.
+    fn open(path: &Path) -> io::Result<Opened> {
+        let (file, length) = match open_plain(fs::CWD, path, MOST_BYTES) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Opened::Gone),
+            opened => opened?,
+        };
+        match Self::read(io::BufReader::new(file), length) {
+            Err(error)
+                if error.get_ref().is_some_and(|cause| cause.is::<Malformed>())
+                    || error.kind() == io::ErrorKind::UnexpectedEof =>
+            {
+                Ok(Opened::Damaged)
+            }
+            read => read.map(|unnamed| Opened::Whole(Box::new(unnamed))),
+        }
     }
 
     #[cfg(any(test, fuzzing))]
@@ -340,7 +349,7 @@ impl Store {
     /// a clone of it.
     pub(crate) fn look_at_all(
         &self,
-        path: &std::path::Path,
+        path: &Path,
         like: Option<&Manifest>,
         stamp: (i64, u32),
         operation: &Running,
@@ -478,19 +487,14 @@ impl Store {
         }
         self.registry().recover()?;
         for path in records {
-            let noted = Noted::of(operation);
-            let named = self.name_one(&path, report, &noted, operation);
-            if named.as_ref().is_err_and(|error| error.kind() == ErrorKind::StorageFull) {
-                self.give_back(&noted, operation);
-            }
-            named?;
+            self.taking_in(operation, |noted| self.name_one(&path, report, noted, operation))?;
         }
         Ok(())
     }
 
     fn name_one(
         &self,
-        path: &std::path::Path,
+        path: &Path,
         report: &mut NamingReport,
         noted: &Noted,
         operation: &Running,
@@ -506,20 +510,11 @@ impl Store {
             }
         };
         let _guard = self.share()?;
-        let (file, length) = match open_plain(fs::CWD, path, MOST_BYTES) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            opened => opened.context(Operation::Read, || path)?,
-        };
-        let mut unnamed = match Unnamed::read(io::BufReader::new(file), length) {
-            // A damaged record says nothing: the worktrees are compared with the project's next
-            // snapshot.
-            Err(error)
-                if error.get_ref().is_some_and(|cause| cause.is::<Malformed>())
-                    || error.kind() == io::ErrorKind::UnexpectedEof =>
-            {
-                return remove();
-            }
-            read => read.context(Operation::Read, || path)?,
+        let mut unnamed = match Unnamed::open(path).context(Operation::Read, || path)? {
+            Opened::Gone => return Ok(()),
+            // It says nothing: the worktrees are compared with the project's next snapshot.
+            Opened::Damaged => return remove(),
+            Opened::Whole(unnamed) => unnamed,
         };
         let is_one = |row: &&WorktreeRow| {
             row.snapshot.is_none() && unnamed.tokens().any(|token| *token == row.token)
@@ -536,19 +531,52 @@ impl Store {
         }
         let Some(project_row) = rows.iter().find(|row| row.name == PROJECT) else { return Ok(()) };
         let project = self.registry().root_of(project_row);
-        let mut holders = Vec::new();
-        // A holder that calve fails to look at is no holder that has gone: to name without it could
-        // lose the base.
-        let open = |path: &std::path::Path| {
+        let rows = RowsOf { trees: of_trees, dropped: of_dropped };
+        let holders = self.holders((&project, &unnamed.project), &unnamed.trees, &rows, token)?;
+        let (manifest, base) = (&mut unnamed.manifest, unnamed.base);
+        let read = self.read_contents((manifest, base), &holders, &project, noted, operation)?;
+        let (exceptions, unsealed, mentions) = read;
+        drop(holders);
+        let changed = settle(&mut unnamed, &exceptions);
+        let id = self.record_named(
+            &mut unnamed,
+            (project_row, &project),
+            changed,
+            (&unsealed, mentions),
+        )?;
+        report.snapshots.push(id);
+        report.changed_files += changed;
+        if changed == 0
+            && let Some((_, index)) = unnamed.trees.first()
+        {
+            let target = (id, &unnamed.manifest, index);
+            self.adopt_unnamed_tree((token, &unnamed.seal), target);
+        }
+        remove()
+    }
+
+    /// The trees that may still have the contents of the record that is named after `token`.
+    ///
+    /// # Errors
+    /// calve failed to look at one. To name without it could lose the base.
+    fn holders<'a>(
+        &self,
+        (project, seen): (&Path, &'a Index),
+        trees: &'a [(Vec<String>, Index)],
+        rows: &RowsOf<'_>,
+        token: &str,
+    ) -> Result<Vec<Holder<'a>>, Error> {
+        let open = |path: &Path| {
             witness(fs::open(path, DIR_FLAGS, Mode::empty())).context(Operation::Open, || path)
         };
-        if let Some(root) = open(&project)? {
-            holders.push(Holder { root, index: &unnamed.project, by: By::Project });
+        let mut holders = Vec::new();
+        if let Some(root) = open(project)? {
+            holders.push(Holder { root, index: seen, by: By::Project });
         }
-        for (tree, (tokens, index)) in unnamed.trees.iter().enumerate() {
+        for (tree, (tokens, index)) in trees.iter().enumerate() {
             for token in tokens {
-                let row = of_trees.iter().find(|row| row.token == *token);
-                let kept = of_dropped.iter().find(|kept| kept.row.token == *token);
+                let row = rows.trees.iter().find(|row| row.token == *token);
+                let kept = rows.dropped.iter().find(|kept| kept.row.token == *token);
                 let at = match (row, kept) {
                     (Some(row), _) if self.registry().find_mark(row)? => path_from(&row.path),
                     (_, Some(kept)) if kept.beside => {
@@ -563,109 +591,119 @@ impl Store {
             }
         }
         // Nobody works in this one. It is asked last, since the pages of the others are in memory.
-        let (_, index) = &unnamed.trees[0];
-        if let Some(root) = open(&self.layout().unnamed_tree(token))? {
+        if let Some((_, index)) = trees.first()
+            && let Some(root) = open(&self.layout().unnamed_tree(token))?
+        {
             holders.push(Holder { root, index, by: By::Tree(0) });
         }
-        let roots = vec![bytes_of(&project)];
-        let spellings = match fs::open(&project, DIR_FLAGS, Mode::empty()) {
+        Ok(holders)
+    }
+
+    /// Reads the contents of all files, and gives the entries of the tree their names.
+    fn read_contents(
+        &self,
+        (manifest, base): (&mut Manifest, Option<SnapshotId>),
+        holders: &[Holder<'_>],
+        project: &Path,
+        noted: &Noted,
+        operation: &Running,
+    ) -> Result<Files, Error> {
+        let roots = vec![bytes_of(project)];
+        let spellings = match fs::open(project, DIR_FLAGS, Mode::empty()) {
             Ok(root) => Spellings::of(&root, roots.clone()),
             Err(_) => Spellings::at(roots.clone()),
         };
-        let (files, _) = unnamed.manifest.files();
-        let entries: Vec<Mutex<Entries>> = unnamed
-            .manifest
-            .directories
-            .iter_mut()
-            .map(|directory| {
-                Mutex::new(std::mem::replace(&mut directory.entries, Vec::new().into()))
-            })
-            .collect();
+        let (files, _) = manifest.files();
+        let take = |entries: &mut Entries| std::mem::replace(entries, Vec::new().into());
+        let entries = manifest.directories.iter_mut().map(|it| Mutex::new(take(&mut it.entries)));
+        let entries: Vec<Mutex<Entries>> = entries.collect();
         let naming = Naming {
             store: self,
-            manifest: &unnamed.manifest,
+            manifest,
             entries: &entries,
-            holders: &holders,
+            holders,
             roots: &roots,
             spellings: &spellings,
             noted,
             // Nobody collects contents as long as this process shares them.
-            has_base: unnamed.base.is_some_and(|base| self.object(base).is_ok()),
+            has_base: base.is_some_and(|base| self.object(base).is_ok()),
             operation,
         };
-        let (exceptions, unsealed, mentions) = naming.run(files)?;
-        drop(holders);
-        for (directory, entries) in unnamed.manifest.directories.iter_mut().zip(entries) {
+        let read = naming.run(files)?;
+        for (directory, entries) in manifest.directories.iter_mut().zip(entries) {
             directory.entries = entries.into_inner().unwrap_or_else(PoisonError::into_inner);
         }
-        let changed = settle(&mut unnamed, &exceptions);
+        Ok(read)
+    }
+
+    /// Records the snapshot of a tree whose contents have their names. `changed` is how many files
+    /// nobody had any more.
+    fn record_named(
+        &self,
+        unnamed: &mut Unnamed,
+        (project_row, project): (&WorktreeRow, &Path),
+        changed: u64,
+        (unsealed, mentions): (&[BlobId], Mentions),
+    ) -> Result<SnapshotId, Error> {
         let order = vec![None; unnamed.manifest.directories.len()];
         let directories = name_directories(&mut unnamed.manifest, &order, None, true);
         let manifest = &unnamed.manifest;
-        let (files, bytes) = manifest.files();
         let message = match changed {
             0 => String::new(),
             changed => format!(
                 "{changed} files were changed before they were read; they are as in the project"
             ),
         };
-        let object = SnapshotObject {
-            root: manifest.root.clone(),
-            parent: unnamed.base,
-            created: now(),
-            message,
-            entries: manifest.count.into(),
-            files,
-            bytes,
-        };
-        self.flush(&unsealed)?;
-        if manifest.entries().any(|(_, _, entry)| entry.is_linked_special()) {
-            format::require(self.path(), format::LINKED_SPECIAL)?;
-        }
-        if std::fs::symlink_metadata(project.join(layout::GIT)).is_ok() {
-            format::require(self.path(), format::WITHOUT_GIT)?;
-        }
-        let id = SnapshotId::of(&object.encode());
-        // The indexes come first: without one a look at the tree reads everything. An index of
-        // another snapshot is as good as none.
-        for (tokens, index) in &mut unnamed.trees {
-            index.snapshot = id;
-            for token in tokens {
-                let _ = self.registry().write_index(token, index, manifest);
-            }
+        let encoding = manifest.object(unnamed.base, message).encode();
+        let id = SnapshotId::of(&encoding);
+        unnamed.trees.iter_mut().for_each(|(_, index)| index.snapshot = id);
+        unnamed.project.snapshot = id;
+        let mut indexes = Vec::new();
+        for (tokens, index) in &unnamed.trees {
+            let of_tree = |token| NewIndex { token, index, has_base: false };
+            indexes.extend(tokens.iter().map(|token| of_tree(token)));
         }
         if project_row.snapshot == unnamed.base {
-            unnamed.project.snapshot = id;
-            let _ = self.registry().write_index(&project_row.token, &unnamed.project, manifest);
+            let (token, index) = (&*project_row.token, &unnamed.project);
+            indexes.push(NewIndex { token, index, has_base: unnamed.base.is_some() });
         }
         let known = Known {
             row: project_row.clone(),
-            root: project.clone(),
+            root: project.to_owned(),
             base: None,
             index: None,
             local: None,
         };
-        self.note_found(id, &known, manifest, mentions);
-        let branch = git::branch_in(&project);
         let tokens: Vec<String> = unnamed.tokens().map(str::to_owned).collect();
-        self.catalog().add_snapshot(&NewSnapshot {
-            origin: &Origin { worktree: Some(PROJECT.to_owned()), branch },
-            object: &object,
-            manifest,
-            directories: &directories,
-            token: &project_row.token,
-            unnamed: &tokens,
+        self.snapshots().record(&Recording {
+            encoding: &encoding,
+            tree: Some((manifest, &directories)),
+            arrived: Some(unsealed),
+            needs: Needs::of(manifest, project),
+            found: Some(FoundList::Here(&self.found_in(&known, manifest, mentions))),
+            indexes: &indexes,
+            based: Based::Unnamed {
+                tokens: &tokens,
+                project: &project_row.token,
+                was: unnamed.base,
+            },
             name: None,
-        })?;
-        report.snapshots.push(id);
-        report.changed_files += changed;
-        if changed == 0
-            && let Some((_, index)) = unnamed.trees.first()
-        {
-            self.adopt_unnamed_tree((token, &unnamed.seal), (id, manifest, index));
-        }
-        remove()
+            origin: &Origin { worktree: Some(PROJECT.to_owned()), branch: git::branch_in(project) },
+        })
     }
+}
+
+/// The rows of the worktrees that a record is about.
+struct RowsOf<'a> {
+    trees: Vec<&'a WorktreeRow>,
+    dropped: Vec<&'a DroppedRow>,
+}
+
+/// The file of an unnamed snapshot.
+enum Opened {
+    Gone,
+    Damaged,
+    Whole(Box<Unnamed>),
 }
 
 /// The results of naming: files that were not read in the project, by the entries' numbers; mirrors
@@ -768,7 +806,7 @@ impl Naming<'_> {
     fn file(
         &self,
         (intake, mentions): (&mut Intake, &mut Mentions),
-        (path, number, entry): (&std::path::Path, u32, &Entry),
+        (path, number, entry): (&Path, u32, &Entry),
         opened: &mut [Option<Option<OwnedFd>>],
     ) -> io::Result<Named> {
         let stop = || self.operation.is_cancelled();
@@ -858,7 +896,7 @@ fn witness<T, E: Into<io::Error>>(opened: Result<T, E>) -> io::Result<Option<T>>
 fn note_mention(
     mut mentions_root: bool,
     mentions: &mut Mentions,
-    path: &std::path::Path,
+    path: &Path,
     (file, size): (&OwnedFd, u64),
 ) {
     if let Some(kind) = kind_to_learn_from(path)

@@ -19,17 +19,30 @@ pub(crate) type Row = Result<(SnapshotId, SnapshotObject), String>;
 
 /// A new snapshot, with all rows that belong to it.
 pub(crate) struct NewSnapshot<'a> {
-    pub(crate) object: &'a SnapshotObject,
-    pub(crate) manifest: &'a Manifest,
-    /// The places, in the manifest, of the directories that the database may not have yet.
-    pub(crate) directories: &'a [u32],
-    /// The worktree that is based on the snapshot from now on.
-    pub(crate) token: &'a str,
-    /// Worktrees, dropped or not, that are based on it from now on if they have no base snapshot.
-    /// If there are any, the worktree of `token` is so only if it is still based on the parent.
-    pub(crate) unnamed: &'a [String],
+    /// The encoding of its object.
+    pub(crate) encoding: &'a [u8],
+    /// Its tree, and the places in it of the directories that the database may not have yet.
+    /// `None`: the database has them all.
+    pub(crate) tree: Option<(&'a Manifest, &'a [u32])>,
+    pub(crate) based: Based<'a>,
     pub(crate) name: Option<&'a str>,
     pub(crate) origin: &'a Origin,
+}
+
+/// The worktrees that are based on a new snapshot from now on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Based<'a> {
+    None,
+    /// The one with this token.
+    One(&'a str),
+    /// Those with these tokens, dropped or not, if they have no base snapshot.
+    Unnamed {
+        tokens: &'a [String],
+        /// The project's token. The project is based on the snapshot, too, if its base is still
+        /// `was`.
+        project: &'a str,
+        was: Option<SnapshotId>,
+    },
 }
 
 /// The tree that a snapshot was taken of.
@@ -219,23 +232,6 @@ impl Catalog {
         })
     }
 
-    /// Adds a snapshot of another store, by its encoding. Its directories and contents are there.
-    #[cfg(feature = "remote")]
-    pub(crate) fn take_over(&self, encoding: &[u8], name: Option<&str>) -> Result<(), Error> {
-        let id = SnapshotId::of(encoding);
-        self.write(|tx| {
-            tx.execute(
-                "INSERT INTO snapshots (id, object) VALUES (?1, ?2) ON CONFLICT (id)
-                    DO UPDATE SET object = excluded.object WHERE object <> excluded.object",
-                params![id.as_bytes(), encoding],
-            )?;
-            if let Some(name) = name {
-                put_name(tx, name, id)?;
-            }
-            Ok(())
-        })
-    }
-
     pub(crate) fn directory_ids(&self) -> Result<Vec<DirectoryId>, Error> {
         let ids: Vec<Vec<u8>> = self.read(|db| {
             db.prepare("SELECT CAST(id AS BLOB) FROM directories")?
@@ -278,61 +274,32 @@ impl Catalog {
         })
     }
 
-    /// Adds a snapshot to the database, and returns its id.
+    /// Adds a snapshot to the database, and returns its id. If the database has it already, this
+    /// repairs what was damaged of it.
     pub(crate) fn add_snapshot(&self, new: &NewSnapshot<'_>) -> Result<SnapshotId, Error> {
-        let encoding = new.object.encode();
-        let id = SnapshotId::of(&encoding);
-        for place in new.directories {
-            let directory = &new.manifest.directories[*place as usize];
+        let id = SnapshotId::of(new.encoding);
+        let (manifest, places) = new.tree.unzip();
+        let places = places.unwrap_or_default();
+        for (manifest, place) in
+            manifest.into_iter().flat_map(|it| places.iter().map(move |at| (it, at)))
+        {
+            let directory = &manifest.directories[*place as usize];
             check_directory(&directory.entries).map_err(|malformed| {
                 let cause = io::Error::new(io::ErrorKind::InvalidData, malformed);
-                Error::io(Operation::TakeSnapshot, new.manifest.path(*place), cause)
+                Error::io(Operation::TakeSnapshot, manifest.path(*place), cause)
             })?;
         }
         self.write(|tx| {
-            {
-                // This also repairs a directory whose encoding was damaged.
-                let mut insert = tx.prepare(
-                    "INSERT INTO directories (id, encoding) VALUES (?1, ?2) ON CONFLICT (id)
-                        DO UPDATE SET encoding = excluded.encoding WHERE encoding <> excluded.encoding",
-                )?;
-                // They are encoded one by one: all encodings take as much memory as half of the
-                // manifest.
-                for place in new.directories {
-                    let Kind::Directory(id) = new.manifest.entry_of(*place).kind else { continue };
-                    let entries = &new.manifest.directories[*place as usize].entries;
-                    insert.execute(params![id.as_bytes(), encode_directory(entries)])?;
-                }
+            if let Some(manifest) = manifest {
+                put_directories(tx, manifest, places)?;
             }
             tx.execute(
-                "INSERT OR IGNORE INTO snapshots (id, object, worktree, branch)
-                    VALUES (?1, ?2, ?3, ?4)",
-                params![id.as_bytes(), encoding, new.origin.worktree, new.origin.branch],
+                "INSERT INTO snapshots (id, object, worktree, branch) VALUES (?1, ?2, ?3, ?4)
+                    ON CONFLICT (id)
+                    DO UPDATE SET object = excluded.object WHERE object <> excluded.object",
+                params![id.as_bytes(), new.encoding, new.origin.worktree, new.origin.branch],
             )?;
-            if new.unnamed.is_empty() {
-                tx.execute(
-                    "UPDATE worktrees SET snapshot = ?1 WHERE token = ?2",
-                    params![id.as_bytes(), new.token],
-                )?;
-            }
-            for table in ["worktrees", "dropped"].iter().filter(|_| !new.unnamed.is_empty()) {
-                let mut name = tx.prepare(&format!(
-                    "UPDATE {table} SET snapshot = ?1 WHERE token = ?2 AND snapshot IS NULL"
-                ))?;
-                for token in new.unnamed {
-                    name.execute(params![id.as_bytes(), token])?;
-                }
-            }
-            if !new.unnamed.is_empty() {
-                tx.execute(
-                    "UPDATE worktrees SET snapshot = ?1 WHERE token = ?2 AND snapshot IS ?3",
-                    params![
-                        id.as_bytes(),
-                        new.token,
-                        new.object.parent.as_ref().map(SnapshotId::as_bytes)
-                    ],
-                )?;
-            }
+            put_base(tx, new.based, id)?;
             if let Some(name) = new.name {
                 put_name(tx, name, id)?;
             }
@@ -378,6 +345,46 @@ impl Catalog {
 /// Whether a query about the tables has no result.
 pub(super) fn lacks(db: &Connection, query: &str) -> rusqlite::Result<bool> {
     Ok(!db.prepare(query)?.exists([])?)
+}
+
+/// Adds directories of a tree, by their places. This also repairs one whose encoding was damaged.
+fn put_directories(db: &Connection, tree: &Manifest, places: &[u32]) -> rusqlite::Result<()> {
+    let mut insert = db.prepare(
+        "INSERT INTO directories (id, encoding) VALUES (?1, ?2) ON CONFLICT (id)
+            DO UPDATE SET encoding = excluded.encoding WHERE encoding <> excluded.encoding",
+    )?;
+    // They are encoded one by one: all encodings take as much memory as half of the manifest.
+    for place in places {
+        let Kind::Directory(id) = tree.entry_of(*place).kind else { continue };
+        let entries = &tree.directories[*place as usize].entries;
+        insert.execute(params![id.as_bytes(), encode_directory(entries)])?;
+    }
+    Ok(())
+}
+
+/// Makes the snapshot the base of worktrees.
+fn put_base(db: &Connection, based: Based<'_>, id: SnapshotId) -> rusqlite::Result<()> {
+    let id = id.as_bytes();
+    match based {
+        Based::None => {}
+        Based::One(token) => {
+            let set = "UPDATE worktrees SET snapshot = ?1 WHERE token = ?2";
+            db.execute(set, params![id, token])?;
+        }
+        Based::Unnamed { tokens, project, was } => {
+            for table in ["worktrees", "dropped"] {
+                let mut set = db.prepare(&format!(
+                    "UPDATE {table} SET snapshot = ?1 WHERE token = ?2 AND snapshot IS NULL"
+                ))?;
+                for token in tokens {
+                    set.execute(params![id, token])?;
+                }
+            }
+            let set = "UPDATE worktrees SET snapshot = ?1 WHERE token = ?2 AND snapshot IS ?3";
+            db.execute(set, params![id, project, was.as_ref().map(SnapshotId::as_bytes)])?;
+        }
+    }
+    Ok(())
 }
 
 fn put_name(db: &Connection, name: &str, id: SnapshotId) -> rusqlite::Result<bool> {

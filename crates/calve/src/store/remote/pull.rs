@@ -27,13 +27,14 @@ use std::time::{Duration, Instant};
 use rustix::fs::{self, CWD, Mode, OFlags};
 
 use super::super::blobs::{Intake, Noted};
-use super::super::format;
+use super::super::catalog::{Based, Origin};
 use super::super::id::{BlobId, DirectoryId, SnapshotId, from_hex};
 use super::super::layout;
 use super::super::object::{Kind, SnapshotObject, decode_directory};
 use super::super::pack::{Location, Pack};
 use super::super::paths::found::{FOUND_MOST_BYTES, Found};
 use super::super::snapshot::check_name;
+use super::super::snapshot::record::{FoundList, Needs, Recording};
 use super::super::sparse::SparseWriter;
 use super::super::{Store, StoreOptions};
 use super::name::{self, PublicKey, Vouched};
@@ -221,42 +222,26 @@ impl Remote {
             requests: 0,
             elapsed: Duration::ZERO,
         };
-        let noted = Noted::of(operation);
-        let pulled = self.pull_noting(store, what, options, operation, &noted, &mut report);
-        if pulled.as_ref().is_err_and(|error| error.kind() == ErrorKind::StorageFull) {
-            // Another process may have found what arrived, and taken a snapshot that needs it.
-            store.give_back(&noted, operation);
-        }
-        pulled?;
+        store.taking_in(operation, |noted| {
+            let _guard = store.share()?;
+            let mut tries = 0;
+            loop {
+                tries += 1;
+                // What arrived in one attempt is there for the next one.
+                match self.pull_once(store, what, options, operation, noted, &mut report) {
+                    Err(error)
+                        if tries < TRIES
+                            && error.kind() == ErrorKind::Damaged
+                            && error.operation() == Operation::ReadRemote => {}
+                    result => return result,
+                }
+            }
+        })?;
         let (requests_now, _, received_now) = self.objects().traffic.so_far();
         report.requests = requests_now - requests;
         report.received_bytes = received_now - received;
         report.elapsed = started.elapsed();
         Ok(report)
-    }
-
-    fn pull_noting(
-        &self,
-        store: &Store,
-        what: &str,
-        options: &PullOptions,
-        operation: &Running,
-        noted: &Noted,
-        report: &mut PullReport,
-    ) -> Result<(), Error> {
-        let _guard = store.share()?;
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            // What arrived in one attempt is there for the next one.
-            match self.pull_once(store, what, options, operation, noted, report) {
-                Err(error)
-                    if tries < TRIES
-                        && error.kind() == ErrorKind::Damaged
-                        && error.operation() == Operation::ReadRemote => {}
-                result => return result,
-            }
-        }
     }
 
     /// What `what` means now, as far as somebody vouches for it.
@@ -332,21 +317,20 @@ impl Remote {
         operation.publishes();
         // A store in a stage has sealed its mirrors, but the clones that come next would flush each
         // one.
-        if !unsealed.is_empty() || !store.blobs().seals_later() {
-            store.flush(&unsealed)?;
-        }
-        if extent.is_linked {
-            format::require(store.path(), format::LINKED_SPECIAL)?;
-        }
-        format::require(store.path(), format::WITHOUT_GIT)?;
-        // Before the row: without the list a worktree would silently keep the other machine's
-        // paths. And after it: a collector removes lists without a row.
+        let has_arrived = !unsealed.is_empty() || !store.blobs().seals_later();
         let found = named.as_ref().and_then(|(named, _)| named.found);
         let found = found.map(|found| self.found(found)).transpose()?;
-        let note = || found.as_ref().map_or(Ok(()), |found| store.write_found(id, found));
-        note()?;
-        store.catalog().take_over(&record.snapshot, options.name.as_deref())?;
-        note()?;
+        store.snapshots().record(&Recording {
+            encoding: &record.snapshot,
+            tree: None,
+            arrived: has_arrived.then_some(&unsealed),
+            needs: Needs { linked_special: extent.is_linked, without_git: true },
+            found: found.as_ref().map(FoundList::Told),
+            indexes: &[],
+            based: Based::None,
+            name: options.name.as_deref(),
+            origin: &Origin::default(),
+        })?;
         report.snapshot = id;
         if let Some((named, signers)) = named {
             self.remember(store, &named, &signers)?;
