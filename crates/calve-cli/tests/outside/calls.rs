@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::tree::{State, difference, one_of_everything, state};
-use crate::{Run, calve, can_strace, names, scratch, straced};
+use crate::{Run, calve, can_strace, is_shared, names, scratch, straced};
 
 /// The command that a row of the table runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -357,77 +357,80 @@ pub(super) fn judge(
 }
 
 fn run_rows(rows: &[Row], wrong: &mut Vec<String>) -> (usize, usize) {
-    let (mut tried, mut fired) = (0, 0);
+    let (mut tried, mut fired, mut faults) = (0, 0, 1..);
     for (calls, ends, whens, settings) in rows {
-        let mut fired_here = 0;
+        let (mut fired_here, before) = (0, tried);
         for setting in *settings {
+            let ends = ends.iter().flat_map(|end| whens.iter().map(move |when| (end, when)));
+            let shared = ends.filter(|_| faults.next().is_some_and(is_shared));
+            let shared: Vec<_> = shared.collect();
+            if shared.is_empty() {
+                continue;
+            }
             let scratch = scratch();
             let directory = scratch.path();
             one_of_everything(&directory.join("src"), "content");
             let source = state(&directory.join("src"));
             let mut old = None;
-            for (errno, end) in *ends {
-                for when in *whens {
-                    if setting.has_old_tree() && !directory.join("dst").is_dir() {
-                        one_of_everything(&directory.join("dst"), "old");
-                        old = Some(state(&directory.join("dst")));
-                    }
-                    let (calls, path) = calls
-                        .split_once('@')
-                        .map_or((*calls, None), |(calls, path)| (calls, Some(path)));
-                    let mut options = vec!["-e".to_owned(), format!("trace={calls},ioctl")];
+            for ((errno, end), when) in shared {
+                if setting.has_old_tree() && !directory.join("dst").is_dir() {
+                    one_of_everything(&directory.join("dst"), "old");
+                    old = Some(state(&directory.join("dst")));
+                }
+                let (calls, path) = calls
+                    .split_once('@')
+                    .map_or((*calls, None), |(calls, path)| (calls, Some(path)));
+                let mut options = vec!["-e".to_owned(), format!("trace={calls},ioctl")];
+                options
+                    .extend(["-e".to_owned(), format!("inject={calls}:error={errno}:when={when}")]);
+                if *setting == Copied {
                     options.extend([
                         "-e".to_owned(),
-                        format!("inject={calls}:error={errno}:when={when}"),
+                        "inject=ioctl:error=EOPNOTSUPP:when=1..2".to_owned(),
                     ]);
-                    if *setting == Copied {
-                        options.extend([
-                            "-e".to_owned(),
-                            "inject=ioctl:error=EOPNOTSUPP:when=1..2".to_owned(),
-                        ]);
+                }
+                if let Some(path) = path {
+                    options.extend(["-P".to_owned(), path.to_owned()]);
+                }
+                let options: Vec<&str> = options.iter().map(String::as_str).collect();
+                let mut run = straced(directory, &options, setting.words());
+                run.log = run
+                    .log
+                    .lines()
+                    .filter(|line| !line.contains("ioctl"))
+                    .collect::<Vec<_>>()
+                    .join("\n");
+                tried += 1;
+                fired_here += usize::from(run.injected() > 0);
+                let row = format!("{calls} {path:?} {errno} at {when}, {setting:?}");
+                let judged = judge(directory, *setting, *end, &run, &source, old.as_ref());
+                if !judged.is_empty() {
+                    wrong.push(format!(
+                        "{row}: {judged}\n    {}\n    {}",
+                        run.stderr.trim(),
+                        run.log.trim()
+                    ));
+                }
+                for name in names(directory) {
+                    if name != "src" && !(name == "dst" && setting.merges()) {
+                        let _ = fs::remove_dir_all(directory.join(name));
                     }
-                    if let Some(path) = path {
-                        options.extend(["-P".to_owned(), path.to_owned()]);
-                    }
-                    let options: Vec<&str> = options.iter().map(String::as_str).collect();
-                    let mut run = straced(directory, &options, setting.words());
-                    run.log = run
-                        .log
-                        .lines()
-                        .filter(|line| !line.contains("ioctl"))
-                        .collect::<Vec<_>>()
-                        .join("\n");
-                    tried += 1;
-                    fired_here += usize::from(run.injected() > 0);
-                    let row = format!("{calls} {path:?} {errno} at {when}, {setting:?}");
-                    let judged = judge(directory, *setting, *end, &run, &source, old.as_ref());
-                    if !judged.is_empty() {
-                        wrong.push(format!(
-                            "{row}: {judged}\n    {}\n    {}",
-                            run.stderr.trim(),
-                            run.log.trim()
-                        ));
-                    }
-                    for name in names(directory) {
-                        if name != "src" && !(name == "dst" && setting.merges()) {
-                            let _ = fs::remove_dir_all(directory.join(name));
-                        }
-                    }
-                    // Files that the failed run left must not block the next run.
-                    let again = calve(directory, setting.words());
-                    if again.code != Some(0) {
-                        wrong.push(format!("{row}: the same command without the fault: {again:?}"));
-                    }
-                    for name in names(directory) {
-                        if name != "src" {
-                            fs::remove_dir_all(directory.join(name)).unwrap();
-                        }
+                }
+                // Files that the failed run left must not block the next run.
+                let again = calve(directory, setting.words());
+                if again.code != Some(0) {
+                    wrong.push(format!("{row}: the same command without the fault: {again:?}"));
+                }
+                for name in names(directory) {
+                    if name != "src" {
+                        fs::remove_dir_all(directory.join(name)).unwrap();
                     }
                 }
             }
         }
         // Not every filesystem and user needs every call (nobody but root gives files away).
         if fired_here == 0
+            && tried > before
             && !matches!(*calls, "fchown" | "fgetxattr" | "fsetxattr" | "copy_file_range")
         {
             wrong.push(format!("{calls}: the fault never happened"));

@@ -20,14 +20,16 @@ use crate::killed::is_stage;
 use crate::tree::{State, one_of_everything, remove_tree, state};
 use crate::{
     Random, Run, asks_a_terminal, calve, calve_command, can_strace, expects_reflink, names,
-    scratch, straced,
+    scratch, share, shared, straced,
 };
 
-/// The seed makes every run try the same faults.
-const SEED: u64 = 0x0ca1_7e5e_ed00_0002;
-
-/// How many faults of each command are tried where `CALVE_FAULTS` does not say.
+/// How many faults of each command all shares together try where `CALVE_FAULTS` does not say.
 const SAMPLE: usize = 8;
+
+/// Every run of a share tries the same faults, and other ones than the other shares.
+fn seed() -> u64 {
+    0x0ca1_7e5e_ed00_0001 + share().0 as u64
+}
 
 /// After this many faults the test makes the world again. Otherwise there would be ever more
 /// snapshots and packs.
@@ -202,7 +204,7 @@ fn calls_of(log: &str) -> (Vec<Call>, usize) {
 /// How many faults are asked for.
 fn wanted() -> usize {
     match std::env::var("CALVE_FAULTS").as_deref() {
-        Err(_) => SAMPLE,
+        Err(_) => shared(SAMPLE),
         Ok("all") => usize::MAX,
         Ok(number) => number.parse().unwrap_or_else(|_| panic!("CALVE_FAULTS is {number:?}")),
     }
@@ -213,7 +215,7 @@ fn sample(rows: Vec<(Call, &'static str)>, most: usize) -> Vec<(Call, &'static s
     if rows.len() <= most {
         return rows;
     }
-    let mut random = Random(SEED);
+    let mut random = Random(seed());
     let mut kinds: BTreeMap<String, Vec<(Call, &'static str)>> = BTreeMap::new();
     for row in rows {
         kinds.entry(row.0.name.clone()).or_default().push(row);
@@ -309,8 +311,9 @@ pub(super) fn disturb(mut scene: impl Scene, kill: bool) {
     let faults = rows.len();
     let rows = sample(rows, wanted());
     println!(
-        "{title}: {} of {faults} faults at {all} calls, seed {SEED:#x}; {hidden} calls more are hidden",
-        rows.len()
+        "{title}: {} of {faults} faults at {all} calls, seed {:#x}; {hidden} calls more are hidden",
+        rows.len(),
+        seed()
     );
     let [mut hit, mut survived, mut failed, mut killed, mut found] = [0; 5];
     let mut worn_out = true;
@@ -403,7 +406,7 @@ mod wherever_it_is_killed_nothing_is_torn_and_the_same_command_succeeds {
 /// Kills it at moments that are the same in every run, as parts of the time that the command takes.
 fn kill_at_any_moment(mut scene: impl Scene, most: usize) {
     // Fewer where a clone is a copy and takes its time.
-    let kills = if expects_reflink() { most } else { most / 2 };
+    let kills = shared(if expects_reflink() { most } else { most / 2 });
     let usual = |scene: &mut dyn Scene, number: usize| {
         scene.renew();
         scene.prepare(number);
@@ -412,7 +415,7 @@ fn kill_at_any_moment(mut scene: impl Scene, most: usize) {
         assert_eq!(run.code, Some(0), "{run:?}");
         started.elapsed()
     };
-    let mut random = Random(SEED);
+    let mut random = Random(seed());
     let (mut cut_short, mut found, mut time) = (0, 0, Duration::ZERO);
     // More of them where it was faster each time than it had been before.
     let mut kill = 0;
@@ -447,8 +450,9 @@ fn kill_at_any_moment(mut scene: impl Scene, most: usize) {
         kill += 1;
     }
     println!(
-        "{}: {kill} kills, seed {SEED:#x}, {cut_short} before the end; {found} findings",
-        scene.title()
+        "{}: {kill} kills, seed {:#x}, {cut_short} before the end; {found} findings",
+        scene.title(),
+        seed()
     );
     assert_eq!(found, 0, "findings, of {kill} kills: see above");
     assert!(cut_short > 0, "none of {kill} came before the end");

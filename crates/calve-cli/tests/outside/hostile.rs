@@ -13,6 +13,7 @@ use crate::filesystems::immutable;
 use crate::tree::{difference, many_files, state, work};
 use crate::{
     Run, calve, calve_command, filesystem, is_root, names, not_run, program, pushed, scratch,
+    shared,
 };
 
 /// A tree, and a check whether a copy of it is right.
@@ -26,7 +27,7 @@ struct Row {
 fn in_all(tree: &Path, copy: &Path) -> Result<(), String> {
     match difference(&work(tree), &work(copy)).as_str() {
         "" => Ok(()),
-        // Show only the first few of a hundred thousand differences.
+        // Show only the first few of very many differences.
         different => Err(different.chars().take(2000).collect()),
     }
 }
@@ -92,10 +93,10 @@ fn at_the_bottom(_: &Path, copy: &Path) -> Result<(), String> {
 
 const ROWS: &[Row] = &[
     Row {
-        name: "a hundred thousand entries in one folder",
+        name: "very many entries in one folder",
         make: |root| {
             fs::create_dir(root.join("many")).unwrap();
-            for number in 0..100_000 {
+            for number in 0..shared(100_000) {
                 let path = root.join(format!("many/{number}"));
                 match number % 100 {
                     0 => symlink("0", path).unwrap(),

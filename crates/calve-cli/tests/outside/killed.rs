@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::tree::{content, many_files};
 use crate::{
     Random, calve, calve_command, can_strace, expects_reflink, filesystem, names, not_run, program,
-    pushed, scratch, straced,
+    pushed, scratch, share, shared, straced,
 };
 
 const FILES: usize = 1500;
@@ -89,8 +89,9 @@ fn kill_and_look(signal: Signal, kind: Kind, kills: usize) {
     for word in sources {
         many_files(&directory.join(word), FILES, SIZE, word);
     }
-    println!("{signal:?} {kind:?}: seed {SEED:#x}");
-    let mut random = Random(SEED);
+    let seed = SEED + share().0 as u64;
+    println!("{signal:?} {kind:?}: seed {seed:#x}");
+    let mut random = Random(seed);
     let whole_run = |source: &str| {
         let started = Instant::now();
         let run = calve(directory, &kind.words(source));
@@ -167,7 +168,7 @@ fn kill_and_look(signal: Signal, kind: Kind, kills: usize) {
 
 /// Fewer where a clone is a copy and takes its time.
 fn kills(most: usize) -> usize {
-    if expects_reflink() { most } else { most / 3 }
+    shared(if expects_reflink() { most } else { most / 3 })
 }
 
 #[test]
@@ -202,7 +203,8 @@ fn a_merge_that_is_interrupted_leaves_only_whole_files_and_no_stage() {
 
 #[test]
 fn a_checkout_that_is_killed_leaves_a_whole_project_or_none_and_the_next_one_sweeps() {
-    const KILLS: usize = 20;
+    // Fewer might all come too late.
+    let kills = shared(20).max(8);
     let scratch = scratch();
     let directory = scratch.path();
     let (source, destination) = (directory.join("src"), directory.join("dst"));
@@ -212,7 +214,7 @@ fn a_checkout_that_is_killed_leaves_a_whole_project_or_none_and_the_next_one_swe
     let mut usual = Duration::ZERO;
     let mut random = Random(SEED);
     let (mut cut_short, mut left_a_stage) = (0, 0);
-    for kill in 0..=KILLS {
+    for kill in 0..=kills {
         if kill > 0 {
             cut_short += usize::from(killed(directory, &words, usual, &mut random));
             left_a_stage += usize::from(names(directory).iter().any(|name| is_stage(name)));
@@ -233,7 +235,7 @@ fn a_checkout_that_is_killed_leaves_a_whole_project_or_none_and_the_next_one_swe
         fs::remove_dir_all(directory.join("aside")).unwrap();
         fs::remove_dir_all(&destination).unwrap();
     }
-    println!("{KILLS} kills, {cut_short} before the end, {left_a_stage} left a stage");
+    println!("{kills} kills, {cut_short} before the end, {left_a_stage} left a stage");
     assert!(left_a_stage > 0, "no kill came in time");
 }
 

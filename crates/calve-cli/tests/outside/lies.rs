@@ -14,7 +14,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::disk::tool;
-use crate::{Run, calve, is_root, names, not_run, scratch};
+use crate::{Run, calve, is_root, is_shared, names, not_run, scratch};
 
 /// The built passthrough; or why there is none.
 fn passthrough() -> Result<&'static Path, &'static str> {
@@ -373,9 +373,10 @@ fn whatever_a_filesystem_says_a_verb_does_its_work_or_says_why_not() {
         ("seconds", &["clone into", "status", "drop"], Whole),
         ("two-seconds", &["clone into", "status", "drop"], Whole),
     ];
-    let mut faults = Vec::new();
+    let (mut faults, mut number) = (Vec::new(), 1..);
     for (modes, verbs, right) in ROWS {
-        for verb in VERBS.iter().filter(|verb| verbs.is_empty() || verbs.contains(&verb.name)) {
+        let verbs = VERBS.iter().filter(|verb| verbs.is_empty() || verbs.contains(&verb.name));
+        for verb in verbs.filter(|_| number.next().is_some_and(is_shared)) {
             match wrong(modes, verb, *right) {
                 Ok(None) => {}
                 Ok(Some(fault)) => faults.push(format!("{modes}: {}: {fault}", verb.name)),

@@ -258,6 +258,28 @@ fn not_run(test: &str, why: &str) {
     }
 }
 
+/// Which share of many like faults this run tries, and how many shares there are: `2/4` in
+/// `CALVE_SHARE`, which scripts/fs-matrix sets, so that its filesystems try all of them together.
+/// One run alone tries all.
+fn share() -> (usize, usize) {
+    let Ok(share) = std::env::var("CALVE_SHARE") else { return (1, 1) };
+    let (number, of) = share.split_once('/').expect("CALVE_SHARE is not NUMBER/OF");
+    let (number, of) = (number.parse().unwrap(), of.parse().unwrap());
+    assert!((1..=of).contains(&number), "CALVE_SHARE is {share}");
+    (number, of)
+}
+
+/// Whether a fault is in this run's share. Faults of one kind are numbered one after the other.
+fn is_shared(fault: usize) -> bool {
+    let (number, of) = share();
+    fault % of == number % of
+}
+
+/// How many of `all` random faults are this run's share.
+fn shared(all: usize) -> usize {
+    all.div_ceil(share().1)
+}
+
 /// An empty directory on the filesystem under test.
 fn scratch() -> TempDir {
     match std::env::var_os("CALVE_TEST_DIR") {

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::disk::tool;
 use crate::lies::Lies;
-use crate::{Run, calve, filesystem, is_root, names, not_run, output, program, scratch};
+use crate::{Run, calve, filesystem, is_root, is_shared, names, not_run, output, program, scratch};
 
 /// What the launcher ends with where the kernel refuses to make the sandbox.
 const CANNOT: i32 = 77;
@@ -190,7 +190,8 @@ fn in_each_sandbox_each_verb_works_or_says_why_not() {
         Err(why) => return not_run(test, why),
     };
     let mut wrong = Vec::new();
-    for Row { sandbox, except } in ROWS {
+    let mut number = 1..;
+    for Row { sandbox, except } in ROWS.iter().filter(|_| number.next().is_some_and(is_shared)) {
         let scratch = scratch();
         if sandbox.contains(&"without=/dev") && scratch.path().starts_with("/dev") {
             not_run(test, "the folders of the tests are in /dev");
