@@ -45,7 +45,7 @@ impl Signals {
         #[cfg(unix)]
         flag::register(signal_hook::consts::SIGXFSZ, Arc::default())?;
         #[cfg(unix)]
-        calve::end_git_with(&signals.cancel());
+        calve::end_waits_with(&signals.cancel());
         Ok(signals)
     }
 

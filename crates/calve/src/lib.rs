@@ -207,7 +207,7 @@ pub use report::{
     UnlinkedBecause,
 };
 #[cfg(all(unix, feature = "store"))]
-pub use store::git::{GIT_VARIABLES, end_git_with};
+pub use store::git::GIT_VARIABLES;
 #[cfg(all(unix, feature = "store"))]
 pub use store::ready::waiting::{inherit_streams_only, keep_answers_of_children, lowest_priority};
 #[cfg(all(unix, feature = "remote"))]
@@ -217,6 +217,8 @@ pub use store::remote::{
     RemoteSettings, RemoteVerifyOptions, RemoteVerifyReport, Secret, SecretKind, SigningKey,
     secrets_in,
 };
+#[cfg(all(unix, feature = "store"))]
+pub use store::stopping::end_waits_with;
 #[cfg(all(unix, feature = "store"))]
 pub use store::{
     BlobId, Damage, DamageKind, Discovered, GcOptions, GcReport, NamingReport, PackOptions,

@@ -65,6 +65,7 @@ pub(crate) mod scan;
 pub(crate) mod snapshot;
 pub(crate) mod sparse;
 pub(crate) mod stats;
+pub(crate) mod stopping;
 
 pub(crate) mod trash;
 pub(crate) mod undo;

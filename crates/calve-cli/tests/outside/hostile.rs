@@ -605,3 +605,31 @@ fn a_git_that_waits_for_ever_is_ended() {
     assert_eq!(child.wait().unwrap().code(), Some(128 + Signal::TERM.as_raw()));
     assert!(trees.join("b/file").try_exists().unwrap());
 }
+
+/// A wait in the kernel for another process' lock went on after the signal.
+#[test]
+fn a_signal_ends_the_wait_for_a_lock_that_is_held_for_ever() {
+    use rustix::fs::{FlockOperation, flock};
+    use rustix::process::{Pid, Signal, kill_process};
+    let scratch = scratch();
+    fs::write(scratch.path().join("file"), "x").unwrap();
+    for words in ["init -q", "snapshot -q"] {
+        assert_eq!(calve(scratch.path(), words).code, Some(0), "{words}");
+    }
+    let path = scratch.path().join(".calve/locks/gate");
+    let gate = fs::File::options().read(true).write(true).open(path).unwrap();
+    flock(&gate, FlockOperation::LockExclusive).unwrap();
+    let mut child = calve_command(scratch.path(), "store verify").spawn().unwrap();
+    let catches = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap().trim();
+        u64::from_str_radix(mask, 16).unwrap() >> (Signal::TERM.as_raw() - 1) & 1 == 1
+    };
+    while !catches() {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(128 + Signal::TERM.as_raw()));
+    drop(gate);
+    assert_eq!(calve(scratch.path(), "store verify").code, Some(0));
+}

@@ -36,8 +36,8 @@ pub(crate) use self::repository::{
     Branch, Found, Onto, Repository, branch_at, branch_in, can_be_a_branch, detach, find,
     other_settings, read, works_as_a_copy,
 };
+pub use self::run::GIT_VARIABLES;
 pub(crate) use self::run::{Failure, Git};
-pub use self::run::{GIT_VARIABLES, end_git_with};
 pub(crate) use self::work::{
     Head, NotTracked, Work, ignored_of, not_tracked_but_matched, not_tracked_in, whole_work_in,
     work_in,

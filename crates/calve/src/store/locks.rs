@@ -21,6 +21,7 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 
 use super::layout::{Layout, lock};
+use super::stopping::{STOPPED_MOST, is_stopping};
 use crate::error::{Context as _, Error, Operation};
 use crate::reflink::sys;
 use crate::tree::mounts::has_device;
@@ -59,14 +60,23 @@ fn open(store: &Path, name: &str) -> io::Result<File> {
         .open(Layout(store).lock(name))
 }
 
+/// Waits for a lock. A wait in the kernel would not end with a signal, whose handler only sets a
+/// flag.
 fn wait(file: &File, operation: FlockOperation) -> io::Result<()> {
-    loop {
-        match flock(file, operation) {
-            Ok(()) => return Ok(()),
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno.into()),
+    let at_once = match operation {
+        FlockOperation::LockShared => FlockOperation::NonBlockingLockShared,
+        _ => FlockOperation::NonBlockingLockExclusive,
+    };
+    let started = Instant::now();
+    while !try_now(file, at_once)? {
+        let waited = started.elapsed();
+        if waited >= STOPPED_MOST && is_stopping() {
+            return Err(io::Error::new(io::ErrorKind::Interrupted, "another process held it"));
         }
+        // Most locks are held for a moment.
+        std::thread::sleep(if waited < POLL * 4 { POLL / 10 } else { POLL });
     }
+    Ok(())
 }
 
 fn try_now(file: &File, operation: FlockOperation) -> io::Result<bool> {

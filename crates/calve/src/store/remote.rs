@@ -198,7 +198,7 @@ fn user_in(url: &str) -> Option<&str> {
 fn may_have_secrets(url: &str) -> bool {
     let is_container = |user: &str| url.starts_with("abfs") && !user.contains(':');
     let has_user = user_in(url).is_some_and(|user| !is_container(user));
-    !url.starts_with("file://") && (has_user || url.contains(['?', '#']))
+    has_user || !url.starts_with("file://") && url.contains(['?', '#'])
 }
 
 /// A URL without these parts, for messages.
@@ -864,6 +864,7 @@ mod tests {
             ("abfss://a:hunter2@host/p", Some("abfss://host/p")),
             ("abfss://container@account/p", None),
             ("https://host/a@b", None),
+            ("file://a:hunter2@host/p", Some("file://host/p")),
             ("file:///a:b@c?d#e", None),
         ] {
             assert_eq!(may_have_secrets(url), shown.is_some(), "{url}");

@@ -90,8 +90,9 @@ const LAYERS: [&str; 4] = ["reflink", "tree", "store", "worktree"];
 
 /// The files of the store, the innermost first: each may import those before it. `store` is
 /// `store.rs`, which has the open store; those behind it work with that.
-const STORE: [&str; 43] = [
+const STORE: [&str; 44] = [
     "clock",
+    "stopping",
     "at",
     "id",
     "layout",

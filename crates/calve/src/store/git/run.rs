@@ -7,7 +7,6 @@ use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -15,7 +14,7 @@ use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::report::Cancel;
+use crate::store::stopping::{STOPPED_MOST, is_stopping};
 
 /// calve keeps at most this much of git's output.
 const OUTPUT_MOST_BYTES: u64 = 4 * 1024 * 1024;
@@ -29,22 +28,8 @@ const BUFFER_BYTES: usize = 64 * 1024;
 /// long between two tries. Each try may take a second: git itself waits for some locks.
 const LOCKED_MOST: Duration = Duration::from_secs(5);
 const LOCKED_PAUSE: Duration = Duration::from_millis(50);
-/// A git that has run for this long is ended if the program is to stop, or if it waits for a pipe.
-/// Whatever git does for a rollback takes less.
-const STOPPED_MOST: Duration = Duration::from_secs(3);
 /// How often calve looks whether it is to end git.
 const STOPPED_PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
-
-/// See [`end_git_with`].
-static STOPPED: OnceLock<Cancel> = OnceLock::new();
-
-/// Ends each git that this process runs, once `cancel` is set and that git has run for three
-/// seconds. The token of an operation is not looked at meanwhile.
-///
-/// Only the first call in a process counts.
-pub fn end_git_with(cancel: &Cancel) {
-    STOPPED.get_or_init(|| cancel.clone());
-}
 
 /// The variables of git that name a repository, or that hold for one command. If a hook or an alias
 /// of git runs a program, some are set. calve removes them before it runs git or a command of the
@@ -465,7 +450,7 @@ fn exchange(
 /// the other end of a pipe that has the name of a file that git reads (`.gitignore`,
 /// `.gitattributes`). Linux says so, to those who may trace the process.
 fn why_to_end(child: &Child) -> Option<&'static str> {
-    if STOPPED.get().is_some_and(Cancel::is_cancelled) {
+    if is_stopping() {
         return Some("it was stopped together with this command");
     }
     let waits = std::fs::read(format!("/proc/{}/wchan", child.id()));
