@@ -17,6 +17,8 @@ use crate::report::{Cancel, CloneReport, Progress};
 #[cfg(unix)]
 pub(crate) mod across;
 #[cfg(unix)]
+mod aside;
+#[cfg(unix)]
 pub(crate) mod budget;
 pub(crate) mod cost;
 #[cfg(unix)]
@@ -121,8 +123,8 @@ pub enum Existing {
     Skip,
     /// Replace the whole tree atomically. calve deletes the old one after the new one is in place.
     Replace,
-    /// Merge into it. Each file appears whole or not at all, and atomically replaces a file of its
-    /// name. A file over a directory, or a directory over a file, is an error. So are two entries
+    /// Merge into it. A directory that it lacks appears whole, by one rename. In a directory that
+    /// existed, each file appears whole or not at all, and atomically replaces a file of its name. A file over a directory, or a directory over a file, is an error. So are two entries
     /// of the source that have one name at the destination because it ignores case. Entries that
     /// the source does not have stay.
     ///
@@ -363,8 +365,8 @@ impl CloneOptions {
 /// [`StorageFull`](crate::ErrorKind::StorageFull),
 /// [`PermissionDenied`](crate::ErrorKind::PermissionDenied), [`Io`](crate::ErrorKind::Io).
 ///
-/// After an error there is no new destination, and none has changed, except in a merge: files that
-/// were merged before the error stay, each of them whole. If only the deletion of the old tree
+/// After an error there is no new destination, and none has changed, except in a merge into an
+/// existing one: files and directories that were merged before the error stay, each of them whole. If only the deletion of the old tree
 /// fails ([`Existing::Replace`]), the new tree is in place, and the error names the path of the
 /// rest. Nothing else is left behind, unless calve cannot remove it either; then the next call in
 /// that folder tries again.

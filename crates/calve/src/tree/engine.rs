@@ -17,9 +17,10 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use rustix::fs::{self, AtFlags, Mode, OFlags};
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::aside::{self, Aside};
 use super::file::Job;
 use super::links::{FileKey, Further, Name, Seen};
 use super::names::Placed;
@@ -29,13 +30,16 @@ use super::pool::{Thread, lock};
 use super::source::{Named, Opened, Source};
 use super::staging::{self, Stage};
 use super::tally::Because;
-use super::{CloneMode, two_names};
-use crate::error::{Context as _, Error, ErrorKind, Operation};
+use super::{CloneMode, tally, two_names};
+use crate::error::{Context as _, Error, Operation};
 use crate::reflink::copy::Copier;
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::{self, Created, Meta};
 use crate::reflink::sys;
 use crate::report::{DestinationReport, SkipReason};
+
+/// How often a folder that others make and remove again is tried.
+const FOLDER_TRIES: u32 = 100;
 
 impl<S: Source> Op<'_, S> {
     /// Makes the tree. The caller passes the root, open at every destination, and gets it back,
@@ -73,14 +77,17 @@ impl<S: Source> Op<'_, S> {
         };
         let workers = self.queue.run((S::OPERATION, self.source), tasks, start, Worker::work)?;
         let mut tallies = lock(&self.tallies);
-        let mut threads = Vec::with_capacity(workers.len());
-        for worker in workers {
+        for worker in &workers {
             for (sum, own) in tallies.iter_mut().zip(&worker.tallies) {
-                super::tally::add(sum, own);
+                tally::add(sum, own);
             }
-            threads.push(worker.own);
         }
-        Ok(threads)
+        for worker in &workers {
+            for (sum, own) in tallies.iter_mut().zip(&worker.taken_back) {
+                tally::take_back(sum, own);
+            }
+        }
+        Ok(workers.into_iter().map(|worker| worker.own).collect())
     }
 }
 
@@ -95,6 +102,8 @@ pub(crate) struct Worker<'a, 'b, S: Source> {
     pub(crate) own: S::Thread,
     /// One for each destination. A dry run has one.
     pub(super) tallies: Vec<DestinationReport>,
+    /// What does not count any more, because another process made the folder first.
+    taken_back: Vec<DestinationReport>,
     /// For each destination: whether this thread has made its directory in the stage.
     pub(super) stage_dirs: Vec<bool>,
     pub(super) staged: u64,
@@ -118,6 +127,7 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
             ),
             own: op.from.thread(),
             tallies: vec![DestinationReport::default(); op.dests.len().max(1)],
+            taken_back: vec![DestinationReport::default(); op.dests.len()],
             stage_dirs: vec![false; op.dests.len()],
             staged: 0,
             further: Vec::new(),
@@ -187,10 +197,18 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
             let context = || dest_path(index);
             // Two kinds of directories may differ from what `mkdir` here makes: the root, which the
             // stage made, and those of a merge, which may have inherited their group.
-            let as_made = op.dests[index].merge_stage.is_none() && node.parent.is_some();
+            let as_made = !op.merges_into(index, node) && node.parent.is_some();
+            // Only who may write to a folder may give it another parent. The next merge knows this
+            // one if the process dies here.
+            let is_shut = node.made_aside(index).is_some() && node.meta.mode & 0o200 == 0;
+            if is_shut {
+                meta::give_mode(fd, meta::mode(staging::UNFINISHED))
+                    .context(Operation::SetMetadata, context)?;
+                self.place_aside(index, node, &handles)?;
+            }
             let created =
                 self.created(index, fd, as_made).context(Operation::ReadDirectory, context)?;
-            let made_with = as_made.then(|| directory_mode(&node.meta));
+            let made_with = (as_made && !is_shut).then(|| directory_mode(&node.meta));
             let refused = meta::apply(fd, &node.meta, node.attrs.as_deref(), created, made_with)
                 .context(Operation::SetMetadata, context)?;
             if !refused.is_empty() {
@@ -200,8 +218,50 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
                 let found = Meta::of(&fs::fstat(fd).context(Operation::Read, context)?);
                 S::note(&mut self.own, index, op.from.number(node), &found);
             }
+            if !is_shut {
+                self.place_aside(index, node, &handles)?;
+            }
         }
         Ok(())
+    }
+
+    /// Renames a folder that was made aside to its place, or merges it into the one that another
+    /// process made there meanwhile.
+    fn place_aside(
+        &mut self,
+        dest: usize,
+        node: &Arc<Node<S>>,
+        handles: &Handles,
+    ) -> Result<(), Error> {
+        let (op, path) = (self.op, || self.op.dests[dest].path.join(node.path()));
+        let (Some(aside), Some(parent)) = (node.made_aside(dest), &node.parent) else {
+            return Ok(());
+        };
+        let above = parent.handles(&op.dirs).context(Operation::OpenDirectory, path)?;
+        let into = &above.dests()[dest];
+        for _ in 0..FOLDER_TRIES {
+            if aside.place(into, node.name()).context(Operation::RenameIntoPlace, path)? {
+                return Ok(());
+            }
+            let roots = aside::Roots { source: op.source, dest: &op.dests[dest].path };
+            match fs::openat(into, node.name(), DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty()) {
+                Ok(there) => {
+                    let staged = handles.dests()[dest].try_clone();
+                    let staged = staged.context(Operation::OpenDirectory, path)?;
+                    let met = aside::join((staged, there, node.path()), &roots, op.options)?;
+                    let counts = (&mut self.tallies[dest], &mut self.taken_back[dest]);
+                    aside.count(&met, op.options, counts.0, counts.1);
+                    return Ok(());
+                }
+                // It is gone again.
+                Err(Errno::NOENT) => {}
+                Err(Errno::NOTDIR | Errno::LOOP) => {
+                    return Err(aside::conflict(FileType::Directory, &roots, &node.path()));
+                }
+                Err(errno) => return Err(Error::io(Operation::OpenDirectory, path(), errno)),
+            }
+        }
+        Err(Error::io(Operation::RenameIntoPlace, path(), Errno::EXIST))
     }
 
     /// The owner and mode of a file or directory that this thread just made. calve looks at the
@@ -262,8 +322,13 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
         }
         sides.extend(side);
         let made = states.iter().any(|state| state.made);
+        // A folder in one that is made aside comes with that one.
+        let aside = |(dest, state): (usize, &DestState)| {
+            state.aside.clone().filter(|_| op.merges_into(dest, parent))
+        };
+        let asides = states.iter().enumerate().map(aside).collect();
         let data = Directory { meta, attrs, dests: states, placed: Placed::default(), own };
-        let node = super::node::Node::below(parent, name, data, sides, &op.dirs);
+        let node = super::node::Node::aside(parent, name, data, (sides, asides), &op.dirs);
         if made {
             op.links.hold_if_shut(&node, meta.mode);
         }
@@ -273,7 +338,7 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
     /// `None` if the entries are picked, for the only destination, and something else has the name
     /// there.
     fn make_directory(
-        &self,
+        &mut self,
         dest: usize,
         dir: &OwnedFd,
         parent: &Arc<Node<S>>,
@@ -282,8 +347,78 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
     ) -> Result<Option<(OwnedFd, DestState)>, Error> {
         let op = self.op;
         let path = || op.dest_path(dest, parent, name);
-        let merging = op.dests[dest].merge_stage.is_some();
-        let mode = if merging { meta::mode(staging::UNFINISHED) } else { directory_mode(meta) };
+        if !op.merges_into(dest, parent) {
+            make_new(dir, name, meta).map_err(|errno| match errno {
+                Errno::EXIST => two_names(path()),
+                errno => Error::io(Operation::MakeDirectory, path(), errno),
+            })?;
+            let fd = open_new(dir, name).context(Operation::OpenDirectory, path)?;
+            let state = match &parent.dests[dest].aside {
+                Some(aside) => DestState::aside(aside),
+                None => DestState::new_root(),
+            };
+            return Ok(Some((fd, state)));
+        }
+        let there = fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW);
+        if matches!(there, Err(Errno::NOENT)) && self.takes_folders(dest, dir, parent)? {
+            return self.make_aside(dest, parent, name, meta).map(Some);
+        }
+        self.merge_directory(dest, dir, parent, name)
+    }
+
+    /// Whether folders that `parent` lacks can be made aside.
+    fn takes_folders(
+        &mut self,
+        dest: usize,
+        dir: &OwnedFd,
+        parent: &Arc<Node<S>>,
+    ) -> Result<bool, Error> {
+        let (op, state) = (self.op, &parent.dests[dest]);
+        let Some(stage) = &op.dests[dest].merge_stage else { return Ok(false) };
+        if state.folds || op.options.picked.is_some() || state.stage_here.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        if let Some(takes) = state.takes_folders.get() {
+            return Ok(*takes);
+        }
+        let probe = self.staged_name(dest)?;
+        if parent.parent.is_some() {
+            // A killed process may have left its probe here.
+            staging::sweep(dir);
+        }
+        let takes = || aside::takes_folders(stage.dir(), &probe, dir);
+        Ok(*state.takes_folders.get_or_init(takes))
+    }
+
+    /// Makes a folder in the stage, because the destination has none.
+    fn make_aside(
+        &mut self,
+        dest: usize,
+        parent: &Arc<Node<S>>,
+        name: &CStr,
+        meta: &Meta,
+    ) -> Result<(OwnedFd, DestState), Error> {
+        let path = || self.op.dest_path(dest, parent, name);
+        let Some(stage) = self.op.dests[dest].merge_stage.as_ref().map(Stage::shared_dir) else {
+            return Err(Error::io(Operation::StageIn, path(), Errno::NOENT));
+        };
+        let place = self.staged_name(dest)?;
+        make_new(&stage, &place, meta).context(Operation::MakeDirectory, path)?;
+        let fd = open_new(&stage, &place).context(Operation::OpenDirectory, path)?;
+        Ok((fd, DestState::aside(&Arc::new(Aside::new(stage, place)))))
+    }
+
+    /// Opens a directory of the destination, or makes it there.
+    fn merge_directory(
+        &mut self,
+        dest: usize,
+        dir: &OwnedFd,
+        parent: &Arc<Node<S>>,
+        name: &CStr,
+    ) -> Result<Option<(OwnedFd, DestState)>, Error> {
+        let op = self.op;
+        let path = || op.dest_path(dest, parent, name);
+        let mode = meta::mode(staging::UNFINISHED);
         let mkdir = || staging::make_folder(dir, staging::os(name).as_ref(), mode);
         let result = match parent.dests[dest].folds {
             // A directory that exists already is noted, too: a second one whose name folds to the
@@ -296,53 +431,53 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
         };
         let mut made = match result.map_err(|first| op.one_place(parent, &first, name))? {
             Ok(made) => made,
-            Err(Errno::EXIST) if merging => false,
-            Err(Errno::EXIST) => return Err(two_names(path())),
+            Err(Errno::EXIST) => false,
             Err(errno) => return Err(Error::io(Operation::MakeDirectory, path(), errno)),
         };
-        let open = || fs::openat(dir, name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty());
-        let opened = match open() {
-            Err(Errno::NOENT) if staging::appears(dir, staging::os(name).as_ref()) => open(),
-            opened => opened,
-        };
-        let fd = match opened {
+        let fd = match open_new(dir, name) {
             Ok(fd) => fd,
             Err(Errno::NOTDIR | Errno::LOOP) if op.options.picked.is_some() => return Ok(None),
-            Err(Errno::NOTDIR | Errno::LOOP) if merging => {
-                return Err(Error::new(
-                    ErrorKind::Conflict,
-                    Operation::MergeDirectory,
-                    op.source_path(parent, name),
-                    io::Error::new(
-                        io::ErrorKind::NotADirectory,
-                        "the destination has something else of that name",
-                    ),
-                )
-                .with_other(path()));
+            Err(Errno::NOTDIR | Errno::LOOP) => {
+                let roots = aside::Roots { source: op.source, dest: &op.dests[dest].path };
+                let path = parent.path_of(name);
+                return Err(aside::conflict(FileType::Directory, &roots, &path));
             }
             Err(errno) => return Err(Error::io(Operation::OpenDirectory, path(), errno)),
         };
-        let (mut stage_here, mut folds) = (false, false);
-        if merging {
-            let own = fs::fstat(&fd).context(Operation::Read, path)?;
-            made |= staging::is_unfinished(&Meta::of(&own));
-            if made && !parent.dests[dest].made {
-                meta::strip_inherited_acls(&fd).context(Operation::SetMetadata, path)?;
-            }
-            let root = op.dests[dest].merge_stage.as_ref().map(Stage::id).transpose();
-            let elsewhere = |(dev, _)| dev != Meta::of(&own).dev;
-            // A new directory is staged like its parent.
-            stage_here = root.context(Operation::Read, path)?.is_some_and(elsewhere)
-                || made && parent.dests[dest].stage_here.load(Ordering::Relaxed);
-            if stage_here && !made {
-                // A killed process may have left staged files here.
-                staging::sweep(&fd);
-            }
-            // A directory that was there before, or is on another filesystem, may treat case
-            // differently than its parent.
-            folds = stage_here || parent.dests[dest].folds || !made && sys::ignores_case(&fd);
+        let own = fs::fstat(&fd).context(Operation::Read, path)?;
+        made |= staging::is_unfinished(&Meta::of(&own));
+        if made && !parent.dests[dest].made {
+            meta::strip_inherited_acls(&fd).context(Operation::SetMetadata, path)?;
         }
-        Ok(Some((fd, DestState { made, stage_here: stage_here.into(), folds })))
+        let root = op.dests[dest].merge_stage.as_ref().map(Stage::id).transpose();
+        let elsewhere = |(dev, _)| dev != Meta::of(&own).dev;
+        // A new directory is staged like its parent.
+        let stage_here = root.context(Operation::Read, path)?.is_some_and(elsewhere)
+            || made && parent.dests[dest].stage_here.load(Ordering::Relaxed);
+        if stage_here && !made {
+            // A killed process may have left staged files here.
+            staging::sweep(&fd);
+        }
+        // A directory that was there before, or is on another filesystem, may treat case
+        // differently than its parent.
+        let folds = stage_here || parent.dests[dest].folds || !made && sys::ignores_case(&fd);
+        Ok(Some((fd, DestState::of(made, stage_here, folds))))
+    }
+
+    /// Lets the folders that are made aside, and that `node` is in, wait for all links.
+    fn hold_asides(&self, node: &Arc<Node<S>>) {
+        for (dest, state) in node.dests.iter().enumerate() {
+            if !state.aside.as_ref().is_some_and(|aside| aside.must_be_held()) {
+                continue;
+            }
+            let mut top = node;
+            while top.made_aside(dest).is_none()
+                && let Some(above) = &top.parent
+            {
+                top = above;
+            }
+            self.op.links.hold(top);
+        }
     }
 
     /// The entry as the first name of its file, which has `names` names. `None` if the entry is a
@@ -360,7 +495,10 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
         node.remember(handles)
             .context(Operation::ReadDirectory, || op.source_path(node, entry.name))?;
         match op.links.see(file, names, node, entry.name, entry.number) {
-            Seen::First(first) => Ok(Some(first)),
+            Seen::First(first) => {
+                self.hold_asides(node);
+                Ok(Some(first))
+            }
             Seen::Before(first, is_certain) => {
                 let (name, unlinked) = (entry.name.to_owned(), unlinked.map(<[_]>::to_vec));
                 let Named { kind, number, .. } = entry;
@@ -388,6 +526,20 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
             Some(task) => self.work(task),
             None => Ok(()),
         }
+    }
+}
+
+/// Makes a directory that nobody else sees.
+fn make_new(dir: &OwnedFd, name: &CStr, meta: &Meta) -> rustix::io::Result<()> {
+    staging::make_folder(dir, staging::os(name).as_ref(), directory_mode(meta))
+}
+
+/// Opens a directory that this thread may just have made.
+fn open_new(dir: &OwnedFd, name: &CStr) -> rustix::io::Result<OwnedFd> {
+    let open = || fs::openat(dir, name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty());
+    match open() {
+        Err(Errno::NOENT) if staging::appears(dir, staging::os(name).as_ref()) => open(),
+        opened => opened,
     }
 }
 

@@ -14,6 +14,7 @@ use std::time::Duration;
 use rustix::fs::{self, AtFlags, FileType, Mode};
 use rustix::io::Errno;
 
+use super::aside::{self, Arrived};
 use super::engine::Worker;
 use super::links::{FileKey, Name};
 use super::node::Handles;
@@ -336,10 +337,18 @@ impl<S: Source> Worker<'_, '_, S> {
         self.fill_files(node, handles, std::slice::from_mut(&mut job))
     }
 
-    pub(super) fn count_link(&mut self, dest: usize) {
+    pub(super) fn count_link(&mut self, dest: usize, node: &Node<S>, name: &CStr) {
+        self.note_arrived(dest, node, name, Arrived::Linked);
         self.tallies[dest].files += 1;
         self.tallies[dest].linked_files += 1;
         self.op.operation.files_done(1);
+    }
+
+    /// Notes how a file arrived in a folder that is made aside.
+    fn note_arrived(&self, dest: usize, node: &Node<S>, name: &CStr, how: Arrived) {
+        if let Some(aside) = &node.dests[dest].aside {
+            aside.arrived(self.op.options, || node.path_of(name), how);
+        }
     }
 
     /// Creates the files of a batch that do not exist yet. It creates all of them at one
@@ -443,6 +452,7 @@ impl<S: Source> Worker<'_, '_, S> {
     ) -> Result<bool, Error> {
         // Where two names may be one, this operation may itself have made the entry that is there.
         if self.op.options.existing != Existing::Keep
+            || !self.op.merges_into(dest, node)
             || node.dests[dest].folds
             || self.replaces(node, name).is_some()
         {
@@ -530,27 +540,29 @@ impl<S: Source> Worker<'_, '_, S> {
         node: &Node<S>,
         handles: &Arc<Handles>,
     ) -> Result<Option<Temporary>, Error> {
-        if self.op.dests[dest].merge_stage.is_none() {
+        if !self.op.merges_into(dest, node) {
             return Ok(None);
         }
-        let mut astray = None;
-        let name = if node.dests[dest].stage_here.load(Ordering::Relaxed) {
-            astray = Some((Arc::clone(handles), dest));
-            stage_name()
-        } else {
-            self.staged += 1;
-            // Each thread that creates files has its own directory: with one for all, threads would
-            // wait for that directory's lock. The name includes the directory, because another
-            // thread may fill the file and rename it.
-            let (thread, number) = (self.index, self.staged);
-            if !self.stage_dirs[dest] {
-                self.make_stage_dir(dest)?;
-            }
-            format!("w{thread}/{number}")
-        };
-        let name =
-            CString::new(name).context(Operation::Stage, || self.op.dests[dest].path.clone())?;
-        Ok(Some(Temporary { name, astray }))
+        if !node.dests[dest].stage_here.load(Ordering::Relaxed) {
+            return Ok(Some(Temporary { name: self.staged_name(dest)?, astray: None }));
+        }
+        let name = CString::new(stage_name());
+        let name = name.context(Operation::Stage, || self.op.dests[dest].path.clone())?;
+        Ok(Some(Temporary { name, astray: Some((Arc::clone(handles), dest)) }))
+    }
+
+    /// A new name in the stage.
+    ///
+    /// Each thread that creates entries has its own directory: with one for all, threads would wait
+    /// for that directory's lock. The name includes the directory, because another thread may fill
+    /// the entry and rename it.
+    pub(super) fn staged_name(&mut self, dest: usize) -> Result<CString, Error> {
+        if !self.stage_dirs[dest] {
+            self.make_stage_dir(dest)?;
+        }
+        self.staged += 1;
+        CString::new(format!("w{}/{}", self.index, self.staged))
+            .context(Operation::Stage, || self.op.dests[dest].path.clone())
     }
 
     /// The directory that the file is created in.
@@ -632,16 +644,10 @@ impl<S: Source> Worker<'_, '_, S> {
             return Ok(Settled::Unreachable);
         }
         let replaced = result.map_err(|errno| match errno {
-            Errno::ISDIR | Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR => Error::new(
-                ErrorKind::Conflict,
-                Operation::MergeFile,
-                op.source_path(node, name),
-                io::Error::new(
-                    io::ErrorKind::IsADirectory,
-                    "the destination has a directory of that name",
-                ),
-            )
-            .with_other(op.dest_path(dest, node, name)),
+            Errno::ISDIR | Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR => {
+                let roots = aside::Roots { source: op.source, dest: &op.dests[dest].path };
+                aside::conflict(FileType::RegularFile, &roots, &node.path_of(name))
+            }
             errno => Error::io(Operation::RenameIntoPlace, op.dest_path(dest, node, name), errno),
         })?;
         if replaced {
@@ -784,6 +790,7 @@ impl<S: Source> Worker<'_, '_, S> {
             let reason = SkipReason::Xattrs(refused.join(", "));
             op.skip(Some(dest), node.path_of(&job.name), reason);
         }
+        self.note_arrived(dest, node, &job.name, Arrived::Filled(copied, out.because));
         tally::count(&mut self.tallies[dest], copied, job.size());
         if let Some(because) = out.because {
             tally::count_unlinked(&mut self.tallies[dest], because);

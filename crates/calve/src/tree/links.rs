@@ -187,8 +187,13 @@ impl<D> Links<D> {
     /// Lets a directory wait for all links if its `mode` will shut out its owner.
     pub(crate) fn hold_if_shut(&self, dir: &Arc<Node<D>>, mode: u32) {
         if mode & OWNER_MAY_REACH != OWNER_MAY_REACH {
-            self.wait(dir, Vec::new());
+            self.hold(dir);
         }
+    }
+
+    /// Lets a directory wait for all links.
+    pub(crate) fn hold(&self, dir: &Arc<Node<D>>) {
+        self.wait(dir, Vec::new());
     }
 
     fn wait(&self, dir: &Arc<Node<D>>, names: Vec<Name<D>>) {

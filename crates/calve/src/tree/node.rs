@@ -25,6 +25,7 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use rustix::fs::{self, Mode, OFlags};
 
+use super::aside::Aside;
 use super::pool::lock;
 use crate::error::Error;
 use crate::reflink::filesystem::Filesystem;
@@ -37,6 +38,8 @@ pub(crate) struct Node<D> {
     /// Empty for the root.
     name: CString,
     data: D,
+    /// The directory itself, at each destination where it is made aside.
+    asides: Vec<Option<Arc<Aside>>>,
     /// How many things below the node must still finish before the node does. Reading the directory
     /// counts as one.
     pending: AtomicUsize,
@@ -81,7 +84,7 @@ impl Drop for Handles {
 
 impl<D> Node<D> {
     pub(crate) fn root(data: D, sides: Vec<OwnedFd>, dirs: &OpenDirs<D>) -> Arc<Self> {
-        Self::new(None, CString::default(), data, sides, dirs)
+        Self::new(None, CString::default(), data, (sides, Vec::new()), dirs)
     }
 
     /// The directory `name` in `parent`. The parent waits for it.
@@ -92,6 +95,17 @@ impl<D> Node<D> {
         sides: Vec<OwnedFd>,
         dirs: &OpenDirs<D>,
     ) -> Arc<Self> {
+        Self::aside(parent, name, data, (sides, Vec::new()), dirs)
+    }
+
+    /// Like [`below`](Self::below), for a directory that may be made aside at some destinations.
+    pub(crate) fn aside(
+        parent: &Arc<Self>,
+        name: CString,
+        data: D,
+        sides: (Vec<OwnedFd>, Vec<Option<Arc<Aside>>>),
+        dirs: &OpenDirs<D>,
+    ) -> Arc<Self> {
         Self::new(Some(Arc::clone(parent)), name, data, sides, dirs)
     }
 
@@ -99,19 +113,30 @@ impl<D> Node<D> {
         parent: Option<Arc<Self>>,
         name: CString,
         data: D,
-        sides: Vec<OwnedFd>,
+        (sides, asides): (Vec<OwnedFd>, Vec<Option<Arc<Aside>>>),
         dirs: &OpenDirs<D>,
     ) -> Arc<Self> {
         let node = Arc::new(Self {
             parent,
             name,
             data,
+            asides,
             pending: AtomicUsize::new(1),
             handles: Mutex::new(None),
             ids: OnceLock::new(),
         });
         dirs.adopt(&node, sides);
         node
+    }
+
+    /// The directory's name; empty for the root.
+    pub(crate) fn name(&self) -> &CStr {
+        &self.name
+    }
+
+    /// The directory itself, if it is made aside at this destination.
+    pub(crate) fn made_aside(&self, dest: usize) -> Option<&Arc<Aside>> {
+        self.asides.get(dest)?.as_ref()
     }
 
     /// The path from the root. It is empty for the root itself.
@@ -226,7 +251,11 @@ impl<D> Node<D> {
     ) -> io::Result<Arc<Handles>> {
         let ids = self.ids.get().ok_or_else(moved)?;
         let mut sides = Vec::with_capacity(ids.len());
-        for (from, id) in from.sides.iter().zip(ids) {
+        for (side, (from, id)) in from.sides.iter().zip(ids).enumerate() {
+            let (from, name) = match self.made_aside(side).and_then(|aside| aside.at()) {
+                Some(aside) if name == self.name.as_c_str() => aside,
+                _ => (from, name),
+            };
             let fd = fs::openat(from, name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
             if Meta::of(&fs::fstat(&fd)?).id() != *id && Filesystem::of_file(&fd).inodes {
                 return Err(moved());

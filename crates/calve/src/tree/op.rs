@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustix::fs;
 
+use super::aside::Aside;
 use super::budget::Budget;
 use super::filter::Filter;
 use super::links::{Further, Links};
@@ -146,12 +147,29 @@ pub(crate) struct DestState {
     pub(super) stage_here: AtomicBool,
     /// In a merge: whether two names may be one in this directory.
     pub(super) folds: bool,
+    /// In a merge: the folder made aside that this directory is, or is in. Nobody else sees it yet,
+    /// so entries are made under their final names.
+    pub(super) aside: Option<Arc<Aside>>,
+    /// In a merge: whether a folder that is made aside can be renamed into this directory, once
+    /// calve has tried.
+    pub(super) takes_folders: OnceLock<bool>,
 }
 
 impl DestState {
     /// The state of a new tree's root.
     pub(crate) fn new_root() -> Self {
-        Self { made: true, stage_here: false.into(), folds: false }
+        Self::of(true, false, false)
+    }
+
+    /// The state of a directory that is in its place.
+    pub(super) fn of(made: bool, stage_here: bool, folds: bool) -> Self {
+        let takes_folders = OnceLock::new();
+        Self { made, stage_here: stage_here.into(), folds, aside: None, takes_folders }
+    }
+
+    /// The state of a directory that is made aside, or in a folder that is.
+    pub(super) fn aside(aside: &Arc<Aside>) -> Self {
+        Self { aside: Some(Arc::clone(aside)), ..Self::new_root() }
     }
 }
 
@@ -236,6 +254,12 @@ impl<'a, S: Source> Op<'a, S> {
         if !(passing && is_passing_in_a_store(&path)) {
             lock(&self.skipped).push((dest, Skipped { path, reason }));
         }
+    }
+
+    /// Whether entries arrive in this directory one by one, because others may see it. Otherwise
+    /// calve makes them in their place.
+    pub(super) fn merges_into(&self, dest: usize, node: &Node<S>) -> bool {
+        self.dests[dest].merge_stage.is_some() && node.dests[dest].aside.is_none()
     }
 
     /// The path of a directory, for messages.

@@ -8,13 +8,14 @@
 use std::ffi::CString;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{self, AtFlags, Mode as Permissions, OFlags};
 use rustix::io::Errno;
 
+use super::aside::{self, Aside, Met, Roots};
 use super::excluded::Excluded;
 use super::filter::Filter;
 use super::node::Handles;
@@ -195,6 +196,12 @@ fn prepare(call: &Call<'_>) -> Result<Vec<Made>, Error> {
             staging::sweep(&root);
             made.push(Made::Merging { root, new: None });
         } else if options.existing.merges() {
+            if target.existing.is_none()
+                && let Some(stage) = stage_merge(target)?
+            {
+                made.push(Made::Staged(stage));
+                continue;
+            }
             let parent =
                 target.parent.try_clone().context(Operation::Open, || &target.parent_path)?;
             let unfinished = meta::mode(staging::UNFINISHED);
@@ -238,6 +245,15 @@ fn prepare(call: &Call<'_>) -> Result<Vec<Made>, Error> {
     Ok(made)
 }
 
+/// A stage for the whole destination of a merge, which does not exist. `None` where two names may
+/// be one: only a merge into a folder names both.
+fn stage_merge(target: &Target) -> Result<Option<Stage>, Error> {
+    let parent = target.parent.try_clone().context(Operation::Open, || &target.parent_path)?;
+    let stage = Stage::empty(parent, &target.parent_path);
+    let stage = stage.context(Operation::Stage, || &target.path)?;
+    Ok((!names::may_be_one(stage.dir())).then_some(stage))
+}
+
 fn walk_and_publish(
     call: &Call<'_>,
     root: OwnedFd,
@@ -254,6 +270,7 @@ fn walk_and_publish(
     let mut indices = Vec::new();
     let (mut dests, mut roots, mut states) = (Vec::new(), Vec::new(), Vec::new());
     let mut stages: Vec<Option<Stage>> = Vec::new();
+    let asides: Vec<Arc<Aside>> = targets.iter().map(|_| Arc::default()).collect();
     for (index, (target, made)) in targets.iter().zip(made).enumerate() {
         let path = || target.path.clone();
         let (dir, new, merge_stage) = match made {
@@ -278,11 +295,17 @@ fn walk_and_publish(
                 (root, made, Some(stage))
             }
         };
+        let merges_aside = merge_stage.is_none();
         let folds = merge_stage.as_ref().is_some_and(|stage| names::may_be_one(stage.dir()));
         indices.push(index);
         dests.push(Dest::new(path(), merge_stage));
         roots.push(dir);
-        states.push(DestState { made: new, stage_here: false.into(), folds });
+        // A merge into a destination that does not exist makes it aside.
+        let aside = options.existing.merges() && merges_aside;
+        states.push(match aside {
+            true => DestState::aside(&asides[index]),
+            false => DestState::of(new, false, folds),
+        });
     }
     let op = new_op(call, dests, excluded)?;
     let before_walk = listing::now();
@@ -319,9 +342,12 @@ fn walk_and_publish(
         SystemCall::SetTimes.if_available(set).context(Operation::SetMetadata, || source)?;
     }
     stages.iter_mut().flatten().for_each(Stage::has_its_mode);
-    publish(call, stages, dress)?;
-    for (place, (index, tally)) in indices.iter().zip(tallies).enumerate() {
+    let met = publish(call, stages, dress)?;
+    for (place, (index, mut tally)) in indices.iter().zip(tallies).enumerate() {
         let report = &mut reports[*index];
+        let mut taken_back = DestinationReport::default();
+        asides[*index].count(&met[*index], options, &mut tally, &mut taken_back);
+        tally::take_back(&mut tally, &taken_back);
         tally::write(report, tally, &skipped, Some(place));
         report.method = tally::method(options.mode, report);
         report.ready_index_entries = ready_entries.get(place).copied().unwrap_or(0);
@@ -416,73 +442,131 @@ fn count(call: &Call<'_>, root: OwnedFd) -> Result<(DestinationReport, Vec<Findi
     Ok((counts, skipped))
 }
 
-/// Dresses all stages and renames them into place, or none.
-fn publish(call: &Call<'_>, stages: Vec<Option<Stage>>, dress: Dress<'_>) -> Result<(), Error> {
+/// What the stage of each destination met when it was merged into a folder that appeared meanwhile.
+type AllMet = Vec<Vec<(PathBuf, Met)>>;
+
+/// Dresses all stages and renames them into place, or none. In a merge, a destination that appeared
+/// meanwhile is merged into, and stays so.
+fn publish(call: &Call<'_>, stages: Vec<Option<Stage>>, dress: Dress<'_>) -> Result<AllMet, Error> {
     let (targets, options) = (&call.targets, call.options);
     for (at, (target, stage)) in targets.iter().zip(&stages).enumerate() {
         if let Some(stage) = stage {
             dress(at, stage, &target.path)?;
         }
     }
-    let mut stages: Vec<_> =
-        targets.iter().zip(stages).filter_map(|(target, stage)| Some((target, stage?))).collect();
+    let mut all_met: AllMet = targets.iter().map(|_| Vec::new()).collect();
+    let mut stages: Vec<_> = stages
+        .into_iter()
+        .enumerate()
+        .filter_map(|(at, stage)| Some((at, &targets[at], stage?)))
+        .collect();
     if options.durable {
-        for (target, stage) in &stages {
+        for (_, target, stage) in &stages {
             staging::flush_filesystem(stage.dir()).context(Operation::Flush, || &target.path)?;
         }
     }
-    let mut replaced = vec![false; stages.len()];
-    let mut done = 0;
+    let mut published = Vec::with_capacity(stages.len());
     let mut publish_all = || {
-        for (target, stage) in &mut stages {
-            replaced[done] = publish_one(target, stage, options.existing)?;
-            done += 1;
+        for (at, target, stage) in &mut stages {
+            published.push(publish_one(call, target, stage, &mut all_met[*at])?);
         }
         if options.durable {
-            for (target, stage) in &stages {
-                stage.sync_parent().context(Operation::Flush, || &target.parent_path)?;
+            for ((_, target, stage), published) in stages.iter().zip(&published) {
+                match published {
+                    Published::Joined => staging::flush_filesystem(stage.dir()),
+                    _ => stage.sync_parent(),
+                }
+                .context(Operation::Flush, || &target.parent_path)?;
             }
         }
         Ok(())
     };
     if let Err(error) = publish_all() {
-        for ((target, stage), replaced) in stages[..done].iter_mut().zip(&replaced) {
-            if *replaced {
-                let _ = stage.exchange(&target.name);
-            } else {
-                stage.unpublish(&target.name);
+        for ((_, target, stage), published) in stages.iter_mut().zip(&published) {
+            match published {
+                Published::New => stage.unpublish(&target.name),
+                Published::Replaced => {
+                    let _ = stage.exchange(&target.name);
+                }
+                Published::Joined => {}
             }
         }
         return Err(error);
     }
-    for ((_, stage), replaced) in stages.into_iter().zip(replaced) {
-        if replaced {
-            let left = stage.path();
-            stage.discard().context(Operation::RemoveReplaced, || left)?;
-        }
+    for ((_, _, stage), published) in stages.into_iter().zip(published) {
+        let operation = match published {
+            Published::New => continue,
+            Published::Replaced => Operation::RemoveReplaced,
+            Published::Joined => Operation::RemoveStage,
+        };
+        let left = stage.path();
+        stage.discard().context(operation, || left)?;
     }
-    Ok(())
+    Ok(all_met)
 }
 
-/// Renames one stage into place. Returns `true` if it replaced something, which has the stage's
-/// name now.
-fn publish_one(target: &Target, stage: &mut Stage, existing: Existing) -> Result<bool, Error> {
-    // Under `Replace` the destination may appear and vanish while calve works.
+/// How a stage came into its place.
+enum Published {
+    New,
+    /// What it replaced has the stage's name now.
+    Replaced,
+    /// Its entries were merged into the folder that was there.
+    Joined,
+}
+
+/// Renames one stage into place, or in a merge its entries.
+fn publish_one(
+    call: &Call<'_>,
+    target: &Target,
+    stage: &mut Stage,
+    met: &mut Vec<(PathBuf, Met)>,
+) -> Result<Published, Error> {
+    let existing = call.options.existing;
+    // The destination may appear and vanish while calve works.
     for _ in 0..100 {
         match stage.publish(&target.name) {
-            Ok(()) => return Ok(false),
+            Ok(()) => return Ok(Published::New),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(Error::io(Operation::Publish, &target.path, error)),
+        }
+        if existing.merges() {
+            match join(call, target, stage)? {
+                Some(found) => *met = found,
+                None => continue,
+            }
+            return Ok(Published::Joined);
         }
         if existing != Existing::Replace {
             break;
         }
         match stage.exchange(&target.name) {
-            Ok(()) => return Ok(true),
+            Ok(()) => return Ok(Published::Replaced),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(Error::io(Operation::Publish, &target.path, error)),
         }
     }
     let cause = io::Error::new(io::ErrorKind::AlreadyExists, "the destination appeared meanwhile");
     Err(Error::new(ErrorKind::DestinationExists, Operation::CloneTo, &target.path, cause))
+}
+
+/// Merges the stage into the folder that appeared at the destination. `None` if it is gone again.
+fn join(
+    call: &Call<'_>,
+    target: &Target,
+    stage: &Stage,
+) -> Result<Option<Vec<(PathBuf, Met)>>, Error> {
+    let path = || &target.path;
+    let root = match fs::openat(&target.parent, &target.name, DIR_FLAGS, Permissions::empty()) {
+        Ok(root) => root,
+        Err(Errno::NOENT) => return Ok(None),
+        Err(errno @ (Errno::NOTDIR | Errno::LOOP)) => {
+            let kind = io::Error::from(errno).kind();
+            let cause = io::Error::new(kind, "the destination is no directory");
+            return Err(Error::new(ErrorKind::Conflict, Operation::CloneTo, path(), cause));
+        }
+        Err(errno) => return Err(Error::io(Operation::OpenDirectory, path(), errno)),
+    };
+    let staged = stage.dir().try_clone().context(Operation::Stage, path)?;
+    let roots = Roots { source: call.source, dest: &target.path };
+    aside::join((staged, root, PathBuf::new()), &roots, call.options).map(Some)
 }

@@ -113,7 +113,9 @@ impl<S: Source> Worker<'_, '_, S> {
                 op.check()?;
                 match self.link_to_first(dest, &name.first, node, &handles, &name.name)? {
                     Some(Settled::Kept) => op.operation.files_done(1),
-                    Some(_) if name.kind == FileType::RegularFile => self.count_link(dest),
+                    Some(_) if name.kind == FileType::RegularFile => {
+                        self.count_link(dest, node, &name.name)
+                    }
                     Some(_) => self.count_special(dest, name.kind),
                     None => broken.push(dest),
                 }
@@ -174,7 +176,7 @@ impl<S: Source> Worker<'_, '_, S> {
             return Ok(());
         }
         let path = || op.dest_path(dest, node, name);
-        let merging = op.dests[dest].merge_stage.is_some();
+        let merging = op.merges_into(dest, node);
         let mut created = meta::created_by_us(self.mode_is_exact);
         if let Some(owner) = op.dests[dest].owner.get().filter(|_| !merging) {
             created.owner = *owner;
@@ -191,7 +193,7 @@ impl<S: Source> Worker<'_, '_, S> {
             })?;
             let refused = meta::apply_at(dir, place, &special.meta, created, mode)
                 .context(Operation::SetMetadata, path)?;
-            let first = special.first.as_ref().filter(|_| temporary.is_some());
+            let first = special.first.as_ref().filter(|_| op.dests[dest].merge_stage.is_some());
             let found = match S::NOTES || first.is_some() {
                 true => {
                     let stat = fs::statat(dir, place, AtFlags::SYMLINK_NOFOLLOW);
@@ -285,7 +287,7 @@ impl<'l> Worker<'_, '_, Live<'l>> {
                     if hard {
                         at.link_verdicts.worked(dev);
                     }
-                    self.count_link(dest);
+                    self.count_link(dest, node, name);
                     unlinked.push(None);
                     continue;
                 }

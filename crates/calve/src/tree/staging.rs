@@ -192,7 +192,7 @@ pub(crate) struct Stage {
     parent_path: PathBuf,
     name: CString,
     /// The stage's own directory, locked.
-    dir: OwnedFd,
+    dir: Arc<OwnedFd>,
     armed: bool,
     /// Whether the directory may have the mark.
     marked: bool,
@@ -230,7 +230,7 @@ impl Stage {
                 parent,
                 parent_path: parent_path.to_owned(),
                 name,
-                dir,
+                dir: dir.into(),
                 armed: true,
                 marked: false,
                 exchanged: false,
@@ -265,6 +265,11 @@ impl Stage {
 
     pub(crate) fn dir(&self) -> &OwnedFd {
         &self.dir
+    }
+
+    /// The stage's own directory, shared.
+    pub(super) fn shared_dir(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.dir)
     }
 
     /// The folder that the stage is in.

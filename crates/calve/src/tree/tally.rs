@@ -8,29 +8,46 @@ use crate::report::{DestinationReport, Method, SkipReason, Skipped};
 /// Adds the counts of one thread. On other systems all threads share one count.
 #[cfg(unix)]
 pub(crate) fn add(sum: &mut DestinationReport, own: &DestinationReport) {
-    sum.files += own.files;
-    sum.directories += own.directories;
-    sum.symlinks += own.symlinks;
-    sum.fifos += own.fifos;
-    sum.reflinked_files += own.reflinked_files;
-    sum.reflinked_bytes += own.reflinked_bytes;
-    sum.copied_files += own.copied_files;
-    sum.copied_bytes += own.copied_bytes;
-    sum.linked_files += own.linked_files;
-    sum.replaced_entries += own.replaced_entries;
+    for (sum, own) in counts(sum).into_iter().zip(counts(&mut own.clone())) {
+        *sum += *own;
+    }
     sum.replaced.extend_from_slice(&own.replaced);
-    sum.kept_entries += own.kept_entries;
     sum.kept.extend_from_slice(&own.kept);
-    let unlinked = &mut sum.unlinked_because;
-    unlinked.filesystem += own.unlinked_because.filesystem;
-    unlinked.file += own.unlinked_because.file;
-    unlinked.mutable += own.unlinked_because.mutable;
-    let (sum, own) = (&mut sum.copied_because, &own.copied_because);
-    sum.disabled += own.disabled;
-    sum.filesystem += own.filesystem;
-    sum.file += own.file;
-    sum.vanished += own.vanished;
-    sum.mutable += own.mutable;
+}
+
+/// Takes counts back.
+#[cfg(unix)]
+pub(super) fn take_back(sum: &mut DestinationReport, counted: &DestinationReport) {
+    for (sum, counted) in counts(sum).into_iter().zip(counts(&mut counted.clone())) {
+        *sum = sum.saturating_sub(*counted);
+    }
+}
+
+/// All counts that the threads have.
+#[cfg(unix)]
+fn counts(report: &mut DestinationReport) -> [&mut u64; 19] {
+    let (copied, unlinked) = (&mut report.copied_because, &mut report.unlinked_because);
+    [
+        &mut report.files,
+        &mut report.directories,
+        &mut report.symlinks,
+        &mut report.fifos,
+        &mut report.reflinked_files,
+        &mut report.reflinked_bytes,
+        &mut report.copied_files,
+        &mut report.copied_bytes,
+        &mut report.linked_files,
+        &mut report.replaced_entries,
+        &mut report.kept_entries,
+        &mut unlinked.filesystem,
+        &mut unlinked.file,
+        &mut unlinked.mutable,
+        &mut copied.disabled,
+        &mut copied.filesystem,
+        &mut copied.file,
+        &mut copied.vanished,
+        &mut copied.mutable,
+    ]
 }
 
 /// Why a file is copied.

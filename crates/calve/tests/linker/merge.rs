@@ -3,7 +3,7 @@
 #![cfg(target_os = "linux")]
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::os::unix::fs::{MetadataExt as _, lchown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +13,10 @@ use crate::common;
 use crate::common::mounts::{IGNORING_CASE, ignoring_case};
 use crate::common::odd::{self, chmod, file};
 use crate::common::snapshot::{Kind, assert_same, only, snapshot};
-use crate::common::{Scratch, bytes, child, filesystem, jobs, names, not_run, plain_tree, sh};
+use crate::common::{
+    NOBODY, Scratch, as_nobody, bytes, child, filesystem, in_child, is_root, jobs, names, not_run,
+    plain_tree, sh,
+};
 use calve::{CloneMode, CloneOptions, ErrorKind, Existing, Method, Reflink, clone_tree};
 
 fn merging() -> CloneOptions {
@@ -382,6 +385,9 @@ fn ten_threads_merge_ten_trees_into_one_and_nothing_is_torn_or_lost() {
         for round in 0..3 {
             let dest = scratch.join("dest");
             let (dest, what) = (&dest, format!("{mode:?}, round {round}"));
+            if round > 0 {
+                fs::create_dir(dest).unwrap();
+            }
             thread::scope(|scope| {
                 for package in &packages {
                     scope.spawn(move || {
@@ -415,6 +421,9 @@ fn ten_processes_merge_ten_trees_into_one_and_nothing_is_torn_or_lost() {
     let scratch = Scratch::new();
     ten_packages(&scratch);
     for round in 0..3 {
+        if round > 0 {
+            fs::create_dir(scratch.join("dest")).unwrap();
+        }
         let children: Vec<_> = ten_names()
             .iter()
             .map(|package| {
@@ -430,6 +439,128 @@ fn ten_processes_merge_ten_trees_into_one_and_nothing_is_torn_or_lost() {
         assert_all_packages(&scratch, &scratch.join("dest"), &format!("round {round}"));
         fs::remove_dir_all(scratch.join("dest")).unwrap();
     }
+}
+
+/// A merge renamed each file into a folder that it had just made, so whoever looked there meanwhile
+/// saw a part of a package.
+#[test]
+fn a_folder_that_the_destination_lacks_appears_whole() {
+    let scratch = Scratch::new();
+    let (source, dest) = (scratch.join("source"), scratch.join("dest"));
+    fs::create_dir_all(dest.join("both")).unwrap();
+    for folder in ["new", "new/deep", "both/new"] {
+        fs::create_dir_all(source.join(folder)).unwrap();
+        for name in 0..60 {
+            file(&source.join(folder).join(format!("f{name}")), name, 0o644, 3000);
+        }
+    }
+    for mode in [CloneMode::Clone, CloneMode::Copy, CloneMode::Hardlink, CloneMode::Symlink] {
+        for existing in [Existing::Merge, Existing::Keep] {
+            let over = AtomicBool::new(false);
+            thread::scope(|scope| {
+                let watcher = scope.spawn(|| {
+                    while !over.load(Ordering::Relaxed) {
+                        for (folder, most) in [("new", 61), ("new/deep", 60), ("both/new", 60)] {
+                            // One that is being removed has another name by then.
+                            let stat = || fs::metadata(dest.join(folder)).ok();
+                            let id = || stat().map(|stat| (stat.ino(), stat.ctime_nsec()));
+                            let before = id();
+                            let there = fs::read_dir(dest.join(folder)).into_iter().flatten();
+                            let found = there.flatten().count();
+                            if before.is_some() && before == id() {
+                                assert_eq!(found, most, "{mode:?}: {folder}");
+                            }
+                        }
+                    }
+                });
+                for _ in 0..10 {
+                    let options = jobs(merging().existing(existing).mode(mode), 2);
+                    clone_tree(&source, &[&dest], &options).unwrap();
+                    assert_no_stage(&dest);
+                    // Aside, so that nobody sees a part of what is removed.
+                    for folder in ["new", "both/new"] {
+                        fs::rename(dest.join(folder), scratch.join("old")).unwrap();
+                        fs::remove_dir_all(scratch.join("old")).unwrap();
+                    }
+                }
+                over.store(true, Ordering::Relaxed);
+                watcher.join().unwrap();
+            });
+        }
+    }
+}
+
+/// A folder gets another parent only from who may write to it, and a rename must change neither its
+/// mode nor its times.
+#[test]
+fn folders_that_are_made_aside_are_as_in_a_fresh_tree_whatever_their_mode() {
+    let name = "folders_that_are_made_aside_are_as_in_a_fresh_tree_whatever_their_mode";
+    merge_folders_of_all_modes(Path::new(""), |merge| merge());
+    if !is_root() {
+        return not_run(name, "the row of another user needs root");
+    }
+    in_child(name, "nobody", || {
+        let scratch = Scratch::new();
+        std::env::set_current_dir(scratch.path()).unwrap();
+        lchown(scratch.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+        merge_folders_of_all_modes(scratch.path(), |merge| as_nobody(merge));
+    });
+}
+
+/// Works in `at`, if that is not empty. `who` does everything as a user.
+fn merge_folders_of_all_modes(at: &Path, who: impl Fn(&mut (dyn FnMut() + Send))) {
+    const MODES: [u32; 6] = [0o755, 0o555, 0o700, 0o500, 0o2775, 0o1777];
+    let scratch = Scratch::new();
+    let at = if at == Path::new("") { scratch.path() } else { Path::new("") };
+    let (source, dest) = (at.join("source"), at.join("dest"));
+    let top = |mode: u32| format!("top-{mode:o}");
+    who(&mut || {
+        for (seed, mode) in MODES.into_iter().enumerate() {
+            let top = source.join(top(mode));
+            for below in ["", "shut/deep", "open"] {
+                fs::create_dir_all(top.join(below)).unwrap();
+                file(&top.join(below).join("file"), seed as u64, 0o444, 3000);
+                // Further names in this folder, and outside of the one that is made aside.
+                let twin = source.join(format!("twin-{seed}-{}", below.len()));
+                for twin in [top.join(below).join("twin"), twin] {
+                    fs::hard_link(top.join(below).join("file"), twin).unwrap();
+                }
+            }
+            symlink("file", top.join("link")).unwrap();
+            chmod(&top.join("shut"), 0o555);
+            chmod(&top, mode);
+        }
+    });
+    let but_root = |tree| only(&tree, |path, _| path != Path::new(""));
+    let expected = but_root(snapshot(&source));
+    for (mode, existing) in [
+        (CloneMode::Clone, Existing::Merge),
+        (CloneMode::Copy, Existing::Keep),
+        (CloneMode::Clone, Existing::Keep),
+    ] {
+        for threads in [1, 4] {
+            let what = format!("{mode:?}, {existing:?}, {threads}");
+            let options = jobs(merging().existing(existing).mode(mode), threads);
+            who(&mut || {
+                fs::create_dir(&dest).unwrap();
+                let report = clone_tree(&source, &[&dest], &options).unwrap();
+                assert_eq!(report.destinations[0].skipped, [], "{what}");
+            });
+            assert_same(&expected, &but_root(snapshot(&dest)), &what);
+            who(&mut || {
+                for mode in MODES {
+                    chmod(&dest.join(top(mode)), 0o700);
+                    chmod(&dest.join(top(mode)).join("shut"), 0o700);
+                }
+            });
+            fs::remove_dir_all(&dest).unwrap();
+        }
+    }
+    for mode in MODES {
+        chmod(&source.join(top(mode)), 0o700);
+        chmod(&source.join(top(mode)).join("shut"), 0o700);
+    }
+    fs::remove_dir_all(&source).unwrap();
 }
 
 #[test]
@@ -877,7 +1008,8 @@ fn what_appears_meanwhile_is_kept_too() {
     let scratch = Scratch::new();
     let sources: Vec<_> = (0..4).map(|number| scratch.join(format!("s{number}"))).collect();
     for (seed, source) in sources.iter().enumerate() {
-        fs::create_dir(source).unwrap();
+        let source = source.join("folder");
+        fs::create_dir_all(&source).unwrap();
         for name in 0..60 {
             file(&source.join(format!("f{name}")), seed as u64, 0o644, 300);
         }
@@ -887,15 +1019,22 @@ fn what_appears_meanwhile_is_kept_too() {
         }
     }
     for mode in [CloneMode::Clone, CloneMode::Copy, CloneMode::Hardlink, CloneMode::Symlink] {
-        for round in 0..5 {
+        // The destination, its folder, or neither is there before.
+        for (round, place) in ["", "folder", "", "folder", "dest"].into_iter().enumerate() {
             let what = format!("{mode:?}, round {round}");
             let dest = scratch.join("dest");
+            if round % 2 == 0 && place.is_empty() {
+                fs::create_dir_all(&dest).unwrap();
+            } else if place == "folder" {
+                fs::create_dir_all(dest.join("folder")).unwrap();
+            }
             let stop = AtomicBool::new(false);
             let (reports, changed) = thread::scope(|scope| {
                 let watch = scope.spawn(|| {
                     let (mut seen, mut changed) = (std::collections::BTreeMap::new(), Vec::new());
                     while !stop.load(Ordering::Relaxed) {
-                        for entry in fs::read_dir(&dest).into_iter().flatten().flatten() {
+                        let folder = fs::read_dir(dest.join("folder"));
+                        for entry in folder.into_iter().flatten().flatten() {
                             let name = entry.file_name();
                             if name.as_encoded_bytes().starts_with(b".") {
                                 continue;
@@ -928,7 +1067,9 @@ fn what_appears_meanwhile_is_kept_too() {
             assert_eq!(sum(|found| found.files), 61, "{what}");
             assert_eq!(sum(|found| found.symlinks), 20, "{what}");
             assert_eq!(sum(|found| found.kept_entries), 3 * 81, "{what}");
-            assert_eq!(names(&dest).len(), 81, "{what}");
+            assert_eq!(names(&dest.join("folder")).len(), 81, "{what}");
+            let made = if round == 4 { 2 } else { 1 - u64::from(place == "folder") };
+            assert_eq!(sum(|found| found.directories), made, "{what}");
             fs::remove_dir_all(&dest).unwrap();
         }
     }
