@@ -12,6 +12,9 @@ use rustix::io::Errno;
 pub(crate) enum SystemCall {
     /// `renameat2` with a flag. Without: a folder that is made first, a hard link, two renames.
     RenameWithFlags,
+    /// A rename of a folder from a stage into another folder. Without: its files are staged one by
+    /// one.
+    RenameFolder,
     /// `openat2` below a root. Without: one `openat` for each step.
     OpenBelow,
     /// `faccessat2` for the effective user. Without: `faccessat`.
@@ -45,6 +48,10 @@ impl SystemCall {
     const fn unavailable(self) -> &'static [Errno] {
         match self {
             Self::RenameWithFlags => &[Errno::NOSYS, Errno::PERM, Errno::INVAL, Errno::OPNOTSUPP],
+            // XDEV: another mount, another project's quota, a sandbox.
+            Self::RenameFolder => {
+                &[Errno::XDEV, Errno::NOSYS, Errno::PERM, Errno::INVAL, Errno::OPNOTSUPP]
+            }
             // XDEV: a folder was moved out of the root meanwhile.
             Self::OpenBelow => &[Errno::NOSYS, Errno::PERM, Errno::NAMETOOLONG, Errno::XDEV],
             Self::AccessOfEffective => &[Errno::NOSYS, Errno::PERM, Errno::INVAL],

@@ -142,12 +142,22 @@ impl Aside {
 
 /// Whether a folder can be renamed from the stage into `dir`. calve tries it with an empty one,
 /// `probe` in the stage, since neither a device nor a mount tells for certain.
-pub(super) fn takes_folders(stage: &OwnedFd, probe: &CStr, dir: &OwnedFd) -> bool {
+///
+/// # Errors
+/// No folder can be made, or one that shows more than that. The empty one may be left in `dir`.
+pub(super) fn takes_folders(
+    stage: &OwnedFd,
+    probe: &CStr,
+    dir: &OwnedFd,
+) -> rustix::io::Result<bool> {
     let name = stage_name();
-    let tried = fs::mkdirat(stage, probe, Mode::RWXU)
-        .and_then(|()| fs::renameat(stage, probe, dir, &name))
-        .and_then(|()| fs::unlinkat(dir, &name, AtFlags::REMOVEDIR));
-    tried.is_ok()
+    staging::make_folder(stage, os(probe).as_ref(), Mode::RWXU)?;
+    let renamed = fs::renameat(stage, probe, dir, &name);
+    if SystemCall::RenameFolder.if_available(renamed)?.is_none() {
+        return Ok(false);
+    }
+    fs::unlinkat(dir, &name, AtFlags::REMOVEDIR)?;
+    Ok(true)
 }
 
 /// Renames a folder to a new name. `false` if the name is taken.

@@ -386,8 +386,9 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
             // A killed process may have left its probe here.
             staging::sweep(dir);
         }
-        let takes = || aside::takes_folders(stage.dir(), &probe, dir);
-        Ok(*state.takes_folders.get_or_init(takes))
+        let takes = aside::takes_folders(stage.dir(), &probe, dir)
+            .context(Operation::MakeDirectory, || op.dests[dest].path.join(parent.path()))?;
+        Ok(*state.takes_folders.get_or_init(|| takes))
     }
 
     /// Makes a folder in the stage, because the destination has none.

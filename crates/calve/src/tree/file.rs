@@ -753,7 +753,7 @@ impl<S: Source> Worker<'_, '_, S> {
             .context(Operation::SetMetadata, path)?;
         // In a merge another process may replace the file before calve links its further names to
         // it.
-        let first = job.first.as_ref().filter(|_| op.dests[dest].merge_stage.is_some());
+        let first = job.first.as_ref().filter(|_| op.merges_into(dest, node));
         let found = match S::NOTES || first.is_some() {
             true => Some(Meta::of(&fs::fstat(&fd).context(Operation::Read, path)?)),
             false => None,

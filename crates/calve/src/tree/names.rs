@@ -16,21 +16,30 @@ use std::os::fd::OwnedFd;
 use std::sync::Mutex;
 
 use rustix::fs::{self, AtFlags, FileType, Mode};
+use rustix::io::Errno;
 
 use super::pool::lock;
 use crate::reflink::meta::Meta;
 
 /// Whether names may be folded in `dir`, which is ours. In doubt the answer is yes.
-pub(super) fn may_be_one(dir: &OwnedFd) -> bool {
+///
+/// # Errors
+/// No directory can be made there.
+pub(super) fn may_be_one(dir: &OwnedFd) -> rustix::io::Result<bool> {
     const MADE: &str = "calve-\u{e9}";
     const OTHER_CASE: &str = "CALVE-\u{e9}";
     const OTHER_FORM: &str = "calve-e\u{301}";
-    if fs::mkdirat(dir, MADE, Mode::RWXU).is_err() {
-        return true;
+    match fs::mkdirat(dir, MADE, Mode::RWXU) {
+        Ok(()) => {}
+        // It takes no such name, or does not show it at once.
+        Err(Errno::INVAL | Errno::ILSEQ | Errno::NAMETOOLONG | Errno::NOENT | Errno::EXIST) => {
+            return Ok(true);
+        }
+        Err(errno) => return Err(errno),
     }
     let is_there = |name| fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).is_ok();
     let found = is_there(OTHER_CASE) || is_there(OTHER_FORM);
-    fs::unlinkat(dir, MADE, AtFlags::REMOVEDIR).is_err() || found
+    Ok(fs::unlinkat(dir, MADE, AtFlags::REMOVEDIR).is_err() || found)
 }
 
 /// The entries that this operation has put into a directory, at each destination: their inodes and

@@ -251,7 +251,8 @@ fn stage_merge(target: &Target) -> Result<Option<Stage>, Error> {
     let parent = target.parent.try_clone().context(Operation::Open, || &target.parent_path)?;
     let stage = Stage::empty(parent, &target.parent_path);
     let stage = stage.context(Operation::Stage, || &target.path)?;
-    Ok((!names::may_be_one(stage.dir())).then_some(stage))
+    let folds = names::may_be_one(stage.dir()).context(Operation::StageIn, || &target.path)?;
+    Ok((!folds).then_some(stage))
 }
 
 fn walk_and_publish(
@@ -296,7 +297,10 @@ fn walk_and_publish(
             }
         };
         let merges_aside = merge_stage.is_none();
-        let folds = merge_stage.as_ref().is_some_and(|stage| names::may_be_one(stage.dir()));
+        let folds = match &merge_stage {
+            Some(stage) => names::may_be_one(stage.dir()).context(Operation::StageIn, path)?,
+            None => false,
+        };
         indices.push(index);
         dests.push(Dest::new(path(), merge_stage));
         roots.push(dir);

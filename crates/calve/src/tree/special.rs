@@ -75,7 +75,8 @@ impl<S: Source> Worker<'_, '_, S> {
             return Ok(Some(Settled::Kept));
         }
         let Ok(from) = first.dir.handles(&op.dirs) else { return Ok(None) };
-        if op.dests[dest].merge_stage.is_some() {
+        // Nobody else sees a folder that is made aside.
+        if op.merges_into(dest, &first.dir) {
             let same = fs::statat(&from.dests()[dest], &first.name, AtFlags::SYMLINK_NOFOLLOW)
                 .is_ok_and(|stat| first.is(dest, &Meta::of(&stat)));
             // Another merge replaced the first name, or this merge kept another file there.
@@ -114,7 +115,7 @@ impl<S: Source> Worker<'_, '_, S> {
                 match self.link_to_first(dest, &name.first, node, &handles, &name.name)? {
                     Some(Settled::Kept) => op.operation.files_done(1),
                     Some(_) if name.kind == FileType::RegularFile => {
-                        self.count_link(dest, node, &name.name)
+                        self.count_link(dest, node, &name.name);
                     }
                     Some(_) => self.count_special(dest, name.kind),
                     None => broken.push(dest),
@@ -193,7 +194,7 @@ impl<S: Source> Worker<'_, '_, S> {
             })?;
             let refused = meta::apply_at(dir, place, &special.meta, created, mode)
                 .context(Operation::SetMetadata, path)?;
-            let first = special.first.as_ref().filter(|_| op.dests[dest].merge_stage.is_some());
+            let first = special.first.as_ref().filter(|_| temporary.is_some());
             let found = match S::NOTES || first.is_some() {
                 true => {
                     let stat = fs::statat(dir, place, AtFlags::SYMLINK_NOFOLLOW);
