@@ -1,9 +1,10 @@
 //! Rounds of random git work in a worktree, with a drop beside it that may be killed. No commit and
-//! no file is lost that was there when the drop began, or came while it ran.
+//! no content is lost that was there when the drop began, or came while it ran: commits, also of
+//! submodules, and what files, the index and stashes hold.
 //!
 //! `CALVE_DROP_ROUNDS` sets how many rounds run, and `CALVE_DROP_SEED` where they begin.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -15,8 +16,9 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
 }
 
-/// Work that git does in a worktree. `$R` is a number. Whatever is refused here is refused.
-const WORK: [&str; 24] = [
+/// Work that git does in a worktree. `$R` is a number, and all content that is made. Whatever is
+/// refused here is refused.
+const WORK: [&str; 35] = [
     "echo $R >f$R; git add f$R; git commit -qm c$R",
     "echo $R >>a; git commit -qam c$R",
     "git commit -q --amend -m amended$R",
@@ -37,6 +39,17 @@ const WORK: [&str; 24] = [
     "mkdir -p deep/$R; echo $R >deep/$R/untracked",
     "echo $R >a",
     "echo $R >staged$R; git add staged$R",
+    "echo $R >only$R; git add only$R; rm only$R",
+    "echo $R >>b",
+    "echo $R >>b; git stash -q -u",
+    "echo $R >new$R; git stash -q --all; git stash apply -q",
+    "git update-index --assume-unchanged b; echo $R >>b",
+    "git update-index --skip-worktree b; echo $R >>b",
+    "git config status.showUntrackedFiles no; echo $R >unseen$R",
+    "git config core.untrackedCache true; git update-index --untracked-cache; git status; echo $R >deep/cached$R",
+    "for s in sub*/; do git -C $s commit -q --allow-empty -m s$R; git config submodule.${s%/}.ignore all; done",
+    "for s in sub*/; do echo $R >$s/inside$R; done",
+    "git worktree move . \"$AT-moved\"",
     "git gc -q --prune=now",
     "git worktree lock .; git worktree unlock .",
     "git worktree prune; git pack-refs --all",
@@ -59,26 +72,21 @@ impl Round {
     }
 
     /// A process that works in the worktree, by the path that it had, until that is gone. After
-    /// each step it notes the commits that are there, and the files.
+    /// each step it notes the commits and the content that are there. A note counts if the tree is
+    /// in its place afterwards.
     fn worker(&self, random: &mut Random, steps: u64) -> Child {
-        let mut script = String::from(
-            "note() { set -e; h=$(git rev-parse -q --verify HEAD^{commit}); echo $h >\"$LOG.new\"
-                git for-each-ref --format='%(objectname)' refs/worktree refs/bisect >>\"$LOG.new\"
-                mv \"$LOG.new\" \"$LOG\"; rm -f \"$LOG.step\"; }\n",
-        );
+        let mut script = format!("{HELD}\n{NOTE}\n");
         for _ in 0..steps {
             let work = WORK[random.one_of(WORK.len())];
-            let gives_up =
-                ["amend", "rebase", "bisect", "switch"].iter().any(|it| work.contains(it));
+            // These give up a commit, or content that is nowhere else.
+            let gives_up = ["amend", "rebase", "bisect", "switch", ">a", "stash", "move"]
+                .iter()
+                .any(|it| work.contains(it));
             script.push_str(&format!(
-                "cd / && cd \"$AT\" && [ -e .git ] || exit 0\nR={}\necho {gives_up} >\"$LOG.step\"\n
+                "cd / && cd \"$AT\" && [ -e .git ] || exit 0\nR={}\ngrep -qs true \"$LOG.step\" || echo {gives_up} >\"$LOG.step\"\n
                 {{ {work}; }} >/dev/null 2>&1\n(note)\n",
-                random.below(1_000_000)
+                100_000 + random.below(900_000)
             ));
-            // A file is noted when it is there.
-            for file in ["untracked$R", "deep/$R/untracked"] {
-                script.push_str(&format!("[ -e {file} ] && echo $R >>\"$LOG.files\"\n"));
-            }
         }
         Command::new("bash")
             .current_dir("/")
@@ -101,24 +109,24 @@ impl Round {
             path.push(what);
             fs::read_to_string(path).unwrap_or_default()
         };
-        let script = "find \"$AT\" \"$PROJECT/.calve/dropped\" \\( -name 'untracked*' -type f \\) -exec cat {} + 2>/dev/null; true";
-        let files = self.said(script);
-        // References of the project, and `HEAD` and references of all working trees.
-        let commits = self.said(
-            "cd \"$PROJECT\"; git rev-list --all
-            for w in $(git worktree list --porcelain | sed -n 's/^worktree //p') \"$AT\"; do
-                [ -e \"$w/.git\" ] && git -C \"$w\" rev-list --all HEAD
-            done; true",
-        );
-        // The work that was under way may have given up a commit.
-        let mut commits_noted = beside("");
-        if beside(".step").trim_end() == "true" {
-            commits_noted.clear();
-        }
-        let commits_lost = commits_noted.lines().filter(|id| !commits.contains(*id));
-        let noted = beside(".files");
-        let files_lost = noted.lines().filter(|number| !files.lines().any(|it| it == *number));
-        commits_lost.chain(files_lost).map(str::to_owned).collect()
+        // References of the project, and all that each working tree holds.
+        let held = self.said(&format!(
+            "{HELD}
+            cd \"$PROJECT\"; git rev-list --all; git log -p -m --all --format= | sed -n 's/^+//p'
+            for git in $(find \"$PROJECT/.git/modules\" -name HEAD 2>/dev/null); do
+                GIT_DIR=${{git%/HEAD}} GIT_WORK_TREE=. git rev-list --all HEAD
+            done
+            for tree in $(git worktree list --porcelain | sed -n 's/^worktree //p') \"$AT\" \"$AT-moved\"; do
+                cd \"$tree\" && held
+            done; true"
+        ));
+        let held: BTreeSet<&str> = held.lines().collect();
+        // The work that was under way may have given up something.
+        let noted = match beside(".step").trim_end() {
+            "true" => String::new(),
+            _ => beside(""),
+        };
+        noted.lines().filter(|it| !held.contains(it)).map(str::to_owned).collect()
     }
 
     fn said(&self, script: &str) -> String {
@@ -128,8 +136,28 @@ impl Round {
     }
 }
 
+/// Prints what the working tree in the current folder holds, line by line: commits and their
+/// ancestors, those of its submodules, and content of files, of the index, and of stashes.
+const HELD: &str = r"held() {
+    [ -e .git ] && {
+        git rev-list --all HEAD
+        git log -p -m -g --format= refs/stash -- | sed -n 's/^+//p'
+        git diff --cached | sed -n 's/^+//p'
+        for s in sub*/; do [ -e $s/.git ] && git -C $s rev-list --all HEAD; done
+    }
+    find . -name .git -prune -o -type f -exec cat {} +
+} 2>/dev/null";
+
+/// Notes the commits that only this working tree may hold, and all content.
+const NOTE: &str = r#"note() { set -e
+    { git rev-parse -q --verify HEAD^{commit}
+        git for-each-ref --format='%(objectname)' refs/worktree refs/bisect
+        for s in sub*/; do ! [ -e $s/.git ] || git -C $s rev-parse -q --verify HEAD^{commit}; done
+        held | grep -xE '[0-9]{6}' || true; } >"$LOG.new"
+    [ . -ef "$AT" ]; mv "$LOG.new" "$LOG"; rm -f "$LOG.step"; }"#;
+
 #[test]
-fn no_commit_and_no_file_is_lost_whatever_git_does_beside_a_drop_and_whenever_that_is_killed() {
+fn no_commit_and_no_content_is_lost_whatever_git_does_beside_a_drop_and_whenever_that_is_killed() {
     if !program("git", Path::new("/")).arg("version").output().is_ok_and(|it| it.status.success()) {
         return not_run("rounds of git work beside a drop", "git is not installed");
     }
@@ -151,7 +179,7 @@ fn no_commit_and_no_file_is_lost_whatever_git_does_beside_a_drop_and_whenever_th
         let made = round.sh(
             &directory,
             "set -e; git init -q -b main lib; git -C lib commit -q --allow-empty -m lib
-            git init -q -b main app; cd app; for n in 1 2 3; do echo $n >a; git add a; git commit -qm $n; done",
+            git init -q -b main app; cd app; for n in 1 2 3; do echo $n >a; echo $n >b; git add .; git commit -qm $n; done",
         );
         assert!(made.status.success(), "{}", text(&made.stderr));
         assert_eq!(calve(&round.project, "init -q").code, Some(0));
@@ -194,6 +222,11 @@ fn no_commit_and_no_file_is_lost_whatever_git_does_beside_a_drop_and_whenever_th
             text(&ended.stderr)
         );
         assert!(matches!(listed.code, Some(0 | 3)), "{words}");
+        if result == "dropped" {
+            // Nothing is kept of a tree without work.
+            let restored = calve(&round.project, "restore --dropped w");
+            *tally.entry(format!("restored {:?}", restored.code)).or_default() += 1;
+        }
         let lost = round.lost();
         assert!(lost.is_empty(), "lost {lost:?}: {words}");
         // What still deletes the trash may be in the way; the scratch folder takes the rest along.
