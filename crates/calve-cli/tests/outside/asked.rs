@@ -272,6 +272,104 @@ fn a_commit_that_only_a_worktree_names_is_no_less_than_one_of_its_head() {
     }
 }
 
+/// An amended commit is worth no refusal, and no loss.
+#[test]
+fn commits_that_a_worktree_has_left_are_kept_by_one_reference_and_no_drop_refuses_for_them() {
+    let made = "R=$(git -C $W rev-parse HEAD)
+        left() { git -C $W commit -q --allow-empty -m $1; git -C $W rev-parse HEAD; }";
+    for format in ["files", "reftable"] {
+        let desk = Desk::new();
+        let init = desk.sh(&format!(
+            "rm -rf .git .calve; {{ command git init -q -b main --ref-format={format} . || {{ [ {format} = files ] && git init -q -b main; }}; }} 2>/dev/null \
+             || echo no; [ ! -e .git ] || {{ git add file; git commit -qm one; }}"
+        ));
+        if init == "no" {
+            not_run("a reflog in tables", "this git does not know them");
+            continue;
+        }
+        desk.calve("init -q");
+        for start in ["start -q w", "start -q --detach w", "start -q --git copy w"] {
+            for (what, script, count) in [
+                ("reset", "left a; git -C $W reset -q --hard $R", 1),
+                ("reset twice", "for n in a b; do left $n; git -C $W reset -q --hard $R; done", 2),
+                (
+                    "a detached HEAD that was left, without its reflog",
+                    "left a; git -C $W reset -q --hard $R; git -C $W reflog expire --expire=now --all",
+                    1,
+                ),
+                (
+                    "to be picked",
+                    "left a | tee ../a; git -C $W reset -q --hard $R
+                     D=$(git -C $W rev-parse --absolute-git-dir); mkdir $D/sequencer
+                     echo \"pick $(cut -c1-10 ../a) a\" >$D/sequencer/todo
+                     git -C $W reflog expire --expire=now --all; rm -f $D/ORIG_HEAD",
+                    1,
+                ),
+                ("nothing", ":", 0),
+                (
+                    "on a branch",
+                    "left a >/dev/null; git -C $W branch -q b; git fetch -q $W b:b; git -C $W reset -q --hard $R",
+                    0,
+                ),
+            ] {
+                let what = format!("{format}, {start}, {what}");
+                if format == "reftable" && script.contains("rm -f") {
+                    continue;
+                }
+                desk.calve(start);
+                let left = desk.sh(&format!("{made}\n{script}"));
+                let run = desk.calve("drop w");
+                assert_eq!(left.lines().count(), count, "{what}: {left}");
+                let kept = desk.sh("git for-each-ref --format='%(refname)' refs/calve");
+                assert_eq!(kept.lines().count(), count.min(1), "{what}: {kept}, {run:?}");
+                assert_eq!(run.stderr.contains("are kept"), count > 0, "{what}: {run:?}");
+                for commit in left.lines() {
+                    let held = desk.sh(&format!("git for-each-ref --contains {commit}"));
+                    assert!(held.contains("refs/calve/dropped/w"), "{what}: {held}");
+                }
+                desk.sh("for r in $(git for-each-ref --format='%(refname)' refs/calve); do git update-ref -d $r; done
+                    git branch -qD w b 2>/dev/null || true; git branch -qD w 2>/dev/null || true");
+            }
+        }
+    }
+}
+
+/// `git status` asks a submodule with the settings and the index that the submodule has.
+#[test]
+fn nothing_in_a_submodule_hides_work_from_a_drop() {
+    for start in ["start -q w", "start -q --git copy w"] {
+        for (what, script) in [
+            ("assumed", "git -C $S update-index --assume-unchanged l; echo x >$S/l"),
+            ("skipped", "git -C $S update-index --skip-worktree l; echo x >$S/l"),
+            ("not shown", "git -C $S config status.showUntrackedFiles no; echo x >$S/new"),
+            ("ignored", "git -C $W config submodule.sub.ignore all; echo x >$S/new"),
+            (
+                "ignored further down",
+                "git -C $S config submodule.inner.ignore all; echo x >$S/inner/i",
+            ),
+            (
+                "assumed further down",
+                "git -C $S/inner update-index --assume-unchanged i; echo x >$S/inner/i",
+            ),
+        ] {
+            let desk = Desk::new();
+            desk.sh(
+                "for n in inner lib; do git init -q -b main ../$n; echo $n >../$n/${n:0:1}; git -C ../$n add .; git -C ../$n commit -qm $n; done
+                git -C ../lib submodule --quiet add ../inner inner; git -C ../lib commit -qm inner
+                git submodule --quiet add ../lib sub; git submodule --quiet update --init --recursive; git commit -qm sub",
+            );
+            desk.calve(start);
+            let script = format!(
+                "S=$W/sub; test -e $S/inner/i || git -C $W submodule --quiet update --init --recursive; {script}"
+            );
+            desk.sh(&script);
+            let run = desk.runs("drop w");
+            assert_eq!(run.code, Some(1), "{start}, {what}: {run:?}");
+            assert!(run.stderr.contains("sub/"), "{start}, {what}: {run:?}");
+        }
+    }
+}
+
 #[test]
 fn a_lock_of_git_is_honoured_whether_git_can_be_asked_or_the_tree_is_there() {
     for (what, script, has_git) in [

@@ -113,7 +113,7 @@ impl Round {
         let held = self.said(&format!(
             "{HELD}
             cd \"$PROJECT\"; git rev-list --all; git log -p -m --all --format= | sed -n 's/^+//p'
-            for git in $(find \"$PROJECT/.git/modules\" -name HEAD 2>/dev/null); do
+            for git in $(find \"$PROJECT/.git\" \"$AT/.git\" -path '*/modules/*/HEAD' 2>/dev/null); do
                 GIT_DIR=${{git%/HEAD}} GIT_WORK_TREE=. git rev-list --all HEAD
             done
             for tree in $(git worktree list --porcelain | sed -n 's/^worktree //p') \"$AT\" \"$AT-moved\"; do
@@ -140,18 +140,19 @@ impl Round {
 /// ancestors, those of its submodules, and content of files, of the index, and of stashes.
 const HELD: &str = r"held() {
     [ -e .git ] && {
-        git rev-list --all HEAD
+        git rev-list --all HEAD; git log -g --format=%H HEAD
         git log -p -m -g --format= refs/stash -- | sed -n 's/^+//p'
         git diff --cached | sed -n 's/^+//p'
         for s in sub*/; do [ -e $s/.git ] && git -C $s rev-list --all HEAD; done
     }
-    find . -name .git -prune -o -type f -exec cat {} +
+    find . -name .git -prune -o -type f -exec grep -ah '' {} +
 } 2>/dev/null";
 
 /// Notes the commits that only this working tree may hold, and all content.
 const NOTE: &str = r#"note() { set -e
     { git rev-parse -q --verify HEAD^{commit}
         git for-each-ref --format='%(objectname)' refs/worktree refs/bisect
+        git log -g --format=%H HEAD
         for s in sub*/; do ! [ -e $s/.git ] || git -C $s rev-parse -q --verify HEAD^{commit}; done
         held | grep -xE '[0-9]{6}' || true; } >"$LOG.new"
     [ . -ef "$AT" ]; mv "$LOG.new" "$LOG"; rm -f "$LOG.step"; }"#;

@@ -68,6 +68,9 @@ pub(super) struct Loss {
     /// The commits that nothing else holds, the newest first and at most `COMMITS_MOST`, then
     /// `objects`, and then those of submodules.
     pub(super) commits: Vec<Commit>,
+    /// Commits that the worktree has left, such as amended ones, and that nothing else holds. A drop
+    /// does not refuse because of them: a reference keeps them.
+    left: Vec<String>,
     submodules: Vec<LostModule>,
     /// Why git could not tell all that a drop of the worktree would lose. What git did tell is in
     /// the fields above.
@@ -233,6 +236,8 @@ impl Worktree {
             loss.commits = tips.commits.iter().map(|tip| Commit::unknown(tip)).collect();
             loss.objects = tips.objects;
         }
+        let left = loss.commits_left(&tips.commits);
+        loss.left = loss.known(left).unwrap_or_default();
         loss.tips = tips.commits;
         loss.commits.extend_from_slice(&loss.objects);
         loss.submodules = self.lost_modules(&loss.own, loss.project.as_ref(), is_there);
@@ -314,6 +319,20 @@ impl Loss {
         }
     }
 
+    /// The commits that the worktree has left and that nothing else holds, without those that are
+    /// held by `tips`.
+    fn commits_left(&self, tips: &[String]) -> Result<Vec<String>, Failure> {
+        let Some(project) = &self.project else { return Ok(Vec::new()) };
+        let head = self.work.as_ref().and_then(|work| work.head.as_ref()?.commit.as_deref());
+        let copy = self.own.copy.as_ref();
+        let mut left = Vec::new();
+        let registered = self.own.registered.iter().map(|it| &it.folder);
+        for git_dir in registered.chain(copy.map(|copy| &copy.git_dir)) {
+            left.extend(Repository::left_by(git_dir, head)?);
+        }
+        project.unheld_heads(&left, tips, copy)
+    }
+
     /// Makes references for the commits that nothing else holds: in the project's repository, and
     /// in its repositories of submodules.
     ///
@@ -321,7 +340,7 @@ impl Loss {
     /// [`ErrorKind::Git`]. Some references may have been made.
     pub(super) fn keep(&self, worktree: &Worktree) -> Result<KeptCommits, Error> {
         let mut kept = KeptCommits::default();
-        if self.commits.is_empty() && self.failure.is_none() {
+        if self.commits.is_empty() && self.left.is_empty() && self.failure.is_none() {
             return Ok(kept);
         }
         let mut keep = || -> Result<(), Failure> {
@@ -344,6 +363,9 @@ impl Loss {
                 if !project.unheld(tips, 1, None, objects)?.is_empty() {
                     kept.references.push(project.keep_dropped(worktree.name(), tip, from)?);
                 }
+            }
+            if let Some(holder) = copy.unwrap_or(project).holder_of(&self.left)? {
+                kept.references.push(project.keep_dropped(worktree.name(), &holder, from)?);
             }
             for object in &self.objects {
                 kept.references.push(project.keep_dropped(worktree.name(), &object.id, from)?);

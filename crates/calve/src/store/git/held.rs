@@ -1,5 +1,6 @@
 //! The commits that a working tree holds, and which of them nothing else holds.
 
+use std::collections::HashSet;
 use std::io;
 use std::path::Path;
 
@@ -9,6 +10,7 @@ use super::ask::{identity, is_absent};
 use super::registration::Registration;
 use super::repository::Repository;
 use super::run::{Failure, Git, LIST_MOST_BYTES, Output};
+use super::work::whole;
 use super::{PATH_MOST_BYTES, line};
 use crate::store::files::{listed_at, read_plain};
 use crate::tree::staging::write_whole;
@@ -57,8 +59,17 @@ const STATES: [&str; 9] = [
     "rebase-merge/orig-head",
     "sequencer/head",
 ];
+/// Files that name commits which are not done yet, anywhere in their lines and perhaps shortened.
+const TODO: [&str; 4] = [
+    "rebase-merge/done",
+    "rebase-merge/git-rebase-todo",
+    "rebase-merge/stopped-sha",
+    "sequencer/todo",
+];
+/// A word of these files that is shorter is hardly an id.
+const SHORT_ID: usize = 7;
 /// `FETCH_HEAD` names commits of another repository, which still has them. `ORIG_HEAD` names where
-/// a branch was before, which the branch's reflog names too.
+/// a branch was before: see [`Repository::left_by`].
 const NOT_OWN: [&str; 2] = ["FETCH_HEAD", "ORIG_HEAD"];
 
 impl Tips {
@@ -220,6 +231,105 @@ impl Repository {
             tips.objects.extend(own.objects);
         }
         Ok(tips.in_order())
+    }
+
+    /// The commits that a working tree has left, or was to come to: those of the reflog of its
+    /// `HEAD`, of `ORIG_HEAD`, and of what a rebase or a cherry-pick has still to do. An amended
+    /// commit is one of these. `git_dir` is the folder that belongs to the working tree alone. Ids
+    /// may be shortened, and their commits may be gone. `but` is left out.
+    ///
+    /// # Errors
+    /// A file could not be read, or git could not be asked.
+    pub(crate) fn left_by(git_dir: &Path, but: Option<&str>) -> Result<Vec<String>, Failure> {
+        let read = |name: &str| match read_plain(fs::CWD, &git_dir.join(name), LIST_MOST_BYTES) {
+            Err(error) if is_absent(&error) => Ok(Vec::new()),
+            text => text.map_err(Failure::NotRun),
+        };
+        let mut left = id_in(&read("ORIG_HEAD")?).into_iter().collect::<Vec<_>>();
+        // Each line begins with two ids.
+        let log = read("logs/HEAD")?;
+        for line in log.split(|byte| *byte == b'\n') {
+            left.extend(line.splitn(3, |byte| *byte == b' ').take(2).filter_map(id_in));
+        }
+        for name in TODO {
+            let text = read(name)?;
+            let words = text.split(u8::is_ascii_whitespace);
+            let is_id = |it: &&[u8]| it.len() >= SHORT_ID && it.iter().all(u8::is_ascii_hexdigit);
+            left.extend(words.filter(is_id).map(|it| String::from_utf8_lossy(it).into_owned()));
+        }
+        if has_tables(git_dir).map_err(Failure::NotRun)? {
+            let git = || Git::new(git_dir).in_tree(git_dir, git_dir);
+            for name in ["HEAD", "ORIG_HEAD"] {
+                let asked = git().args(["rev-parse", "-q", "--verify", name]).may_end_with(1);
+                left.push(line(&asked.run()?.bytes));
+            }
+            if left.last_chunk().is_some_and(|[head, _]: &[String; 2]| !head.is_empty()) {
+                let asked = git().args(["log", "-g", "--no-show-signature", "--format=%H", "HEAD"]);
+                let log = asked.arg("--").whole().run()?;
+                left.extend(String::from_utf8_lossy(&log.bytes).lines().map(str::to_owned));
+            }
+        }
+        left.sort();
+        left.dedup();
+        left.retain(|id| id.bytes().any(|digit| digit != b'0') && Some(id.as_str()) != but);
+        Ok(left)
+    }
+
+    /// Those of the commits that no shared reference and none of `tips` holds, and that no other
+    /// one of them holds. Commits that are gone do not count. `copy` is a copy of this repository
+    /// that has the commits; then those in the reflogs of this one do not count either.
+    ///
+    /// # Errors
+    /// git could not be asked.
+    pub(crate) fn unheld_heads(
+        &self,
+        commits: &[String],
+        tips: &[String],
+        copy: Option<&Self>,
+    ) -> Result<Vec<String>, Failure> {
+        if commits.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut lines = commits.to_vec();
+        lines.extend(tips.iter().map(|tip| format!("^{tip}")));
+        let git = self
+            .git()
+            .without_replacements()
+            .args(["rev-list", "--ignore-missing", "--parents", "--stdin"])
+            .with_input((lines.join("\n") + "\n").into_bytes())
+            .arg("--not")
+            .args(OWN.map(|own| format!("--exclude={own}/*")))
+            .arg("--glob=refs/*")
+            .args(copy.map(|_| "--reflog"));
+        let git = match copy {
+            Some(copy) => git.with_objects_of(&copy.common.join("objects")),
+            None => git,
+        };
+        let output = whole(git.whole().run()?)?;
+        let listed = String::from_utf8_lossy(&output).into_owned();
+        let ids = listed.lines().filter_map(|line| line.split(' ').next());
+        let parents: HashSet<&str> =
+            listed.lines().flat_map(|line| line.split(' ').skip(1)).collect();
+        Ok(ids.filter(|id| !parents.contains(id)).map(str::to_owned).collect())
+    }
+
+    /// A commit that holds all of these, so that one reference keeps them: the only one, or a new
+    /// one with all as its parents. `None` if there are none.
+    ///
+    /// # Errors
+    /// git could not make it.
+    pub(crate) fn holder_of(&self, heads: &[String]) -> Result<Option<String>, Failure> {
+        let [first, others @ ..] = heads else { return Ok(None) };
+        if others.is_empty() {
+            return Ok(Some(first.clone()));
+        }
+        let git = self
+            .git()
+            .args(["-c", "user.name=calve", "-c", "user.email=calve@localhost"])
+            .args(["commit-tree", "-m", "commits that a dropped worktree had left"])
+            .args(heads.iter().flat_map(|head| ["-p", head]))
+            .arg(format!("{first}^{{tree}}"));
+        Ok(Some(line(&git.run()?.bytes)))
     }
 
     /// Keeps a commit as [`Repository::keep_dropped`] does, where git cannot be asked. `None`: this

@@ -9,7 +9,7 @@ use super::repository::Repository;
 use super::run::{self, Failure};
 use crate::store::files::path_from;
 
-/// How many changed submodules calve asks for their work.
+/// How many submodules calve asks for their work.
 const SUBMODULES_MOST: usize = 1000;
 
 /// The target of a working tree's `HEAD`.
@@ -85,24 +85,32 @@ fn work(tree: &Tree, settings: &[&str]) -> Result<Work, Failure> {
     Ok(Work { is_cut: output.is_cut, ..parse_status(&output.bytes) })
 }
 
-/// Like [`work_in`], but with the work inside of submodules: a submodule whose commit is the
-/// recorded one counts as the paths in it.
+/// Like [`work_in`], but with the work inside of all submodules, and with all files that git takes
+/// for unchanged without a look. A submodule whose commit is the recorded one counts as the paths
+/// in it.
+///
+/// Each submodule is asked by itself. `git status` asks a submodule with that one's own settings, by
+/// which it may leave out submodules further down, and says nothing of files that an index there
+/// marks as unchanged.
 ///
 /// # Errors
 /// git does not work with this tree.
 pub(crate) fn whole_work_in(tree: &Tree) -> Result<Work, Failure> {
-    let mut whole = work(tree, &COMPARE_ALL)?;
-    // git says nothing about these, whatever they have become.
-    let is_there = |path: &PathBuf| std::fs::symlink_metadata(tree.root.join(path)).is_ok();
-    whole.paths.extend(tree.special()?.hidden.into_iter().filter(is_there));
-    whole.paths.sort();
-    whole.paths.dedup();
-    let mut asked: VecDeque<Submodule> = std::mem::take(&mut whole.submodules).into();
+    let (mut whole, submodules) = work_but_of_submodules(tree)?;
+    let mut asked: VecDeque<Submodule> = submodules.into();
     for _ in 0..SUBMODULES_MOST {
         let Some(submodule) = asked.pop_front() else { return Ok(whole) };
-        // A submodule that git cannot be asked about stays in the list as changed.
-        let Ok(Some(inner)) = Tree::at(&tree.root.join(&submodule.path)) else { continue };
-        let Ok(inner) = work(&inner, &COMPARE_ALL) else { continue };
+        let asked_inner = match Tree::at(&tree.root.join(&submodule.path)) {
+            // Its folder is empty, or gone.
+            Ok(None) => continue,
+            Ok(Some(inner)) => work_but_of_submodules(&inner),
+            Err(failure) => Err(failure),
+        };
+        let Ok((inner, further)) = asked_inner else {
+            // Nobody knows what is in it.
+            whole.paths.push(submodule.path);
+            continue;
+        };
         let below = |path: PathBuf| submodule.path.join(path);
         whole.only_index_has_it |= inner.only_index_has_it;
         whole.is_cut |= inner.is_cut;
@@ -110,12 +118,27 @@ pub(crate) fn whole_work_in(tree: &Tree) -> Result<Work, Failure> {
             whole.paths.retain(|path| *path != submodule.path);
             whole.paths.extend(inner.paths.into_iter().map(below));
         }
-        asked.extend(
-            inner.submodules.into_iter().map(|it| Submodule { path: below(it.path), ..it }),
-        );
+        asked.extend(further.into_iter().map(|it| Submodule { path: below(it.path), ..it }));
     }
-    whole.is_cut = true;
+    whole.is_cut |= !asked.is_empty();
     Ok(whole)
+}
+
+/// The work in one working tree, with the files that git takes for unchanged, and all its
+/// submodules, whether or not they are changed.
+fn work_but_of_submodules(tree: &Tree) -> Result<(Work, Vec<Submodule>), Failure> {
+    let mut found = work(tree, &COMPARE_ALL)?;
+    let special = tree.special()?;
+    // git says nothing about these, whatever they have become.
+    let is_there = |path: &PathBuf| std::fs::symlink_metadata(tree.root.join(path)).is_ok();
+    found.paths.extend(special.hidden.into_iter().filter(is_there));
+    found.paths.sort();
+    found.paths.dedup();
+    let mut submodules = std::mem::take(&mut found.submodules);
+    let changed: HashSet<PathBuf> = submodules.iter().map(|it| it.path.clone()).collect();
+    let others = special.submodules.into_iter().filter(|path| !changed.contains(path));
+    submodules.extend(others.map(|path| Submodule { path, is_at_another_commit: false }));
+    Ok((found, submodules))
 }
 
 /// Parses the output of `git status --porcelain=v2 --branch -z` without renames.
