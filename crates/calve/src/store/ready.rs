@@ -35,6 +35,7 @@
 //! the seal's file says when the tree was last used. The collector removes the ready trees of
 //! snapshots that nobody needs.
 
+use std::cell::OnceCell;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -58,6 +59,7 @@ use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::reflink::sys;
+use crate::report::DestinationReport;
 use crate::tree::running::Running;
 use crate::tree::staging::{self, Stage, flush_filesystem, stage_name};
 
@@ -67,6 +69,105 @@ mod tripwire;
 pub(crate) mod vouched;
 pub(crate) mod waiting;
 mod walked;
+
+use git_index::KeptGitIndex;
+
+/// A snapshot and its tree, which is read from the database when it is first needed.
+pub(crate) struct SnapshotTree<'a> {
+    store: &'a Store,
+    pub(crate) id: SnapshotId,
+    pub(crate) object: &'a SnapshotObject,
+    manifest: OnceCell<Manifest>,
+}
+
+impl<'a> SnapshotTree<'a> {
+    /// `known` is the tree, if it is in memory already.
+    pub(crate) fn new(
+        store: &'a Store,
+        (id, object): (SnapshotId, &'a SnapshotObject),
+        known: Option<Manifest>,
+    ) -> Self {
+        Self { store, id, object, manifest: known.map(OnceCell::from).unwrap_or_default() }
+    }
+
+    pub(crate) fn manifest(&self) -> Result<&Manifest, Error> {
+        if let Some(known) = self.manifest.get() {
+            return Ok(known);
+        }
+        let read = self.store.catalog().manifest(self.id, self.object)?;
+        Ok(self.manifest.get_or_init(|| read))
+    }
+
+    /// The tree, if it is in memory.
+    pub(crate) fn known(&self) -> Option<&Manifest> {
+        self.manifest.get()
+    }
+
+    /// Gives the tree away, if it is in memory. It is read again when it is needed again.
+    pub(crate) fn take(&mut self) -> Option<Manifest> {
+        self.manifest.take()
+    }
+}
+
+/// A tree that has arrived under a stage's name, beside the place of its worktree. Every way in
+/// which a tree is made ends with one.
+pub(crate) struct Arrived {
+    pub(crate) stage: Stage,
+    pub(crate) report: DestinationReport,
+    pub(crate) index: ArrivedIndex,
+    pub(crate) git_index: ArrivedGitIndex,
+}
+
+impl Arrived {
+    /// A tree that has no index yet.
+    pub(crate) fn new(stage: Stage, report: DestinationReport) -> Self {
+        Self { stage, report, index: ArrivedIndex::None, git_index: ArrivedGitIndex::None }
+    }
+
+    /// Gives the worktree that has this token the index of the tree.
+    ///
+    /// # Errors
+    /// The index could not be written. A worktree without one is slower at its first look, but an
+    /// index that cannot be written means that the store cannot be written to.
+    pub(crate) fn give_index(&mut self, token: &str, tree: &SnapshotTree<'_>) -> Result<(), Error> {
+        let registry = tree.store.registry();
+        match std::mem::replace(&mut self.index, ArrivedIndex::None) {
+            ArrivedIndex::None => Ok(()),
+            ArrivedIndex::Made(index) => registry.write_index(token, &index, tree.manifest()?),
+            ArrivedIndex::OfReadyTree => {
+                let path = || self.report.path.clone();
+                registry.link_index(token, tree.id).context(Operation::Mark, path)
+            }
+            ArrivedIndex::InFolder(folder) => registry.take_index(token, folder.dir()),
+        }
+    }
+}
+
+/// The store's index of a tree that has arrived.
+pub(crate) enum ArrivedIndex {
+    /// There is none, or the store has it already.
+    None,
+    /// It is to be written.
+    Made(Index),
+    /// It is that of the ready tree of which the tree is a subvolume snapshot.
+    OfReadyTree,
+    /// It is in the folder in which the tree waited.
+    InFolder(Stage),
+}
+
+/// git's index for a tree that has arrived, if one was kept.
+pub(crate) enum ArrivedGitIndex {
+    None,
+    Kept(KeptGitIndex),
+    /// The one that is kept with the ready tree, as soon as there is one.
+    OfReadyTree,
+}
+
+impl From<Option<KeptGitIndex>> for ArrivedGitIndex {
+    fn from(kept: Option<KeptGitIndex>) -> Self {
+        kept.map_or(Self::None, Self::Kept)
+    }
+}
 
 /// How many ready trees a store keeps.
 const KEPT_MOST: usize = 8;

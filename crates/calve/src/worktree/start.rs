@@ -20,12 +20,10 @@ use crate::reflink::sys;
 use crate::report::{DestinationReport, Method};
 use crate::store::catalog::{State, WorktreeRow};
 use crate::store::id::SnapshotId;
-use crate::store::index::{Boot, Index};
 use crate::store::layout::OWN;
 use crate::store::manifest::Manifest;
-use crate::store::materialize::{Made, Plan, materialize};
-use crate::store::object::SnapshotObject;
 use crate::store::paths::found::PathMention;
+use crate::store::ready::{Arrived, SnapshotTree};
 use crate::store::registry::{Claim, name_taken, no_worktree};
 use crate::store::room::is_btrfs;
 use crate::store::scan::files::GivenUp;
@@ -35,12 +33,12 @@ use crate::store::{
     path_from, token,
 };
 use crate::tree::Reflink;
-use crate::tree::budget::{Budget, must_be_free};
-use crate::tree::pool::cancelled;
+use crate::tree::budget::must_be_free;
 use crate::tree::removal;
 use crate::tree::running::Running;
 use crate::tree::staging::{self, Stage, stage_name};
 
+mod arrive;
 mod base;
 #[cfg(feature = "remote")]
 mod checkout;
@@ -53,14 +51,10 @@ mod loose;
 
 #[cfg(feature = "remote")]
 pub use checkout::{CheckoutOptions, CheckoutReport};
-use dress::{Dressed, Dressing, KeptIndexes, Origin};
+use dress::{Dressed, Dressing, Origin};
 pub use git::{GitMode, GitOutcome, LinkedWorktree, NoRepository};
 use git::{GitPlan, not_brought, other_settings};
 pub use links::StartBranch;
-
-/// How many trees are made in one pass, because each needs descriptors. A pass has fewer if the
-/// open file limit is low.
-const PASS_MOST: usize = 32;
 
 /// How many files are open beside the stages: locks, the database of a new snapshot, and the least
 /// that one tree needs.
@@ -425,8 +419,8 @@ impl Store {
                 (cloned.files(), self.publish_unnamed(cloned, &places, how, &operation, claim)?)
             }
             (None, Some(id), Some(object)) => {
-                let target = (id, object, manifest);
-                ((object.files, object.bytes), self.make(target, how, &operation, claim)?)
+                let tree = SnapshotTree::new(self, (id, object), manifest);
+                ((object.files, object.bytes), self.make(tree, how, &operation, claim)?)
             }
             _ => return Err(no_worktree(PROJECT)),
         };
@@ -548,243 +542,54 @@ impl Store {
         }
     }
 
-    /// Makes the trees of the claimed rows. The manifest saves reading it from the database.
+    /// Makes the trees of the claimed rows.
     fn make(
         &self,
-        (id, object, mut manifest): (SnapshotId, &SnapshotObject, Option<Manifest>),
+        mut tree: SnapshotTree<'_>,
         (git, paths): (GitPlan, PathMode),
         operation: &Running,
         claim: Claim<'_>,
-    ) -> Result<Vec<(DestinationReport, Dressed)>, Error> {
+    ) -> Result<Vec<Started>, Error> {
         // We hold the lock until the rows are marked, too: a process that cannot see the maker
         // would take it for dead.
         let _guard = self.share()?;
         // From here on garbage collection keeps what the rows need, because they name the snapshot.
         // But the snapshot may have been forgotten just before.
-        self.object(id)?;
-        let rows = claim.rows();
-        let roots = rows.iter().map(|row| path_from(&row.path));
+        self.object(tree.id)?;
+        let roots = claim.rows().iter().map(|row| path_from(&row.path));
         let places = places(roots, Operation::StartWorktree)?;
-        let (stages, reports, kept) = if let Some(brought) =
-            self.by_bringing((id, object), rows, &places, &mut manifest, operation)?
-        {
-            brought
-        } else if let Some((stages, reports)) =
-            self.by_ready_tree((id, object), rows, &places, &mut manifest, operation)?
-        {
-            (stages, reports, KeptIndexes::WithReadyTree)
-        } else {
-            operation.expect(object.files.saturating_mul(rows.len() as u64));
-            self.by_handing_over((id, object), rows, &places, &mut manifest, operation)?
-        };
-        let origin = Origin::Snapshot(id, object);
-        let known = manifest.as_ref();
-        let dressing = Dressing { store: self, origin, known, git, paths, kept, operation };
-        let outcomes = self.dress_and_publish(&dressing, stages, &places, claim)?;
-        Ok(reports.into_iter().zip(outcomes).collect())
+        let arrived = self.arrive(&mut tree, claim.rows(), &places, operation)?;
+        let origin = Origin::Snapshot(tree.id, tree.object);
+        let dressing = Dressing { store: self, origin, known: tree.known(), git, paths, operation };
+        self.dress_and_publish(&dressing, arrived, &places, claim)
     }
 
-    /// Makes staged trees the worktrees of the claimed rows.
+    /// Makes trees that have arrived the worktrees of the claimed rows.
     fn dress_and_publish(
         &self,
         dressing: &Dressing<'_>,
-        mut stages: Vec<Stage>,
+        mut arrived: Vec<Arrived>,
         places: &[Place],
         mut claim: Claim<'_>,
-    ) -> Result<Vec<Dressed>, Error> {
-        let outcomes = dressing.dress(Some(claim.rows()), &stages, places)?;
+    ) -> Result<Vec<Started>, Error> {
+        let outcomes = dressing.dress(Some(claim.rows()), &arrived, places)?;
         let repository = dressing.git.repository();
-        durable::flush(repository, claim.rows(), &stages, &outcomes)
+        durable::flush(repository, claim.rows(), &arrived, &outcomes)
             .context(Operation::Flush, || &places[0].path)?;
-        publish_all(&mut stages, places)?;
+        publish_all(&mut arrived, places)?;
         // All are in one folder.
-        let flushed = stages[0].sync_parent().context(Operation::Flush, || &places[0].path);
+        let flushed = arrived[0].stage.sync_parent().context(Operation::Flush, || &places[0].path);
         // We unlock before the rows are marked as ready. If the process dies in between, recovery
         // finds the unmarked rows and unlocks their registrations, too.
         let registry = self.registry();
         let unlock = || claim.rows().iter().try_for_each(|row| registry.stands(row));
         if let Err(error) = flushed.and_then(|()| unlock()).and_then(|()| claim.finish()) {
-            unpublish_all(&mut stages, places);
+            unpublish_all(&mut arrived, places);
             // The start says why it failed. git prunes the registration of a tree that is gone.
             claim.rows().iter().for_each(|row| drop(registry.unregister(row)));
             return Err(error);
         }
-        Ok(outcomes)
-    }
-
-    /// Takes ready trees as long as some wait, and makes the other trees.
-    fn by_handing_over(
-        &self,
-        (id, object): (SnapshotId, &SnapshotObject),
-        rows: &[WorktreeRow],
-        places: &[Place],
-        manifest: &mut Option<Manifest>,
-        operation: &Running,
-    ) -> Result<StagedWithIndexes, Error> {
-        let (mut stages, mut reports, mut kept) = (Vec::new(), Vec::new(), Vec::new());
-        if self.count_waiting() > 0 {
-            for (row, place) in rows.iter().zip(places) {
-                let (target, place_of) =
-                    ((id, object, &mut *manifest), (&place.dir, &*place.parent));
-                let Some(tree) = self.hand_over(target, &row.token, place_of, operation)? else {
-                    break;
-                };
-                #[cfg(calve_check)]
-                crate::check::ready_tree(self, id, object, tree.stage.dir());
-                operation.files_done(object.files);
-                stages.push(tree.stage);
-                kept.push(tree.git_index);
-                reports.push(DestinationReport { path: place.path.clone(), ..tree.report });
-            }
-        }
-        let taken = stages.len();
-        if taken < rows.len() {
-            let manifest = match manifest {
-                Some(manifest) => &*manifest,
-                None => manifest.insert(self.catalog().manifest(id, object)?),
-            };
-            let (made, told) =
-                self.by_mirrors((id, manifest), &rows[taken..], &places[taken..], operation)?;
-            stages.extend(made);
-            reports.extend(told);
-        }
-        Ok((stages, reports, KeptIndexes::WithEach(kept)))
-    }
-
-    /// Makes the trees by cloning every file from its mirror.
-    fn by_mirrors(
-        &self,
-        (id, manifest): (SnapshotId, &Manifest),
-        rows: &[WorktreeRow],
-        places: &[Place],
-        operation: &Running,
-    ) -> Result<Staged, Error> {
-        let stages = places.iter().map(Place::stage).collect::<Result<Vec<_>, _>>()?;
-        let made = self.fill(manifest, &stages, places, operation)?;
-        // The index names the content of each file, so the content must be on the disk first.
-        // Therefore we flush copied files.
-        if !made.unsealed.is_empty() || made.reports.iter().any(|report| report.copied_files > 0) {
-            self.flush_with(&made.unsealed, stages.iter().map(Stage::dir))?;
-        }
-        let (boot, stamp) = (Boot::this(), self.clock_past_all(made.stats.iter().flatten())?);
-        for ((row, stage), stats) in rows.iter().zip(&stages).zip(made.stats) {
-            let stamp =
-                Self::stamp_of(stage.dir(), Some(stage.parent()), stamp, operation.filesystems());
-            let index = Index { snapshot: id, boot, stamp, stats };
-            self.registry().write_index(&row.token, &index, manifest)?;
-        }
-        Ok((stages, made.reports))
-    }
-
-    /// Makes the snapshot's tree in each of `stages`, in passes. A pass has as many trees as the
-    /// open file limit allows.
-    fn fill(
-        &self,
-        manifest: &Manifest,
-        stages: &[Stage],
-        places: &[Place],
-        operation: &Running,
-    ) -> Result<Made, Error> {
-        let pass = Budget::destinations(operation.jobs(), PASS_MOST);
-        let mut all = Made { reports: Vec::new(), stats: Vec::new(), unsealed: Vec::new() };
-        for (stages, places) in stages.chunks(pass).zip(places.chunks(pass)) {
-            let paths: Vec<PathBuf> = places.iter().map(|place| place.path.clone()).collect();
-            let mut roots = Vec::with_capacity(stages.len());
-            for (stage, path) in stages.iter().zip(&paths) {
-                roots.push(stage.dir().try_clone().context(Operation::Stage, || path)?);
-            }
-            let plan = Plan { store: self, manifest, paths: &paths, operation };
-            let made = materialize(&plan, roots)?;
-            all.reports.extend(made.reports);
-            all.unsealed.extend(made.unsealed);
-            all.stats.extend(made.stats);
-        }
-        Ok(all)
-    }
-
-    /// Takes a snapshot of another ready tree that waits, and brings it to this snapshot. `None` if
-    /// there is a ready tree of this snapshot, if there must be one for several worktrees, or if no
-    /// snapshot that waits is near.
-    fn by_bringing(
-        &self,
-        (id, object): (SnapshotId, &SnapshotObject),
-        rows: &[WorktreeRow],
-        places: &[Place],
-        manifest: &mut Option<Manifest>,
-        operation: &Running,
-    ) -> Result<Option<StagedWithIndexes>, Error> {
-        if !is_btrfs(self.path()) {
-            return Ok(None);
-        }
-        let ([row], [place]) = (rows, places) else { return Ok(None) };
-        if self.count_waiting() == 0 || self.sealed_ready_tree(id).is_some() {
-            return Ok(None);
-        }
-        operation.expect(object.files);
-        let known = match manifest {
-            Some(known) => &*known,
-            None => manifest.insert(self.catalog().manifest(id, object)?),
-        };
-        let target = (id, object, known);
-        let brought = self.bring_walked(target, (&place.dir, &place.parent), operation);
-        let Some((stage, index, git_index)) = brought else { return Ok(None) };
-        #[cfg(calve_check)]
-        crate::check::ready_tree(self, id, object, stage.dir());
-        self.registry().write_index(&row.token, &index, known)?;
-        operation.files_done(object.files);
-        let kept = KeptIndexes::WithEach(vec![git_index]);
-        Ok(Some((vec![stage], vec![place.snapshot_report()], kept)))
-    }
-
-    /// Makes each tree as a snapshot of the ready tree, which is a subvolume with the tree. `None`
-    /// if there is no ready tree, or if it cannot be used for one of the places.
-    fn by_ready_tree(
-        &self,
-        (id, object): (SnapshotId, &SnapshotObject),
-        rows: &[WorktreeRow],
-        places: &[Place],
-        manifest: &mut Option<Manifest>,
-        operation: &Running,
-    ) -> Result<Option<Staged>, Error> {
-        // Only making the ready tree needs the manifest. Work after this on btrfs has large trees
-        // of its own in memory.
-        let known = if is_btrfs(self.path()) { manifest.take() } else { None };
-        let Some(ready) = self.ready_tree((id, object), known, operation)? else {
-            return Ok(None);
-        };
-        let files = object.files.saturating_mul(rows.len() as u64);
-        operation.expect(files);
-        let mut stages = Vec::with_capacity(rows.len());
-        let mut reports = Vec::with_capacity(rows.len());
-        for (row, place) in rows.iter().zip(places) {
-            if operation.is_cancelled() {
-                return Err(cancelled(Operation::StartWorktree, &place.path));
-            }
-            let stage = match self.take_walked(id, (&place.dir, &place.parent)) {
-                Some(stage) => stage,
-                None => match place.snapshot_of(&ready) {
-                    Ok(stage) => stage,
-                    // The place is on another filesystem, or we lack the right. We use the mirrors
-                    // then.
-                    Err(_) => return Ok(None),
-                },
-            };
-            // Since we looked at the seal, another process may have begun to remove the ready tree
-            // or to write to it.
-            let still = self.sealed_ready_tree(id).and_then(|now| fs::fstat(now).ok());
-            if still.map(|now| Meta::of(&now).id())
-                != fs::fstat(&ready).ok().map(|was| Meta::of(&was).id())
-            {
-                return Ok(None);
-            }
-            #[cfg(calve_check)]
-            crate::check::ready_tree(self, id, object, stage.dir());
-            self.registry().link_index(&row.token, id).context(Operation::Mark, || &place.path)?;
-            stages.push(stage);
-            reports.push(place.snapshot_report());
-        }
-        operation.files_done(files);
-        Ok(Some((stages, reports)))
+        Ok(started(arrived, outcomes))
     }
 }
 
@@ -821,18 +626,20 @@ impl Worktree {
             false => PathMode::Own,
         };
         let claim = self.store.registry().claim_again(this.row);
-        let how = (git, paths);
-        let mut trees = self.store.make((id, &object, None), how, &options.operation(), claim)?;
+        let tree = SnapshotTree::new(&self.store, (id, &object), None);
+        let mut trees = self.store.make(tree, (git, paths), &options.operation(), claim)?;
         let tree = trees.pop().ok_or_else(|| no_worktree(&name))?;
         Ok(StartedWorktree::new(name, (object.files, object.bytes), tree))
     }
 }
 
-/// The trees that were made, one for each worktree, and the reports.
-type Staged = (Vec<Stage>, Vec<DestinationReport>);
+/// How the files of a published tree were made, and what it was dressed with.
+type Started = (DestinationReport, Dressed);
 
-/// The same, and which of the trees have a ready index of git.
-type StagedWithIndexes = (Vec<Stage>, Vec<DestinationReport>, KeptIndexes);
+/// What is told of trees that were published.
+fn started(arrived: Vec<Arrived>, dressed: Vec<Dressed>) -> Vec<Started> {
+    arrived.into_iter().map(|tree| tree.report).zip(dressed).collect()
+}
 
 /// Folders for worktrees, the best one first: beside the project, and beside a store that is not
 /// inside the project.
@@ -945,14 +752,14 @@ fn check_replaceable(path: &Path, parent: &Path, operation: Operation) -> Result
 }
 
 /// Renames all trees to their final names, or none.
-fn publish_all(stages: &mut [Stage], places: &[Place]) -> Result<(), Error> {
+fn publish_all(trees: &mut [Arrived], places: &[Place]) -> Result<(), Error> {
     for (done, place) in places.iter().enumerate() {
         let published = match place.empty {
-            Some(_) => stages[done].publish_over_empty(&place.name),
-            None => stages[done].publish(&place.name),
+            Some(_) => trees[done].stage.publish_over_empty(&place.name),
+            None => trees[done].stage.publish(&place.name),
         };
         if let Err(error) = published {
-            unpublish_all(&mut stages[..done], places);
+            unpublish_all(&mut trees[..done], places);
             let exists = error.kind() == io::ErrorKind::AlreadyExists;
             return Err(if exists {
                 Error::new(ErrorKind::DestinationExists, place.operation, &place.path, error)
@@ -964,9 +771,9 @@ fn publish_all(stages: &mut [Stage], places: &[Place]) -> Result<(), Error> {
     Ok(())
 }
 
-fn unpublish_all(stages: &mut [Stage], places: &[Place]) {
-    for (stage, place) in stages.iter_mut().zip(places) {
-        stage.unpublish(&place.name);
+fn unpublish_all(trees: &mut [Arrived], places: &[Place]) {
+    for (tree, place) in trees.iter_mut().zip(places) {
+        tree.stage.unpublish(&place.name);
         if let Some(mode) = place.empty {
             // This fails if a tree is still there.
             let _ = fs::mkdirat(&place.dir, &place.name, mode);

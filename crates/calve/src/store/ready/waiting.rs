@@ -50,12 +50,13 @@ use super::super::{PROJECT, Store, StoreOptions, files, locks, read_plain, room,
 use super::git_index::{self, KeptGitIndex};
 use super::nearest;
 use super::tripwire::{self, About};
+use super::{Arrived, ArrivedIndex, SnapshotTree};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::filesystem::{Filesystem, SharesBlocks};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::reflink::sys;
-use crate::report::{Cancel, DestinationReport};
+use crate::report::Cancel;
 use crate::tree::running::Running;
 use crate::tree::staging::{self, Stage, stage_name};
 
@@ -117,18 +118,18 @@ pub fn keep_answers_of_children() {
     sys::keep_answers_of_children();
 }
 
-/// A tree that was handed over.
-pub(crate) struct HandedOver {
-    pub(crate) stage: Stage,
-    pub(crate) git_index: Option<KeptGitIndex>,
-    pub(crate) report: DestinationReport,
-}
-
 /// A tree that waits.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Waiting {
     pub(super) name: CString,
     pub(super) id: SnapshotId,
+}
+
+/// What a tree that waits has, if it is of another snapshot than the target.
+struct OtherBase<'t> {
+    tree: Manifest,
+    index: Index,
+    target: &'t Manifest,
 }
 
 /// A snapshot, and its tree.
@@ -480,19 +481,17 @@ impl Store {
         ours.next().and_then(open).is_some_and(tripwire::was_never_listed)
     }
 
-    /// Hands a tree of a snapshot over to a start: renames it to a stage in `parent`, and gives its
-    /// index to the worktree that has this token. `None` if no tree that is good waits, or if it
-    /// cannot be renamed there. `manifest` is the tree of the snapshot; it is read if it is needed.
+    /// Hands a tree of a snapshot over to a start: renames it to a stage in `parent`. `None` if no
+    /// tree that is good waits, or if it cannot be renamed there.
     ///
     /// # Errors
-    /// The snapshot is damaged, or the index cannot be written.
+    /// The snapshot is damaged.
     pub(crate) fn hand_over(
         &self,
-        (id, object, manifest): (SnapshotId, &SnapshotObject, &mut Option<Manifest>),
-        token: &str,
+        target: &SnapshotTree<'_>,
         (parent, parent_path): (&Arc<OwnedFd>, &Path),
         operation: &Running,
-    ) -> Result<Option<HandedOver>, Error> {
+    ) -> Result<Option<Arrived>, Error> {
         if room::is_btrfs(self.path()) {
             return Ok(None);
         }
@@ -501,7 +500,9 @@ impl Store {
         loop {
             let waiting: Vec<Waiting> =
                 self.waiting().into_iter().filter(|it| !bad.contains(it)).collect();
-            let Some(near) = self.nearest_waiting(&waiting, object) else { return Ok(None) };
+            let Some(near) = self.nearest_waiting(&waiting, target.object) else {
+                return Ok(None);
+            };
             bad.insert(near.clone());
             let Some(mut taken) = self.take_waiting(&near) else { continue };
             if dev(taken.dir()) != dev(parent) {
@@ -512,15 +513,13 @@ impl Store {
                 self.trash_waiting(&taken);
                 continue;
             };
-            let proof =
-                self.proven(&near, (&taken, &about, &tree), (id, object, manifest), operation)?;
+            let proof = self.proven(&near, (&taken, &about, &tree), target, operation)?;
             let Some(base) = proof else {
                 self.trash_waiting(&taken);
                 continue;
             };
-            let base = base.zip(manifest.as_ref());
             let git_index = KeptGitIndex::in_folder(taken.dir()).filter(|_| {
-                base.as_ref().is_none_or(|((base, _), target)| git_index::tells_apart(base, target))
+                base.as_ref().is_none_or(|base| git_index::tells_apart(&base.tree, base.target))
             });
             let moved = Stage::new(Arc::clone(parent), parent_path, |dir, name| {
                 Ok(fs::renameat(taken.dir(), &about.tree, dir, name)?)
@@ -536,51 +535,45 @@ impl Store {
                     return Ok(None);
                 }
             };
-            let report = match base {
-                None => {
-                    self.registry().take_index(token, taken.dir())?;
-                    about.report()
-                }
-                Some(((base, old), target)) => {
-                    let place = (stage.dir(), &*stage.path());
-                    let brought = self.bring_private(place, (&base, &old), (id, target), operation);
+            let (report, index) = match base {
+                None => (about.report(), ArrivedIndex::InFolder(taken)),
+                Some(OtherBase { tree, index, target: manifest }) => {
+                    let (place, old) = ((stage.dir(), &*stage.path()), (&tree, &index));
+                    let brought = self.bring_private(place, old, (target.id, manifest), operation);
                     let Ok(Some(index)) = brought else {
                         let aside = self.layout().trash().join(stage_name());
                         let _ = std::fs::rename(stage.path(), aside);
                         continue;
                     };
-                    self.registry().write_index(token, &index, target)?;
-                    tripwire::Counts::of(target, about.is_copied()).report()
+                    let counts = tripwire::Counts::of(manifest, about.is_copied());
+                    (counts.report(), ArrivedIndex::Made(index))
                 }
             };
-            return Ok(Some(HandedOver { stage, git_index, report }));
+            return Ok(Some(Arrived { stage, report, index, git_index: git_index.into() }));
         }
     }
 
-    /// Proves that nobody touched a tree that was taken. If it is of another snapshot than `id`,
-    /// returns that snapshot's tree and the index. `None` if the tree cannot be used.
+    /// Proves that nobody touched a tree that was taken. If it is of another snapshot than the
+    /// target, the result says what to bring. `None` if the tree cannot be used.
     ///
     /// # Errors
-    /// The snapshot `id` is damaged.
-    fn proven(
+    /// The target is damaged.
+    fn proven<'t>(
         &self,
         waiting: &Waiting,
         (taken, about, tree): (&Stage, &About, &OwnedFd),
-        (id, object, manifest): (SnapshotId, &SnapshotObject, &mut Option<Manifest>),
+        target: &'t SnapshotTree<'_>,
         operation: &Running,
-    ) -> Result<Option<Option<(Manifest, Index)>>, Error> {
+    ) -> Result<Option<Option<OtherBase<'t>>>, Error> {
         let is_quiet = about.is_quiet(taken.dir(), tree, operation.jobs());
-        if is_quiet && waiting.id == id {
+        if is_quiet && waiting.id == target.id {
             // The index becomes the worktree's as it is.
-            let count = u32::try_from(object.entries).unwrap_or(u32::MAX);
+            let count = u32::try_from(target.object.entries).unwrap_or(u32::MAX);
             let most = index::most_bytes(count);
             let bytes = read_plain(taken.dir(), Path::new(READY_INDEX), most);
-            return Ok(bytes.is_ok_and(|bytes| Index::is_of(&bytes, id)).then_some(None));
+            return Ok(bytes.is_ok_and(|bytes| Index::is_of(&bytes, target.id)).then_some(None));
         }
-        let target = match manifest {
-            Some(manifest) => &*manifest,
-            None => manifest.insert(self.catalog().manifest(id, object)?),
-        };
+        let (id, target) = (target.id, target.manifest()?);
         let how = (waiting.id, is_quiet, operation);
         if waiting.id == id {
             return Ok(Self::untouched((taken, tree), target, how).map(|_| None));
@@ -590,7 +583,7 @@ impl Store {
         // Damage of another snapshot does not affect this start.
         let Ok(base) = base else { return Ok(None) };
         let index = Self::untouched((taken, tree), &base, how);
-        Ok(index.map(|index| Some((base, index))))
+        Ok(index.map(|index| Some(OtherBase { tree: base, index, target })))
     }
 
     /// Brings a tree that was taken to another snapshot, and lets it wait again. Returns whether

@@ -27,14 +27,15 @@ use rustix::fs::{self, AtFlags, Mode, OFlags};
 use super::super::Store;
 use super::super::at::open_at;
 use super::super::id::SnapshotId;
-use super::super::index::Index;
 use super::super::manifest::{Manifest, os};
 use super::super::object::SnapshotObject;
-use super::git_index::{self, KeptGitIndex, ReadyGitIndex};
+use super::git_index::{self, ReadyGitIndex};
 use super::waiting::{ReadyReport, Target, Waiting};
+use super::{Arrived, ArrivedIndex};
 use crate::error::{Context as _, Error, Operation};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::sys;
+use crate::report::DestinationReport;
 use crate::tree::pool::cancelled;
 use crate::tree::running::Running;
 use crate::tree::staging::Stage;
@@ -90,15 +91,16 @@ impl Store {
         Stage::new(dir.try_clone()?, &self.layout().ready_trees(), make)
     }
 
-    /// Takes the snapshot that waits and is nearest to the snapshot `id`, and brings it there.
-    /// git's index comes with it, if the nearest ready tree has one that still serves. `None` if
-    /// none is near, or if calve cannot vouch for an entry.
+    /// Takes the snapshot that waits and is nearest to the target, and brings it there. git's index
+    /// comes with it, if the nearest ready tree has one that still serves. `None` if none is near,
+    /// or if calve cannot vouch for an entry.
     pub(crate) fn bring_walked(
         &self,
         (id, object, target): Target<'_>,
         parent: (&Arc<OwnedFd>, &Path),
+        report: DestinationReport,
         operation: &Running,
-    ) -> Option<(Stage, Index, Option<KeptGitIndex>)> {
+    ) -> Option<Arrived> {
         let near = self.nearest_waiting(&self.waiting(), object)?.id;
         let base = self.object(near).ok()?;
         let base = self.catalog().manifest_like(near, &base, &[target]).ok()?;
@@ -113,7 +115,8 @@ impl Store {
         let git_index = ReadyGitIndex::of(self, near)
             .and_then(|of_near| of_near.kept())
             .filter(|_| git_index::tells_apart(&base, target));
-        Some((stage, index, git_index))
+        let index = ArrivedIndex::Made(index);
+        Some(Arrived { stage, report, index, git_index: git_index.into() })
     }
 
     /// Lets as many snapshots of the ready tree of `id` wait as the store keeps, and looks at each

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{self, Gid, Uid};
 
 use super::super::open_dir;
-use super::dress::{Dressing, KeptIndexes, Origin};
+use super::dress::{Dressing, Origin};
 use super::git::GitPlan;
 use super::{NoRepository, PathMode, places, publish_all, unpublish_all};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
@@ -25,6 +25,7 @@ use crate::store::layout::own;
 use crate::store::marker::write_maker;
 use crate::store::materialize::wanted;
 use crate::store::paths::found::PathMention;
+use crate::store::ready::Arrived;
 use crate::store::registry::no_worktree;
 use crate::store::remote::{KnownRemote, PullOptions, PullReport, Remote};
 use crate::store::{PROJECT, Store, StoreOptions, parent_of};
@@ -113,11 +114,10 @@ impl Remote {
         let started = Instant::now();
         let root = absolute(root.as_ref())?;
         let place = places(std::iter::once(root.clone()), Operation::CheckOutInto)?;
-        let mut stages = place.iter().map(super::Place::stage).collect::<Result<Vec<_>, _>>()?;
+        let stage = place[0].stage()?;
         let (pulled, report, mentions, bytes) = {
-            let stage = &stages[0];
             let kept = match place[0].empty {
-                Some(_) => Some(Kept::of(&root, stage)?),
+                Some(_) => Some(Kept::of(&root, &stage)?),
                 None => None,
             };
             let store =
@@ -127,11 +127,13 @@ impl Remote {
             // Contents count as they arrive. Around them the tree is made at once, or copied.
             let operation = &common.operation().uncounted();
             let (report, bytes, mentions) =
-                self.fill_project(&store, &pulled, stage, &place, kept.as_ref(), operation)?;
+                self.fill_project(&store, &pulled, &stage, &place, kept.as_ref(), operation)?;
             (pulled, report, mentions, bytes)
         };
-        publish_all(&mut stages, &place)?;
-        let opened = stages[0]
+        let mut arrived = [Arrived::new(stage, report.clone())];
+        publish_all(&mut arrived, &place)?;
+        let opened = arrived[0]
+            .stage
             .sync_parent()
             .context(Operation::Flush, || &place[0].parent)
             .and_then(|()| Store::open(own(&root)));
@@ -141,7 +143,7 @@ impl Remote {
                 Ok(CheckoutReport { store, pulled, report, bytes, mentions, elapsed })
             }
             Err(error) => {
-                unpublish_all(&mut stages, &place);
+                unpublish_all(&mut arrived, &place);
                 Err(error)
             }
         }
@@ -162,12 +164,12 @@ impl Remote {
         let manifest = store.catalog().manifest(id, &object)?;
         let path = &place[0].path;
         write_maker(&open_dir(store.path())?).context(Operation::CheckOutInto, || path)?;
-        let mut made = store.fill(&manifest, std::slice::from_ref(stage), place, operation)?;
+        let mut filled = store.fill(&manifest, std::slice::from_ref(stage), place, operation)?;
         let mut row = store.catalog().worktree(PROJECT)?.ok_or_else(|| no_worktree(PROJECT))?;
-        let (boot, stamp) = (Boot::this(), store.clock_past_all(made.stats.iter().flatten())?);
+        let (report, stats) = filled.trees.pop().unwrap_or_default();
+        let (boot, stamp) = (Boot::this(), store.clock_past_all(stats.iter())?);
         let stamp =
             Store::stamp_of(stage.dir(), Some(stage.parent()), stamp, operation.filesystems());
-        let stats = made.stats.pop().unwrap_or_default();
         let index = Index { snapshot: id, boot, stamp, stats };
         store.registry().write_index(&row.token, &index, &manifest)?;
         // Only the files that the pusher found. A search here would look for a root that these
@@ -180,7 +182,6 @@ impl Remote {
                 known: None,
                 git: GitPlan::None(NoRepository::NotThere),
                 paths: PathMode::Own,
-                kept: KeptIndexes::None,
                 operation,
             };
             // The index does not vouch for a file that this replaces, so it counts as changed.
@@ -194,8 +195,7 @@ impl Remote {
         }
         let times = wanted(&manifest.root).timestamps();
         fs::futimens(stage.dir(), &times).context(Operation::SetMetadata, || path)?;
-        store.flush(&made.unsealed)?;
-        let report = made.reports.pop().unwrap_or_default();
+        store.flush(&filled.unsealed)?;
         Ok((report, object.bytes, mentions))
     }
 }

@@ -35,8 +35,9 @@ use crate::store::object::{Entry, Kind, SnapshotObject};
 use crate::store::paths::Relocation;
 use crate::store::paths::found::{Found, PathMention, keep_living, number_at};
 use crate::store::paths::local::Tree;
-use crate::store::ready::git_index::{KeptGitIndex, ReadyGitIndex};
+use crate::store::ready::git_index::ReadyGitIndex;
 use crate::store::ready::vouched::{Clones, Known, Snapshots};
+use crate::store::ready::{Arrived, ArrivedGitIndex};
 use crate::store::scan::stat_of;
 use crate::store::{Store, path_from};
 use crate::tree::git_index::{self, Nobody, Source, Trees, Vouches};
@@ -75,16 +76,6 @@ impl Origin<'_> {
     }
 }
 
-/// The trees that have a ready index of git.
-pub(super) enum KeptIndexes {
-    /// None.
-    None,
-    /// All: they are subvolume snapshots of the ready tree of their snapshot.
-    WithReadyTree,
-    /// The trees for which the list has one.
-    WithEach(Vec<Option<KeptGitIndex>>),
-}
-
 /// No file changed before this time.
 const NEVER: (i64, i64) = (i64::MIN, 0);
 
@@ -96,21 +87,20 @@ pub(super) struct Dressing<'a> {
     pub(super) known: Option<&'a Manifest>,
     pub(super) git: GitPlan,
     pub(super) paths: PathMode,
-    pub(super) kept: KeptIndexes,
     pub(super) operation: &'a Running,
 }
 
 impl Dressing<'_> {
-    /// Dresses the tree in each of `stages`. If the store knows the trees, `rows` are their rows.
+    /// Dresses the trees that have arrived. If the store knows them, `rows` are their rows.
     pub(super) fn dress(
         &self,
         rows: Option<&[WorktreeRow]>,
-        stages: &[Stage],
+        trees: &[Arrived],
         places: &[Place],
     ) -> Result<Vec<Dressed>, Error> {
         let path = |at: usize| &places[at].path;
-        let mut modes = Vec::with_capacity(stages.len());
-        for (at, stage) in stages.iter().enumerate() {
+        let mut modes = Vec::with_capacity(trees.len());
+        for (at, Arrived { stage, .. }) in trees.iter().enumerate() {
             let mode = open_up(stage).context(Operation::SetMetadata, || path(at))?;
             modes.push(mode);
             if let Some(rows) = rows {
@@ -123,18 +113,18 @@ impl Dressing<'_> {
             Origin::Project { found, .. } => found.clone(),
         };
         found.keep_tracked(&self.store.project()?);
-        if let (Some(stage), Some(place)) = (stages.first(), places.first()) {
+        if let (Some(Arrived { stage, .. }), Some(place)) = (trees.first(), places.first()) {
             let tree = Tree { path: &stage.path(), root: stage.dir() };
             keep_living(&mut found.mentions, tree).context(Operation::Read, || &place.path)?;
         }
-        let mut mentions = Vec::with_capacity(stages.len());
-        for (at, stage) in stages.iter().enumerate() {
+        let mut mentions = Vec::with_capacity(trees.len());
+        for (at, Arrived { stage, .. }) in trees.iter().enumerate() {
             mentions.push(self.relocate(&found, rows.map(|rows| &rows[at]), stage, path(at))?);
         }
         let outcomes: Vec<GitOutcome> = match &self.git {
             GitPlan::Copy(repository) => {
-                let reports = self.copy(repository, stages, places)?;
-                for (at, stage) in stages.iter().enumerate() {
+                let reports = self.copy(repository, trees, places)?;
+                for (at, Arrived { stage, .. }) in trees.iter().enumerate() {
                     if let Some(rows) = rows {
                         let copied = git::git_of(&stage.path());
                         let kept = self.store.registry().keep_mark(&rows[at], &copied);
@@ -146,7 +136,7 @@ impl Dressing<'_> {
                 reports.into_iter().map(|it| GitOutcome::Copied(Box::new(it))).collect()
             }
             GitPlan::Link(links) => {
-                let linked = self.link(links, rows.unwrap_or_default(), stages, places)?;
+                let linked = self.link(links, rows.unwrap_or_default(), trees, places)?;
                 let linked =
                     linked.into_iter().zip(&mut mentions).map(|((linked, led), mentions)| {
                         mentions.retain(|mention| !led.contains(&mention.path));
@@ -154,10 +144,10 @@ impl Dressing<'_> {
                     });
                 linked.collect()
             }
-            GitPlan::None(why) => vec![GitOutcome::None(*why); stages.len()],
+            GitPlan::None(why) => vec![GitOutcome::None(*why); trees.len()],
         };
         let times = wanted(self.origin.root()).timestamps();
-        for (at, (stage, mode)) in stages.iter().zip(modes).enumerate() {
+        for (at, (Arrived { stage, .. }, mode)) in trees.iter().zip(modes).enumerate() {
             let close = || -> io::Result<()> {
                 if let Some(mode) = mode {
                     meta::give_mode(stage.dir(), mode)?;
@@ -240,23 +230,25 @@ impl Dressing<'_> {
         &self,
         links: &Links,
         rows: &[WorktreeRow],
-        stages: &[Stage],
+        arrived: &[Arrived],
         places: &[Place],
     ) -> Result<Vec<(LinkedWorktree, Vec<PathBuf>)>, Error> {
         let registered = self.register(links, rows)?;
         let submodules = self.files_of_submodules(links)?;
         // No index that is kept is that of a base, or of a tree in which submodules lead elsewhere.
         let may_be_kept = links.base.is_none() && submodules.is_empty();
-        let place = match (&self.kept, self.origin) {
-            (KeptIndexes::WithReadyTree, Origin::Snapshot(id, _)) if may_be_kept => {
+        let is_snapshot = |tree: &Arrived| matches!(tree.git_index, ArrivedGitIndex::OfReadyTree);
+        let place = match self.origin {
+            Origin::Snapshot(id, _) if may_be_kept && arrived.iter().all(is_snapshot) => {
                 ReadyGitIndex::of(self.store, id)
             }
             _ => None,
         };
         let snapshots = OnceCell::new();
-        let mut made = Vec::with_capacity(stages.len());
-        let trees = rows.iter().zip(&links.links).zip(stages).zip(places).zip(&registered);
-        for (at, ((((row, link), stage), tree_place), registration)) in trees.enumerate() {
+        let mut made = Vec::with_capacity(arrived.len());
+        let trees = rows.iter().zip(&links.links).zip(arrived).zip(places).zip(&registered);
+        for (at, ((((row, link), tree), tree_place), registration)) in trees.enumerate() {
+            let stage = &tree.stage;
             let lead = || -> io::Result<()> { Links::lead(registration, stage.dir()) };
             lead().context(Operation::Link, || &tree_place.path)?;
             let (modules, led) =
@@ -280,10 +272,8 @@ impl Dressing<'_> {
                     .map_err(failed)?
             } else {
                 let of_ready_tree = place.as_ref().and_then(ReadyGitIndex::kept);
-                let kept = match &self.kept {
-                    KeptIndexes::WithEach(kept) if may_be_kept => {
-                        kept.get(at).and_then(Option::as_ref)
-                    }
+                let kept = match &tree.git_index {
+                    ArrivedGitIndex::Kept(kept) if may_be_kept => Some(kept),
                     _ => of_ready_tree.as_ref(),
                 };
                 let given = links.give_index(registration, kept).map_err(failed)?;
@@ -522,17 +512,17 @@ impl Dressing<'_> {
         }
     }
 
-    /// Copies the repository into each stage, and makes its index ready.
+    /// Copies the repository into each tree, and makes its index ready.
     fn copy(
         &self,
         repository: &Path,
-        stages: &[Stage],
+        trees: &[Arrived],
         places: &[Place],
     ) -> Result<Vec<DestinationReport>, Error> {
-        let inside: Vec<PathBuf> = stages.iter().map(|stage| stage.path().join(GIT)).collect();
+        let inside: Vec<PathBuf> = trees.iter().map(|tree| tree.stage.path().join(GIT)).collect();
         let store = self.store.path().strip_prefix(repository).ok();
         let mut reports = repository::copy(repository, &inside, store, self.operation)?;
-        self.ready(stages, &mut reports)?;
+        self.ready(trees, &mut reports)?;
         for (report, place) in reports.iter_mut().zip(places) {
             report.path = place.path.join(GIT);
         }
@@ -540,7 +530,7 @@ impl Dressing<'_> {
     }
 
     /// Makes the indexes of git record the files of their tree.
-    fn ready(&self, stages: &[Stage], reports: &mut [DestinationReport]) -> Result<(), Error> {
+    fn ready(&self, trees: &[Arrived], reports: &mut [DestinationReport]) -> Result<(), Error> {
         let snapshots;
         let source: (Source<'_>, _) = match self.origin {
             Origin::Project { root, before_walk, .. } => (Source::Tree(root, None), before_walk),
@@ -553,8 +543,8 @@ impl Dressing<'_> {
                 (Source::Snapshot(&snapshots), snapshots.stamp())
             }
         };
-        for (stage, report) in stages.iter().zip(reports) {
-            let trees = self.trees(source, stage);
+        for (tree, report) in trees.iter().zip(reports) {
+            let trees = self.trees(source, &tree.stage);
             report.ready_index_entries = git_index::make_ready(&trees, &[PathBuf::new()]);
         }
         Ok(())

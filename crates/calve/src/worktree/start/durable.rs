@@ -29,7 +29,8 @@ use crate::store::catalog::WorktreeRow;
 use crate::store::files::listed;
 use crate::store::git::{self, Repository};
 use crate::store::layout::{GIT, OWN};
-use crate::tree::staging::{Stage, flush_filesystem};
+use crate::store::ready::Arrived;
+use crate::tree::staging::flush_filesystem;
 
 /// How many files are open and flushed together. A start has room for as many.
 const FILES_TOGETHER: usize = 16;
@@ -38,15 +39,15 @@ const FILES_TOGETHER: usize = 16;
 #[derive(Default)]
 struct Flush(Vec<OwnedFd>);
 
-/// Flushes what the dressed trees in `stages` have that no row can give again.
+/// Flushes what the dressed trees have that no row can give again.
 pub(super) fn flush(
     repository: Option<&Repository>,
     rows: &[WorktreeRow],
-    stages: &[Stage],
+    arrived: &[Arrived],
     dressed: &[Dressed],
 ) -> io::Result<()> {
     let mut flush = Flush::default();
-    for ((row, stage), (git, mentions)) in rows.iter().zip(stages).zip(dressed) {
+    for ((row, Arrived { stage, .. }), (git, mentions)) in rows.iter().zip(arrived).zip(dressed) {
         let root = stage.dir();
         flush.add(root, Path::new(OWN))?;
         for mention in mentions.iter().filter(|mention| mention.kept.is_none()) {

@@ -24,14 +24,14 @@ use std::sync::Arc;
 
 use rustix::fs::{self, Mode};
 
-use super::dress::{Dressed, Dressing, KeptIndexes, Origin};
+use super::dress::{Dressing, Origin};
 use super::git::GitPlan;
-use super::{PathMode, Place, Staged, places};
+use super::{PathMode, Place, Started, places};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::filesystem::{Filesystem, SharesBlocks};
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::sys;
-use crate::report::{DestinationReport, Method};
+use crate::report::DestinationReport;
 use crate::store::at::open_at;
 use crate::store::catalog::WorktreeRow;
 use crate::store::git;
@@ -42,6 +42,7 @@ use crate::store::manifest::{Manifest, os};
 use crate::store::object::{Attributes, Entry, Kind};
 use crate::store::paths::found::Found;
 use crate::store::paths::local::Tree;
+use crate::store::ready::Arrived;
 use crate::store::registry::Claim;
 use crate::store::scan::databases::{JOURNAL, WAL, may_be_database};
 use crate::store::scan::{IGNORE_FILE, Scan};
@@ -57,8 +58,7 @@ const ENVIRONMENT: &[u8] = b"pyvenv.cfg";
 
 /// The trees that calve cloned, and the entries that it saw in them.
 pub(super) struct Cloned {
-    stages: Vec<Stage>,
-    reports: Vec<DestinationReport>,
+    arrived: Vec<Arrived>,
     manifest: Manifest,
     /// The project's snapshot. The manifest has the contents of files that were as it has them.
     base: Option<SnapshotId>,
@@ -308,15 +308,15 @@ impl Store {
             Some("btrfs") => self.clone_into_subvolume(&project, operation)?,
             _ => None,
         };
-        let (mut stages, mut reports) = (Vec::new(), Vec::new());
+        let mut arrived = Vec::new();
         if ready.is_none() {
             let cloned = self.clone_into_stages(&project, places, false, operation)?;
             let Some(cloned) = cloned else { return Ok(None) };
-            (stages, reports) = cloned;
+            arrived = cloned;
         }
         let mut manifest = None;
-        let mut trees = Vec::with_capacity(stages.len());
-        for stage in ready.iter().chain(&stages) {
+        let mut trees = Vec::with_capacity(places.len());
+        for stage in ready.iter().chain(arrived.iter().map(|tree| &tree.stage)) {
             let against = manifest.as_ref().unwrap_or(&first);
             let (path, uncounted) = (stage.path(), operation.uncounted());
             let looked = self.look_at_all(&path, Some(against), stamp, &uncounted)?;
@@ -336,7 +336,8 @@ impl Store {
         let Some(manifest) = manifest else { return Ok(None) };
         let mut manifest = manifest;
         let agree: Vec<bool> = pairs(&first, &manifest).map(|(a, b)| same_state(a, b)).collect();
-        if let Some(stage) = ready.iter().chain(&stages).next()
+        let mut stages = ready.iter().chain(arrived.iter().map(|tree| &tree.stage));
+        if let Some(stage) = stages.next()
             && self.has_torn_database(stage, &manifest, &agree)
         {
             return Ok(None);
@@ -347,14 +348,11 @@ impl Store {
             for place in places {
                 // The place may be in another btrfs. The seal decides after the snapshot.
                 match place.snapshot_of(ready.dir()) {
-                    Ok(stage) if Self::is_sealed(ready.dir(), &seal) => stages.push(stage),
+                    Ok(stage) if Self::is_sealed(ready.dir(), &seal) => {
+                        arrived.push(Arrived::new(stage, place.snapshot_report()));
+                    }
                     _ => return Ok(None),
                 }
-                reports.push(DestinationReport {
-                    path: place.path.clone(),
-                    method: Method::Snapshot,
-                    ..DestinationReport::default()
-                });
             }
             operation.files_done(files.saturating_mul(places.len() as u64 - 1));
             sealed = Some((ready, seal));
@@ -366,17 +364,7 @@ impl Store {
         let stats = before.stats.into_iter().zip(&agree).map(traced).collect();
         let project = Unnamed::index(Boot::this(), stamp, stats);
         let ready = sealed;
-        Ok(Some(Cloned {
-            stages,
-            reports,
-            manifest,
-            base,
-            project,
-            trees,
-            ready,
-            before_walk,
-            found,
-        }))
+        Ok(Some(Cloned { arrived, manifest, base, project, trees, ready, before_walk, found }))
     }
 
     /// Clones the project to a new subvolume among the ready trees. `None` if there can be none, or
@@ -389,7 +377,7 @@ impl Store {
         let path = self.layout().ready_trees().join(stage_name());
         let place = places(std::iter::once(path), Operation::MakeReadyTree)?;
         let cloned = self.clone_into_stages(project, &place, true, operation)?;
-        Ok(cloned.and_then(|(mut stages, _)| stages.pop()))
+        Ok(cloned.and_then(|mut trees| trees.pop()).map(|tree| tree.stage))
     }
 
     /// Clones the project to new stages. `None` if it could not be cloned whole.
@@ -399,7 +387,7 @@ impl Store {
         places: &[Place],
         subvolumes: bool,
         operation: &Running,
-    ) -> Result<Option<Staged>, Error> {
+    ) -> Result<Option<Vec<Arrived>>, Error> {
         // A stage's name, so that it is swept if this process dies.
         let names: Vec<String> = places.iter().map(|_| stage_name()).collect();
         let paths: Vec<_> =
@@ -440,7 +428,8 @@ impl Store {
         let reports = report.destinations.into_iter().zip(places);
         let reports =
             reports.map(|(it, place)| DestinationReport { path: place.path.clone(), ..it });
-        Ok(Some((stages, reports.collect())))
+        let arrived = stages.into_iter().zip(reports);
+        Ok(Some(arrived.map(|(stage, report)| Arrived::new(stage, report)).collect()))
     }
 
     /// Whether somebody wrote to a database while calve cloned the project. Then the clones of the
@@ -469,10 +458,9 @@ impl Store {
         (git, paths): (GitPlan, PathMode),
         operation: &Running,
         claim: Claim<'_>,
-    ) -> Result<Vec<(DestinationReport, Dressed)>, Error> {
+    ) -> Result<Vec<Started>, Error> {
         let _guard = self.share()?;
-        let Cloned { stages, reports, manifest, base, project, trees, ready, before_walk, found } =
-            cloned;
+        let Cloned { arrived, manifest, base, project, trees, ready, before_walk, found } = cloned;
         let path = self.project()?;
         let root = super::super::open_dir(&path)?;
         let mut tokens: Vec<Vec<String>> =
@@ -491,32 +479,17 @@ impl Store {
             trees: &unnamed.trees,
             before_walk,
         };
-        let dressing = Dressing {
-            store: self,
-            origin,
-            known: None,
-            git,
-            paths,
-            kept: KeptIndexes::None,
-            operation,
-        };
+        let dressing = Dressing { store: self, origin, known: None, git, paths, operation };
         let keep = |ready: &mut Stage| -> Result<(), Error> {
             let path = self.layout().unnamed_tree(unnamed.token());
             let name = path.file_name().unwrap_or_default().as_bytes();
             let name = CString::new(name).map_err(io::Error::from);
             name.and_then(|name| ready.publish(&name)).context(Operation::MakeReadyTree, || path)
         };
-        let published = self
-            .write_unnamed(&unnamed)
+        self.write_unnamed(&unnamed)
             .and_then(|()| ready.as_mut().map_or(Ok(()), keep))
-            .and_then(|()| self.dress_and_publish(&dressing, stages, places, claim));
-        match published {
-            Ok(outcomes) => Ok(reports.into_iter().zip(outcomes).collect()),
-            Err(error) => {
-                self.remove_unnamed(unnamed.token());
-                Err(error)
-            }
-        }
+            .and_then(|()| self.dress_and_publish(&dressing, arrived, places, claim))
+            .inspect_err(|_| self.remove_unnamed(unnamed.token()))
     }
 }
 

@@ -3,14 +3,14 @@
 
 use std::path::Path;
 
-use super::dress::{Dressed, Dressing, KeptIndexes, Origin};
+use super::dress::{Dressing, Origin};
 use super::git::GitPlan;
-use super::{PathMode, places, publish_all};
+use super::{PathMode, Place, Started, places, publish_all, started};
 use crate::error::{Error, Operation};
-use crate::report::DestinationReport;
 use crate::store::Store;
 use crate::store::id::SnapshotId;
 use crate::store::object::SnapshotObject;
+use crate::store::ready::Arrived;
 use crate::tree::running::Running;
 
 impl Store {
@@ -23,27 +23,21 @@ impl Store {
         names: &[&str],
         folder: &Path,
         operation: &Running,
-    ) -> Result<Vec<(DestinationReport, Dressed)>, Error> {
+    ) -> Result<Vec<Started>, Error> {
         let roots = names.iter().map(|name| folder.join(name));
         let places = places(roots, Operation::StartWorktree)?;
         operation.expect(object.files.saturating_mul(names.len() as u64));
         let manifest = self.catalog().manifest(id, object)?;
-        let mut stages = Vec::with_capacity(places.len());
-        for place in &places {
-            stages.push(place.stage()?);
-        }
-        let made = self.fill(&manifest, &stages, &places, operation)?;
-        let dressing = Dressing {
-            store: self,
-            origin: Origin::Snapshot(id, object),
-            known: Some(&manifest),
-            git,
-            paths,
-            kept: KeptIndexes::None,
-            operation,
-        };
-        let outcomes = dressing.dress(None, &stages, &places)?;
-        publish_all(&mut stages, &places)?;
-        Ok(made.reports.into_iter().zip(outcomes).collect())
+        let stages = places.iter().map(Place::stage).collect::<Result<Vec<_>, _>>()?;
+        let filled = self.fill(&manifest, &stages, &places, operation)?;
+        let reports = filled.trees.into_iter().map(|(report, _)| report);
+        let arrived = stages.into_iter().zip(reports);
+        let mut arrived: Vec<_> =
+            arrived.map(|(stage, report)| Arrived::new(stage, report)).collect();
+        let (origin, known) = (Origin::Snapshot(id, object), Some(&manifest));
+        let dressing = Dressing { store: self, origin, known, git, paths, operation };
+        let outcomes = dressing.dress(None, &arrived, &places)?;
+        publish_all(&mut arrived, &places)?;
+        Ok(started(arrived, outcomes))
     }
 }
