@@ -167,9 +167,9 @@
 //!   reach: a folder.
 //! * `cloud`: the same in buckets of S3, Google Cloud Storage and Azure. 130 packages more.
 //!
-//! Without this feature the crate is the linker alone: [`clone_tree`], [`clonefile_or_copy`] and
-//! the other functions for one file. Then it needs no C compiler, and depends on 18 crates on
-//! Linux:
+//! Without the feature `store` the crate is the linker alone: [`clone_tree`],
+//! [`clonefile_or_copy`] and the other functions for one file. Then it needs no C compiler, and
+//! depends on 18 crates on Linux:
 //! ```toml
 //! calve = { version = "0.1", default-features = false }
 //! ```

@@ -5,8 +5,8 @@
 //!
 //! [`scan`] reads a tree, and [`blobs`] takes its files in. [`object`] and [`manifest`] describe a
 //! snapshot, and [`catalog`] keeps it. [`materialize`] makes trees of it. [`pack`] compresses
-//! content that no worktree uses. [`locks`] keep processes apart. [`format`] says which versions of
-//! calve can use a store.
+//! content that no worktree uses. [`locks`] keep processes apart. [`format`](mod@format) says which
+//! versions of calve can use a store.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -114,7 +114,8 @@ pub struct StoreOptions {
 }
 
 impl StoreOptions {
-    /// The number of threads. By default there are as many as processors, but at most 8.
+    /// The defaults: as many threads as processors, but at most 8; nothing stops the operation, and
+    /// nobody is told of its progress.
     #[must_use]
     pub fn new() -> Self {
         Self::default()

@@ -1,10 +1,10 @@
 //! L2: clones one tree to N destinations.
 //!
 //! [`run`] goes from the arguments to the report. [`engine`] makes trees from a [`source`]:
-//! [`node`] has its directories, [`file`] its files, [`links`] the hard links among them. [`walk`]
-//! is a live directory as the source. [`staging`] makes trees appear whole or not at all, and
-//! [`removal`] removes them. [`filter`] decides which entries to clone, and [`verdicts`] remembers
-//! what a filesystem refused. [`git_index`] readies a clone for git.
+//! [`node`] has its directories, [`file`](mod@file) its files, [`links`] the hard links among
+//! them. [`walk`] is a live directory as the source. [`staging`] makes trees appear whole or not at
+//! all, and [`removal`] removes them. [`filter`] decides which entries to clone, and [`verdicts`]
+//! remembers what a filesystem refused. [`git_index`] readies a clone for git.
 
 use std::io;
 use std::num::NonZeroUsize;

@@ -434,8 +434,8 @@ pub(crate) struct Staged {
     pub(crate) skipped: Vec<Skipped>,
 }
 
-/// The entry for [`Record::metadata`] of the file at `path`. `None` if it may not be opened, or is
-/// of a kind that no snapshot holds.
+/// The entry of the file at `path` for [`Record`](super::undo::Record)`::metadata`. `None` if it may
+/// not be opened, or is of a kind that no snapshot holds.
 pub(crate) fn look_at(root: &OwnedFd, path: &Path) -> io::Result<Option<Entry>> {
     let (stat, attributes) = if path.as_os_str().is_empty() {
         (fs::fstat(root)?, scan::attributes(root)?)

@@ -5,9 +5,10 @@
 //! numbers and change times, so git would read every file once: 6 s for the Linux source, 20 s if
 //! nothing is cached. In the source git takes 0.2 s.
 //!
-//! [`format`] finds the entries, and [`rule`] decides about each of them. This file looks at the
-//! files, with several threads, and replaces the cloned index. If anything is unexpected, the index
-//! stays as it was cloned: git is then correct, and only slow. So this module has no errors.
+//! [`format`](mod@format) finds the entries, and [`rule`] decides about each of them. This file
+//! looks at the files, with several threads, and replaces the cloned index. If anything is
+//! unexpected, the index stays as it was cloned: git is then correct, and only slow. So this module
+//! has no errors.
 //!
 //! # What is not touched
 //! calve leaves an index alone if it does not parse to its last byte, or if it is split, locked, or

@@ -164,13 +164,13 @@ impl Patient {
         Ok(())
     }
 
-    /// See [`Objects::read`]. `None`: there is no such object.
+    /// See [`Source::read`]. `None`: there is no such object.
     pub(crate) fn read(&self, key: &str, most: u64) -> io::Result<Option<Vec<u8>>> {
         found(self.patiently(|| self.source().read(key, most)))
             .inspect(|bytes| self.received(bytes.as_deref().unwrap_or_default()))
     }
 
-    /// See [`Objects::size`]. `None`: there is no such object.
+    /// See [`Source::size`]. `None`: there is no such object.
     pub(crate) fn size(&self, key: &str) -> io::Result<Option<u64>> {
         found(self.patiently(|| self.source().size(key)))
     }
