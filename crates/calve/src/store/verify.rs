@@ -24,7 +24,7 @@ use super::id::{BlobId, SnapshotId};
 use super::object::SnapshotObject;
 use super::pack::Location;
 use super::reach::{Reach, Thing, places};
-use super::{Store, StoreOptions, locks};
+use super::{Store, StoreOptions, locks, open_plain};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::Meta;
@@ -571,9 +571,9 @@ impl Store {
             // A mirror that nobody needs and nobody vouched for was begun and given up, or a
             // process makes it just now.
             && (needed || state.packed.is_some() || !matches!(how, Bad::Empty | Bad::Unsealed | Bad::Young))
-            // A crash can leave an empty mirror that was unpacked and not written back. It counts
-            // as missing.
-            && !(is_packed && matches!(how, Bad::Empty))
+            // A crash can leave a mirror that was unpacked and not written back, or not as a whole.
+            // It counts as missing.
+            && !(is_packed && (how == Bad::Empty || how == Bad::Unsealed && self.is_torn_mirror(id)?))
         {
             found.push(damage(DamageKind::Mirror, self.blobs().mirror_path(id), why));
         }
@@ -585,6 +585,23 @@ impl Store {
             found.push(damage(DamageKind::Missing, self.blobs().mirror_path(id), why));
         }
         Ok(found)
+    }
+
+    /// Whether a block of a mirror has only zeros, as a power cut leaves one that was not written.
+    fn is_torn_mirror(&self, id: BlobId) -> Result<bool, Error> {
+        let path = self.blobs().mirror_path(id);
+        let look = || -> io::Result<bool> {
+            let (mut file, _) = open_plain(fs::CWD, &path, u64::MAX)?;
+            let mut block = Vec::new();
+            loop {
+                block.clear();
+                io::Read::read_to_end(&mut io::Read::take(&mut file, 4096), &mut block)?;
+                if block.iter().all(|byte| *byte == 0) {
+                    return Ok(!block.is_empty());
+                }
+            }
+        };
+        look().context(Operation::ReadBlob, || &path)
     }
 
     fn contradiction(&self, id: BlobId) -> Damage {
