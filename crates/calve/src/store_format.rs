@@ -126,7 +126,8 @@
 //! A worktree's `path` is absolute, in bytes; the project's is empty if the store is inside it.
 //! `state` is 0 while the worktree is being started, 1 when it is ready, and 2 while it is switched
 //! from `snapshot` to `target`. `maker` is the name of the stage of the process that starts the
-//! worktree: boot, process and the process's start time. So calve recognizes a maker that died.
+//! worktree: `.calve-stage-WORLD-PID-START-RANDOM`. The upper half of `WORLD`, 16 hexadecimal digits,
+//! stands for the boot, the lower half for the PID namespace. So calve recognizes a maker that died.
 //!
 //! `worktree` and `branch` of a snapshot say which worktree it was taken of, and on which branch of
 //! git that was. Both may be null. Versions 1 and 2 did not have these columns.

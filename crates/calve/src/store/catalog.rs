@@ -4,9 +4,9 @@
 //! The catalog is a SQLite database in WAL mode. Writing transactions take the write lock when they
 //! begin (`BEGIN IMMEDIATE`), are short, and wait for each other; readers never wait. With
 //! `synchronous=FULL`, a committed transaction is on the disk. The blobs that it refers to were
-//! flushed before it began, so they are on the disk, too. Changes that concern only worktrees do
-//! not wait for the disk ([`Catalog::write_soon`]): a crash may undo such a change, as it may undo
-//! the worktree, but never half of it.
+//! flushed before it began, so they are on the disk, too. A change that is neither
+//! reported nor needed by what follows does not wait for the disk ([`Catalog::write_soon`]): a crash
+//! may undo it, but never half of it.
 //!
 //! Where processes do not share memory (`Filesystem::shared_memory`), the database has a rollback
 //! journal instead, and readers and writers wait for each other.

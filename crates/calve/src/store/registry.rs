@@ -63,10 +63,13 @@ use super::marker::{Marked, Marker};
 use super::ownership::{Believed, must_be_believed_root};
 use super::{trash, undo};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::reflink::filesystem::Filesystem;
 use crate::reflink::imp::DIR_FLAGS;
 use crate::tree::across::rename_entry;
 use crate::tree::running::Running;
-use crate::tree::staging::{maker_lives, stage_name, write_whole};
+use crate::tree::staging::{
+    flush_filesystem, is_of_another_boot, maker_lives, stage_name, sync_folder, write_whole,
+};
 use crate::tree::{CloneOptions, clone_tree};
 
 mod dropped;
@@ -413,7 +416,7 @@ impl<'a> Registry<'a> {
         kept: impl FnOnce(&T) -> Option<DroppedRow>,
     ) -> Result<Option<Taken<T>>, Error> {
         let (stage, dropped) = (self.layout.stage(), self.layout.dropped());
-        let registered = self.registered(row)?;
+        let (root, registered) = (path_from(&row.path), self.registered(row)?);
         let mut aside = Vec::new();
         let taken = || {
             let done = away()?;
@@ -422,6 +425,12 @@ impl<'a> Registry<'a> {
                 // copied to its place, when the row is gone.
                 let put = |(at, entry): (usize, &Registration)| entry.put_aside(to(at)).ok();
                 aside.extend(registered.iter().enumerate().filter_map(put));
+                // The row may reach the disk before the renames do. Then a power cut would leave a
+                // folder that nobody knows, and that keeps its name.
+                let registrations = registered.iter().map(|entry| &*entry.folder);
+                for path in std::iter::once(&*root).chain(registrations) {
+                    flush_above(path, self.layout.0).context(Operation::Flush, || path)?;
+                }
             }
             Ok(done)
         };
@@ -518,15 +527,19 @@ impl<'a> Registry<'a> {
     fn begun(self, repository: &Repository, row: &WorktreeRow) -> io::Result<Vec<Registration>> {
         let temporary = self.temporary(row);
         let name = git::registration_name(&row.name);
+        let torn = self.torn_registration(repository, row)?.map(|entry| entry.folder);
         let mut found = Vec::new();
         for entry in repository.registrations()? {
-            if entry.is_made_for(&row.token, &temporary) {
+            let is_torn = torn.as_ref() == Some(&entry.folder);
+            let may_be_new = |entry: &Registration| {
+                is_torn && entry.git_file.is_none() || entry.is_hardly_begun(name)
+            };
+            if entry.is_made_for(&row.token, &temporary) || is_torn && entry.git_file.is_some() {
                 found.push(entry);
-            } else if entry.is_hardly_begun(name) {
+            } else if may_be_new(&entry) {
                 // Another git process may be making this entry right now.
                 entry.wait_for_next_step();
-                let again = Registration::read(entry.folder)?;
-                found.extend(again.filter(|entry| entry.is_hardly_begun(name)));
+                found.extend(Registration::read(entry.folder)?.filter(may_be_new));
             }
         }
         Ok(found)
@@ -542,6 +555,7 @@ impl<'a> Registry<'a> {
         if let Some(Linked { commit, branch: Some(branch), .. }) = &row.git
             && let Some(repository) = self.repository()?
         {
+            let _ = self.heal_branch(&repository, row, (branch, commit));
             let _ = repository.take_back_branch(branch, commit, &row.token);
         }
         Ok(())
@@ -702,8 +716,14 @@ impl<'a> Registry<'a> {
     fn is_given_up(self, row: &WorktreeRow) -> bool {
         match maker_lives(&row.maker) {
             Some(lives) => !lives,
-            // The process belongs to another boot, or cannot be seen from here. A process that
-            // works holds the store's lock, except for a moment at its begin and at its end.
+            // No process outlives its boot. But another machine may use the store through a server.
+            None if is_of_another_boot(&row.maker)
+                && Filesystem::of(self.layout.0).shared_memory =>
+            {
+                true
+            }
+            // The process cannot be seen from here. A process that works holds the store's lock,
+            // except for a moment at its begin and at its end.
             None => {
                 now().0.saturating_sub(row.created) > STRANGER_SECONDS
                     && locks::is_idle(self.layout.0)
@@ -779,6 +799,15 @@ impl Drop for Claim<'_> {
         } else if !self.is_finished {
             self.rows.iter().for_each(|row| drop(self.registry.unregister_begun(row)));
         }
+    }
+}
+
+/// Flushes the folder that the entry at `path` was in. If it may not be read, this flushes the
+/// filesystem of the store.
+fn flush_above(path: &Path, store: &Path) -> io::Result<()> {
+    match fs::open(path.parent().unwrap_or(Path::new("/")), DIR_FLAGS, fs::Mode::empty()) {
+        Ok(folder) => sync_folder(folder),
+        Err(_) => flush_filesystem(fs::open(store, DIR_FLAGS, fs::Mode::empty())?),
     }
 }
 

@@ -98,13 +98,16 @@ pub(super) fn is_unfinished(meta: &Meta) -> bool {
 /// as dead.
 const STRANGER_AGE: Duration = Duration::from_secs(60);
 
+/// The half of [`world`] that says which boot.
+const BOOT: u64 = !0 << 32;
+
 /// How often calve tries to get a lock that another process holds, once a millisecond.
 const LOCK_TRIES: u32 = 100;
 
 /// The process that made a stage, and the boot in which it did.
 #[derive(Debug, PartialEq, Eq)]
 struct Maker {
-    /// The boot and the PID namespace, as one number.
+    /// The boot in the upper half, the PID namespace in the lower one.
     world: u64,
     pid: u32,
     start: u64,
@@ -144,14 +147,18 @@ pub(crate) fn boot() -> Option<String> {
     Some(std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim_end().to_owned())
 }
 
-/// The boot and the PID namespace as one number; 0 where there is no /proc.
+/// A number for the boot in the upper half, and one for the PID namespace in the lower half; 0
+/// where there is no /proc.
 fn world() -> u64 {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let Some(boot) = boot() else { return 0 };
+    let number = |of: &dyn Fn(&mut DefaultHasher)| {
+        let mut hasher = DefaultHasher::new();
+        of(&mut hasher);
+        hasher.finish()
+    };
     let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
-    let mut hasher = DefaultHasher::new();
-    (boot, namespace).hash(&mut hasher);
-    hasher.finish()
+    number(&|hasher| boot.hash(hasher)) & BOOT | number(&|hasher| namespace.hash(hasher)) & !BOOT
 }
 
 /// When a process started, in clock ticks since the boot: field 22 of /proc/PID/stat,
@@ -175,9 +182,12 @@ pub(crate) fn maker_lives(name: &str) -> Option<bool> {
     Maker::parse(name.as_bytes())?.lives()
 }
 
-/// Whether a process of another boot made a [`stage_name`], or one of another PID namespace.
+/// Whether a process of another boot, or of another machine, made a [`stage_name`].
 pub(crate) fn is_of_another_boot(name: &str) -> bool {
-    Maker::parse(name.as_bytes()).is_some_and(|maker| maker.world != Maker::this().world)
+    let here = Maker::this().world & BOOT;
+    Maker::parse(name.as_bytes())
+        .map(|maker| maker.world & BOOT)
+        .is_some_and(|boot| boot != here && boot != 0 && here != 0)
 }
 
 /// Whether the process that made a stage of this name is at work on it.

@@ -133,9 +133,10 @@ impl Catalog {
     }
 
     /// Adds the rows of new worktrees, if all names are free. If not, returns a name that is taken
-    /// and the path of the worktree that has it.
+    /// and the path of the worktree that has it. The rows are on the disk before git is told to make
+    /// anything for them, or a power cut would leave registrations that nobody knows.
     pub(crate) fn claim(&self, rows: &[WorktreeRow]) -> Result<Option<(String, Vec<u8>)>, Error> {
-        self.write_soon(|tx| {
+        self.write(|tx| {
             let mut find = tx.prepare("SELECT path FROM worktrees WHERE name = ?1")?;
             for row in rows {
                 let other = find.query_row([&row.name], |other| other.get(0)).optional()?;
@@ -151,7 +152,7 @@ impl Catalog {
     /// Marks worktrees that were made as ready, all or none. If none, returns the name of one that
     /// was dropped meanwhile, or found at another path.
     pub(crate) fn mark_ready(&self, rows: &[WorktreeRow]) -> Result<Option<String>, Error> {
-        self.write_soon(|tx| {
+        self.write(|tx| {
             let mut find = tx.prepare("SELECT 1 FROM worktrees WHERE token = ?1 AND path = ?2")?;
             for row in rows {
                 if !find.exists(params![row.token, row.path])? {
@@ -195,7 +196,7 @@ impl Catalog {
     /// snapshot and another one. Leaves its path and its name as they are. `false` if the worktree
     /// was dropped meanwhile; it stays dropped.
     pub(crate) fn set_state(&self, row: &WorktreeRow) -> Result<bool, Error> {
-        self.write_soon(|tx| {
+        self.write(|tx| {
             tx.execute(
                 "UPDATE worktrees SET snapshot = ?1, state = ?2, target = ?3 WHERE token = ?4",
                 params![
@@ -225,7 +226,7 @@ impl Catalog {
         away: impl FnOnce() -> Result<Option<T>, Error>,
         kept: impl FnOnce(&T) -> Option<DroppedRow>,
     ) -> Result<Option<Option<T>>, Error> {
-        self.write_soon(|tx| {
+        self.write(|tx| {
             if !tx.prepare("SELECT 1 FROM worktrees WHERE token = ?1")?.exists([token])? {
                 return Ok(Ok(None));
             }
@@ -251,7 +252,7 @@ impl Catalog {
     /// # Errors
     /// The outer one is the database's. The inner one is the path of the worktree with the name.
     pub(crate) fn rename_dropped(&self, row: &WorktreeRow) -> Result<Result<bool, Vec<u8>>, Error> {
-        self.write_soon(|tx| {
+        self.write(|tx| {
             if let Some(path) = path_of(tx, &row.name)? {
                 return Ok(Err(path));
             }
@@ -273,7 +274,7 @@ impl Catalog {
         row: &WorktreeRow,
         back: impl FnOnce() -> Result<(), Error>,
     ) -> Result<Result<(), Vec<u8>>, Error> {
-        self.write_soon(|tx| {
+        self.write(|tx| {
             if let Some(path) = path_of(tx, &row.name)? {
                 return Ok(Ok(Err(path)));
             }
@@ -293,7 +294,7 @@ impl Catalog {
         token: &str,
         away: impl FnOnce() -> Result<(), Error>,
     ) -> Result<bool, Error> {
-        self.write_soon(|tx| {
+        self.write(|tx| {
             if !tx.prepare("SELECT 1 FROM dropped WHERE token = ?1")?.exists([token])? {
                 return Ok(Ok(false));
             }

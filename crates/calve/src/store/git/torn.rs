@@ -71,9 +71,9 @@ pub(crate) fn heal(repository: &Repository, root: &Path, started: Started<'_>) -
     Ok(())
 }
 
-/// The registration of the tree at `root`, whose `.git` file is empty: the one that names it, or
-/// the only one of its name that names none.
-fn find(
+/// The registration of the tree at `root`, whose `.git` file is empty or was never there: the one
+/// that names it, or the only one of its name that names none.
+pub(crate) fn find(
     repository: &Repository,
     root: &Path,
     started: Started<'_>,
@@ -133,7 +133,7 @@ fn last_commit(log: &Path) -> Option<String> {
 
 impl Repository {
     /// Gives a branch whose file is empty the commit of its reflog, or the one of its start.
-    fn heal_branch(&self, branch: &str, commit: &str) -> io::Result<()> {
+    pub(crate) fn heal_branch(&self, branch: &str, commit: &str) -> io::Result<()> {
         let reference = branch_ref(branch);
         let [file, log]: [PathBuf; 2] =
             [self.common.join(&reference), self.common.join("logs").join(&reference)];

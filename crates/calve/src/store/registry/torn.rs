@@ -13,11 +13,11 @@ use std::path::Path;
 
 use rustix::fs::{self, Mode, OFlags};
 
-use super::Registry;
+use super::{Registry, is_gone};
 use crate::reflink::imp::DIR_FLAGS;
-use crate::store::catalog::{PROJECT, WorktreeRow};
+use crate::store::catalog::{Linked, PROJECT, WorktreeRow};
 use crate::store::files::{is_blank, path_from};
-use crate::store::git;
+use crate::store::git::{self, Registration, Repository};
 use crate::store::layout::{self, GIT_IGNORE, Layout, MADE_BY, MARKER, POINTER};
 use crate::store::marker::{HIDES_ALL, Marked, keeps_modes, maker_text};
 use crate::store::ownership::{Owned, Role};
@@ -60,18 +60,45 @@ impl Registry<'_> {
         let Some(linked) = row.git.as_ref().filter(|_| self.may_heal(row)) else { return };
         let Ok(Some(repository)) = self.repository() else { return };
         if self.is_marked(row) {
-            let started = git::torn::Started {
-                name: &row.name,
-                branch: linked.branch.as_deref(),
-                commit: &linked.commit,
-            };
-            let _ = git::torn::heal(&repository, &path_from(&row.path), started);
+            let _ = git::torn::heal(&repository, &path_from(&row.path), started(row, linked));
         }
+    }
+
+    /// The registration of a worktree that never got its tree. A power cut may have taken the lock
+    /// that says whose it is, and git refuses to work beside a registration with empty files.
+    pub(super) fn torn_registration(
+        self,
+        repository: &Repository,
+        row: &WorktreeRow,
+    ) -> io::Result<Option<Registration>> {
+        let root = path_from(&row.path);
+        match &row.git {
+            Some(linked) if self.may_heal(row) && is_gone(&root) => {
+                git::torn::find(repository, &root, started(row, linked))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Gives the branch of a worktree the commit that a power cut took. git can neither read nor
+    /// delete an empty one.
+    pub(super) fn heal_branch(
+        self,
+        repository: &Repository,
+        row: &WorktreeRow,
+        (branch, commit): (&str, &str),
+    ) -> io::Result<()> {
+        if self.may_heal(row) { repository.heal_branch(branch, commit) } else { Ok(()) }
     }
 
     fn may_heal(self, row: &WorktreeRow) -> bool {
         !self.is_read_only && row.name != PROJECT && is_of_another_boot(&row.maker)
     }
+}
+
+fn started<'a>(row: &'a WorktreeRow, linked: &'a Linked) -> git::torn::Started<'a> {
+    let branch = linked.branch.as_deref();
+    git::torn::Started { name: &row.name, branch, commit: &linked.commit }
 }
 
 /// Whether a power cut may have left calve's own folder of a worktree as it is: with a marker that

@@ -29,7 +29,7 @@ use crate::store::{StoreOptions, listed};
 use crate::tree::across::rename_entry;
 use crate::tree::removal;
 use crate::tree::running::Running;
-use crate::tree::staging::{Stage, StagedFile, stage_name};
+use crate::tree::staging::{Stage, StagedFile, flush_filesystem, stage_name, sync_folder};
 use crate::worktree::{Worktree, open_dir, shown};
 
 impl Worktree {
@@ -92,6 +92,8 @@ impl Worktree {
             Ok(back)
         };
         report.kept = back().context(Operation::BringBack, || &self.path)?;
+        // The record goes when the disk has everything that it was needed for.
+        flush_filesystem(&root).context(Operation::Flush, || &self.path)?;
         self.discard_undo()?;
         Ok(report)
     }
@@ -221,7 +223,7 @@ impl Worktree {
     }
 
     /// Writes down what an undo of this switch needs. This replaces the undo data of an earlier
-    /// switch, which is given up only when the new data is written. `going_on`: this switch
+    /// switch, which is given up only when the new data is on the disk. `going_on`: this switch
     /// continues one that was interrupted, and adds to the record of that one.
     pub(super) fn note_undo(
         &self,
@@ -272,8 +274,10 @@ impl Worktree {
             let write = || -> io::Result<()> {
                 let mut staged = StagedFile::new(&dir);
                 let file = fs::openat(&dir, &staged.path, NEW_FILE_FLAGS, Mode::RUSR | Mode::WUSR)?;
-                io::Write::write_all(&mut std::fs::File::from(file), &encoded)?;
-                Ok(staged.place(open_at(&dir, Path::new(UNDO))?, layout::UNDO_RECORD_C)?)
+                write_record(file, &encoded)?;
+                let undo = open_at(&dir, Path::new(UNDO))?;
+                staged.place(&undo, layout::UNDO_RECORD_C)?;
+                sync_folder(undo)
             };
             return write().context(Operation::Write, || undo.join(UNDO_RECORD));
         }
@@ -283,7 +287,8 @@ impl Worktree {
             fs::mkdirat(stage.dir(), UNDO_FILES, Mode::RWXU)?;
             let mode = Mode::RUSR | Mode::WUSR;
             let file = fs::openat(stage.dir(), UNDO_RECORD, NEW_FILE_FLAGS, mode)?;
-            io::Write::write_all(&mut std::fs::File::from(file), &encoded)
+            write_record(file, &encoded)?;
+            sync_folder(stage.dir())
         };
         fill().context(Operation::Write, || undo.join(UNDO_RECORD))?;
         let earlier = undo_aside(&dir).context(Operation::Remove, || &undo)?;
@@ -293,6 +298,7 @@ impl Worktree {
             }
             return Err(error).context(Operation::Write, || &undo);
         }
+        sync_folder(&dir).context(Operation::Flush, || &own)?;
         // From here on the earlier data is a leftover. If we cannot remove it, the next operation
         // sweeps it.
         if let Some(earlier) = earlier {
@@ -379,6 +385,14 @@ fn undo_aside(own: &OwnedFd) -> io::Result<Option<CString>> {
         Err(Errno::NOENT) => Ok(None),
         Err(errno) => Err(errno.into()),
     }
+}
+
+/// Writes the record of a switch into a new file, and onto the disk: it is all that is known of the
+/// files that are then moved aside.
+fn write_record(file: OwnedFd, encoded: &[u8]) -> io::Result<()> {
+    let mut file = std::fs::File::from(file);
+    io::Write::write_all(&mut file, encoded)?;
+    file.sync_all()
 }
 
 fn found(opened: io::Result<OwnedFd>) -> io::Result<Option<OwnedFd>> {
