@@ -196,7 +196,9 @@ fn a_hostile_tree_arrives_as_it_is_as_a_clone_and_through_a_store() {
         tool(directory, "rm -rf clone").unwrap();
         // Too deep for the standard library, whose removal is the test's own end.
         let _ = tool(directory, "chattr -R -i -a src");
-        tool(directory, "rm -rf src src.worktrees").unwrap();
+        // A process that makes a ready tree may still be at work in the store.
+        let removed = (0..100).any(|_| tool(directory, "rm -rf src src.worktrees").is_ok());
+        assert!(removed, "{name}");
     }
 }
 
