@@ -19,7 +19,8 @@ use crate::session::Session;
 use crate::snapshots::tell_skipped;
 use crate::table::{Cell, Column, Table};
 use crate::text::{self, count, counted, harmless, shell_word, short};
-use crate::worktrees::{WorktreeFields, change_name, change_style};
+use crate::worktrees::WorktreeFields;
+use crate::worktrees::status::{change_name, change_style};
 
 pub(crate) fn diff(args: &DiffArgs, session: Session<'_>) -> Result<Exit, Failure> {
     let worktree = session.worktree(args.worktree.as_deref())?;

@@ -14,7 +14,7 @@ use crate::choices::{Existing, Mode, Reflink};
 use crate::common::Common;
 use crate::exit::Exit;
 use crate::failure::{Failure, clone_failure};
-use crate::filesystems::{self, CostDocument, Taker};
+use crate::filesystems::{self, Copies, CostDocument, Taker};
 use crate::output::{Output, encoded};
 use crate::progress::{self, Total, Watched};
 use crate::summary::{Summary, was_left};
@@ -97,7 +97,8 @@ fn price(
         cost
     };
     let (line, cost) =
-        filesystems::price((source, copied.first()?), copied.len() as u64, taker, cost)?;
+        Copies { from: source, to: copied.first()?, number: copied.len() as u64, taker }
+            .price(cost)?;
     output.warning(line);
     Some(cost)
 }

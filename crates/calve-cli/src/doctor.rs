@@ -65,7 +65,7 @@ pub(crate) fn run(
         let mut warned: Vec<String> = verdicts
             .iter()
             .flat_map(|verdict| [verdict.source, &verdict.probed])
-            .filter_map(crate::volume::warning)
+            .filter_map(crate::volume::store::warning)
             .collect();
         warned.dedup();
         output.warnings(&warned);

@@ -19,6 +19,12 @@ pub(crate) enum Exit {
 }
 
 impl Exit {
+    /// The end of two steps of one command: the first that is not [`Exit::Done`].
+    #[cfg(unix)]
+    pub(crate) fn and(self, next: Self) -> Self {
+        if self == Self::Done { next } else { self }
+    }
+
     /// The number that the parent process sees.
     pub(crate) fn code(self) -> u8 {
         match self {

@@ -46,51 +46,59 @@ pub(crate) enum Taker<'a> {
     Copies(&'a str),
 }
 
-/// The line that says what `copies` copies of the tree `source` at `destination` will cost, before
-/// the first byte is written. `None` if blocks will be shared.
-pub(crate) fn price(
-    (source, destination): (&Path, &Path),
-    copies: u64,
-    taker: Taker<'_>,
-    cost: impl FnOnce() -> CopyCost,
-) -> Option<(String, CopyCost)> {
-    if !must_copy(source, destination) {
-        return None;
-    }
-    // A path of one word has the current folder above it.
-    let above = destination.ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("."));
-    let name = |path| calve::filesystem_name(path);
-    let why = why_not(name(source).as_deref(), name(above).as_deref())?;
-    let one = cost();
-    let all = one.times(copies);
-    if all.bytes < WORTH_SAYING && !all.is_least {
-        return None;
-    }
-    let least = if one.is_least { "at least " } else { "" };
-    let each = match copies {
-        1 => String::new(),
-        _ => format!(" ({least}{} each)", bytes(one.bytes)),
-    };
-    let time = match all.time_in(above) {
-        Ok(time) => format!(", about {}", duration(time)),
-        Err(_) => String::new(),
-    };
-    let (what, then) = match taker {
-        #[cfg(unix)]
-        Taker::StoreOnce => {
-            ("the store will take, once,", "worktrees then share blocks with the store".to_owned())
-        }
-        Taker::Copies(what) => (what, format!("to share blocks instead, {ELSEWHERE}")),
-    };
-    let line = format!(
-        "{why}: {what} {least}{} in {}{each}{time}; {then}",
-        bytes(all.bytes),
-        counted(all.files, "file"),
-    );
-    Some((line, all))
+/// Copies of a tree that calve is about to make.
+pub(crate) struct Copies<'a> {
+    pub(crate) from: &'a Path,
+    /// The folder that gets the copies. It need not exist.
+    pub(crate) to: &'a Path,
+    pub(crate) number: u64,
+    pub(crate) taker: Taker<'a>,
 }
 
-/// Like [`price`], for a tree in `folder` with a store beside it, whose size is not known yet.
+impl Copies<'_> {
+    /// The line that says what these copies of a tree of this `cost` will cost together, before the
+    /// first byte is written. `None` if blocks will be shared.
+    pub(crate) fn price(&self, cost: impl FnOnce() -> CopyCost) -> Option<(String, CopyCost)> {
+        let Self { from, to, number, taker } = *self;
+        if !must_copy(from, to) {
+            return None;
+        }
+        // A path of one word has the current folder above it.
+        let above = to.ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("."));
+        let name = |path| calve::filesystem_name(path);
+        let why = why_not(name(from).as_deref(), name(above).as_deref())?;
+        let one = cost();
+        let all = one.times(number);
+        if all.bytes < WORTH_SAYING && !all.is_least {
+            return None;
+        }
+        let least = if one.is_least { "at least " } else { "" };
+        let each = match number {
+            1 => String::new(),
+            _ => format!(" ({least}{} each)", bytes(one.bytes)),
+        };
+        let time = match all.time_in(above) {
+            Ok(time) => format!(", about {}", duration(time)),
+            Err(_) => String::new(),
+        };
+        let (what, then) = match taker {
+            #[cfg(unix)]
+            Taker::StoreOnce => (
+                "the store will take, once,",
+                "worktrees then share blocks with the store".to_owned(),
+            ),
+            Taker::Copies(what) => (what, format!("to share blocks instead, {ELSEWHERE}")),
+        };
+        let line = format!(
+            "{why}: {what} {least}{} in {}{each}{time}; {then}",
+            bytes(all.bytes),
+            counted(all.files, "file"),
+        );
+        Some((line, all))
+    }
+}
+
+/// Like [`Copies::price`], for a tree in `folder` with a store beside it, whose size is not known yet.
 #[cfg(unix)]
 pub(crate) fn price_of_unknown(folder: &Path) -> Option<String> {
     if !must_copy(folder, folder) {

@@ -17,7 +17,7 @@ use crate::exit::Exit;
 use crate::failure::stored::{store_failure, worktree_failure};
 use crate::failure::{Failure, Kind};
 use crate::session::Session;
-use crate::worktrees;
+use crate::worktrees::{drop, start};
 
 /// A longer input is not the message of a hook.
 const MOST_BYTES: u64 = 1024 * 1024;
@@ -121,7 +121,7 @@ fn create(message: &Message, session: Session<'_>) -> Result<Exit, Failure> {
             session.output.results(&session.output.path_lines([worktree.path()]))?;
             return Ok(Exit::Done);
         }
-        match start(&name, &given, base, session) {
+        match start_one(&name, &given, base, session) {
             // Another process was quicker.
             Err(failure) if tries < TRIES && is_taken(&failure) && is_starting(&store, &name) => {}
             // A warning has named what was left out (exit code 3). For the tool, the worktree was
@@ -186,7 +186,7 @@ fn is_starting(store: &Store, name: &str) -> bool {
     matches!(state, Ok(WorktreeState::Starting | WorktreeState::Ready))
 }
 
-fn start(
+fn start_one(
     name: &str,
     given: &str,
     base: Option<&str>,
@@ -197,10 +197,10 @@ fn start(
     let has_branch = branch.is_some();
     let names = [name.to_owned()];
     let args = |branch| StartArgs::on_branch(branch, base.map(str::to_owned));
-    match worktrees::start(&args(branch), &names, session) {
+    match start::run(&args(branch), &names, session) {
         // git refuses the name as a branch, or the project has no linked worktrees.
         Err(failure) if has_branch && has_no_such_branch(&failure) => {
-            worktrees::start(&args(None), &names, session)
+            start::run(&args(None), &names, session)
         }
         made => made,
     }
@@ -219,7 +219,7 @@ fn remove(message: &Message, force: bool, session: Session<'_>) -> Result<Exit, 
     };
     let was_gone = is_gone(path);
     let args = DropArgs { worktrees: vec![path.clone()], force, ..DropArgs::default() };
-    match worktrees::drop(&args, session) {
+    match drop::run(&args, session) {
         // The store does not know the worktree any more, or another process removed it first.
         Err(_) if was_gone || is_gone(path) => Ok(Exit::Done),
         done => done,

@@ -5,8 +5,6 @@
 //! [`progress`]), the texts ([`text`], [`summary`], [`failure`], [`tips`], [`filesystems`]) and the
 //! exit codes ([`exit`]).
 
-#[cfg(unix)]
-mod after_start;
 mod args;
 #[cfg(unix)]
 mod candidates;
@@ -16,13 +14,9 @@ mod choices;
 mod clone;
 mod common;
 mod doctor;
-#[cfg(unix)]
-mod du;
 mod exit;
 mod failure;
 mod filesystems;
-#[cfg(unix)]
-mod fill;
 #[cfg(unix)]
 mod hook;
 mod manual;
@@ -34,8 +28,6 @@ mod places;
 mod progress;
 #[cfg(unix)]
 mod remote;
-#[cfg(unix)]
-mod reshare;
 #[cfg(unix)]
 mod session;
 mod shells;
@@ -120,17 +112,17 @@ fn run(cli: Cli) -> Result<Exit, clap::Error> {
         #[cfg(unix)]
         Verb::Snapshot(args) => snapshots::snapshot(args, session),
         #[cfg(unix)]
-        Verb::Start(args) => worktrees::start(args, &args.names()?, session),
+        Verb::Start(args) => worktrees::start::run(args, &args.names()?, session),
         #[cfg(unix)]
-        Verb::Fill(args) => fill::run(args, session),
+        Verb::Fill(args) => worktrees::fill::run(args, session),
         #[cfg(unix)]
-        Verb::List(args) => worktrees::list(args, session),
+        Verb::List(args) => worktrees::list::run(args, session),
         #[cfg(unix)]
-        Verb::Du(args) => du::du(args, session),
+        Verb::Du(args) => worktrees::du::run(args, session),
         #[cfg(unix)]
-        Verb::Reshare(args) => reshare::run(args, session),
+        Verb::Reshare(args) => worktrees::reshare::run(args, session),
         #[cfg(unix)]
-        Verb::Status(args) => worktrees::status(args, session),
+        Verb::Status(args) => worktrees::status::run(args, session),
         #[cfg(unix)]
         Verb::Diff(args) => changes::diff(args, session),
         #[cfg(unix)]
@@ -140,9 +132,9 @@ fn run(cli: Cli) -> Result<Exit, clap::Error> {
         #[cfg(unix)]
         Verb::Reset(args) => changes::reset(args, session),
         #[cfg(unix)]
-        Verb::Drop(args) => worktrees::drop(args, session),
+        Verb::Drop(args) => worktrees::drop::run(args, session),
         #[cfg(unix)]
-        Verb::Restore(args) => worktrees::restore(args, session),
+        Verb::Restore(args) => worktrees::restore::run(args, session),
         #[cfg(unix)]
         Verb::Log(args) => snapshots::log(args, session),
         #[cfg(unix)]
@@ -150,15 +142,15 @@ fn run(cli: Cli) -> Result<Exit, clap::Error> {
         #[cfg(unix)]
         Verb::Name(args) => snapshots::name(args.naming()?, session),
         #[cfg(unix)]
-        Verb::Push(args) => remote::push(args.checked()?, session),
+        Verb::Push(args) => remote::push::run(args.checked()?, session),
         #[cfg(unix)]
-        Verb::Pull(args) => remote::pull(args, session),
+        Verb::Pull(args) => remote::pull::run(args, session),
         #[cfg(unix)]
         Verb::Checkout(args) => remote::checkout::run(args, session),
         #[cfg(unix)]
         Verb::Remote(verb) => remote::run(verb, session),
         #[cfg(unix)]
-        Verb::Key(args) => remote::key(args, session),
+        Verb::Key(args) => remote::key::run(args, session),
         #[cfg(unix)]
         Verb::Store(verb) => store::run(verb, session),
         #[cfg(target_os = "linux")]

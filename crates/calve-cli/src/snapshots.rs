@@ -13,7 +13,7 @@ use crate::clone::{SkippedDocument, finding};
 use crate::exit::Exit;
 use crate::failure::stored::{own, store_failure, store_flag, worktree_failure};
 use crate::failure::{Failure, Kind};
-use crate::filesystems::{self, CostDocument, Taker};
+use crate::filesystems::{self, Copies, CostDocument, Taker};
 use crate::output::{Output, encoded};
 use crate::places;
 use crate::progress::Total;
@@ -106,7 +106,7 @@ fn on_volume(
         );
         return Err(own("make store for", project, ErrorKind::StoreExists, why, hint));
     }
-    crate::volume::store_on(&session.common.resolve(volume), project).map(Some)
+    crate::volume::store::store_on(&session.common.resolve(volume), project).map(Some)
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -121,7 +121,7 @@ fn price(project: &Path, store: &Store, output: Output) -> Option<CopyCost> {
         false => Taker::StoreOnce,
     };
     let cost = || CopyCost::of_tree(project);
-    let (line, cost) = filesystems::price((project, store.path()), 1, taker, cost)?;
+    let (line, cost) = Copies { from: project, to: store.path(), number: 1, taker }.price(cost)?;
     output.warning(line);
     Some(cost)
 }

@@ -5,7 +5,8 @@ use std::path::Path;
 use calve::{CheckoutOptions, CheckoutReport, ErrorKind, Operation, Remote};
 use serde::Serialize;
 
-use super::{PullDocument, limited, settings, tell_pull, warn_of_plain_http};
+use super::open::{limited, settings, warn_of_plain_http};
+use super::pull::{PullDocument, tell_pull};
 use crate::args::CheckoutArgs;
 use crate::clone::{findings, why_not_shared};
 use crate::exit::Exit;

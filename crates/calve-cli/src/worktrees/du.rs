@@ -13,7 +13,7 @@ use crate::session::Session;
 use crate::table::{Cell, Column, Table};
 use crate::text::{count, counted, duration, harmless};
 
-pub(crate) fn du(args: &DuArgs, session: Session<'_>) -> Result<Exit, Failure> {
+pub(crate) fn run(args: &DuArgs, session: Session<'_>) -> Result<Exit, Failure> {
     let output = session.output;
     let mut worktrees: Vec<Worktree> = Vec::new();
     for word in &args.worktrees {

@@ -4,13 +4,13 @@ use calve::{NotReshared, ReshareOptions, ReshareReport, Worktree};
 use serde::Serialize;
 
 use crate::args::ReshareArgs;
-use crate::du::is_there;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::failure::stored::store_failure;
 use crate::progress::Total;
 use crate::session::Session;
 use crate::text::{count, counted, duration};
+use crate::worktrees::du::is_there;
 
 pub(crate) fn run(args: &ReshareArgs, session: Session<'_>) -> Result<Exit, Failure> {
     let how = ReshareOptions::new().dry_run(args.dry_run);

@@ -10,7 +10,7 @@ use crate::clone::{DestinationDocument, findings, why_not_shared};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::failure::stored::store_failure;
-use crate::filesystems::{CostDocument, Taker, price};
+use crate::filesystems::{Copies, CostDocument, Taker};
 use crate::output::{PathFields, encoded};
 use crate::paths::MentionDocument;
 use crate::progress::Total;
@@ -40,11 +40,9 @@ pub(crate) fn run(args: &FillArgs, session: Session<'_>) -> Result<Exit, Failure
     let plan = session
         .work(Total::Unknown, |common| FillPlan::new(&path, &options, common))
         .map_err(|error| store_failure(&error))?;
-    let price =
-        price((plan.from(), plan.path()), 1, Taker::Copies("the carried files will take"), || {
-            plan.cost()
-        });
-    let price = price.map(|(line, cost)| {
+    let taker = Taker::Copies("the carried files will take");
+    let copies = Copies { from: plan.from(), to: plan.path(), number: 1, taker };
+    let price = copies.price(|| plan.cost()).map(|(line, cost)| {
         session.output.warning(line);
         cost
     });

@@ -1,0 +1,96 @@
+//! `calve remote names` and `remote log`.
+
+use std::path::Path;
+
+use calve::{ErrorKind, PublicKey, RemoteName};
+use serde::Serialize;
+
+use super::open::{failed, open, remote_and_name};
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::failure::stored::{no_such_snapshot, own};
+use crate::output::Output;
+use crate::session::Session;
+use crate::table::{Cell, Column, Table};
+use crate::text::{self, harmless, short};
+
+pub(super) fn names(remote: Option<&str>, session: Session<'_>) -> Result<Exit, Failure> {
+    let (_, remote) = open(&session.store()?, remote)?;
+    tell_names(&remote.names().map_err(failed)?, session.output)
+}
+
+pub(super) fn log(name: &str, from: Option<&str>, session: Session<'_>) -> Result<Exit, Failure> {
+    let (from, name) = remote_and_name(from, name);
+    let (known, remote) = open(&session.store()?, from)?;
+    let log = remote.log(name).map_err(failed)?;
+    if log.is_empty() {
+        return Err(no_such_name(name, &known.url));
+    }
+    tell_names(&log, session.output)
+}
+
+fn no_such_name(name: &str, url: &str) -> Failure {
+    own(
+        "find snapshot",
+        Path::new(name),
+        ErrorKind::SnapshotNotFound,
+        "the remote has no such name",
+        no_such_snapshot(url),
+    )
+}
+
+fn tell_names(names: &[RemoteName], output: Output) -> Result<Exit, Failure> {
+    if output.json {
+        let names = names.iter().map(NameDocument::new).collect();
+        output.document(&NamesDocument { names })?;
+        return Ok(Exit::Done);
+    }
+    let columns = [Column::Left, Column::Right, Column::Left, Column::Left, Column::Text];
+    let mut table = Table::new(columns.to_vec());
+    for name in names {
+        let id = if output.verbose { name.snapshot.to_string() } else { short(name.snapshot) };
+        let signed = match name.signers.first() {
+            None => "unsigned".to_owned(),
+            Some(key) if output.verbose => format!("signed by {key}"),
+            Some(key) => format!("signed by {}…", key.to_string().get(..12).unwrap_or_default()),
+        };
+        let collected = if name.collected { ", collected" } else { "" };
+        table.row(vec![
+            Cell::from(harmless(&name.name).into_owned()),
+            Cell::from(name.sequence.to_string()),
+            Cell::from(id),
+            Cell::from(text::utc(name.made)),
+            Cell::from(signed + collected),
+        ]);
+    }
+    output.table(&table)?;
+    Ok(Exit::Done)
+}
+
+#[derive(Serialize)]
+struct NamesDocument<'a> {
+    names: Vec<NameDocument<'a>>,
+}
+
+#[derive(Serialize)]
+struct NameDocument<'a> {
+    name: &'a str,
+    sequence: u64,
+    snapshot: String,
+    made: String,
+    signers: Vec<String>,
+    collected: bool,
+}
+
+impl<'a> NameDocument<'a> {
+    fn new(name: &'a RemoteName) -> Self {
+        Self {
+            name: &name.name,
+            sequence: name.sequence,
+            snapshot: name.snapshot.to_string(),
+            made: text::utc(name.made),
+            signers: name.signers.iter().map(PublicKey::to_string).collect(),
+            collected: name.collected,
+        }
+    }
+}

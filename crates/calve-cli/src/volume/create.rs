@@ -1,0 +1,224 @@
+//! `calve volume create`: the image, the folder, and then what root must do.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use calve::{ErrorKind, ReflinkOutcome};
+
+use super::facts::{mount_at, mounted};
+use super::found::{Found, is_there, place};
+use super::machine::{self, is_root, needed};
+use super::plan::{self, Filesystem, Owner, RootAction, Volume};
+use super::root::by_root;
+use super::status::told_as_made;
+use crate::args::CreateArgs;
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::failure::stored::own;
+use crate::session::Session;
+use crate::text::{shell_word, shown};
+
+pub(super) fn run(args: &CreateArgs, session: Session<'_>) -> Result<Exit, Failure> {
+    let at = place(&args.at, session)?;
+    if !plan::is_plain(&at) {
+        let why = "a path in /etc/fstab and in units has no spaces or special characters";
+        let hint = "choose a folder of letters, digits and '._-+@'";
+        return Err(own("make volume", &at, ErrorKind::InvalidName, why, hint));
+    }
+    let old = plan::old_image_of(&at);
+    if is_there(&old)? {
+        let hint = format!("'calve volume remove {}' completes that", shell_word(&at));
+        let why = "a volume that was there is being removed";
+        return Err(own("make volume", &at, ErrorKind::DestinationExists, why, hint));
+    }
+    for name in ["mount", "losetup", "blkid"] {
+        needed(name)?;
+    }
+    let owner = machine::owner();
+    let output = session.output;
+    let mut made = Made::default();
+    let found = match Found::at(&at)? {
+        Some(found) => {
+            let is_owned = || fs::metadata(&at).is_ok_and(|meta| meta.uid() == owner.uid);
+            if found.mount.is_some() && found.record.is_some() && is_owned() {
+                output.summary(format_args!("nothing to do: the volume {} is there", shown(&at)));
+                return told_as_made(found, session);
+            }
+            output.summary(format_args!(
+                "going on with {}, which an unfinished calve volume create left",
+                shown(&found.volume.image)
+            ));
+            found
+        }
+        None => {
+            let volume = make_image(args, &at, owner, &mut made, session)?;
+            Found { volume, record: None, mount: None }
+        }
+    };
+    made.folder(&at)?;
+    let boot = machine::at_boot(&at)?;
+    let steps = plan::steps_to_mount(&found.volume, &boot, owner, found.mount.is_some());
+    let by_hand = match by_root(RootAction::Mount, &at, owner, &steps, args.no_sudo, session) {
+        Ok(by_hand) => by_hand,
+        Err(failure) => {
+            made.undo();
+            return Err(failure);
+        }
+    };
+    if let Some(exit) = by_hand {
+        return Ok(exit);
+    }
+    let found = Found::at(&at)?.filter(|found| found.mount.is_some());
+    let found = found.ok_or_else(|| {
+        let hint = "'calve volume status' says what is there";
+        own("mount volume", &at, ErrorKind::Io, "it is not mounted after all", hint)
+    })?;
+    output.summary(format_args!(
+        "made a volume: in a project, 'calve init --volume {}' puts its store and worktrees there",
+        shell_word(&at)
+    ));
+    told_as_made(found, session)
+}
+
+/// The files that `create` makes without root.
+#[derive(Default)]
+struct Made {
+    image: Option<PathBuf>,
+    folder: Option<PathBuf>,
+}
+
+impl Made {
+    /// Makes the folder that the volume is mounted at. While nothing is mounted there, its mode
+    /// keeps users from writing into it by mistake.
+    fn folder(&mut self, at: &Path) -> Result<(), Failure> {
+        match fs::DirBuilder::new().mode(0o555).create(at) {
+            Ok(()) => self.folder = Some(at.to_owned()),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => {
+                self.undo();
+                return Err(Failure::writing("make folder", at, &error));
+            }
+        }
+        Ok(())
+    }
+
+    fn undo(&self) {
+        if let Some(folder) = &self.folder {
+            let _ = fs::remove_dir(folder);
+        }
+        if let Some(image) = &self.image {
+            let _ = fs::remove_file(image);
+        }
+    }
+}
+
+/// Makes the image. It gets its name when it is whole.
+fn make_image(
+    args: &CreateArgs,
+    at: &Path,
+    owner: Owner,
+    made: &mut Made,
+    session: Session<'_>,
+) -> Result<Volume, Failure> {
+    let fails = |kind, why: &str, hint: String| Err(own("make volume", at, kind, why, hint));
+    let image = plan::image_of(at);
+    if is_there(&image)? {
+        let why = "another file has the name of its image";
+        return fails(
+            ErrorKind::DestinationExists,
+            why,
+            format!("move {} away, or choose another folder", shell_word(&image)),
+        );
+    }
+    match fs::read_dir(at).map(|mut entries| entries.next().is_none()) {
+        Ok(true) if mount_at(&mounted(), at).is_none() => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) if error.kind() != io::ErrorKind::NotADirectory => {
+            return Err(Failure::io("look at", vec![at.to_owned()], &error));
+        }
+        _ => {
+            let why = "something is there already";
+            let hint = "choose a new or an empty folder".to_owned();
+            return fails(ErrorKind::DestinationExists, why, hint);
+        }
+    }
+    let folder = at.parent().unwrap_or(at);
+    let probe = calve::probe(folder).map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied => Failure {
+            hint: Some(format!(
+                "choose a folder of yours, such as ~/trees, or run it as root: sudo calve volume create {}",
+                shell_word(at)
+            )),
+            ..Failure::io("make volume", vec![at.to_owned()], &error)
+        },
+        _ => Failure::writing("make volume", at, &error),
+    })?;
+    if probe.outcome == ReflinkOutcome::Cloned {
+        let why = "the filesystem there can share blocks, so no volume is needed";
+        return fails(
+            ErrorKind::DestinationExists,
+            why,
+            format!(
+                "'calve init --store {}' puts a store there",
+                shell_word(&folder.join("NAME.calve"))
+            ),
+        );
+    }
+    let host = machine::space(folder)
+        .map_err(|error| Failure::io("look at", vec![folder.to_owned()], &error))?;
+    let Some(size) = args.size.or_else(|| plan::default_size(host.free)) else {
+        let why = "there is too little room: a volume has at least 1 GiB";
+        let kind = ErrorKind::StorageFull;
+        return fails(kind, why, format!("free some space; df -h {}", shell_word(folder)));
+    };
+    if size > host.free {
+        session.output.warning(format_args!(
+            "the volume may grow to {}, and the disk below it has {} free: 'calve volume status' says when it gets short",
+            session.output.size(size),
+            session.output.size(host.free)
+        ));
+    }
+    let filesystem = args.filesystem.unwrap_or(Filesystem::Btrfs);
+    needed(filesystem.mkfs())?;
+    let new = plan::new_image_of(at);
+    match fs::remove_file(&new) {
+        Ok(()) => session.output.summary(format_args!(
+            "removed {}, which an unfinished calve volume create left",
+            shown(&new)
+        )),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(Failure::io("remove", vec![new], &error)),
+    }
+    let failed = |error: io::Error| Failure::writing("make the image of volume", &new, &error);
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&new)
+        .map_err(failed)?;
+    made.image = Some(new.clone());
+    let protofile = plan::protofile_of(at);
+    let fill = || -> Result<(), Failure> {
+        file.set_len(size).map_err(failed)?;
+        fs::write(&protofile, plan::protofile(owner)).map_err(failed)?;
+        machine::output(filesystem.mkfs(), &filesystem.make(&new, &protofile))?;
+        if is_root() {
+            std::os::unix::fs::fchown(&file, Some(owner.uid), Some(owner.gid)).map_err(failed)?;
+        }
+        file.sync_all().map_err(failed)?;
+        if session.signals.cancel().is_cancelled() {
+            return Err(Failure::cancelled("make volume", vec![at.to_owned()]));
+        }
+        fs::rename(&new, &image).map_err(failed)
+    };
+    let filled = fill();
+    let _ = fs::remove_file(&protofile);
+    if let Err(failure) = filled {
+        made.undo();
+        return Err(failure);
+    }
+    made.image = Some(image.clone());
+    Ok(Volume { at: at.to_owned(), image, filesystem })
+}

@@ -1,0 +1,227 @@
+//! `calve volume list` and `volume status`.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::facts::{self, mount_at, mount_command, mounted, recorded};
+use super::found::{Found, is_there, place, unmounting};
+use super::machine::space as space_of;
+use super::plan::{self, Record, Volume};
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::output::PathFields;
+use crate::session::Session;
+use crate::table::{Cell, Column, Table};
+use crate::text::{shell_word, shown};
+
+pub(super) fn list(session: Session<'_>) -> Result<Exit, Failure> {
+    let all = Standing::all();
+    let output = session.output;
+    if output.json {
+        let volumes = all.iter().map(VolumeDocument::new).collect();
+        return output.document(&ListDocument { volumes }).map(|()| Exit::Done);
+    }
+    let size = |bytes: Option<u64>| bytes.map_or_else(|| "-".to_owned(), |it| output.size(it));
+    let mut table =
+        Table::new([Column::Left, Column::Left, Column::Left, Column::Left, Column::Name]);
+    for standing in &all {
+        let volume = &standing.found.volume;
+        let state = if standing.found.mount.is_some() { "mounted" } else { "not mounted" };
+        table.row([
+            Cell::from(volume.filesystem.name()),
+            size(standing.image.map(|(size, _)| size)).into(),
+            format!("{} free", size(standing.space.map(|space| space.free))).into(),
+            state.into(),
+            output.path(&volume.at).into(),
+        ]);
+    }
+    output.table(&table)?;
+    Ok(Exit::Done)
+}
+
+pub(super) fn status(at: Option<&Path>, session: Session<'_>) -> Result<Exit, Failure> {
+    let all = match at {
+        Some(at) => {
+            let at = place(at, session)?;
+            let found = match Found::at(&at)? {
+                Some(found) => found,
+                None => unmounting(&at)?,
+            };
+            vec![Standing::of(found)]
+        }
+        None => Standing::all(),
+    };
+    let output = session.output;
+    let is_well = all.iter().all(|standing| standing.advice.is_empty());
+    if output.json {
+        let volumes = all.iter().map(VolumeDocument::new).collect();
+        output.document(&ListDocument { volumes })?;
+    } else {
+        if all.is_empty() {
+            output.summary("there are no volumes; 'calve volume create DIR' makes one");
+        }
+        let mut table = Table::new([Column::Left, Column::Name]);
+        for standing in &all {
+            for (what, value) in standing.rows(session) {
+                table.row([Cell::from(what), value.into()]);
+            }
+        }
+        output.table(&table)?;
+    }
+    let advice: Vec<String> = all.iter().flat_map(|standing| standing.advice.clone()).collect();
+    output.warnings(&advice);
+    Ok(if is_well { Exit::Done } else { Exit::Findings })
+}
+
+/// A volume with its state.
+struct Standing {
+    found: Found,
+    /// The size of the image, and the space that it takes on the host.
+    image: Option<(u64, u64)>,
+    space: Option<plan::Space>,
+    host: Option<plan::Space>,
+    has_direct_io: Option<bool>,
+    advice: Vec<String>,
+}
+
+impl Standing {
+    fn of(found: Found) -> Self {
+        let Volume { at, image, .. } = &found.volume;
+        let meta = fs::metadata(image).ok();
+        let space = found.mount.as_ref().and_then(|_| space_of(at).ok());
+        let host = image.parent().and_then(|folder| space_of(folder).ok());
+        let has_direct_io = found.mount.as_ref().and_then(facts::has_direct_io);
+        let word = shell_word(at);
+        let mut advice = Vec::new();
+        if let (Some(space), Some(host)) = (space, host) {
+            let room = plan::room(space, host);
+            advice.extend(plan::advice(room, space, host, (at, image), || true));
+        }
+        let is_old = is_there(&plan::old_image_of(at)).unwrap_or(false);
+        match (&found.record, &found.mount) {
+            _ if is_old => advice.push(format!(
+                "it is being removed: 'calve volume remove {word}' completes that"
+            )),
+            (None, _) => advice.push(format!(
+                "an unfinished calve volume create left it: 'calve volume create {word}' completes it, 'calve volume \
+                 remove {word}' removes it"
+            )),
+            (Some(_), None) if meta.is_none() => {
+                advice.push(format!("its image {} is gone", shown(image)));
+            }
+            (Some(record), None) => advice.push(format!(
+                "it is not mounted; to mount it: {}",
+                mount_command(&found.volume, record)
+            )),
+            _ => {}
+        }
+        let image = meta.map(|meta| (meta.len(), meta.blocks().saturating_mul(512)));
+        Self { found, image, space, host, has_direct_io, advice }
+    }
+
+    fn all() -> Vec<Self> {
+        let mounts = mounted();
+        let found = |(volume, record): (Volume, Record)| {
+            let mount = mount_at(&mounts, &volume.at);
+            Self::of(Found { volume, record: Some(record), mount })
+        };
+        recorded().into_iter().map(found).collect()
+    }
+}
+
+impl Standing {
+    fn rows(&self, session: Session<'_>) -> Vec<(&'static str, Vec<u8>)> {
+        let output = session.output;
+        let size = |bytes| output.size(bytes);
+        let Volume { at, image, filesystem } = &self.found.volume;
+        let mut rows = vec![("volume", output.path(at)), ("image", output.path(image))];
+        let mut add = |what, text: String| rows.push((what, text.into_bytes()));
+        add("filesystem", filesystem.name().to_owned());
+        if let Some(space) = self.space {
+            add("room", format!("{} free of {}", size(space.free), size(space.size)));
+        }
+        if let Some((_, taken)) = self.image {
+            let host = self.host.map(|host| format!(", which has {} free", size(host.free)));
+            add(
+                "on the disk",
+                format!("{} of the disk below{}", size(taken), host.unwrap_or_default()),
+            );
+        }
+        let at_boot = match &self.found.record {
+            Some(Record::Unit(unit)) => format!("by {unit}"),
+            Some(Record::Line(_)) => format!("by {}", plan::FSTAB),
+            None => "no".to_owned(),
+        };
+        add("mounted", if self.found.mount.is_some() { "yes" } else { "no" }.to_owned());
+        add("at boot", at_boot);
+        match (self.has_direct_io, &self.found.mount) {
+            (Some(true), _) => add("direct I/O", "yes".to_owned()),
+            (Some(false), Some(mount)) => {
+                let command = format!("sudo losetup --direct-io=on {}", mount.source);
+                add(
+                    "direct I/O",
+                    format!("no, so files are in memory twice; to turn it on: {command}"),
+                );
+            }
+            _ => {}
+        }
+        rows
+    }
+}
+
+pub(super) fn told_as_made(found: Found, session: Session<'_>) -> Result<Exit, Failure> {
+    let output = session.output;
+    if output.json {
+        output.document(&VolumeDocument::new(&Standing::of(found)))?;
+    } else {
+        output.results(&output.path_lines([found.volume.at.as_path()]))?;
+    }
+    Ok(Exit::Done)
+}
+
+/// The JSON documents of `volume`; docs/json.md says what each field means.
+#[derive(Serialize)]
+struct ListDocument {
+    volumes: Vec<VolumeDocument>,
+}
+
+#[derive(Serialize)]
+struct VolumeDocument {
+    #[serde(flatten)]
+    path: PathFields,
+    image: String,
+    filesystem: &'static str,
+    size_bytes: Option<u64>,
+    image_bytes: Option<u64>,
+    free_bytes: Option<u64>,
+    host_free_bytes: Option<u64>,
+    mounted: bool,
+    at_boot: Option<&'static str>,
+    direct_io: Option<bool>,
+    advice: Vec<String>,
+}
+
+impl VolumeDocument {
+    fn new(standing: &Standing) -> Self {
+        let Volume { at, image, filesystem } = &standing.found.volume;
+        Self {
+            path: PathFields::new(at),
+            image: image.display().to_string(),
+            filesystem: filesystem.name(),
+            size_bytes: standing.image.map(|(size, _)| size),
+            image_bytes: standing.image.map(|(_, taken)| taken),
+            free_bytes: standing.space.map(|space| space.free),
+            host_free_bytes: standing.host.map(|host| host.free),
+            mounted: standing.found.mount.is_some(),
+            at_boot: standing.found.record.as_ref().map(|record| match record {
+                Record::Unit(_) => "systemd",
+                Record::Line(_) => "fstab",
+            }),
+            direct_io: standing.has_direct_io,
+            advice: standing.advice.clone(),
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! `calve drop`.
+
+use std::cmp::Reverse;
+use std::path::PathBuf;
+
+use calve::{DropOptions, ErrorKind, Worktree, WorktreeState};
+
+use crate::args::DropArgs;
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::failure::stored::{own, store_failure, worktree_failure};
+use crate::progress::Total;
+use crate::session::Session;
+use crate::text::shell_word;
+use crate::trash;
+
+mod told;
+mod would;
+
+use told::{Done, add_store, by_then};
+use would::would_drop;
+
+pub(crate) fn run(args: &DropArgs, session: Session<'_>) -> Result<Exit, Failure> {
+    let current = std::env::current_dir();
+    // If one of several worktrees cannot be dropped, calve drops none of them.
+    let worktrees = droppable(args, session).map_err(|failure| match args.worktrees.len() {
+        1 => failure,
+        _ => failure.remarked("nothing was dropped"),
+    })?;
+    if args.dry_run {
+        return would_drop(args, &worktrees, session);
+    }
+    let how = DropOptions::new()
+        .force(args.force)
+        .discard(args.discard)
+        .delete_branch(args.delete_branch);
+    let mut names: Vec<String> =
+        worktrees.iter().map(|worktree| worktree.name().to_owned()).collect();
+    let (mut done, mut stores, mut remains) = (Done::default(), Vec::new(), Vec::new());
+    let mut failure = None;
+    for worktree in worktrees {
+        let (again, store) = (worktree.clone(), worktree.store().clone());
+        match session.work(Total::Unknown, |options| worktree.drop(&how, options)) {
+            Ok(dropped) => {
+                done.add(&again, &dropped);
+                remains.extend((!dropped.was_missing()).then_some(dropped));
+            }
+            Err(error) => {
+                failure = Some(worktree_failure(&error, &again));
+                break;
+            }
+        }
+        if current.as_ref().is_ok_and(|current| current.starts_with(again.path())) {
+            done.stood_in = store.project().ok();
+        }
+        add_store(&mut stores, &store);
+    }
+    trash::empty_behind(&stores, remains, session.output);
+    for line in done.told.iter().chain(&done.problems) {
+        session.output.warning(line);
+    }
+    let left = names.split_off(done.documents.len());
+    match failure {
+        Some(failure) => Err(by_then(failure, &names, &left)),
+        None => done.tell(names, session.output),
+    }
+}
+
+/// The worktrees to drop, each once. Fails if one of them cannot be dropped. A worktree inside
+/// another one comes before it.
+fn droppable(args: &DropArgs, session: Session<'_>) -> Result<Vec<Worktree>, Failure> {
+    let mut worktrees: Vec<Worktree> = Vec::new();
+    for word in &args.worktrees {
+        let worktree = session.worktree(Some(word))?;
+        if worktree.is_project() {
+            let store = shell_word(worktree.store().path());
+            return Err(own(
+                "drop",
+                worktree.path(),
+                ErrorKind::InvalidName,
+                "it is the project itself",
+                format!("to delete all its snapshots, run: rm -r {store}"),
+            ));
+        }
+        if worktrees.iter().all(|other| other.path() != worktree.path()) {
+            worktrees.push(worktree);
+        }
+    }
+    if worktrees.len() == 1 && !args.dry_run {
+        // A single drop reports by itself why the worktree stays.
+        return Ok(worktrees);
+    }
+    worktrees.sort_by_key(|worktree| Reverse(worktree.path().components().count()));
+    for worktree in &worktrees {
+        let state = worktree.state().map_err(|error| worktree_failure(&error, worktree))?;
+        if state == WorktreeState::Missing {
+            continue;
+        }
+        let others = worktree.store().worktrees().map_err(|error| store_failure(&error))?;
+        let inside: Vec<PathBuf> = others
+            .iter()
+            .filter(|other| other.path().starts_with(worktree.path()))
+            .filter(|other| worktrees.iter().all(|known| known.path() != other.path()))
+            .map(|other| other.path().to_owned())
+            .collect();
+        if !inside.is_empty() {
+            return Err(holding(worktree, inside));
+        }
+        if args.force {
+            continue;
+        }
+        session
+            .work(Total::Unknown, |options| worktree.must_lose_nothing(options))
+            .map_err(|error| worktree_failure(&error, worktree))?;
+    }
+    Ok(worktrees)
+}
+
+fn holding(worktree: &Worktree, inside: Vec<PathBuf>) -> Failure {
+    Failure {
+        details: inside.into(),
+        ..own(
+            "drop worktree",
+            worktree.path(),
+            ErrorKind::Overlap,
+            "other worktrees are inside it",
+            "drop the worktrees inside it, too, or first: 'calve drop NAME', or 'git worktree remove PATH' for those that calve did not make",
+        )
+    }
+}

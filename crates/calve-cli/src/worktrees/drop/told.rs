@@ -1,0 +1,180 @@
+//! What `drop` says about the worktrees that it dropped.
+
+use std::path::{Path, PathBuf};
+
+use calve::{DroppedWorktree, Store, Worktree};
+use serde::Serialize;
+
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::failure::stored::store_failure;
+use crate::output::{Output, PathFields};
+use crate::text::{self, harmless, shell_word, shown};
+
+pub(super) fn add_store(stores: &mut Vec<Store>, store: &Store) {
+    if stores.iter().all(|other| other.path() != store.path()) {
+        stores.push(store.clone());
+    }
+}
+
+/// Adds to a failure which worktrees were dropped before it.
+pub(super) fn by_then(failure: Failure, dropped: &[String], left: &[String]) -> Failure {
+    match (dropped, left) {
+        ([], [_]) => failure,
+        ([], _) => failure.remarked("nothing was dropped"),
+        (dropped, left) => {
+            let (dropped, left) = (listed(dropped), listed(left));
+            failure.remarked(&format!("dropped by then: {dropped}; not dropped: {left}"))
+        }
+    }
+}
+
+pub(super) fn listed(names: &[String]) -> String {
+    harmless(&names.join(", ")).into_owned()
+}
+
+/// What is to be said about the worktrees that were dropped.
+#[derive(Default)]
+pub(super) struct Done {
+    pub(super) documents: Vec<DroppedDocument>,
+    notes: Vec<String>,
+    /// The processes that work in them.
+    pub(super) told: Vec<String>,
+    pub(super) problems: Vec<String>,
+    missing: Vec<Worktree>,
+    /// The project, if the current folder was dropped.
+    pub(super) stood_in: Option<PathBuf>,
+}
+
+impl Done {
+    pub(super) fn add(&mut self, worktree: &Worktree, dropped: &DroppedWorktree) {
+        self.documents.push(DroppedDocument::new(worktree, dropped));
+        self.notes.extend(dropped_notes(worktree, dropped));
+        self.told.extend(dropped.living().iter().map(|process| {
+            let (pid, command) = (process.pid, &process.command);
+            format!("process {pid} ({command}) works in {}, which is dropped", worktree.name())
+        }));
+        self.problems.extend(dropped.problems().iter().map(|error| store_failure(error).message()));
+        self.missing.extend(dropped.was_missing().then(|| worktree.clone()));
+    }
+
+    /// Says what was dropped. `names` are those of all these worktrees.
+    pub(super) fn tell(self, mut names: Vec<String>, output: Output) -> Result<Exit, Failure> {
+        names.retain(|name| self.missing.iter().all(|worktree| worktree.name() != name));
+        if !names.is_empty() {
+            output.summary(format_args!("dropped {}", listed(&names)));
+        }
+        for worktree in &self.missing {
+            output.summary(forgot(worktree));
+        }
+        for note in self.notes {
+            output.summary(note);
+        }
+        if let Some(project) = self.stood_in {
+            output.summary(format_args!(
+                "the current folder was dropped, too: cd {}",
+                shell_word(&project)
+            ));
+        }
+        if output.json {
+            output.document(&DropDocument { dropped: self.documents })?;
+        }
+        Ok(if self.problems.is_empty() { Exit::Done } else { Exit::Findings })
+    }
+}
+
+/// What became of the commits and the branch of a dropped worktree.
+fn dropped_notes(worktree: &Worktree, dropped: &DroppedWorktree) -> Vec<String> {
+    let name = harmless(worktree.name());
+    let until = dropped.can_be_restored_until().map(|until| {
+        let word = harmless(&shell_word(Path::new(worktree.name()))).into_owned();
+        format!(
+            "the changes of {name} are kept until {}: 'calve restore --dropped {word}' brings it back",
+            text::utc(until)
+        )
+    });
+    let kept = dropped.kept().iter().map(|reference| {
+        format!(
+            "the commits of {name} are kept: 'git branch NEW {reference}' makes a branch of them"
+        )
+    });
+    let in_submodules = dropped.kept_in_submodules().iter().map(|(repository, reference)| {
+        let repository = shell_word(repository);
+        format!(
+            "commits in a submodule of {name} are kept: 'git --git-dir={repository} branch NEW {reference}' makes a branch of them"
+        )
+    });
+    let branch = dropped.deleted_branch().map(|branch| {
+        let branch = harmless(branch);
+        format!("deleted the branch {branch}")
+    });
+    until.into_iter().chain(kept).chain(in_submodules).chain(branch).collect()
+}
+
+/// The message about a worktree that was missing: calve forgot it, and deleted no files.
+fn forgot(worktree: &Worktree) -> String {
+    let (name, path) = (harmless(worktree.name()), shown(worktree.path()));
+    match worktree.path().symlink_metadata() {
+        Ok(_) => format!("forgot {name}: {path} is not this worktree, so calve left it there"),
+        Err(_) => format!("forgot {name}: nothing is at {path}, so calve deleted no files"),
+    }
+}
+
+#[derive(Serialize)]
+struct DropDocument {
+    dropped: Vec<DroppedDocument>,
+}
+
+#[derive(Serialize)]
+pub(super) struct DroppedDocument {
+    name: String,
+    #[serde(flatten)]
+    path: PathFields,
+    missing: bool,
+    kept_until: Option<String>,
+    kept: Vec<String>,
+    kept_in_submodules: Vec<KeptInSubmodule>,
+    deleted_branch: Option<String>,
+    problems: Vec<String>,
+    living: Vec<LivingDocument>,
+}
+
+#[derive(Serialize)]
+struct LivingDocument {
+    pid: u32,
+    command: String,
+}
+
+#[derive(Serialize)]
+struct KeptInSubmodule {
+    #[serde(flatten)]
+    repository: PathFields,
+    reference: String,
+}
+
+impl DroppedDocument {
+    fn new(worktree: &Worktree, dropped: &DroppedWorktree) -> Self {
+        Self {
+            name: worktree.name().to_owned(),
+            path: PathFields::new(worktree.path()),
+            missing: dropped.was_missing(),
+            kept_until: dropped.can_be_restored_until().map(text::utc),
+            kept: dropped.kept().to_vec(),
+            kept_in_submodules: dropped
+                .kept_in_submodules()
+                .iter()
+                .map(|(repository, reference)| KeptInSubmodule {
+                    repository: PathFields::new(repository),
+                    reference: reference.clone(),
+                })
+                .collect(),
+            deleted_branch: dropped.deleted_branch().map(str::to_owned),
+            problems: dropped.problems().iter().map(|it| store_failure(it).message()).collect(),
+            living: dropped
+                .living()
+                .iter()
+                .map(|it| LivingDocument { pid: it.pid, command: it.command.clone() })
+                .collect(),
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! `calve list`.
+
+use calve::{ErrorKind, GitStatus, Store, TreeUsage, Worktree, WorktreeState};
+use clap::builder::styling::Style;
+use serde::Serialize;
+
+use super::du::{self, BytesDocument};
+use crate::args::ListArgs;
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::failure::stored::{store_failure, worktree_failure};
+use crate::output::{BAD, CAUTION, Output, PathFields};
+use crate::progress::Total;
+use crate::session::Session;
+use crate::table::{Cell, Column, Table};
+use crate::text::{self, harmless, shell_word, short, shown};
+
+mod dropped;
+
+use dropped::list_dropped;
+
+/// A row of `list`.
+struct Listed {
+    worktree: Worktree,
+    /// `None` if calve could not look at its folder.
+    state: Option<WorktreeState>,
+    /// The number of changes, if the user asked for it and calve could count them.
+    changes: Option<u64>,
+    /// The answer of git, if the worktree has a repository.
+    git: Option<GitStatus>,
+    /// Its disk usage, if the user asked for it.
+    disk: Option<TreeUsage>,
+}
+
+impl Listed {
+    fn is_there(&self) -> bool {
+        matches!(self.state, Some(WorktreeState::Ready | WorktreeState::Switching))
+    }
+
+    fn look(&mut self, status: bool, session: Session<'_>) -> Result<(), calve::Error> {
+        self.state = Some(self.worktree.state()?);
+        if status && self.is_there() {
+            let status = session.work(Total::Unknown, |options| self.worktree.status(options));
+            // A drop renames the folder and forgets the worktree before it deletes files. So files
+            // that a drop deletes are no changes: the state says that the worktree is missing.
+            self.state = Some(self.worktree.state()?);
+            if self.state != Some(WorktreeState::Missing) {
+                self.changes = Some(status?.changes.len() as u64);
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn run(args: &ListArgs, session: Session<'_>) -> Result<Exit, Failure> {
+    let output = session.output;
+    let store = session.store()?;
+    if args.dropped {
+        return list_dropped(&store, output);
+    }
+    let (mut rows, mut exit) = rows(&store, args.status, session)?;
+    exit = exit.and(ask_git(&store, &mut rows, session));
+    if let Some(warning) = lost_store(&store)? {
+        output.warning(warning);
+        exit = Exit::Findings;
+    }
+    if args.disk && measure(&store, &mut rows, session)? {
+        exit = Exit::Findings;
+    }
+    if output.json {
+        let worktrees = rows.iter().map(ListedDocument::new).collect();
+        output.document(&ListDocument { worktrees })?;
+        return Ok(exit);
+    }
+    let table = table(&rows, args, output);
+    if rows.is_empty() {
+        output.summary("no worktrees: 'calve start NAME' makes one");
+    }
+    output.table(&table)?;
+    Ok(exit)
+}
+
+/// Looks at each worktree of a store.
+fn rows(store: &Store, status: bool, session: Session<'_>) -> Result<(Vec<Listed>, Exit), Failure> {
+    let worktrees = store.worktrees().map_err(|error| store_failure(&error))?;
+    let mut exit = Exit::Done;
+    let mut rows = Vec::new();
+    for worktree in worktrees {
+        let mut listed = Listed { worktree, state: None, changes: None, git: None, disk: None };
+        match listed.look(status, session) {
+            Err(error) if error.kind() == ErrorKind::Cancelled => {
+                return Err(worktree_failure(&error, &listed.worktree));
+            }
+            // Another process dropped it in the meantime.
+            Err(error) if error.kind() == ErrorKind::WorktreeNotFound => continue,
+            // If calve cannot look at one worktree, it still lists the others.
+            Err(error) => {
+                let failure = worktree_failure(&error, &listed.worktree);
+                let name = listed.worktree.name();
+                session.output.warning(format_args!("{name}: {}", failure.message()));
+                exit = Exit::Findings;
+            }
+            Ok(()) => {}
+        }
+        session.tell_registered_again(&listed.worktree);
+        rows.push(listed);
+    }
+    Ok((rows, exit))
+}
+
+fn table(rows: &[Listed], args: &ListArgs, output: Output) -> Table {
+    let mut columns = vec![Column::Name, Column::Left, Column::Left, Column::Left];
+    columns.extend(args.status.then_some(Column::Left));
+    columns.extend(args.disk.then_some(Column::Left));
+    let has_git = rows.iter().any(|row| row.git.is_some());
+    columns.extend(has_git.then_some([Column::Left; 2]).into_iter().flatten());
+    columns.push(Column::Path);
+    let mut table = Table::new(columns);
+    for row in rows {
+        let id = row.worktree.snapshot().map_or_else(|| "-".to_owned(), short);
+        let style = match row.state {
+            Some(WorktreeState::Ready) => Style::new(),
+            Some(WorktreeState::Starting | WorktreeState::Switching) => CAUTION,
+            _ => BAD,
+        };
+        let mut cells = vec![
+            harmless(row.worktree.name()).into_owned().into(),
+            id.into(),
+            text::age(row.worktree.created().elapsed().unwrap_or_default()).into(),
+            Cell::from(state_name(row.state)).styled(style),
+        ];
+        cells.extend(args.status.then(|| match row.changes {
+            Some(0) => Cell::from("clean"),
+            Some(_) => Cell::from("changed").styled(CAUTION),
+            None => Cell::from("-"),
+        }));
+        cells.extend(args.disk.then(|| match &row.disk {
+            Some(disk) => {
+                let (frees, all) = (disk.frees.expected, disk.apparent_bytes);
+                Cell::from(format!("frees {} of {}", output.size(frees), output.size(all)))
+            }
+            None => Cell::from("-"),
+        }));
+        if has_git {
+            cells.extend(git_cells(row.git.as_ref()));
+        }
+        cells.push(output.path(row.worktree.path()).into());
+        table.row(cells);
+    }
+    table
+}
+
+/// The rows of worktrees that are there, and those worktrees.
+fn there(rows: &mut [Listed]) -> (Vec<&mut Listed>, Vec<Worktree>) {
+    let rows: Vec<&mut Listed> = rows.iter_mut().filter(|row| row.is_there()).collect();
+    let worktrees = rows.iter().map(|row| row.worktree.clone()).collect();
+    (rows, worktrees)
+}
+
+/// The warning about worktrees of an earlier store.
+fn lost_store(store: &Store) -> Result<Option<String>, Failure> {
+    let orphans = store.worktrees_of_lost_store().map_err(|error| store_failure(&error))?;
+    let Some(first) = orphans.first().map(|path| shell_word(path)) else { return Ok(None) };
+    let all: Vec<String> = orphans.iter().map(|path| shown(path)).collect();
+    let (are, those) =
+        if orphans.len() == 1 { ("is a worktree", "it") } else { ("are worktrees", "each") };
+    Ok(Some(format!(
+        "{} {are} of an earlier store of this project, which is gone: git still works in {those}; \
+         'git worktree remove {first}' removes it, unless it has work that is not committed",
+        all.join(", ")
+    )))
+}
+
+/// Measures the worktrees that are there. Returns whether calve could not look at some files.
+fn measure(store: &Store, rows: &mut [Listed], session: Session<'_>) -> Result<bool, Failure> {
+    let (mut rows, worktrees) = there(rows);
+    let usage = du::measured(store, &worktrees, session)?;
+    let found = du::warn_of_unreadable(&usage, session.output);
+    for (row, tree) in rows.iter_mut().zip(usage.worktrees) {
+        row.disk = Some(tree);
+    }
+    Ok(found)
+}
+
+/// Asks git about the worktrees that are there. If git fails for one, calve still lists the others.
+fn ask_git(store: &Store, rows: &mut [Listed], session: Session<'_>) -> Exit {
+    let (mut rows, worktrees) = there(rows);
+    let mut exit = Exit::Done;
+    let told = session.work(Total::Unknown, |options| Ok(store.git_status(&worktrees, options)));
+    for (row, status) in rows.iter_mut().zip(told.unwrap_or_default()) {
+        match status {
+            Ok(status) => row.git = status,
+            Err(error) => {
+                let failure = worktree_failure(&error, &row.worktree);
+                let name = row.worktree.name();
+                session.output.warning(format_args!("{name}: {}", failure.message()));
+                exit = Exit::Findings;
+            }
+        }
+    }
+    exit
+}
+
+/// The branch, and the differences from the project and from the last commit.
+fn git_cells(git: Option<&GitStatus>) -> [Cell; 2] {
+    let Some(git) = git else { return ["-".into(), "-".into()] };
+    let branch = match (&git.branch, &git.commit) {
+        (Some(branch), _) => harmless(branch).into_owned(),
+        (None, Some(commit)) => format!("({})", commit.get(..10).unwrap_or(commit)),
+        (None, None) => "-".to_owned(),
+    };
+    let numbers = [
+        (git.ahead.unwrap_or(0), "", "ahead"),
+        (git.behind.unwrap_or(0), "", "behind"),
+        (git.changes, if git.has_more_changes { "+" } else { "" }, "changed"),
+    ];
+    let words: Vec<String> = numbers
+        .iter()
+        .filter(|(number, ..)| *number > 0)
+        .map(|(number, more, word)| format!("{}{more} {word}", text::count(*number)))
+        .collect();
+    let style = if git.changes > 0 { CAUTION } else { Style::new() };
+    let words = if words.is_empty() { "clean".to_owned() } else { words.join(", ") };
+    [branch.into(), Cell::from(words).styled(style)]
+}
+
+fn state_name(state: Option<WorktreeState>) -> &'static str {
+    match state {
+        Some(WorktreeState::Ready) => "ready",
+        Some(WorktreeState::Starting) => "starting",
+        Some(WorktreeState::Switching) => "switching",
+        Some(WorktreeState::Missing) => "missing",
+        _ => "unknown",
+    }
+}
+
+#[derive(Serialize)]
+struct ListDocument {
+    worktrees: Vec<ListedDocument>,
+}
+
+#[derive(Serialize)]
+struct ListedDocument {
+    name: String,
+    #[serde(flatten)]
+    path: PathFields,
+    snapshot: Option<String>,
+    state: &'static str,
+    changes: Option<u64>,
+    created: String,
+    git: Option<GitDocument>,
+    disk: Option<BytesDocument>,
+}
+
+/// The answer of git about a worktree.
+#[derive(Serialize)]
+struct GitDocument {
+    linked: bool,
+    branch: Option<String>,
+    commit: Option<String>,
+    ahead: Option<u64>,
+    behind: Option<u64>,
+    changes: u64,
+    has_more_changes: bool,
+}
+
+impl GitDocument {
+    fn new(status: &GitStatus) -> Self {
+        Self {
+            linked: status.is_linked,
+            branch: status.branch.clone(),
+            commit: status.commit.clone(),
+            ahead: status.ahead,
+            behind: status.behind,
+            changes: status.changes,
+            has_more_changes: status.has_more_changes,
+        }
+    }
+}
+
+impl ListedDocument {
+    fn new(row: &Listed) -> Self {
+        Self {
+            name: row.worktree.name().to_owned(),
+            path: PathFields::new(row.worktree.path()),
+            snapshot: row.worktree.snapshot().map(|id| id.to_string()),
+            state: state_name(row.state),
+            changes: row.changes,
+            created: text::utc(row.worktree.created()),
+            git: row.git.as_ref().map(GitDocument::new),
+            disk: row.disk.as_ref().map(BytesDocument::new),
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! `calve list --dropped`.
+
+use calve::{KeptWorktree, Store};
+use serde::Serialize;
+
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::failure::stored::store_failure;
+use crate::output::{Output, PathFields};
+use crate::table::{Cell, Column, Table};
+use crate::text::{self, harmless};
+
+pub(super) fn list_dropped(store: &Store, output: Output) -> Result<Exit, Failure> {
+    let dropped = store.dropped_worktrees().map_err(|error| store_failure(&error))?;
+    if output.json {
+        let dropped = dropped.iter().map(KeptDocument::new).collect();
+        output.document(&ListDroppedDocument { dropped })?;
+        return Ok(Exit::Done);
+    }
+    if dropped.is_empty() {
+        output.summary("no dropped worktrees are kept");
+    }
+    let mut table =
+        Table::new([Column::Name, Column::Left, Column::Left, Column::Left, Column::Path]);
+    for kept in &dropped {
+        table.row([
+            Cell::from(harmless(&kept.name).into_owned()),
+            text::age(kept.dropped.elapsed().unwrap_or_default()).into(),
+            format!("until {}", text::utc(kept.until)).into(),
+            kept.branch.as_deref().map_or_else(|| "-".into(), harmless).into_owned().into(),
+            output.path(&kept.path).into(),
+        ]);
+    }
+    output.table(&table)?;
+    Ok(Exit::Done)
+}
+
+/// The JSON document of `list --dropped`.
+#[derive(Serialize)]
+struct ListDroppedDocument {
+    dropped: Vec<KeptDocument>,
+}
+
+#[derive(Serialize)]
+struct KeptDocument {
+    name: String,
+    #[serde(flatten)]
+    path: PathFields,
+    snapshot: Option<String>,
+    branch: Option<String>,
+    dropped: String,
+    until: String,
+}
+
+impl KeptDocument {
+    fn new(kept: &KeptWorktree) -> Self {
+        Self {
+            name: kept.name.clone(),
+            path: PathFields::new(&kept.path),
+            snapshot: kept.snapshot.map(|id| id.to_string()),
+            branch: kept.branch.clone(),
+            dropped: text::utc(kept.dropped),
+            until: text::utc(kept.until),
+        }
+    }
+}

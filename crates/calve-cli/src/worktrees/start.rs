@@ -1,0 +1,173 @@
+//! `calve start`.
+
+use std::time::Duration;
+
+use calve::{CopyCost, DestinationReport, StartReport};
+
+use crate::args::StartArgs;
+use crate::choices::StartReflink;
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::failure::stored::store_failure;
+use crate::places;
+use crate::refill::{name_behind, refill_behind};
+use crate::session::Session;
+use crate::snapshots::{taken, tell_skipped};
+use crate::text::{counted, harmless};
+
+mod after;
+pub(super) mod document;
+mod failure;
+mod price;
+pub(super) mod tell;
+mod wanted;
+
+use document::StartDocument;
+use failure::start_failure;
+use tell::{tell_git, tell_paths, tell_trees};
+use wanted::{Basis, Wanted};
+
+pub(crate) fn run(
+    args: &StartArgs,
+    names: &[String],
+    session: Session<'_>,
+) -> Result<Exit, Failure> {
+    let store = &session.store_to_start_from()?;
+    let project = &store.project().map_err(|error| store_failure(&error))?;
+    #[cfg(target_os = "linux")]
+    crate::volume::store::must_have_room(store.path(), session.output)?;
+    let wanted = Wanted { args, names, store, project, session };
+    let basis = wanted.basis()?;
+    let options = wanted.options(&basis);
+    let price = match args.reflink {
+        StartReflink::Auto => wanted.price(basis.size()),
+        StartReflink::Always => None,
+    };
+    let report = session
+        .work(wanted.total(&basis), |common| store.start(names, &options, common))
+        .map_err(|error| start_failure(&error, &wanted))?;
+    Made { wanted, basis, report }.finish(price)
+}
+
+/// Worktrees that were made. What is left to do is told to the user.
+struct Made<'a> {
+    wanted: Wanted<'a>,
+    basis: Basis,
+    report: StartReport,
+}
+
+impl Made<'_> {
+    /// Tells the user about the worktrees, runs the user's command in them, and starts the work in
+    /// the background.
+    fn finish(self, price: Option<CopyCost>) -> Result<Exit, Failure> {
+        let Wanted { session, store, .. } = self.wanted;
+        let (output, report) = (session.output, &self.report);
+        let trees: Vec<DestinationReport> =
+            report.worktrees.iter().map(|started| started.report.clone()).collect();
+        let mut exit = self.tell_files(&trees).and(self.tell_rest(&trees));
+        let (after, ran) = self.run_after();
+        exit = exit.and(ran);
+        if after.iter().any(|code| *code != Some(0)) {
+            exit = match session.signals.cancel().is_cancelled() {
+                true => session.signals.exit(),
+                false => Exit::Findings,
+            };
+        }
+        if report.registered {
+            refill_behind(store);
+        }
+        let told = if output.json {
+            output.document(&StartDocument::new(report, &after, price))
+        } else {
+            output.results(&output.path_lines(trees.iter().map(|tree| tree.path.as_path())))
+        };
+        let what = if trees.len() == 1 { "the worktree" } else { "the worktrees" };
+        if self.is_named_later() {
+            // The caller has the paths now.
+            name_behind(store);
+        }
+        told.map_err(|failure| failure.but_stands(what, &trees))?;
+        Ok(exit)
+    }
+
+    fn is_named_later(&self) -> bool {
+        self.report.registered && self.report.snapshot.is_none()
+    }
+
+    /// Prints what calve read and wrote.
+    fn tell_files(&self, trees: &[DestinationReport]) -> Exit {
+        let Wanted { args, session, store, project, .. } = self.wanted;
+        let (output, report) = (session.output, &self.report);
+        let mut exit = Exit::Done;
+        if let Some(snapshot) = &report.taken {
+            exit = tell_skipped(&snapshot.skipped, session);
+            output.summary(taken(snapshot, project, store.path(), output));
+        }
+        if let (Some(base), Some(written)) = (&args.base, report.written_files) {
+            output.summary(format!(
+                "git wrote {} of {}; all other files are the project's",
+                counted(written, "file"),
+                harmless(base)
+            ));
+        }
+        // The summary of the snapshot and that of the trees each have their own time.
+        let before = report.taken.as_ref().map_or(Duration::ZERO, |snapshot| snapshot.elapsed);
+        exit = exit.and(tell_trees(trees, report.elapsed.saturating_sub(before), store, session));
+        if self.is_named_later() {
+            let bytes = report.worktrees.first().map_or(0, |started| started.bytes);
+            let what = match self.basis.files_before() {
+                None => output.size(bytes),
+                Some(_) => "the changed files".to_owned(),
+            };
+            output.summary(format_args!(
+                "{what} are read in the background, for the snapshot that these worktrees started from"
+            ));
+        }
+        exit
+    }
+
+    /// Prints what the user should know about the worktrees beside their files.
+    fn tell_rest(&self, trees: &[DestinationReport]) -> Exit {
+        let Wanted { args, session, project, .. } = self.wanted;
+        let (output, report) = (session.output, &self.report);
+        let mut exit = tell_git(&report.worktrees, session);
+        tell_paths(&report.worktrees, project, session);
+        let first = trees.first().filter(|_| args.at.is_none());
+        if let Some(remark) = first.and_then(|tree| places::inside_project(&tree.path, project)) {
+            output.summary(remark);
+        }
+        if !report.registered {
+            output.warning(
+                "calve cannot write to the store, so it does not know these trees: they are plain folders",
+            );
+            exit = Exit::Findings;
+        }
+        let is_there = |name: &str| project.join(name).symlink_metadata().is_ok();
+        let is_of_project = report.taken.is_some() || self.is_named_later();
+        if is_of_project && is_there(".git") && is_there(".jj") {
+            output.summary(
+                ".jj stays in the project, since it is about that one tree: in the worktrees work with git",
+            );
+        }
+        exit
+    }
+
+    /// Runs the user's command in each worktree, if there is one. Returns its exit codes.
+    fn run_after(&self) -> (Vec<Option<i32>>, Exit) {
+        let Wanted { args, session, project, .. } = self.wanted;
+        if args.no_after_start {
+            return (Vec::new(), Exit::Done);
+        }
+        match after::command(project) {
+            Ok(None) => (Vec::new(), Exit::Done),
+            Ok(Some(command)) => (after::run(&command, project, &self.report, session), Exit::Done),
+            Err(why) => {
+                session.output.warning(format_args!(
+                    "no command ran in the new worktrees, because git cannot say whether calve.afterStart is set: {}",
+                    harmless(&why)
+                ));
+                (Vec::new(), Exit::Findings)
+            }
+        }
+    }
+}

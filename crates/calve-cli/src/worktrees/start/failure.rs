@@ -1,0 +1,105 @@
+//! What to do after a start that failed.
+
+use std::io;
+use std::path::Path;
+
+use calve::{ErrorKind, Operation, StartBranch};
+
+use super::wanted::Wanted;
+use crate::args::StartArgs;
+use crate::failure::Failure;
+use crate::failure::stored::store_failure;
+use crate::text::shell_word;
+
+pub(super) fn start_failure(error: &calve::Error, wanted: &Wanted<'_>) -> Failure {
+    let failure = store_failure(error);
+    let path = error.path();
+    let hint = match (error.kind(), path.parent(), path.file_name()) {
+        // The user gave a path instead of a name.
+        (ErrorKind::InvalidName, Some(folder), Some(name)) if folder != Path::new("") => {
+            let (folder, name) = (shell_word(folder), shell_word(Path::new(name)));
+            let branch = shell_word(path);
+            format!(
+                "NAME cannot be a path; 'calve start -b {branch} {name}' gives the worktree a branch of this name, \
+                 'calve start --at {folder} {name}' puts it into that folder"
+            )
+        }
+        (ErrorKind::BranchExists, ..) => {
+            let hint = taken_branch(error, wanted.args, wanted.names);
+            match error.other_path().filter(|tree| is_of_nobody(tree, wanted.store)) {
+                Some(tree) => format!(
+                    "{hint}; 'git worktree remove {}' removes the other one",
+                    shell_word(tree)
+                ),
+                None => hint,
+            }
+        }
+        (ErrorKind::DestinationExists | ErrorKind::Git, ..)
+            if error.operation() == Operation::StartWorktree && error.other_path().is_none() =>
+        {
+            match (error.kind(), error.io_error().kind()) {
+                (ErrorKind::DestinationExists, _) if path.join(".git").is_file() => format!(
+                    "'calve fill {}' completes a worktree that git made; or choose another name",
+                    shell_word(path)
+                ),
+                (ErrorKind::Git, io::ErrorKind::NotFound) => forget_registration(path),
+                _ => return failure,
+            }
+        }
+        _ => return failure,
+    };
+    Failure { hint: Some(hint), ..failure }
+}
+
+/// Whether a working tree is neither the project nor a worktree that the store knows.
+fn is_of_nobody(tree: &Path, store: &calve::Store) -> bool {
+    // A store that cannot list its worktrees may know this one.
+    store.project().is_ok_and(|project| project != tree)
+        && store.worktrees().is_ok_and(|known| known.iter().all(|it| it.path() != tree))
+}
+
+/// How to make git forget a worktree whose folder is gone.
+fn forget_registration(path: &Path) -> String {
+    let path = shell_word(path);
+    format!(
+        "if you do not need it any more, 'git worktree remove -f -f {path}' makes git forget it; or choose another name"
+    )
+}
+
+/// What to do if a start cannot have its branch.
+fn taken_branch(error: &calve::Error, args: &StartArgs, names: &[String]) -> String {
+    let branch = error.path().to_string_lossy();
+    // The worktree that wanted it. Without -b, the branch has the worktree's name.
+    let name = match args.start_branch() {
+        StartBranch::Named(_) => names.first().map_or(&*branch, String::as_str),
+        _ => &*branch,
+    };
+    let word = |text: &str| shell_word(Path::new(text));
+    let free = match branch.replace('/', "-") {
+        same if same == branch => format!("{branch}-2"),
+        free => free,
+    };
+    let base =
+        args.base.as_deref().map(|base| format!(" --base {}", word(base))).unwrap_or_default();
+    let other =
+        format!("'calve start{base} -b {} {}' makes another branch", word(&free), word(name));
+    match error.io_error().kind() {
+        io::ErrorKind::ResourceBusy => {
+            let new = if *name == *branch { word(&format!("{branch}-2")) } else { word(name) };
+            format!(
+                "'calve start --base {} {new}' makes a worktree and a branch {new} at its commit",
+                word(&branch)
+            )
+        }
+        io::ErrorKind::NotADirectory => format!("{other}; --detach makes none"),
+        _ => {
+            let onto =
+                if *name == *branch { String::new() } else { format!(" -b {}", word(&branch)) };
+            format!(
+                "to work on it: 'calve start --base {}{onto} {}'; {other}",
+                word(&branch),
+                word(name)
+            )
+        }
+    }
+}
