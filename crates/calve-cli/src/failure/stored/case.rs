@@ -1,0 +1,18 @@
+//! An error of the library for which somebody looks for a way out.
+
+use std::io;
+use std::path::Path;
+
+use calve::{ErrorKind, Operation};
+
+#[derive(Clone, Copy)]
+pub(super) struct Case<'a> {
+    pub(super) kind: ErrorKind,
+    pub(super) operation: Operation,
+    pub(super) path: &'a Path,
+    pub(super) other: Option<&'a Path>,
+    pub(super) error: &'a io::Error,
+    /// The argument that names the worktree in a command, with a space before it. Empty if the
+    /// error is not about a worktree, or is about the project.
+    pub(super) name: &'a str,
+}

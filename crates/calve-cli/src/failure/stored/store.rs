@@ -1,0 +1,188 @@
+//! What to do about a store, or a snapshot in it.
+
+use std::io;
+use std::path::Path;
+
+use calve::{ErrorKind, Operation};
+
+use super::case::Case;
+use crate::text::shell_word;
+
+pub(super) fn way_out(case: &Case<'_>) -> Option<String> {
+    none_found(case)
+        .or_else(|| not_made(case))
+        .or_else(|| unfit(case))
+        .or_else(|| of_snapshot(case))
+}
+
+/// calve found no store.
+fn none_found(case: &Case<'_>) -> Option<String> {
+    let Case { kind, operation, path, other, .. } = *case;
+    let hint = match kind {
+        ErrorKind::StoreNotFound if operation == Operation::FindStore => {
+            "run 'calve init' in the project's root to make a store; if it is elsewhere, name it with \
+             --store DIR or CALVE_STORE"
+                .to_owned()
+        }
+        ErrorKind::StoreNotFound if operation == Operation::FindStoreOfProject => {
+            let pointer = shell_word(&path.join(".calve/project"));
+            let mount = match other.and_then(how_to_mount) {
+                Some(command) => format!("its volume is not mounted; to mount it: {command}"),
+                None => "if its disk is not mounted, mount it".to_owned(),
+            };
+            format!(
+                "{mount}; if the store was moved or is lost, run 'calve init --store DIR' with its new place after rm {pointer}"
+            )
+        }
+        ErrorKind::StoreNotFound if operation == Operation::FindStoreOfWorktree => {
+            "if the project was moved, run 'calve list' in there, and calve finds the store again; if the project \
+             was deleted, this is now a plain folder"
+                .to_owned()
+        }
+        ErrorKind::StoreNotFound => {
+            "name the store's own folder with --store or CALVE_STORE, such as PROJECT/.calve; \
+             'calve init' makes a store"
+                .to_owned()
+        }
+        _ => return None,
+    };
+    Some(hint)
+}
+
+/// No store can be made there.
+fn not_made(case: &Case<'_>) -> Option<String> {
+    let Case { kind, operation, path, error, .. } = *case;
+    let hint = match kind {
+        ErrorKind::StoreExists => {
+            let named = store_flag(path, path.file_name().is_some_and(|name| name == ".calve"));
+            format!(
+                "a project has one store, and a store one project: choose another --store, or use this one: 'calve{named} \
+                 start NAME'"
+            )
+        }
+        // `git clean` keeps repositories that are inside the folders that it deletes. Ready trees
+        // contain those that are inside the project.
+        ErrorKind::DestinationExists
+            if operation == Operation::MakeStore && path.join("templates").is_dir() =>
+        {
+            format!(
+                "'git clean', for example, deleted most of this store, but left copies of the project in {}: save what you \
+                 need of them, then remove the rest and try again: rm -rf {}",
+                shell_word(&path.join("templates")),
+                shell_word(path)
+            )
+        }
+        ErrorKind::DestinationExists if operation == Operation::MakeStore => {
+            format!(
+                "if you need nothing in it, remove it and try again: rm -r {}",
+                shell_word(path)
+            )
+        }
+        // The filesystem has no locks, or no shared memory, for a database.
+        ErrorKind::Io
+            if operation == Operation::MakeStoreIn
+                && error.kind() == io::ErrorKind::Unsupported =>
+        {
+            "make the store in a new folder on a local disk: calve init --store DIR".to_owned()
+        }
+        ErrorKind::Overlap
+            if operation == Operation::MakeStoreFor
+                && error.kind() == io::ErrorKind::Unsupported =>
+        {
+            let git = path.ancestors().find(|above| above.ends_with(".git"));
+            let tree = git.and_then(Path::parent).unwrap_or(Path::new("DIR"));
+            format!("name the root of a working tree: 'calve init {}'", shell_word(tree))
+        }
+        ErrorKind::Overlap if operation == Operation::MakeStoreFor => {
+            "it needs no store of its own: 'calve status' and the other commands work there"
+                .to_owned()
+        }
+        _ => return None,
+    };
+    Some(hint)
+}
+
+/// A store cannot be used as it is.
+fn unfit(case: &Case<'_>) -> Option<String> {
+    let Case { kind, operation, path, other, error, .. } = *case;
+    let hint = match kind {
+        ErrorKind::StoreIncompatible if error.kind() == io::ErrorKind::Unsupported => {
+            let project = path.parent().filter(|_| path.ends_with(".calve"));
+            let project = project.map_or_else(|| "PROJECT".to_owned(), shell_word);
+            let mut hint = format!(
+                "use this store only on the side that made it; on this side, work in a copy with a store on a local disk: \
+                 calve clone {project} COPY && calve init --store DIR COPY"
+            );
+            let why = error.to_string();
+            if why.starts_with("it was used last") {
+                let view = shell_word(&path.join("locks/database"));
+                hint += &format!("; if the store was copied here: rm {view}");
+            }
+            if why.starts_with("it was made through") {
+                let format = shell_word(&path.join("format"));
+                hint += &format!("; if the store was copied here: sed -i /memory-not-shared/d {format}");
+            }
+            hint
+        }
+        ErrorKind::StoreIncompatible => {
+            "use the version of calve that wrote to the store last, or a later one".to_owned()
+        }
+        ErrorKind::StoreUntrusted if operation != Operation::UseStore => {
+            let what = other.unwrap_or(path);
+            format!(
+                "if it is not yours, leave this folder; if it is: chown -R \"$(id -u)\" {what} && chmod o-w,-t {what}",
+                what = shell_word(what)
+            )
+        }
+        ErrorKind::StoreUntrusted => format!(
+            "if you trust it, name it: --store {}; if not, leave this folder, or delete the store",
+            shell_word(path)
+        ),
+        ErrorKind::Damaged => {
+            "'calve store verify --repair' lists all damage, and mends what it can".to_owned()
+        }
+        ErrorKind::ReadOnly if operation == Operation::StartWorktreeOf => {
+            "with --from SNAPSHOT and --at DIR calve can still make the trees, but the store will not know them"
+                .to_owned()
+        }
+        ErrorKind::ReadOnly => format!(
+            "commands that only read still work; to change something, make {} writable",
+            shell_word(path)
+        ),
+        _ => return None,
+    };
+    Some(hint)
+}
+
+/// A snapshot, or a path in one, is not there.
+fn of_snapshot(case: &Case<'_>) -> Option<String> {
+    let Case { kind, operation, .. } = *case;
+    let hint = match kind {
+        ErrorKind::SourceNotFound if operation == Operation::Compare => {
+            "paths after -- start at the worktree's root, as 'calve status' prints them".to_owned()
+        }
+        ErrorKind::SnapshotNotFound if operation == Operation::Compare => {
+            "'calve snapshot' takes the first one".to_owned()
+        }
+        ErrorKind::SnapshotNotFound => "'calve log' lists the snapshots".to_owned(),
+        ErrorKind::SnapshotAmbiguous => {
+            "give more digits of the id; 'calve log -v' prints whole ids".to_owned()
+        }
+        _ => return None,
+    };
+    Some(hint)
+}
+
+/// How the commands of a hint name a store, if commands in the project do not find it by
+/// themselves.
+pub(crate) fn store_flag(store: &Path, is_found: bool) -> String {
+    if is_found { String::new() } else { format!(" --store {}", shell_word(store)) }
+}
+
+#[cfg(target_os = "linux")]
+use crate::volume::facts::how_to_mount;
+
+#[cfg(not(target_os = "linux"))]
+fn how_to_mount(_: &Path) -> Option<String> {
+    None
+}

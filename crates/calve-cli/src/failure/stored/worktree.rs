@@ -1,0 +1,68 @@
+//! What to do about a worktree.
+
+use std::io;
+use std::path::Path;
+
+use calve::{ErrorKind, Operation};
+
+use super::case::Case;
+use crate::text::shell_word;
+
+/// What to do about a worktree as such: its name, its folder, its changes.
+pub(super) fn way_out(case: &Case<'_>) -> Option<String> {
+    let Case { kind, operation, path, other, error, name } = *case;
+    let hint = match kind {
+        ErrorKind::WorktreeNotFound => "'calve list' lists the worktrees".to_owned(),
+        ErrorKind::WorktreeExists => format!(
+            "choose another name, or run 'calve drop {}' first",
+            shell_word(path)
+        ),
+        ErrorKind::WorktreeMissing if path.is_dir() => format!(
+            "if only its folder .calve is missing ('git clean -x' deletes that), move the folder away, run \
+             'calve restore{name}', and copy your changes back; 'calve drop --force{name}' forgets the worktree \
+             and leaves the folder"
+        ),
+        ErrorKind::WorktreeMissing => format!(
+            "'calve restore{name}' makes it again from its base snapshot, 'calve drop --force{name}' forgets it; if \
+             you moved it, run 'calve status' once inside it"
+        ),
+        ErrorKind::Changed if operation == Operation::DropWorktree => format!(
+            "commit it, or keep it in a snapshot with 'calve capture{name}'; 'calve drop --force{name}' drops the \
+             worktree, and 'calve restore --dropped{name}' brings it back for seven days"
+        ),
+        ErrorKind::Changed => format!(
+            "'calve capture{name}' keeps the changes in a snapshot; --force overwrites them, and \
+             'calve switch{name} --undo' brings them back"
+        ),
+        ErrorKind::CommitsOnlyHere => format!(
+            "'git -C {} switch -c BRANCH' keeps them on a branch; 'calve drop --force{name}' keeps them as \
+             refs/calve/dropped/NAME in the project",
+            shell_word(path)
+        ),
+        ErrorKind::Busy
+            if operation == Operation::DropWorktree
+                && error.kind() != io::ErrorKind::WouldBlock =>
+        {
+            format!(
+                "end these processes, or let them leave the folder; 'calve drop --force{name}' drops the worktree under \
+                 them"
+            )
+        }
+        ErrorKind::Busy => "try again when the other process has finished".to_owned(),
+        ErrorKind::InvalidName => {
+            "choose a name of at most 200 bytes with no slash, space or control character; it must not start with \
+             a dash or a dot, look like a whole id, or be given twice"
+                .to_owned()
+        }
+        ErrorKind::Overlap if operation == Operation::DropWorktree => {
+            "drop the worktrees inside it first: 'calve drop NAME', or 'git worktree remove PATH' for those that calve did not make".to_owned()
+        }
+        ErrorKind::Overlap => format!(
+            "work in {}, or delete {} to make this a plain folder; 'calve start NAME' makes another worktree",
+            shell_word(other.unwrap_or(Path::new("the worktree"))),
+            shell_word(&path.join(".calve"))
+        ),
+        _ => return None,
+    };
+    Some(hint)
+}
