@@ -415,6 +415,10 @@ impl<'a> Episode<'a> {
         files(&Path::new(run.stdout.trim_end()).join("data"))
     }
 
+    #[expect(
+        clippy::too_many_lines,
+        reason = "one round from its edits to what must hold after it"
+    )]
     fn round(
         &mut self,
         number: u64,

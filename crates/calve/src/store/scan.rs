@@ -584,6 +584,10 @@ impl Scanner<'_> {
         })
     }
 
+    #[expect(
+        clippy::too_many_lines,
+        reason = "a snapshot, a comparison and a look share one pass over the names"
+    )]
     fn entries(
         &self,
         worker: &mut Worker,

@@ -217,13 +217,7 @@ impl Worktree {
         let mut like = vec![base];
         like.extend(&scan.manifest);
         let target = self.store.catalog().manifest_like(to, &object, &like)?;
-        let interrupted = match (self.row.state, self.row.target) {
-            (State::Switching, Some(id)) => {
-                let object = self.store.object(id)?;
-                Some(self.store.catalog().manifest_like(id, &object, &[base, &target])?)
-            }
-            _ => None,
-        };
+        let interrupted = self.interrupted(&[base, &target])?;
         let root = super::open_dir(&self.path)?;
         let tree = Tree { path: &self.path, root: &root };
         if let Some(now) = &mut scan.manifest {
@@ -246,40 +240,12 @@ impl Worktree {
             local: known.local.as_ref(),
             left_to_undo: left_to_undo.as_ref(),
         };
-        if what == Changes::Reset {
-            trees.find_in_place(&root).context(Operation::Read, || &self.path)?;
-        }
-        let mut moves = trees.plan(what);
-        let noted = undo.map(|undo| undo.noted.into());
-        trees.decide_times(&mut moves, scan.left_out, noted, now().into());
-        trees.find_hidden(&root, &mut moves).context(Operation::Read, || &self.path)?;
-        if what != Changes::Respect {
-            trees.find_linked(&root, &mut moves).context(Operation::Read, || &self.path)?;
-        }
-        if let Some(undo) = undo {
-            trees
-                .guard_from_undo(&root, undo, &mut moves)
-                .context(Operation::Read, || &self.path)?;
-        }
+        let moves = plan_moves(&mut trees, &root, what, undo, scan.left_out)
+            .context(Operation::Read, || &self.path)?;
         if what == Changes::Respect && !moves.conflicts.is_empty() {
-            let cause = io::Error::other("local changes are in the way");
-            return Err(Error::new(
-                ErrorKind::Changed,
-                Operation::SwitchWorktree,
-                &self.path,
-                cause,
-            )
-            .with_details(moves.conflicts.iter().map(|path| shown(path)).collect()));
+            return Err(self.in_the_way(&moves));
         }
-        let mut report = SwitchReport {
-            from,
-            to,
-            changed: 0,
-            removed: 0,
-            kept: Vec::new(),
-            skipped: Vec::new(),
-            elapsed: Duration::ZERO,
-        };
+        let mut report = begun(from, to);
         // We read the metadata before the stage changes the root's time.
         let metadata = match what {
             Changes::Respect => Vec::new(),
@@ -310,11 +276,8 @@ impl Worktree {
         let row = WorktreeRow { state: State::Switching, target: Some(to), ..self.row.clone() };
         // The same forced switch or reset may be called again when it is done. Then it moves
         // nothing aside, and does not replace the undo data of the first call.
-        let nothing = interrupted.is_none()
-            && from == to
-            && moves.conflicts.is_empty()
-            && !moves.mend.keys().any(|path| moves.by_hand.contains(path));
-        let again = nothing && self.has_undo()?;
+        let again =
+            interrupted.is_none() && from == to && has_no_changes(&moves) && self.has_undo()?;
         let moves_aside = what != Changes::Respect && !again;
         if moves_aside {
             // We write this before we mark the row. After the mark, changes by hand cannot be told
@@ -344,6 +307,22 @@ impl Worktree {
         discarded.context(Operation::RemoveLeftovers, || &self.path)?;
         report.elapsed = started.elapsed();
         Ok((report, moves.times))
+    }
+
+    /// The error of a switch that would overwrite local changes.
+    fn in_the_way(&self, moves: &Moves) -> Error {
+        let cause = io::Error::other("local changes are in the way");
+        Error::new(ErrorKind::Changed, Operation::SwitchWorktree, &self.path, cause)
+            .with_details(moves.conflicts.iter().map(|path| shown(path)).collect())
+    }
+
+    /// The snapshot that a killed switch was to bring the worktree to.
+    fn interrupted(&self, like: &[&Manifest]) -> Result<Option<Manifest>, Error> {
+        let (State::Switching, Some(id)) = (self.row.state, self.row.target) else {
+            return Ok(None);
+        };
+        let object = self.store.object(id)?;
+        self.store.catalog().manifest_like(id, &object, like).map(Some)
     }
 
     /// Fails if a folder whose entries are to change is in a read-only subvolume or mount, or is
@@ -425,4 +404,46 @@ impl Worktree {
         };
         relocate.run(&found.mentions).map(drop)
     }
+}
+
+/// Whether a forced switch finds nothing that it would overwrite.
+fn has_no_changes(moves: &Moves) -> bool {
+    moves.conflicts.is_empty() && !moves.mend.keys().any(|path| moves.by_hand.contains(path))
+}
+
+/// The report of a switch that has changed nothing yet.
+fn begun(from: SnapshotId, to: SnapshotId) -> SwitchReport {
+    SwitchReport {
+        from,
+        to,
+        changed: 0,
+        removed: 0,
+        kept: Vec::new(),
+        skipped: Vec::new(),
+        elapsed: Duration::ZERO,
+    }
+}
+
+/// What a switch does with each path. `left_out` as in [`Trees::decide_times`].
+fn plan_moves(
+    trees: &mut Trees<'_>,
+    root: &OwnedFd,
+    what: Changes,
+    undo: Option<&Undo>,
+    left_out: bool,
+) -> io::Result<Moves> {
+    if what == Changes::Reset {
+        trees.find_in_place(root)?;
+    }
+    let mut moves = trees.plan(what);
+    let noted = undo.map(|undo| undo.noted.into());
+    trees.decide_times(&mut moves, left_out, noted, now().into());
+    trees.find_hidden(root, &mut moves)?;
+    if what != Changes::Respect {
+        trees.find_linked(root, &mut moves)?;
+    }
+    if let Some(undo) = undo {
+        trees.guard_from_undo(root, undo, &mut moves)?;
+    }
+    Ok(moves)
 }

@@ -328,6 +328,7 @@ fn an_ignore_file_that_is_no_file_of_rules_is_not_read() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table: one row for each case")]
 fn globs_leave_out_and_keep() {
     let tree = &[
         "a.log",

@@ -145,6 +145,7 @@ fn the_kernel_sees_git_open_no_tracked_file() {
 /// answer as in the project, and the same as if it read everything. This many of the twelve entries
 /// are ready.
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table: one row for each case")]
 fn whatever_the_state_of_the_project_git_answers_the_same_in_the_clone() {
     let test = "whatever_the_state_of_the_project_git_answers_the_same_in_the_clone";
     for (what, expected, text) in [

@@ -275,6 +275,52 @@ impl Index {
     }
 }
 
+/// What is wrong with objects, whichever snapshots need them.
+type BadObjects = HashMap<Object, (RemoteDamageKind, String)>;
+
+/// The objects that are not there with all their bytes. `listed` are those that are there, with
+/// their sizes.
+fn missing_or_cut(objects: &HashSet<Object>, listed: &HashMap<String, u64>) -> BadObjects {
+    let mut bad = BadObjects::new();
+    for object in objects {
+        let why = match listed.get(&object.key()) {
+            None => (RemoteDamageKind::Missing, "it is gone from the remote".to_owned()),
+            Some(size) if *size != object.length() => {
+                (RemoteDamageKind::Damaged, format!("it has {size} bytes, not {}", object.length()))
+            }
+            Some(_) => continue,
+        };
+        bad.insert(*object, why);
+    }
+    bad
+}
+
+/// Whether a snapshot can be pulled. Adds what is wrong with it.
+fn is_whole(record: &Recorded, bad: &BadObjects, index: Option<&Index>, wrong: &mut Wrong) -> bool {
+    let mut is_whole = true;
+    for object in record.objects.iter().filter(|object| bad.contains_key(*object)) {
+        let (kind, why) = bad[object].clone();
+        add(wrong, object.key(), kind, why, Some(record.id));
+        is_whole = false;
+    }
+    if is_whole && let Some(Err(why)) = index.map(|index| index.follow(record)) {
+        let key = snapshot_key(record.id);
+        add(wrong, key, RemoteDamageKind::Incomplete, why, Some(record.id));
+        return false;
+    }
+    is_whole
+}
+
+/// The newest change of each name: its number, and the snapshot that it gave the name.
+fn latest(changes: &[Change]) -> BTreeMap<&str, (u64, SnapshotId)> {
+    let mut latest = BTreeMap::new();
+    for Change { name, sequence, snapshot, .. } in changes {
+        let last = latest.entry(name.as_str()).or_insert((*sequence, *snapshot));
+        *last = (*last).max((*sequence, *snapshot));
+    }
+    latest
+}
+
 /// The number of the first entry with this id and size.
 fn first(entries: &[Entry], id: BlobId, size: u64) -> Option<usize> {
     let at = entries.partition_point(|(other, there, _)| (*other, *there) < (id, size));
@@ -313,60 +359,25 @@ impl Remote {
         let changes = self.read_changes(&mut report, &mut wrong, running)?;
         let (records, broken) = self.read_records(&mut report, &mut wrong, running)?;
         let mut broken: BTreeSet<SnapshotId> = broken.into_iter().collect();
-        let mut listed = HashMap::new();
-        for folder in ["packs/", "parts/", "found/"] {
-            for one in self.list(folder)? {
-                if one.key.strip_prefix(folder).and_then(from_hex).is_some() {
-                    listed.insert(one.key, one.size);
-                } else {
-                    report.unknown.push(self.at(&one.key));
-                }
-            }
-        }
+        let mut listed = self.list_objects(&mut report)?;
         let objects: HashSet<Object> =
             records.iter().flat_map(|record| record.objects.iter().copied()).collect();
         report.objects = objects.len() as u64;
         report.object_bytes = objects.iter().map(Object::length).sum();
-        let mut bad: HashMap<Object, (RemoteDamageKind, String)> = HashMap::new();
-        for object in &objects {
-            let why = match listed.get(&object.key()) {
-                None => (RemoteDamageKind::Missing, "it is gone from the remote".to_owned()),
-                Some(size) if *size != object.length() => (
-                    RemoteDamageKind::Damaged,
-                    format!("it has {size} bytes, not {}", object.length()),
-                ),
-                Some(_) => continue,
-            };
-            bad.insert(*object, why);
-        }
+        let mut bad = missing_or_cut(&objects, &listed);
         let index = match options.quick {
             true => None,
             false => Some(self.read_objects(&objects, &mut bad, running)?),
         };
         for record in &records {
-            let mut is_whole = true;
-            for object in record.objects.iter().filter(|object| bad.contains_key(*object)) {
-                let (kind, why) = bad[object].clone();
-                add(&mut wrong, object.key(), kind, why, Some(record.id));
-                is_whole = false;
-            }
-            if is_whole && let Some(Err(why)) = index.as_ref().map(|index| index.follow(record)) {
-                let key = snapshot_key(record.id);
-                add(&mut wrong, key, RemoteDamageKind::Incomplete, why, Some(record.id));
-                is_whole = false;
-            }
-            if is_whole {
+            if is_whole(record, &bad, index.as_ref(), &mut wrong) {
                 report.whole.push(record.id);
             } else {
                 broken.insert(record.id);
             }
         }
         let there: HashSet<SnapshotId> = records.iter().map(|record| record.id).collect();
-        let mut latest: BTreeMap<&str, (u64, SnapshotId)> = BTreeMap::new();
-        for Change { name, sequence, snapshot, .. } in &changes {
-            let last = latest.entry(name).or_insert((*sequence, *snapshot));
-            *last = (*last).max((*sequence, *snapshot));
-        }
+        let latest = latest(&changes);
         for Change { name, sequence, snapshot, found, keeps_snapshot } in &changes {
             if !keeps_snapshot && !there.contains(snapshot) && !broken.contains(snapshot) {
                 report.collected += 1;
@@ -406,20 +417,37 @@ impl Remote {
             })
             .collect();
         report.whole.sort_unstable();
-        report.damage = wrong
-            .into_iter()
-            .map(|(key, (kind, reason, snapshots))| RemoteDamage {
-                kind,
-                path: self.at(&key),
-                reason,
-                snapshots: snapshots.into_iter().collect(),
-            })
-            .collect();
+        report.damage = self.damage(wrong);
         let (requests_now, _, received_now) = self.objects().traffic.so_far();
         report.requests = requests_now - requests;
         report.received_bytes = received_now - received;
         report.elapsed = started.elapsed();
         Ok(report)
+    }
+
+    fn damage(&self, wrong: Wrong) -> Vec<RemoteDamage> {
+        let one = |(key, (kind, reason, snapshots)): (String, (_, _, BTreeSet<_>))| RemoteDamage {
+            kind,
+            path: self.at(&key),
+            reason,
+            snapshots: snapshots.into_iter().collect(),
+        };
+        wrong.into_iter().map(one).collect()
+    }
+
+    /// The packs, parts and lists that are there, with their sizes.
+    fn list_objects(&self, report: &mut RemoteVerifyReport) -> Result<HashMap<String, u64>, Error> {
+        let mut listed = HashMap::new();
+        for folder in ["packs/", "parts/", "found/"] {
+            for one in self.list(folder)? {
+                if one.key.strip_prefix(folder).and_then(from_hex).is_some() {
+                    listed.insert(one.key, one.size);
+                } else {
+                    report.unknown.push(self.at(&one.key));
+                }
+            }
+        }
+        Ok(listed)
     }
 
     fn read_changes(
@@ -506,7 +534,7 @@ impl Remote {
     fn read_objects(
         &self,
         objects: &HashSet<Object>,
-        bad: &mut HashMap<Object, (RemoteDamageKind, String)>,
+        bad: &mut BadObjects,
         running: &Running,
     ) -> Result<Index, Error> {
         let tasks = objects.iter().filter(|object| !bad.contains_key(*object)).copied();

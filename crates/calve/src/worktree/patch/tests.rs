@@ -223,6 +223,7 @@ fn edited(lines: std::ops::Range<u32>, edits: &[(u32, &str)]) -> Vec<u8> {
         .collect()
 }
 
+#[expect(clippy::too_many_lines, reason = "a table: one row for each case")]
 fn rows() -> Vec<(String, Tree, Tree)> {
     let text = &numbers(0..30)[..];
     let none: &[u8] = b"";
