@@ -138,9 +138,9 @@ impl ErrorKind {
 }
 
 /// An operation that was not done: which operation, on which paths, and the cause.
-pub struct Error(Box<Inner>);
+pub struct Error(Box<ErrorInner>);
 
-struct Inner {
+struct ErrorInner {
     kind: ErrorKind,
     operation: Operation,
     path: PathBuf,
@@ -156,7 +156,7 @@ impl Error {
         path: impl Into<PathBuf>,
         source: impl Into<io::Error>,
     ) -> Self {
-        Self(Box::new(Inner {
+        Self(Box::new(ErrorInner {
             kind,
             operation,
             path: path.into(),
@@ -276,7 +276,7 @@ fn shown(path: &Path) -> String {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { operation, path, other, source, .. } = &*self.0;
+        let ErrorInner { operation, path, other, source, .. } = &*self.0;
         write!(f, "{} {}", operation.as_str(), shown(path))?;
         if let Some(other) = other {
             write!(f, " {} {}", self.joint(), shown(other))?;
@@ -287,7 +287,7 @@ impl fmt::Display for Error {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { kind, operation, path, other, details, source } = &*self.0;
+        let ErrorInner { kind, operation, path, other, details, source } = &*self.0;
         f.debug_struct("Error")
             .field("kind", kind)
             .field("operation", operation)

@@ -121,7 +121,7 @@ pub(crate) enum Taken {
 }
 
 /// What became of one attempt to take a file in.
-enum Attempt {
+enum TakeInAttempt {
     /// `rested`: its times show that it did not change meanwhile.
     Stored {
         blob: BlobId,
@@ -549,19 +549,19 @@ impl Blobs {
             match done {
                 // No time shows the stores that may have come while it was copied (tmpfs). If the
                 // file still is what was copied, it was just that in between.
-                Attempt::Stored { blob, .. }
+                TakeInAttempt::Stored { blob, .. }
                     if writers == Writers::Possible
                         && !protected
                         && intake.hash(file, meta.size, stop)?.0 != blob =>
                 {
                     meta = Meta::of(&fs::fstat(file)?);
                 }
-                Attempt::Stored { blob, size, meta, rested } => {
+                TakeInAttempt::Stored { blob, size, meta, rested } => {
                     intake.counts.read_bytes += size;
                     let traced = rested && is_traced(writers, protected, meta.changed, stamp);
                     return Ok(Taken::Stored { blob, size, meta, traced, writers });
                 }
-                Attempt::Changed => meta = Meta::of(&fs::fstat(file)?),
+                TakeInAttempt::Changed => meta = Meta::of(&fs::fstat(file)?),
             }
         }
         Ok(Taken::Changing)
@@ -616,12 +616,12 @@ impl Blobs {
         file: &OwnedFd,
         meta: &Meta,
         stop: &dyn Fn() -> bool,
-    ) -> io::Result<Attempt> {
+    ) -> io::Result<TakeInAttempt> {
         let (blob, size) = intake.hash(file, meta.size, stop)?;
-        let stored = || -> io::Result<Attempt> {
+        let stored = || -> io::Result<TakeInAttempt> {
             Ok(match unchanged(file, meta)? {
-                true => Attempt::Stored { blob, size, meta: *meta, rested: true },
-                false => Attempt::Changed,
+                true => TakeInAttempt::Stored { blob, size, meta: *meta, rested: true },
+                false => TakeInAttempt::Changed,
             })
         };
         if size != meta.size {
@@ -630,7 +630,7 @@ impl Blobs {
             return if unchanged(file, meta)? {
                 self.clone_then_hash(intake, file, meta, stop)
             } else {
-                Ok(Attempt::Changed)
+                Ok(TakeInAttempt::Changed)
             };
         }
         if meta.size == 0 {
@@ -666,13 +666,13 @@ impl Blobs {
         if !unchanged(file, meta)? {
             // The name stays, with nothing in it that could be taken for the blob.
             fs::ftruncate(&new, 0)?;
-            return Ok(Attempt::Changed);
+            return Ok(TakeInAttempt::Changed);
         }
         fs::futimens(&new, &timestamps(seal_of(blob)))?;
         #[cfg(calve_check)]
         crate::check::mirror(&new, &Meta::of(&fs::fstat(&new)?), blob);
         intake.counts.cloned_files += 1;
-        Ok(Attempt::Stored { blob, size, meta: *meta, rested: true })
+        Ok(TakeInAttempt::Stored { blob, size, meta: *meta, rested: true })
     }
 
     /// Makes a private clone, or a copy, and stores it under the hash that it turns out to have.
@@ -686,7 +686,7 @@ impl Blobs {
         file: &OwnedFd,
         meta: &Meta,
         stop: &dyn Fn() -> bool,
-    ) -> io::Result<Attempt> {
+    ) -> io::Result<TakeInAttempt> {
         let mut staged = StagedFile::new(&self.stage);
         let (new, cloned) = self.stage_clone(intake, &staged, file, meta, stop)?;
         let on = intake.filesystem(file, meta.dev);
@@ -706,7 +706,7 @@ impl Blobs {
             };
             rested = unchanged(file, meta)?;
             if !rested && on.clock {
-                return Ok(Attempt::Changed);
+                return Ok(TakeInAttempt::Changed);
             }
             (*meta, read)
         };
@@ -720,9 +720,9 @@ impl Blobs {
         // Where the clock is not believed, the times may go on by themselves. Then the same bytes
         // at a second look prove it. One byte more, because a file that grew is another one.
         if !rested && intake.hash(file, size + 1, stop)?.0 != blob {
-            return Ok(Attempt::Changed);
+            return Ok(TakeInAttempt::Changed);
         }
-        let stored = Ok(Attempt::Stored { blob, size, meta, rested });
+        let stored = Ok(TakeInAttempt::Stored { blob, size, meta, rested });
         if size == 0 || self.is_sealed(blob, size)? {
             return stored;
         }

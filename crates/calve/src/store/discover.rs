@@ -50,14 +50,14 @@ pub struct Discovered {
 }
 
 /// A store that was found at a folder or above it, and was not opened yet.
-struct Found {
+struct FoundStore {
     root: PathBuf,
     store: PathBuf,
     /// The kind of the marker, and the marker. `None` if the store is in the root.
     marked: Option<(Marked, FoundMark)>,
 }
 
-impl Found {
+impl FoundStore {
     fn in_root(&self) -> bool {
         self.marked.is_none()
     }
@@ -141,7 +141,7 @@ impl Store {
 
     /// If a store was found for a project that is elsewhere, this must be that project. If it was
     /// moved, this writes its new path into the store.
-    fn follow_project(&self, found: &Found) -> Result<(), Error> {
+    fn follow_project(&self, found: &FoundStore) -> Result<(), Error> {
         let Some((Marked::Project, FoundMark { marker: Marker { token, .. }, .. })) = &found.marked
         else {
             return Ok(());
@@ -230,7 +230,7 @@ impl Store {
     }
 }
 
-fn find(folder: &Path) -> Result<Found, Error> {
+fn find(folder: &Path) -> Result<FoundStore, Error> {
     let start = std::fs::canonicalize(folder).context(Operation::Open, || folder)?;
     for root in start.ancestors() {
         let own = layout::own(root);
@@ -244,7 +244,7 @@ fn find(folder: &Path) -> Result<Found, Error> {
             return Ok(found);
         }
         if Layout(&own).has_store() {
-            return Ok(Found { root: root.to_owned(), store: own, marked: None });
+            return Ok(FoundStore { root: root.to_owned(), store: own, marked: None });
         }
         if let Some(found) = found_by(Marked::Project, root)? {
             return Ok(found);
@@ -257,10 +257,10 @@ fn find(folder: &Path) -> Result<Found, Error> {
     Err(Error::new(ErrorKind::StoreNotFound, Operation::FindStore, start, cause))
 }
 
-fn found_by(of: Marked, root: &Path) -> Result<Option<Found>, Error> {
+fn found_by(of: Marked, root: &Path) -> Result<Option<FoundStore>, Error> {
     let found = |seen: FoundMark| {
         let store = seen.marker.store.clone();
-        Found { root: root.to_owned(), store, marked: Some((of, seen)) }
+        FoundStore { root: root.to_owned(), store, marked: Some((of, seen)) }
     };
     Ok(FoundMark::at(&layout::own(root), of)?.map(found))
 }

@@ -167,7 +167,7 @@ struct Dead {
 }
 
 /// A pack, and what of it is alive.
-type Held = (Arc<str>, Vec<(BlobId, Location)>);
+type HeldPack = (Arc<str>, Vec<(BlobId, Location)>);
 
 impl Store {
     /// Removes content that no snapshot, name or worktree reaches, and nothing else. Other
@@ -294,7 +294,7 @@ impl Store {
     }
 
     /// Packs with more dead content than needed content, and their needed content.
-    fn mostly_dead(&self, reach: &Reach) -> Result<Vec<Held>, Error> {
+    fn mostly_dead(&self, reach: &Reach) -> Result<Vec<HeldPack>, Error> {
         // With what a pack of these alone would take beside them, or one of tiny contents would
         // never be dense.
         let (each, fixed) = OVERHEAD_BYTES;
@@ -316,7 +316,7 @@ impl Store {
             living.saturating_mul(2) < length
         });
         // Most packs are dense. A list of what they hold would take much memory.
-        let mut packs: Vec<Held> = living.into_iter().map(|(name, _)| (name, Vec::new())).collect();
+        let mut packs: Vec<HeldPack> = living.into_iter().map(|(name, _)| (name, Vec::new())).collect();
         if packs.is_empty() {
             return Ok(packs);
         }
@@ -332,7 +332,7 @@ impl Store {
 
     /// Moves the needed content of packs to a new one. Returns how many packs have no needed
     /// content now.
-    fn rewrite(&self, packs: &[Held], operation: &Running) -> Result<u64, Error> {
+    fn rewrite(&self, packs: &[HeldPack], operation: &Running) -> Result<u64, Error> {
         if packs.is_empty() {
             return Ok(0);
         }

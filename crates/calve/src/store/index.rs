@@ -207,9 +207,9 @@ impl Index {
 }
 
 /// An index without its records, the number of its records, and the compressed records.
-type Parts<'a> = (Index, u32, &'a [u8]);
+type IndexParts<'a> = (Index, u32, &'a [u8]);
 
-fn parts(bytes: &[u8]) -> Result<Parts<'_>, Malformed> {
+fn parts(bytes: &[u8]) -> Result<IndexParts<'_>, Malformed> {
     let short = Malformed("the index ends too early");
     let (body, hash) =
         bytes.split_at_checked(bytes.len().saturating_sub(HASH_BYTES)).ok_or(short)?;

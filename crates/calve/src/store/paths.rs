@@ -210,11 +210,11 @@ impl Relocation {
         self.pairs.iter().map(|(_, to)| to)
     }
 
-    fn there(&self) -> Vec<Pair<'_>> {
+    fn there(&self) -> Vec<RootPair<'_>> {
         self.pairs.iter().map(|(from, to)| (&from[..], &to[..])).collect()
     }
 
-    fn back(&self) -> Vec<Pair<'_>> {
+    fn back(&self) -> Vec<RootPair<'_>> {
         self.pairs.iter().map(|(from, to)| (&to[..], &from[..])).collect()
     }
 
@@ -249,7 +249,7 @@ pub(crate) fn seconds_older(kind: PathKind, root: &[u8]) -> i64 {
 }
 
 /// A root that is replaced, and the one that takes its place.
-type Pair<'a> = (&'a [u8], &'a [u8]);
+type RootPair<'a> = (&'a [u8], &'a [u8]);
 
 /// Whether the text of a file of this kind can hold `root` without quoting it.
 fn is_plain(kind: PathKind, root: &[u8]) -> bool {
@@ -288,9 +288,9 @@ fn encoded(path: &[u8], is_kept: impl Fn(u8) -> bool) -> Vec<u8> {
     text
 }
 
-fn translate(kind: PathKind, bytes: &[u8], pairs: &[Pair<'_>]) -> Option<Vec<u8>> {
+fn translate(kind: PathKind, bytes: &[u8], pairs: &[RootPair<'_>]) -> Option<Vec<u8>> {
     let can_be = |root: &[u8]| !root.is_empty() && is_plain(kind, root);
-    let pairs: Vec<Pair<'_>> =
+    let pairs: Vec<RootPair<'_>> =
         pairs.iter().copied().filter(|(from, to)| can_be(from) && can_be(to)).collect();
     match kind {
         PathKind::Link => renamed(bytes, &pairs, |rest| rest.is_empty() || rest[0] == b'/'),
@@ -306,7 +306,7 @@ fn translate(kind: PathKind, bytes: &[u8], pairs: &[Pair<'_>]) -> Option<Vec<u8>
 
 /// The text with each pair's second root in place of its first. `None` if nothing names a first
 /// root, or something names a second one.
-fn replaced(kind: PathKind, text: &[u8], pairs: &[Pair<'_>]) -> Option<Vec<u8>> {
+fn replaced(kind: PathKind, text: &[u8], pairs: &[RootPair<'_>]) -> Option<Vec<u8>> {
     let from = pairs.iter().flat_map(|(from, _)| spellings(kind, from));
     let to: Vec<_> = pairs.iter().flat_map(|(_, to)| spellings(kind, to)).collect();
     let mut names: Vec<(usize, usize, Option<usize>)> = Vec::new();
@@ -420,7 +420,7 @@ const ARGUMENTS: &[u8] = b" \"$0\" \"$@\"\n' '''\n";
 
 /// A program whose first line names an interpreter. A path that is too long for a first line, or
 /// has a space, takes the form that pip and uv use: three lines that are both shell and Python.
-fn script(text: &[u8], pairs: &[Pair<'_>]) -> Option<Vec<u8>> {
+fn script(text: &[u8], pairs: &[RootPair<'_>]) -> Option<Vec<u8>> {
     let is_below = |rest: &[u8]| rest.starts_with(b"/");
     let end = memchr::memchr(b'\n', text).map_or(text.len(), |at| at + 1);
     if let Some(rest) = text.strip_prefix(SHELL_LINE).filter(|rest| rest.starts_with(EXEC)) {
@@ -479,10 +479,10 @@ fn with_interpreter(interpreter: &[u8], end_of_line: &[u8], body: &[u8]) -> Vec<
 
 /// A path below a pair's first root, below its second root instead; `is_below` looks at the rest of
 /// the path. `None` if the path is below none, or below a second root already.
-fn renamed(path: &[u8], pairs: &[Pair<'_>], is_below: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
+fn renamed(path: &[u8], pairs: &[RootPair<'_>], is_below: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
     let is_below = |root: &[u8]| path.strip_prefix(root).is_some_and(&is_below);
     // The longer root counts: a worktree may be inside its project, or the other way round.
-    let mut below: Option<Pair<'_>> = None;
+    let mut below: Option<RootPair<'_>> = None;
     for pair in pairs {
         if is_below(pair.0) && below.is_none_or(|(from, _)| pair.0.len() > from.len()) {
             below = Some(*pair);

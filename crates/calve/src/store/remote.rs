@@ -101,12 +101,12 @@ const SEEN_MOST_BYTES: u64 = 1 << 20;
 /// something older than this store has seen.
 #[derive(Debug, Clone)]
 pub struct Remote {
-    place: Arc<Place>,
+    place: Arc<RemotePlace>,
     keys: Vec<PublicKey>,
 }
 
 #[derive(Debug)]
-struct Place {
+struct RemotePlace {
     url: String,
     /// The remote's own id, from its object `format`.
     id: String,
@@ -370,7 +370,7 @@ impl Remote {
             })?;
         let id = read_format(&format).map_err(|why| error(ErrorKind::StoreIncompatible, &why))?;
         let times = underway::Times::USUAL;
-        let place = Place { url: url.to_owned(), id, objects, times };
+        let place = RemotePlace { url: url.to_owned(), id, objects, times };
         Ok(Self { place: Arc::new(place), keys: Vec::new() })
     }
 
@@ -621,7 +621,7 @@ impl Remote {
     /// keys only what one of them vouched for counts: anybody can say anything else.
     fn seen(&self, store: &Store, encoded: &str) -> Result<Option<(u64, SnapshotId)>, Error> {
         let all = self.all_seen(store, encoded)?;
-        let counts = |seen: &&Seen| match seen.signer {
+        let counts = |seen: &&SeenName| match seen.signer {
             Some(signer) => self.keys.is_empty() || self.keys.contains(&signer),
             None => self.keys.is_empty(),
         };
@@ -631,7 +631,7 @@ impl Remote {
 
     /// # Errors
     /// The memory cannot be read. Without it the name could be set back.
-    fn all_seen(&self, store: &Store, encoded: &str) -> Result<Vec<Seen>, Error> {
+    fn all_seen(&self, store: &Store, encoded: &str) -> Result<Vec<SeenName>, Error> {
         let path = store.layout().remote_name(&self.place.id, encoded);
         let text = match read_plain(rustix::fs::CWD, &path, SEEN_MOST_BYTES) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -639,7 +639,7 @@ impl Remote {
         };
         // A power cut may have left it empty.
         let lines = std::str::from_utf8(&text).map(str::lines);
-        let all = lines.ok().and_then(|lines| lines.map(Seen::parse).collect());
+        let all = lines.ok().and_then(|lines| lines.map(SeenName::parse).collect());
         all.ok_or_else(|| {
             let why = "it does not say what the name meant";
             let cause = io::Error::new(io::ErrorKind::InvalidData, why);
@@ -663,7 +663,7 @@ impl Remote {
                 continue;
             }
             known.map(|at| all.swap_remove(at));
-            all.push(Seen { sequence: named.sequence, snapshot: named.snapshot, signer });
+            all.push(SeenName { sequence: named.sequence, snapshot: named.snapshot, signer });
             is_new = true;
         }
         if !is_new {
@@ -671,7 +671,7 @@ impl Remote {
         }
         let write = || -> io::Result<()> {
             std::fs::create_dir_all(path.parent().unwrap_or(&path))?;
-            let text: String = all.iter().map(Seen::line).collect();
+            let text: String = all.iter().map(SeenName::line).collect();
             write_whole(&store.layout().stage(), &path, text.as_bytes())
         };
         write().map_err(|error| Error::io(Operation::Write, &path, error))
@@ -680,14 +680,14 @@ impl Remote {
 
 /// What a name meant when a store last saw it, and the configured key that vouched for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Seen {
+struct SeenName {
     sequence: u64,
     snapshot: SnapshotId,
     /// `None`: no keys were configured.
     signer: Option<PublicKey>,
 }
 
-impl Seen {
+impl SeenName {
     fn parse(line: &str) -> Option<Self> {
         let mut words = line.split(' ');
         let (sequence, snapshot) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);

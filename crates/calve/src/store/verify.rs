@@ -157,7 +157,7 @@ pub struct VerifyReport {
     pub elapsed: Duration,
 }
 
-enum Task {
+enum VerifyTask {
     /// The mirror with this place in the list of all.
     Mirror(usize),
     /// The packed content with this place in the list of all.
@@ -191,7 +191,7 @@ pub(super) enum Bad {
 }
 
 #[derive(Default)]
-struct Seen {
+struct SeenBlob {
     suspects: HashSet<BlobId>,
     /// In the end these are all good ones, sorted: a set of them would take twice as much memory.
     good: Vec<BlobId>,
@@ -202,9 +202,9 @@ struct Seen {
     packed_bytes: u64,
 }
 
-struct Worker {
+struct VerifyWorker {
     intake: Intake,
-    seen: Seen,
+    seen: SeenBlob,
 }
 
 /// Who looks closely.
@@ -382,15 +382,15 @@ impl Store {
     }
 
     /// Reads all mirrors and all that is packed.
-    fn read_all(&self, operation: &Running) -> Result<Seen, Error> {
+    fn read_all(&self, operation: &Running) -> Result<SeenBlob, Error> {
         let (mut packed, mut mirrors, mut tasks) = (Vec::new(), Vec::new(), Vec::new());
         self.catalog().each_packed(|id, pack, at| {
-            tasks.push((at.size, Task::Packed(packed.len())));
+            tasks.push((at.size, VerifyTask::Packed(packed.len())));
             packed.push((id, Arc::clone(pack), at));
         })?;
         self.blobs()
             .for_each(|id, meta| {
-                tasks.push((meta.size, Task::Mirror(mirrors.len())));
+                tasks.push((meta.size, VerifyTask::Mirror(mirrors.len())));
                 mirrors.push(id);
             })
             .context(Operation::Read, || self.layout().blobs())?;
@@ -406,11 +406,11 @@ impl Store {
             operation,
             (Operation::Verify, self.path()),
             tasks,
-            |_| Worker { intake: Intake::new(), seen: Seen::default() },
-            |Worker { intake, seen }, (size, task), queue| {
+            |_| VerifyWorker { intake: Intake::new(), seen: SeenBlob::default() },
+            |VerifyWorker { intake, seen }, (size, task), queue| {
                 let stop = || queue.stopped();
                 match task {
-                    Task::Mirror(at) => {
+                    VerifyTask::Mirror(at) => {
                         let id = mirrors[at];
                         match self.read_mirror(intake, id, &stop)? {
                             Mirror::Good { sealed, size } => {
@@ -429,7 +429,7 @@ impl Store {
                             }
                         }
                     }
-                    Task::Packed(place) => {
+                    VerifyTask::Packed(place) => {
                         let (id, pack, at) = &packed[place];
                         seen.packed_blobs += 1;
                         seen.packed_bytes = seen.packed_bytes.saturating_add(at.size);
@@ -443,8 +443,8 @@ impl Store {
                 Ok(())
             },
         )?;
-        let mut all = Seen::default();
-        for Worker { seen, .. } in workers {
+        let mut all = SeenBlob::default();
+        for VerifyWorker { seen, .. } in workers {
             all.suspects.extend(seen.suspects);
             all.unsealed.extend(seen.unsealed);
             all.mirrors += seen.mirrors;

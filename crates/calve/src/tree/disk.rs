@@ -39,7 +39,7 @@ use crate::error::{Error, Operation};
 use crate::reflink::imp::{DIR_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::Meta;
 use crate::reflink::sys::{self, Place};
-use ranges::{Owners, OwnersId, Ranges, Record};
+use ranges::{Owners, OwnersId, RangeRecord, Ranges};
 
 mod ranges;
 
@@ -127,7 +127,7 @@ impl Structures {
 
     /// An estimate of the bytes that a tree's entries take. `changed`: for a snapshot, the blocks
     /// that it does not share, and the content in them.
-    fn bytes(self, tree: &TreeBytes, changed: &Changed) -> u64 {
+    fn bytes(self, tree: &TreeBytes, changed: &ChangedSharing) -> u64 {
         let all = tree.entries.saturating_mul(BTRFS_ENTRY).saturating_add(tree.inline);
         match self {
             Self::Directories => tree.directories,
@@ -143,7 +143,7 @@ impl Structures {
 
 /// The changes in a snapshot since it was made.
 #[derive(Debug, Clone, Default)]
-struct Changed {
+struct ChangedSharing {
     /// The blocks of metadata, by number.
     blocks: HashSet<u64>,
     /// The content of files in these blocks.
@@ -218,7 +218,7 @@ impl Census {
 }
 
 /// A file with several names.
-struct Linked {
+struct LinkedFile {
     /// How many names there are, and how many of them were found.
     names: u64,
     found: u64,
@@ -245,10 +245,10 @@ struct Common {
 }
 
 /// The findings of a thread that are not merged yet.
-struct Worker {
+struct DiskWorker {
     trees: Vec<TreeBytes>,
-    changed: Vec<Changed>,
-    records: Vec<Record>,
+    changed: Vec<ChangedSharing>,
+    records: Vec<RangeRecord>,
     pieces: Vec<Piece>,
 }
 
@@ -259,7 +259,7 @@ pub(crate) struct Survey<'a> {
     singles: Vec<OwnersId>,
     excluded: HashSet<(u64, u64)>,
     common: Mutex<Common>,
-    linked: Mutex<HashMap<(u64, u64), Linked>>,
+    linked: Mutex<HashMap<(u64, u64), LinkedFile>>,
     counts: Vec<TreeBytes>,
     structures: Vec<Structures>,
     running: &'a Running,
@@ -289,16 +289,16 @@ impl<'a> Survey<'a> {
     /// A tree is gone or cannot be read; the operation was cancelled.
     pub(crate) fn look(&mut self, from: usize, to: usize) -> Result<(), Error> {
         let trees = &self.trees[from..to];
-        let start = || Worker {
+        let start = || DiskWorker {
             trees: vec![TreeBytes::default(); trees.len()],
-            changed: vec![Changed::default(); trees.len()],
+            changed: vec![ChangedSharing::default(); trees.len()],
             records: Vec::new(),
             pieces: Vec::new(),
         };
         let looker = Looker { survey: self, first: from };
         let workers =
             visit(trees, &self.excluded, self.running, Operation::Measure, start, &looker)?;
-        let mut changed = vec![Changed::default(); trees.len()];
+        let mut changed = vec![ChangedSharing::default(); trees.len()];
         for mut worker in workers {
             self.merge(&mut worker.records);
             for (sum, tree) in self.counts[from..to].iter_mut().zip(&worker.trees) {
@@ -339,7 +339,7 @@ impl<'a> Survey<'a> {
             for Piece { start, length, is_shared, encoded } in linked.pieces {
                 match start {
                     Some(start) => records.push(
-                        Record::new(start, length, owners, is_shared)
+                        RangeRecord::new(start, length, owners, is_shared)
                             .encoded(encoded)
                             .elsewhere(elsewhere),
                     ),
@@ -357,7 +357,7 @@ impl<'a> Survey<'a> {
         Census { trees: self.counts, shared }
     }
 
-    fn merge(&self, records: &mut Vec<Record>) {
+    fn merge(&self, records: &mut Vec<RangeRecord>) {
         let common = &mut *lock(&self.common);
         common.ranges.add(records, &mut common.owners);
     }
@@ -369,8 +369,8 @@ struct Looker<'a, 'b> {
     first: usize,
 }
 
-impl Visitor<Worker> for Looker<'_, '_> {
-    fn visit(&self, worker: &mut Worker, found: &Found<'_>) -> Result<(), Error> {
+impl Visitor<DiskWorker> for Looker<'_, '_> {
+    fn visit(&self, worker: &mut DiskWorker, found: &Found<'_>) -> Result<(), Error> {
         let tree = self.first + found.tree;
         let (meta, count) = (&found.meta, &mut worker.trees[found.tree]);
         let blocks = meta.blocks.saturating_mul(512);
@@ -443,7 +443,7 @@ impl Visitor<Worker> for Looker<'_, '_> {
                 }
                 Some(start) => {
                     let owners = self.survey.singles[tree];
-                    let record = Record::new(start, piece.length, owners, piece.is_shared);
+                    let record = RangeRecord::new(start, piece.length, owners, piece.is_shared);
                     worker.records.push(record.encoded(piece.encoded));
                 }
             }
@@ -454,7 +454,7 @@ impl Visitor<Worker> for Looker<'_, '_> {
         Ok(())
     }
 
-    fn unreadable(&self, worker: &mut Worker, tree: usize) {
+    fn unreadable(&self, worker: &mut DiskWorker, tree: usize) {
         worker.trees[tree].unreadable += 1;
     }
 }
@@ -465,7 +465,7 @@ impl Looker<'_, '_> {
         match lock(&self.survey.linked).entry(meta.id()) {
             Entry::Vacant(entry) => {
                 let (names, trees) = (meta.links, vec![tree]);
-                entry.insert(Linked { names, found: 1, trees, pieces: Vec::new() });
+                entry.insert(LinkedFile { names, found: 1, trees, pieces: Vec::new() });
                 true
             }
             Entry::Occupied(mut entry) => {

@@ -35,7 +35,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Timespec, Timestamps};
 
-use self::format::{Chunk, Layout};
+use self::format::{Chunk, IndexLayout};
 use self::rule::Moments;
 use super::across::rename_entry;
 use super::listing::{self, Time};
@@ -180,7 +180,7 @@ pub(crate) fn tracked(git: &OwnedFd) -> Option<HashSet<Vec<u8>>> {
         return None;
     }
     let bytes = read(&file, meta.size)?;
-    Some(Layout::of(&bytes)?.paths(&bytes))
+    Some(IndexLayout::of(&bytes)?.paths(&bytes))
 }
 
 /// What an index says of paths, beside their content.
@@ -209,7 +209,7 @@ pub(crate) fn special_in(git: &Path) -> Option<Special> {
         return None;
     }
     let bytes = read(&file, meta.size)?;
-    let layout = Layout::of(&bytes)?;
+    let layout = IndexLayout::of(&bytes)?;
     for chunk in &layout.chunks {
         let (mut cursor, bytes) = (chunk.cursor.clone(), &bytes[chunk.bytes.clone()]);
         while let Some(entry) = cursor.next(bytes) {
@@ -247,10 +247,10 @@ pub(crate) fn sort(git: &OwnedFd, vouches: Option<&dyn Vouches>, before: Time) -
         return None;
     }
     let bytes = read(&file, meta.size)?;
-    let layout = Layout::of(&bytes)?;
-    let root = vouches.map(|vouches| Directory::Known(vouches, Folder::default()));
+    let layout = IndexLayout::of(&bytes)?;
+    let root = vouches.map(|vouches| IndexedDirectory::Known(vouches, Folder::default()));
     // Neighbouring entries are in the same directory.
-    let mut near: (Vec<u8>, Option<Directory<'_>>) = (Vec::new(), None);
+    let mut near: (Vec<u8>, Option<IndexedDirectory<'_>>) = (Vec::new(), None);
     let mut sorted = Sorted::default();
     for chunk in &layout.chunks {
         let (mut cursor, bytes) = (chunk.cursor.clone(), &bytes[chunk.bytes.clone()]);
@@ -291,7 +291,7 @@ pub(crate) fn sort(git: &OwnedFd, vouches: Option<&dyn Vouches>, before: Time) -
 }
 
 /// A working tree and the directory with its index, as paths from the root.
-struct Repository {
+struct IndexedRepository {
     tree: PathBuf,
     git: PathBuf,
 }
@@ -304,7 +304,7 @@ pub(crate) fn make_ready(trees: &Trees<'_>, directories: &[PathBuf]) -> u64 {
     for directory in directories {
         let git = directory.join(".git");
         let mut repositories = submodules(trees.clone, &git);
-        repositories.push(Repository { tree: directory.clone(), git });
+        repositories.push(IndexedRepository { tree: directory.clone(), git });
         for repository in &repositories {
             rewritten += make_one_ready(trees, repository).unwrap_or(0);
         }
@@ -319,7 +319,7 @@ pub(crate) fn make_ready_elsewhere(trees: &Trees<'_>, git: &OwnedFd, tree: &Path
 }
 
 /// `None` if the index stays as it was cloned.
-fn make_one_ready(trees: &Trees<'_>, repository: &Repository) -> Option<u64> {
+fn make_one_ready(trees: &Trees<'_>, repository: &IndexedRepository) -> Option<u64> {
     let git = open_below(trees.clone, &repository.git)?;
     make_ready_in(trees, &git, &repository.tree)
 }
@@ -348,8 +348,8 @@ pub(crate) fn make_bytes_ready(
     written: Time,
     tree: &Path,
 ) -> Option<u64> {
-    let layout = Layout::of(bytes)?;
-    let source = Directory::root(trees.source)?.below(tree)?;
+    let layout = IndexLayout::of(bytes)?;
+    let source = IndexedDirectory::root(trees.source)?.below(tree)?;
     let clone = open_below(trees.clone, tree)?;
     let moments = Moments {
         index_written: written,
@@ -357,7 +357,7 @@ pub(crate) fn make_bytes_ready(
         cloned_since: trees.cloned_since(),
     };
     let changed = rewrite(trees, &layout, bytes, (&source, &clone), moments);
-    if changed == Changed::default() || (trees.stopped)() {
+    if changed == ChangedEntries::default() || (trees.stopped)() {
         return None;
     }
     layout.seal(bytes);
@@ -366,7 +366,7 @@ pub(crate) fn make_bytes_ready(
 
 /// How many entries of an index were changed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Changed {
+struct ChangedEntries {
     /// They record the clone's files.
     ready: u64,
     /// git might have taken the clone's file for the one that they record.
@@ -376,11 +376,11 @@ struct Changed {
 /// Rewrites the entries with several threads, each of which takes one chunk after the other.
 fn rewrite(
     trees: &Trees<'_>,
-    layout: &Layout,
+    layout: &IndexLayout,
     bytes: &mut [u8],
-    roots: (&Directory<'_>, &OwnedFd),
+    roots: (&IndexedDirectory<'_>, &OwnedFd),
     moments: Moments,
-) -> Changed {
+) -> ChangedEntries {
     let mut parts: Vec<(&Chunk, &mut [u8])> = Vec::with_capacity(layout.chunks.len());
     let (mut rest, mut at) = (bytes, 0);
     for chunk in &layout.chunks {
@@ -414,7 +414,7 @@ fn rewrite(
         }
         work();
     });
-    Changed { ready: ready.into_inner(), mistaken: mistaken.into_inner() }
+    ChangedEntries { ready: ready.into_inner(), mistaken: mistaken.into_inner() }
 }
 
 fn rewrite_chunk(
@@ -422,9 +422,9 @@ fn rewrite_chunk(
     bytes: &mut [u8],
     pair: &mut Pair<'_>,
     moments: Moments,
-) -> Changed {
+) -> ChangedEntries {
     let mut cursor = chunk.cursor.clone();
-    let mut changed = Changed::default();
+    let mut changed = ChangedEntries::default();
     while let Some(entry) = cursor.next(bytes) {
         if !entry.is_plain() {
             continue;
@@ -451,13 +451,13 @@ fn rewrite_chunk(
 }
 
 /// A directory of the source.
-enum Directory<'a> {
+enum IndexedDirectory<'a> {
     /// With the place of the clone's directory, if somebody knows its files.
     Open(OwnedFd, Option<(&'a dyn Vouches, Folder)>),
     Known(&'a dyn Vouches, Folder),
 }
 
-impl<'a> Directory<'a> {
+impl<'a> IndexedDirectory<'a> {
     fn root(source: Source<'a>) -> Option<Self> {
         match source {
             Source::Tree(root, clones) => {
@@ -520,7 +520,7 @@ fn stat(dir: &OwnedFd, name: &CStr) -> Option<Meta> {
 /// The same directory in both trees. Some of the directories above stay open, because the next path
 /// is often nearby.
 struct Pair<'a> {
-    roots: (&'a Directory<'a>, &'a OwnedFd),
+    roots: (&'a IndexedDirectory<'a>, &'a OwnedFd),
     /// The path of the innermost directory.
     path: Vec<u8>,
     open: VecDeque<Level<'a>>,
@@ -531,7 +531,7 @@ struct Level<'a> {
     length: usize,
     /// `None` if this is not a directory in both trees. Then nothing below it is one either. The
     /// clone's is not open if the source knows the clone's files.
-    dirs: Option<(Directory<'a>, Option<OwnedFd>)>,
+    dirs: Option<(IndexedDirectory<'a>, Option<OwnedFd>)>,
 }
 
 /// How many levels stay open, innermost first. Paths are sorted, so the next directory is seldom
@@ -539,7 +539,7 @@ struct Level<'a> {
 const LEVELS_MOST: usize = 4;
 
 impl<'a> Pair<'a> {
-    fn new(roots: (&'a Directory<'a>, &'a OwnedFd)) -> Self {
+    fn new(roots: (&'a IndexedDirectory<'a>, &'a OwnedFd)) -> Self {
         Self { roots, path: Vec::new(), open: VecDeque::new() }
     }
 
@@ -566,7 +566,7 @@ impl<'a> Pair<'a> {
     }
 
     /// The innermost directory of both trees.
-    fn dirs(&self) -> Option<(&Directory<'a>, Option<&OwnedFd>)> {
+    fn dirs(&self) -> Option<(&IndexedDirectory<'a>, Option<&OwnedFd>)> {
         let (source, clone) = self.roots;
         match self.open.back() {
             Some(level) => level.dirs.as_ref().map(|(source, clone)| (source, clone.as_ref())),
@@ -678,7 +678,7 @@ fn replace(
 }
 
 /// The submodules whose repositories are in the directory `modules` of `git`, and their submodules.
-fn submodules(root: &OwnedFd, git: &Path) -> Vec<Repository> {
+fn submodules(root: &OwnedFd, git: &Path) -> Vec<IndexedRepository> {
     let mut found = Vec::new();
     let mut folders = vec![(git.join("modules"), 0)];
     let mut looked_at = 0;
@@ -690,7 +690,7 @@ fn submodules(root: &OwnedFd, git: &Path) -> Vec<Repository> {
         let Some(dir) = open_below(root, &folder) else { continue };
         if fs::statat(&dir, c"HEAD", AtFlags::SYMLINK_NOFOLLOW).is_ok() {
             if let Some(tree) = working_tree(&dir, &folder) {
-                found.push(Repository { tree, git: folder.clone() });
+                found.push(IndexedRepository { tree, git: folder.clone() });
             }
             folders.push((folder.join("modules"), deep + 1));
             continue;

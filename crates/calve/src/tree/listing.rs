@@ -73,18 +73,18 @@ fn time_of(clock: ClockId, early: i64) -> Time {
 /// A directory's times before it was listed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Before {
-    times: Times,
+    times: FolderTimes,
     /// Whether every change since the directory was opened or rewound changes its times.
     shows: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Times {
+struct FolderTimes {
     changed: Time,
     modified: Time,
 }
 
-impl Times {
+impl FolderTimes {
     fn of(meta: &Meta) -> Self {
         Self { changed: meta.changed, modified: meta.modified() }
     }
@@ -97,7 +97,7 @@ impl Times {
 impl Before {
     /// For a directory that was opened after `since`. `meta` was read after that.
     pub(crate) fn opened(since: Time, meta: &Meta) -> Self {
-        let times = Times::of(meta);
+        let times = FolderTimes::of(meta);
         Self { times, shows: would_show(times.changed, since) }
     }
 
@@ -107,7 +107,7 @@ impl Before {
     }
 
     fn rewound_since(dir: &OwnedFd, since: Time) -> rustix::io::Result<Self> {
-        let times = Times::now(dir)?;
+        let times = FolderTimes::now(dir)?;
         let before = Self { times, shows: would_show(times.changed, since) };
         rewind(dir)?;
         Ok(before)
@@ -144,7 +144,7 @@ impl Names {
         self.bytes.clear();
         self.bytes.shrink_to(KEPT_BYTES);
         let mut last = self.read(dir, buffer)?;
-        let mut after = Times::now(dir)?;
+        let mut after = FolderTimes::now(dir)?;
         if before.shows && after == before.times {
             return Ok(Rest::Rested);
         }
@@ -153,7 +153,7 @@ impl Names {
             let before = Before::rewound_since(dir, since)?;
             let mut again = Self::default();
             last = again.read(dir, buffer)?;
-            after = Times::now(dir)?;
+            after = FolderTimes::now(dir)?;
             if before.shows && after == before.times {
                 *self = again;
                 return Ok(Rest::Rested);

@@ -45,10 +45,10 @@ pub(super) fn may_be_one(dir: &OwnedFd) -> rustix::io::Result<bool> {
 /// The entries that this operation has put into a directory, at each destination: their inodes and
 /// names.
 #[derive(Debug, Default)]
-pub(super) struct Placed(Mutex<BTreeMap<At, CString>>);
+pub(super) struct Placed(Mutex<BTreeMap<AtDestination, CString>>);
 
 /// A destination, and an inode at it.
-type At = (usize, (u64, u64));
+type AtDestination = (usize, (u64, u64));
 
 impl Placed {
     /// Puts an entry at `name` in `dir`, the directory at the destination `dest`. If this operation

@@ -67,14 +67,14 @@ pub(crate) trait Visitor<W>: Sync {
     fn unreadable(&self, worker: &mut W, tree: usize);
 }
 
-struct Thread<W> {
+struct VisitThread<W> {
     worker: W,
     buffer: Vec<MaybeUninit<u8>>,
     names: Names,
 }
 
 /// A directory to look at: the one above it and its name, or the root of a tree.
-type Task = Result<(Arc<Node>, CString), usize>;
+type VisitTask = Result<(Arc<Node>, CString), usize>;
 
 /// Looks at everything in `trees`, but not into directories that are in `excluded`, unless they are
 /// the trees' roots. `operation` and the first tree's path name the work in errors.
@@ -93,12 +93,12 @@ pub(crate) fn visit<W: Send>(
     let Some(first) = trees.first() else { return Ok(Vec::new()) };
     let budget = Budget::new(1, FILE_DESCRIPTORS, running.jobs()).context(operation, || first)?;
     let dirs = OpenDirs::new(budget.dirs, 0);
-    let tasks: Vec<Task> = (0..trees.len()).map(Err).collect();
+    let tasks: Vec<VisitTask> = (0..trees.len()).map(Err).collect();
     let threads = pool::run(
         &running.with_jobs(budget.jobs),
         (operation, first),
         tasks,
-        |_| Thread {
+        |_| VisitThread {
             worker: start(),
             buffer: vec![MaybeUninit::uninit(); 32 * 1024],
             names: Names::default(),
@@ -116,11 +116,11 @@ struct Visit<'a, V> {
     excluded: &'a HashSet<(u64, u64)>,
     dirs: &'a OpenDirs<Place>,
     visitor: &'a V,
-    queue: &'a Queue<Task>,
+    queue: &'a Queue<VisitTask>,
 }
 
 impl<V> Visit<'_, V> {
-    fn directory<W>(&self, thread: &mut Thread<W>, task: Task) -> Result<(), Error>
+    fn directory<W>(&self, thread: &mut VisitThread<W>, task: VisitTask) -> Result<(), Error>
     where
         V: Visitor<W>,
     {
@@ -137,7 +137,7 @@ impl<V> Visit<'_, V> {
         }
     }
 
-    fn root<W>(&self, thread: &mut Thread<W>, tree: usize) -> Result<Option<Arc<Node>>, Error>
+    fn root<W>(&self, thread: &mut VisitThread<W>, tree: usize) -> Result<Option<Arc<Node>>, Error>
     where
         V: Visitor<W>,
     {
@@ -157,7 +157,7 @@ impl<V> Visit<'_, V> {
     /// Looks at the directory `name` in `parent`. `None` if it is gone, or no part of the tree.
     fn below<W>(
         &self,
-        thread: &mut Thread<W>,
+        thread: &mut VisitThread<W>,
         parent: &Arc<Node>,
         name: CString,
     ) -> Result<Option<Arc<Node>>, Error>
@@ -189,7 +189,7 @@ impl<V> Visit<'_, V> {
 
     fn entries<W>(
         &self,
-        thread: &mut Thread<W>,
+        thread: &mut VisitThread<W>,
         node: &Arc<Node>,
         meta: &Meta,
         since: listing::Time,

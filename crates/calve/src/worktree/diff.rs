@@ -130,7 +130,7 @@ impl Worktree {
             });
             diff.sides.push((old, new));
         }
-        let mut reader = Reader::new(self.store(), self.path(), diff.local.clone())?;
+        let mut reader = ContentReader::new(self.store(), self.path(), diff.local.clone())?;
         diff.pair_renames(&mut reader)?;
         for at in 0..diff.files.len() {
             diff.files[at].lines = diff.count_lines(at, &mut reader)?;
@@ -147,7 +147,7 @@ impl Diff {
     /// Content could not be read, or `out` took no more. The bytes that were written until then are
     /// a part of the patch.
     pub fn patch(&self, out: &mut dyn Write) -> Result<(), Error> {
-        let mut reader = Reader::new(&self.store, &self.root, self.local.clone())?;
+        let mut reader = ContentReader::new(&self.store, &self.root, self.local.clone())?;
         let mut text = Vec::new();
         for (file, (old, new)) in self.files.iter().zip(&self.sides) {
             if is_gits_own(&file.path) {
@@ -166,7 +166,7 @@ impl Diff {
         file: &FileDiff,
         old: Option<&Entry>,
         new: Option<&Entry>,
-        reader: &mut Reader<'_>,
+        reader: &mut ContentReader<'_>,
     ) -> Result<(), Error> {
         let path = file.path.as_os_str().as_encoded_bytes();
         if let (Some(from), Some(old), Some(new)) = (&file.renamed_from, old, new) {
@@ -193,7 +193,7 @@ impl Diff {
     }
 
     /// Pairs deleted files with added files of the same content.
-    fn pair_renames(&mut self, reader: &mut Reader<'_>) -> Result<(), Error> {
+    fn pair_renames(&mut self, reader: &mut ContentReader<'_>) -> Result<(), Error> {
         let mut gone: HashMap<(BlobId, u64), Vec<usize>> = HashMap::new();
         for (at, (file, (old, _))) in self.files.iter().zip(&self.sides).enumerate().rev() {
             if file.kind == ChangeKind::Deleted
@@ -239,7 +239,7 @@ impl Diff {
         Ok(())
     }
 
-    fn count_lines(&self, at: usize, reader: &mut Reader<'_>) -> Result<Option<(u64, u64)>, Error> {
+    fn count_lines(&self, at: usize, reader: &mut ContentReader<'_>) -> Result<Option<(u64, u64)>, Error> {
         let (file, (old, new)) = (&self.files[at], &self.sides[at]);
         if file.renamed_from.is_some()
             || matches!(file.kind, ChangeKind::Mode | ChangeKind::Metadata)
@@ -281,7 +281,7 @@ fn mode_of(entry: &Entry) -> u32 {
 }
 
 /// Reads the old and the new content.
-struct Reader<'a> {
+struct ContentReader<'a> {
     store: &'a Store,
     path: &'a Path,
     root: OwnedFd,
@@ -290,7 +290,7 @@ struct Reader<'a> {
     local: Option<Local>,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> ContentReader<'a> {
     fn new(store: &'a Store, path: &'a Path, local: Option<Local>) -> Result<Self, Error> {
         let (root, intake) = (super::open_dir(path)?, Intake::new());
         Ok(Self { store, path, root, intake, local })

@@ -146,15 +146,15 @@ impl Store {
         how: &ReshareOptions,
         options: &StoreOptions,
     ) -> Result<ReshareReport, Error> {
-        let mut trees = vec![Tree { path: self.layout().blobs(), role: Role::Mirrors }];
+        let mut trees = vec![ReshareTree { path: self.layout().blobs(), role: ReshareRole::Mirrors }];
         // The store's own files in a worktree are small, and calve writes them when it likes.
         let mut apart = vec![self.path().to_owned()];
         for worktree in worktrees {
             let now = worktree.there()?;
             apart.push(layout::own(&now.path));
-            trees.push(Tree { path: now.path, role: Role::Target });
+            trees.push(ReshareTree { path: now.path, role: ReshareRole::Target });
         }
-        trees.push(Tree { path: self.project()?, role: Role::Source });
+        trees.push(ReshareTree { path: self.project()?, role: ReshareRole::Source });
         apart.extend(self.worktrees()?.into_iter().map(|worktree| worktree.path));
         reshare(trees, &apart, how, &options.operation())
     }
@@ -182,14 +182,14 @@ pub fn reshare_folders(
     };
     let mut trees = Vec::new();
     for target in targets {
-        trees.push(Tree { path: folder(target.as_ref())?, role: Role::Target });
+        trees.push(ReshareTree { path: folder(target.as_ref())?, role: ReshareRole::Target });
     }
-    trees.push(Tree { path: folder(source.as_ref())?, role: Role::Source });
+    trees.push(ReshareTree { path: folder(source.as_ref())?, role: ReshareRole::Source });
     reshare(trees, &[], how, &options.operation())
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Role {
+enum ReshareRole {
     /// The store's mirrors, whose names are their hashes.
     Mirrors,
     /// Its files are shared, and stay as they are.
@@ -197,13 +197,13 @@ enum Role {
     Target,
 }
 
-struct Tree {
+struct ReshareTree {
     path: PathBuf,
-    role: Role,
+    role: ReshareRole,
 }
 
 /// A file that may be equal to another one.
-struct Candidate {
+struct ReshareCandidate {
     tree: usize,
     path: Box<Path>,
     /// The inode, if it has several names.
@@ -214,30 +214,30 @@ struct Candidate {
 }
 
 /// The data of a visit, for its threads.
-struct Looker<'a> {
-    roles: Vec<Role>,
+struct ReshareLooker<'a> {
+    roles: Vec<ReshareRole>,
     /// The sizes of files that are of interest; `None` if all are.
     sizes: Option<&'a HashSet<u64>>,
     running: &'a Running,
 }
 
 #[derive(Default)]
-struct Seen {
-    candidates: Vec<Candidate>,
+struct ReshareSeen {
+    candidates: Vec<ReshareCandidate>,
     files: u64,
     unreadable: u64,
     /// How many files are on a filesystem that cannot share.
     unshareable: u64,
 }
 
-impl Visitor<Seen> for Looker<'_> {
-    fn visit(&self, seen: &mut Seen, found: &Found<'_>) -> Result<(), Error> {
+impl Visitor<ReshareSeen> for ReshareLooker<'_> {
+    fn visit(&self, seen: &mut ReshareSeen, found: &Found<'_>) -> Result<(), Error> {
         let (meta, role) = (&found.meta, self.roles[found.tree]);
         if meta.file_type() != FileType::RegularFile {
             return Ok(());
         }
         let mut unshared = 0;
-        if role == Role::Target {
+        if role == ReshareRole::Target {
             seen.files += 1;
             self.running.files_done(1);
         }
@@ -245,7 +245,7 @@ impl Visitor<Seen> for Looker<'_> {
         if meta.size == 0 || meta.blocks == 0 || !wanted {
             return Ok(());
         }
-        if role == Role::Target {
+        if role == ReshareRole::Target {
             match fs::openat(found.dir, found.name, SOURCE_FLAGS, Mode::empty()) {
                 // A filesystem that does not say who shares what does not share either.
                 Ok(file) if sys::never_shares(&file) => seen.unshareable += 1,
@@ -262,12 +262,12 @@ impl Visitor<Seen> for Looker<'_> {
         }
         let (tree, path) = (found.tree, found.path().into_boxed_path());
         let linked = (meta.links > 1).then(|| meta.id());
-        seen.candidates.push(Candidate { tree, path, linked, size: meta.size, unshared });
+        seen.candidates.push(ReshareCandidate { tree, path, linked, size: meta.size, unshared });
         Ok(())
     }
 
-    fn unreadable(&self, seen: &mut Seen, tree: usize) {
-        seen.unreadable += u64::from(self.roles[tree] == Role::Target);
+    fn unreadable(&self, seen: &mut ReshareSeen, tree: usize) {
+        seen.unreadable += u64::from(self.roles[tree] == ReshareRole::Target);
     }
 }
 
@@ -297,7 +297,7 @@ fn unshared_bytes(file: &OwnedFd) -> io::Result<u64> {
 
 struct Reshare<'a> {
     roots: Vec<OwnedFd>,
-    trees: &'a [Tree],
+    trees: &'a [ReshareTree],
     /// For each tree, whether the kernel said that no file shares with the files in it: for a
     /// target, because its filesystem cannot; for another tree, because it is on another
     /// filesystem.
@@ -309,7 +309,7 @@ struct Reshare<'a> {
 
 /// `trees` may name a tree twice: then its first role is the one that counts.
 fn reshare(
-    trees: Vec<Tree>,
+    trees: Vec<ReshareTree>,
     apart: &[PathBuf],
     how: &ReshareOptions,
     running: &Running,
@@ -332,18 +332,18 @@ fn reshare(
     // A tree in another one, such as a store in its project, is looked at for itself alone.
     let excluded: HashSet<(u64, u64)> =
         trees.iter().map(|tree| &tree.path).chain(apart).filter_map(|path| id(path)).collect();
-    let of = |is: fn(Role) -> bool| -> Vec<usize> {
+    let of = |is: fn(ReshareRole) -> bool| -> Vec<usize> {
         (0..trees.len()).filter(|tree| is(trees[*tree].role)).collect()
     };
-    let look = |numbers: &[usize], sizes: Option<&HashSet<u64>>| -> Result<Seen, Error> {
+    let look = |numbers: &[usize], sizes: Option<&HashSet<u64>>| -> Result<ReshareSeen, Error> {
         let roles = numbers.iter().map(|tree| trees[*tree].role).collect();
         let paths: Vec<&Path> = numbers.iter().map(|tree| trees[*tree].path.as_path()).collect();
         let start = || {
             sys::lowest_thread_priority();
-            Seen::default()
+            ReshareSeen::default()
         };
-        let looker = Looker { roles, sizes, running };
-        let (mut all, mut inodes) = (Seen::default(), HashSet::new());
+        let looker = ReshareLooker { roles, sizes, running };
+        let (mut all, mut inodes) = (ReshareSeen::default(), HashSet::new());
         for seen in visit(&paths, &excluded, running, Operation::Reshare, start, &looker)? {
             all.candidates.extend(seen.candidates);
             all.files += seen.files;
@@ -356,9 +356,9 @@ fn reshare(
         }
         Ok(all)
     };
-    let found = look(&of(|role| role == Role::Target), None)?;
+    let found = look(&of(|role| role == ReshareRole::Target), None)?;
     let sizes: HashSet<u64> = found.candidates.iter().map(|candidate| candidate.size).collect();
-    let sources = look(&of(|role| role != Role::Target), Some(&sizes))?;
+    let sources = look(&of(|role| role != ReshareRole::Target), Some(&sizes))?;
     let mut report = ReshareReport {
         files: found.files,
         unshared_files: found.candidates.len() as u64,
@@ -369,7 +369,7 @@ fn reshare(
     if found.unshareable > 0 {
         report.refused.insert(NotReshared::Filesystem, found.unshareable);
     }
-    let mut by_size: BTreeMap<u64, Vec<Candidate>> = BTreeMap::new();
+    let mut by_size: BTreeMap<u64, Vec<ReshareCandidate>> = BTreeMap::new();
     for candidate in sources.candidates.into_iter().chain(found.candidates) {
         by_size.entry(candidate.size).or_default().push(candidate);
     }
@@ -383,8 +383,8 @@ fn reshare(
         done: Mutex::new(report),
     };
     // Threads take tasks from the end: the largest first.
-    let tasks: Vec<Vec<Candidate>> = by_size.into_values().collect();
-    let first = trees.iter().find(|tree| tree.role == Role::Target).or(trees.first());
+    let tasks: Vec<Vec<ReshareCandidate>> = by_size.into_values().collect();
+    let first = trees.iter().find(|tree| tree.role == ReshareRole::Target).or(trees.first());
     let what = (Operation::Reshare, first.map_or(Path::new(""), |tree| &tree.path));
     let start = |_| {
         sys::lowest_thread_priority();
@@ -397,21 +397,21 @@ fn reshare(
 
 impl Reshare<'_> {
     /// Files of one size.
-    fn of_one_size(&self, intake: &mut Intake, files: &[Candidate]) -> Result<(), Error> {
+    fn of_one_size(&self, intake: &mut Intake, files: &[ReshareCandidate]) -> Result<(), Error> {
         let of = |role| {
-            let is_of = move |file: &&Candidate| {
+            let is_of = move |file: &&ReshareCandidate| {
                 self.trees[file.tree].role == role && !self.apart[file.tree].load(Relaxed)
             };
             files.iter().filter(is_of)
         };
-        let mut known: HashMap<BlobId, &Candidate> = HashMap::new();
-        for file in of(Role::Mirrors) {
+        let mut known: HashMap<BlobId, &ReshareCandidate> = HashMap::new();
+        for file in of(ReshareRole::Mirrors) {
             if let Some(hash) = mirror_hash(&file.path) {
                 known.insert(hash, file);
             }
         }
         let mut hashes = Vec::new();
-        for target in files.iter().filter(|file| self.trees[file.tree].role == Role::Target) {
+        for target in files.iter().filter(|file| self.trees[file.tree].role == ReshareRole::Target) {
             if self.apart[target.tree].load(Relaxed) {
                 self.count(target, NotReshared::Filesystem);
             } else if let Some(hash) = self.hash(intake, target)? {
@@ -420,7 +420,7 @@ impl Reshare<'_> {
         }
         // A file of the project is read only if the store alone does not have all of it.
         if hashes.iter().any(|(hash, _)| !known.contains_key(hash)) {
-            for file in of(Role::Source) {
+            for file in of(ReshareRole::Source) {
                 if let Some(hash) = self.hash(intake, file)? {
                     known.entry(hash).or_insert(file);
                 }
@@ -442,12 +442,12 @@ impl Reshare<'_> {
         Ok(())
     }
 
-    fn path(&self, file: &Candidate) -> PathBuf {
+    fn path(&self, file: &ReshareCandidate) -> PathBuf {
         self.trees[file.tree].path.join(&file.path)
     }
 
     /// Fails with `ESTALE` if the file was replaced or has another size by now.
-    fn open(&self, file: &Candidate) -> io::Result<(OwnedFd, Meta)> {
+    fn open(&self, file: &ReshareCandidate) -> io::Result<(OwnedFd, Meta)> {
         let dir = at::open_parent(&self.roots[file.tree], &file.path)?;
         let opened = fs::openat(&dir, at::last(&file.path)?, SOURCE_FLAGS, Mode::empty())?;
         let meta = Meta::of(&fs::fstat(&opened)?);
@@ -458,7 +458,7 @@ impl Reshare<'_> {
     }
 
     /// The hash of a file's content. `None` if the file is gone or cannot be read.
-    fn hash(&self, intake: &mut Intake, file: &Candidate) -> Result<Option<BlobId>, Error> {
+    fn hash(&self, intake: &mut Intake, file: &ReshareCandidate) -> Result<Option<BlobId>, Error> {
         let stop = || self.running.is_cancelled();
         let hashed = self.open(file).and_then(|(open, meta)| intake.hash(&open, meta.size, &stop));
         match hashed {
@@ -467,14 +467,14 @@ impl Reshare<'_> {
         }
     }
 
-    fn count(&self, target: &Candidate, why: NotReshared) {
-        if self.trees[target.tree].role == Role::Target {
+    fn count(&self, target: &ReshareCandidate, why: NotReshared) {
+        if self.trees[target.tree].role == ReshareRole::Target {
             *lock(&self.done).refused.entry(why).or_default() += 1;
         }
     }
 
     /// Counts why a file does not share.
-    fn refuse(&self, file: &Candidate, error: &io::Error) -> Result<(), Error> {
+    fn refuse(&self, file: &ReshareCandidate, error: &io::Error) -> Result<(), Error> {
         let Some(why) = NotReshared::of(error) else {
             let error = io::Error::from_raw_os_error(error.raw_os_error().unwrap_or(0));
             return Err(Error::io(Operation::Reshare, self.path(file), error));
@@ -487,7 +487,7 @@ impl Reshare<'_> {
     }
 
     /// Returns false if the two are on different filesystems.
-    fn share(&self, source: &Candidate, target: &Candidate) -> Result<bool, Error> {
+    fn share(&self, source: &ReshareCandidate, target: &ReshareCandidate) -> Result<bool, Error> {
         let mut given_back = target.unshared;
         if !self.dry_run {
             let shared = (|| {
@@ -501,7 +501,7 @@ impl Reshare<'_> {
             })();
             match shared {
                 Err(error) if self.are_on_two_filesystems(source, target, &error) => {
-                    let is_target = self.trees[source.tree].role == Role::Target;
+                    let is_target = self.trees[source.tree].role == ReshareRole::Target;
                     self.apart[source.tree].store(!is_target, Relaxed);
                     return Ok(false);
                 }
@@ -524,11 +524,11 @@ impl Reshare<'_> {
     /// `source` could share.
     fn are_on_two_filesystems(
         &self,
-        source: &Candidate,
-        target: &Candidate,
+        source: &ReshareCandidate,
+        target: &ReshareCandidate,
         error: &io::Error,
     ) -> bool {
-        let filesystem = |file: &Candidate| sys::filesystem_name(&self.trees[file.tree].path);
+        let filesystem = |file: &ReshareCandidate| sys::filesystem_name(&self.trees[file.tree].path);
         match Errno::from_io_error(error) {
             Some(Errno::XDEV) => true,
             _ if NotReshared::of(error) == Some(NotReshared::Filesystem) => {

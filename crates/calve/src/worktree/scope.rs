@@ -109,7 +109,7 @@ pub(super) struct Judge {
     paths: Vec<PathBuf>,
     /// The root, if ignore files decide.
     opened: Option<OwnedFd>,
-    folders: HashMap<PathBuf, Folder>,
+    folders: HashMap<PathBuf, ScopeFolder>,
     /// The folder in which git has the indexes of the project's linked worktrees.
     registrations: Option<PathBuf>,
     /// The files that git tracks, read when they are first needed.
@@ -118,7 +118,7 @@ pub(super) struct Judge {
 }
 
 #[derive(Clone)]
-enum Folder {
+enum ScopeFolder {
     Ignored,
     Ruled(Option<Arc<IgnoreChain>>),
 }
@@ -190,7 +190,7 @@ impl Judge {
     pub(super) fn may_have_work(&mut self, path: &Path) -> Result<bool, Error> {
         if self.opened.is_none()
             || is_gits_own(path)
-            || !matches!(self.folder(path)?, Folder::Ignored)
+            || !matches!(self.folder(path)?, ScopeFolder::Ignored)
         {
             return Ok(true);
         }
@@ -215,10 +215,10 @@ impl Judge {
         open_at(&dir, Path::new(folder.file_name()?)).ok()
     }
 
-    fn folder(&mut self, path: &Path) -> Result<Folder, Error> {
+    fn folder(&mut self, path: &Path) -> Result<ScopeFolder, Error> {
         // We go from the root down: everything in an ignored folder is ignored, whatever rules say
         // further down.
-        let mut above = Folder::Ruled(None);
+        let mut above = ScopeFolder::Ruled(None);
         let mut folders: Vec<&Path> = path.ancestors().collect();
         folders.reverse();
         for folder in folders {
@@ -226,9 +226,9 @@ impl Judge {
                 Some(known) => known.clone(),
                 None => {
                     let judged = match &above {
-                        _ if above.ignores(folder, true) => Folder::Ignored,
-                        Folder::Ignored => Folder::Ignored,
-                        Folder::Ruled(chain) => Folder::Ruled(self.rules(folder, chain.clone())?),
+                        _ if above.ignores(folder, true) => ScopeFolder::Ignored,
+                        ScopeFolder::Ignored => ScopeFolder::Ignored,
+                        ScopeFolder::Ruled(chain) => ScopeFolder::Ruled(self.rules(folder, chain.clone())?),
                     };
                     self.folders.insert(folder.to_owned(), judged.clone());
                     judged
@@ -265,7 +265,7 @@ impl Judge {
     }
 }
 
-impl Folder {
+impl ScopeFolder {
     fn ignores(&self, path: &Path, is_dir: bool) -> bool {
         match self {
             Self::Ignored => true,

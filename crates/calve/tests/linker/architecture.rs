@@ -2,7 +2,7 @@
 //!
 //! The tests ignore comments, tests and the fuzzers' own files: these may name anything.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -353,6 +353,107 @@ fn the_stores_own_methods_are_in_few_files() {
         "store/verify.rs",
     ];
     assert_eq!(files, expected);
+}
+
+/// The type that a line defines. A type that belongs to a trait is indented, and has no name of its
+/// own.
+fn defined(line: &str) -> Option<&str> {
+    let code = line.trim_start();
+    let code = match code.strip_prefix("pub") {
+        Some(rest) => rest.trim_start_matches(|char| char != ' ').trim_start(),
+        None => code,
+    };
+    let (what, rest) = code.split_once(' ')?;
+    let is_type = matches!(what, "struct" | "enum" | "union" | "trait")
+        || what == "type" && !line.starts_with(' ');
+    let end = rest.find(|char: char| !char.is_alphanumeric() && char != '_');
+    is_type.then(|| &rest[..end.unwrap_or(rest.len())])
+}
+
+/// The names of types that stand in more than one file. A platform's files may name their types as
+/// those of the other platforms do: only one of them is compiled.
+fn twice() -> Vec<String> {
+    let mut files: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for source in sources() {
+        if source.name.contains("portable") || source.name.starts_with("reflink/sys/") {
+            continue;
+        }
+        for name in source.lines.iter().filter_map(|(_, line)| defined(line)) {
+            files.entry(name.to_owned()).or_default().insert(source.name.clone());
+        }
+    }
+    files.into_iter().filter(|(_, files)| files.len() > 1).map(|(name, _)| name).collect()
+}
+
+/// Names that still stand twice. This list only gets shorter: a new name that stands twice fails
+/// the test, and so does a listed one that no longer does.
+const TWICE: [&str; 48] = [
+    "Aside",
+    "Change",
+    "Contents",
+    "Counts",
+    "Created",
+    "Directory",
+    "First",
+    "Folder",
+    "Found",
+    "Inode",
+    "Known",
+    "Level",
+    "Links",
+    "Listed",
+    "Made",
+    "Maker",
+    "Mirror",
+    "Name",
+    "Named",
+    "Names",
+    "NewFile",
+    "Node",
+    "Noted",
+    "Opened",
+    "Origin",
+    "Owned",
+    "Place",
+    "Progress",
+    "Record",
+    "Rest",
+    "Room",
+    "Roots",
+    "Seen",
+    "Sharing",
+    "Source",
+    "Special",
+    "Staged",
+    "Taken",
+    "Target",
+    "Task",
+    "Thread",
+    "Time",
+    "Times",
+    "Tree",
+    "Trees",
+    "Vouched",
+    "Waiting",
+    "Worker",
+];
+
+/// A name means one thing in the whole crate. If two modules need the same word, the module's noun
+/// goes with it: `SeenName`, `SeenBlob`.
+#[test]
+fn no_type_name_stands_twice() {
+    assert_eq!(twice(), TWICE);
+    for (line, expected) in [
+        ("pub(crate) struct Name(Bytes);", Some("Name")),
+        ("pub enum Role {", Some("Role")),
+        ("    struct Inside<'a> {", Some("Inside")),
+        ("type Pair<'a> = (&'a [u8], &'a [u8]);", Some("Pair")),
+        ("    type Item = u8;", None),
+        ("impl Name {", None),
+        ("let structure = 1;", None),
+    ] {
+        assert_eq!(defined(line), expected, "{line}");
+    }
 }
 
 /// The names of all functions in the workspace, tests among them.

@@ -167,7 +167,7 @@ pub(super) const TABLES_4: &[(&str, &str)] = &[
 ];
 
 /// How the tables of a database compare with the versions that this calve knows.
-enum Known {
+enum KnownSchema {
     /// The database has the tables of this version; the first version is 0.
     Version(usize),
     /// The database says that it has another version.
@@ -176,11 +176,11 @@ enum Known {
     Damaged(String),
 }
 
-fn known(db: &Connection, versions: &[Version]) -> rusqlite::Result<Known> {
+fn known(db: &Connection, versions: &[Version]) -> rusqlite::Result<KnownSchema> {
     let number: i64 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let at = usize::try_from(number).ok().and_then(|number| number.checked_sub(1));
     let Some((at, version)) = at.and_then(|at| Some((at, versions.get(at)?))) else {
-        return Ok(Known::Unknown(number));
+        return Ok(KnownSchema::Unknown(number));
     };
     let ours = |table: &str| {
         versions
@@ -197,13 +197,13 @@ fn known(db: &Connection, versions: &[Version]) -> rusqlite::Result<Known> {
         match kind.as_str() {
             "table" | "index" if !ours(&table) => {}
             "table" if version.tables.contains(&(table.as_str(), sql.as_str())) => found += 1,
-            kind => return Ok(Known::Damaged(format!("it has a {kind} that no store has"))),
+            kind => return Ok(KnownSchema::Damaged(format!("it has a {kind} that no store has"))),
         }
     }
     if found == version.tables.len() {
-        return Ok(Known::Version(at));
+        return Ok(KnownSchema::Version(at));
     }
-    Ok(Known::Damaged("it does not have all the tables of a store".to_owned()))
+    Ok(KnownSchema::Damaged("it does not have all the tables of a store".to_owned()))
 }
 
 impl Catalog {
@@ -230,7 +230,7 @@ impl Catalog {
         let migrated = self.transact(Operation::Migrate, "FULL", |tx| {
             // Another process may have migrated the database meanwhile.
             let known = known(tx, self.versions)?;
-            if let Known::Version(at) = known {
+            if let KnownSchema::Version(at) = known {
                 for versions in self.versions[at..].windows(2) {
                     let [before, version] = versions else { continue };
                     tx.execute_batch(version.migration)?;
@@ -251,11 +251,11 @@ impl Catalog {
         }
     }
 
-    fn must_be_known(&self, known: Known) -> Result<usize, Error> {
+    fn must_be_known(&self, known: KnownSchema) -> Result<usize, Error> {
         match known {
-            Known::Version(at) => Ok(at),
-            Known::Damaged(why) => Err(self.damaged(why)),
-            Known::Unknown(number) => {
+            KnownSchema::Version(at) => Ok(at),
+            KnownSchema::Damaged(why) => Err(self.damaged(why)),
+            KnownSchema::Unknown(number) => {
                 let cause = std::io::Error::other(format!(
                     "its tables are of version {number}, and this calve knows version {}",
                     self.versions.len()

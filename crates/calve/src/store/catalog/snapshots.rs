@@ -15,7 +15,7 @@ use super::{Catalog, Use, snapshot_id};
 use crate::error::{Error, Operation};
 
 /// A snapshot, or why it cannot be read.
-pub(crate) type Row = Result<(SnapshotId, SnapshotObject), String>;
+pub(crate) type SnapshotRow = Result<(SnapshotId, SnapshotObject), String>;
 
 /// A new snapshot, with all rows that belong to it.
 pub(crate) struct NewSnapshot<'a> {
@@ -69,7 +69,7 @@ impl Catalog {
 
     /// All snapshots, the newest first. A snapshot that cannot be read comes as the reason for
     /// that.
-    pub(crate) fn snapshots(&self) -> Result<Vec<Row>, Error> {
+    pub(crate) fn snapshots(&self) -> Result<Vec<SnapshotRow>, Error> {
         let rows: Vec<(Vec<u8>, Vec<u8>)> = self.read(|db| {
             db.prepare(
                 "SELECT CAST(id AS BLOB), CAST(object AS BLOB) FROM snapshots ORDER BY seq DESC",

@@ -10,7 +10,7 @@ use super::Failure;
 use super::checkout::Checkout;
 use super::work::{records, whole};
 
-/// The attributes by which git converts a file, in the order of [`Attributes`].
+/// The attributes by which git converts a file, in the order of [`AttributeValues`].
 const NAMES: [&str; 6] = ["text", "crlf", "eol", "ident", "working-tree-encoding", "filter"];
 const TEXT: usize = 0;
 const EOL: usize = 2;
@@ -19,7 +19,7 @@ const ENCODING: usize = 4;
 const FILTER: usize = 5;
 
 /// The values of these attributes, as git words them. An empty list: none is given.
-type Attributes = Vec<Vec<u8>>;
+type AttributeValues = Vec<Vec<u8>>;
 
 /// Whether a path is that of a file with attributes.
 pub(crate) fn has_attributes(path: &[u8]) -> bool {
@@ -63,7 +63,7 @@ impl Checkout<'_> {
             true => Some(self.attributes(false, paths())?),
             false => None,
         };
-        let none = Attributes::new();
+        let none = AttributeValues::new();
         let must_write = |(path, size): &&(&'p [u8], u64)| {
             let attributes = now.get(*path).unwrap_or(&none);
             let was = before.as_ref().map(|before| before.get(*path).unwrap_or(&none));
@@ -130,7 +130,7 @@ impl Checkout<'_> {
         &self,
         in_commit: bool,
         paths: impl Iterator<Item = &'p [u8]>,
-    ) -> Result<HashMap<Vec<u8>, Attributes>, Failure> {
+    ) -> Result<HashMap<Vec<u8>, AttributeValues>, Failure> {
         let mut list = Vec::new();
         for path in paths {
             list.extend_from_slice(path);
@@ -142,7 +142,7 @@ impl Checkout<'_> {
         };
         let git = git.args(["--stdin", "-z"]).args(NAMES).with_input(list).whole();
         let output = whole(git.run()?)?;
-        let mut found: HashMap<Vec<u8>, Attributes> = HashMap::new();
+        let mut found: HashMap<Vec<u8>, AttributeValues> = HashMap::new();
         let mut fields = output.split(|byte| *byte == 0);
         while let (Some(path), Some(name), Some(value)) =
             (fields.next(), fields.next(), fields.next())
@@ -162,7 +162,7 @@ impl Checkout<'_> {
 /// Whether git would write a file with other bytes, as far as its attributes and its size say. A
 /// file that git converts has seldom the size of its content; others always have it. calve leaves
 /// files of a filter alone: a filter may be slow, and its files have any size.
-fn is_otherwise(attributes: &Attributes, settings: &Settings, has_its_size: bool) -> bool {
+fn is_otherwise(attributes: &AttributeValues, settings: &Settings, has_its_size: bool) -> bool {
     let value = |at: usize| attributes.get(at).map_or(&b"unspecified"[..], Vec::as_slice);
     let is_given = |at: usize| !matches!(value(at), b"unspecified" | b"unset");
     if is_given(FILTER) {

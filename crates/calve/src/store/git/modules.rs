@@ -41,7 +41,7 @@ const DEEP_MOST: usize = 32;
 
 /// The root of a working tree, and the folder with the repositories of its submodules.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Side {
+struct ModuleSide {
     root: PathBuf,
     modules: PathBuf,
 }
@@ -49,14 +49,14 @@ struct Side {
 /// The submodules of the project and of one linked worktree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Modules {
-    project: Side,
-    own: Side,
+    project: ModuleSide,
+    own: ModuleSide,
 }
 
 impl Modules {
     /// `root` is the worktree's root, and `registration` is its `worktrees/ID`.
     pub(crate) fn new(project: &Repository, root: &Path, registration: &Path) -> Self {
-        let side = |root: &Path, folder: &Path| Side {
+        let side = |root: &Path, folder: &Path| ModuleSide {
             root: root.to_owned(),
             modules: folder.join(MODULES),
         };
@@ -70,7 +70,7 @@ impl Modules {
             Ok(inside) => root.join(inside),
             Err(_) => self.own.modules.clone(),
         };
-        Self { own: Side { root: root.to_owned(), modules }, ..self.clone() }
+        Self { own: ModuleSide { root: root.to_owned(), modules }, ..self.clone() }
     }
 
     /// The submodules of a worktree with its root at `root` that has a copy of the project's
@@ -158,7 +158,7 @@ impl Modules {
         for name in repositories_in(repositories)? {
             let repository = repositories.join(&name);
             let Some(value) = working_tree(&repository) else { continue };
-            let absolute = |side: &Side| {
+            let absolute = |side: &ModuleSide| {
                 let path = absolute(&side.modules.join(&name), value.as_os_str().as_bytes());
                 path.strip_prefix(&side.root).map(Path::to_owned).ok()
             };
@@ -220,7 +220,7 @@ pub(crate) fn may_be_of_module(path: &Path) -> bool {
 }
 
 /// The name of the submodule to which the file `.git` at `path` leads.
-fn name_of(path: &Path, bytes: &[u8], side: &Side) -> Option<PathBuf> {
+fn name_of(path: &Path, bytes: &[u8], side: &ModuleSide) -> Option<PathBuf> {
     if !may_be_of_module(path) {
         return None;
     }
@@ -235,7 +235,7 @@ fn name_of(path: &Path, bytes: &[u8], side: &Side) -> Option<PathBuf> {
     .then(|| name.to_owned())
 }
 
-fn translate(path: &Path, bytes: &[u8], from: &Side, to: &Side) -> Option<Vec<u8>> {
+fn translate(path: &Path, bytes: &[u8], from: &ModuleSide, to: &ModuleSide) -> Option<Vec<u8>> {
     let name = name_of(path, bytes, from)?;
     let target = to.modules.join(name);
     let target = match bytes.get(LEADS_TO.len()) {

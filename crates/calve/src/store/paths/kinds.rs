@@ -140,7 +140,7 @@ impl PathMeaning {
 }
 
 /// Which files a row is about.
-enum Which {
+enum KindFiles {
     /// Files of this name.
     Named(&'static str),
     /// Files whose names begin so.
@@ -163,7 +163,7 @@ enum Which {
 
 /// How a row's files are found.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Look {
+enum KindLook {
     /// calve finds them by their content, when it reads all contents.
     WithAll,
     /// Also where no content is read: these few are read then.
@@ -172,16 +172,16 @@ enum Look {
     Name,
 }
 
-struct Row(Which, PathKind, &'static str, PathMeaning, Look);
+struct Row(KindFiles, PathKind, &'static str, PathMeaning, KindLook);
 
 /// The first row that is about a file decides.
 static TABLE: &[Row] = {
-    use Look::{First, Name, WithAll};
+    use KindLook::{First, Name, WithAll};
     use PathKind::{
         Build, BuildRecord, Conda, DependencyInfo, NodeShim, Process, ShellEnvironment,
     };
     use PathMeaning::{FalseGreen, Harmless, LeadsBack, Living};
-    use Which::{AllIn, Begins, Below, BuiltByScript, Ends, In, Named, NamedBelow, OfBuildScript};
+    use KindFiles::{AllIn, Begins, Below, BuiltByScript, Ends, In, Named, NamedBelow, OfBuildScript};
     &[
         // cargo compares `root-output` with the folder, and replaces the one by the other.
         Row(OfBuildScript("root-output"), BuildRecord, "cargo", Harmless, WithAll),
@@ -222,7 +222,7 @@ static TABLE: &[Row] = {
     ]
 };
 
-impl Which {
+impl KindFiles {
     fn is(&self, path: &Path, name: &[u8]) -> bool {
         let above = |levels: usize| path.ancestors().nth(levels).and_then(Path::file_name);
         let is_below = |folder: &str| path.iter().rev().skip(1).any(|part| part == folder);
@@ -298,15 +298,15 @@ pub(crate) fn elsewhere(path: &Path) -> PathKind {
 /// The kind of a file without a known format that calve looks at for its name, and whether it must
 /// be read: others count because they are there. They are few in a tree, and each speaks for many.
 pub(crate) fn looked_at(path: &Path) -> Option<(PathKind, bool)> {
-    row(path).filter(|row| row.4 != Look::WithAll).map(|row| (row.1, row.4 == Look::First))
+    row(path).filter(|row| row.4 != KindLook::WithAll).map(|row| (row.1, row.4 == KindLook::First))
 }
 
 /// Whether a file of this name may be [looked at](looked_at), wherever it is.
 pub(crate) fn may_be_looked_at(name: &[u8]) -> bool {
-    TABLE.iter().filter(|row| row.4 != Look::WithAll).any(|row| match row.0 {
-        Which::Named(it) | Which::In(_, it) => name == it.as_bytes(),
-        Which::Begins(it) => name.starts_with(it.as_bytes()),
-        Which::Ends(it) => name.ends_with(it.as_bytes()),
+    TABLE.iter().filter(|row| row.4 != KindLook::WithAll).any(|row| match row.0 {
+        KindFiles::Named(it) | KindFiles::In(_, it) => name == it.as_bytes(),
+        KindFiles::Begins(it) => name.starts_with(it.as_bytes()),
+        KindFiles::Ends(it) => name.ends_with(it.as_bytes()),
         _ => true,
     })
 }

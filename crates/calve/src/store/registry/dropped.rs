@@ -114,7 +114,7 @@ impl Registry<'_> {
                 None => None,
             };
             let detached = match &head {
-                Head::Commit(commit) if registration.is_some() => git::detach(&place, commit),
+                NewHead::Commit(commit) if registration.is_some() => git::detach(&place, commit),
                 _ => Ok(()),
             };
             let moved = match detached {
@@ -161,16 +161,16 @@ impl Registry<'_> {
     ///
     /// # Errors
     /// git cannot say whether another working tree is on its branch.
-    fn head_of(self, row: &WorktreeRow, repository: Option<&Repository>) -> Result<Head, Error> {
+    fn head_of(self, row: &WorktreeRow, repository: Option<&Repository>) -> Result<NewHead, Error> {
         let (Some(linked), Some(repository)) = (&row.git, repository) else {
-            return Ok(Head::AsItIs);
+            return Ok(NewHead::AsItIs);
         };
         let kept = self.layout.dropped_registration(&row.token);
         let branch = match std::fs::symlink_metadata(kept.join(REFTABLE)) {
             Ok(_) => linked.branch.clone(),
             Err(_) => git::branch_at(&kept),
         };
-        let Some(branch) = branch else { return Ok(Head::AsItIs) };
+        let Some(branch) = branch else { return Ok(NewHead::AsItIs) };
         let is_free = || -> Result<bool, Failure> {
             let found = repository.branches(&[&branch])?;
             let is_it = |it: &git::Branch| it.name == branch && it.commit == linked.commit;
@@ -179,8 +179,8 @@ impl Registry<'_> {
         let failed =
             |failure| Error::new(ErrorKind::Git, Operation::AskGit, &repository.root, failure);
         match is_free().map_err(failed)? {
-            true => Ok(Head::AsItIs),
-            false => Ok(Head::Commit(linked.commit.clone())),
+            true => Ok(NewHead::AsItIs),
+            false => Ok(NewHead::Commit(linked.commit.clone())),
         }
     }
 
@@ -351,7 +351,7 @@ impl Registry<'_> {
 }
 
 /// The new state of a `HEAD`.
-enum Head {
+enum NewHead {
     AsItIs,
     Commit(String),
 }

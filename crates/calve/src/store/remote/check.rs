@@ -167,27 +167,27 @@ struct Children {
 }
 
 /// An entry of a pack, its size, and the pack's number.
-type Entry = (BlobId, u64, u32);
+type PackEntry = (BlobId, u64, u32);
 
 /// What the good objects have. The objects have numbers.
 #[derive(Default)]
-struct Index {
+struct GoodObjects {
     numbers: HashMap<Object, u32>,
     directories: HashMap<DirectoryId, (Children, Vec<u32>)>,
     /// Sorted when all are known. There may be millions.
-    entries: Vec<Entry>,
+    entries: Vec<PackEntry>,
     recipes: HashMap<BlobId, Vec<(u32, Recipe)>>,
 }
 
 /// What a record says.
-struct Recorded {
+struct CheckedRecord {
     id: SnapshotId,
     object: SnapshotObject,
     objects: HashSet<Object>,
 }
 
 /// A change of a name.
-struct Change {
+struct CheckedChange {
     name: String,
     sequence: u64,
     snapshot: SnapshotId,
@@ -219,14 +219,14 @@ fn reason(error: Error) -> Result<String, Error> {
     }
 }
 
-impl Index {
+impl GoodObjects {
     /// The number of an object that is read; all of those have one.
     fn number(&self, object: Object) -> u32 {
         self.numbers.get(&object).copied().unwrap_or_default()
     }
 
     /// Follows a snapshot from its root. The error says what its record does not lead to.
-    fn follow(&self, record: &Recorded) -> Result<(), String> {
+    fn follow(&self, record: &CheckedRecord) -> Result<(), String> {
         let Kind::Directory(root) = record.object.root.kind else {
             return Err("the snapshot's root is no directory".to_owned());
         };
@@ -296,7 +296,7 @@ fn missing_or_cut(objects: &HashSet<Object>, listed: &HashMap<String, u64>) -> B
 }
 
 /// Whether a snapshot can be pulled. Adds what is wrong with it.
-fn is_whole(record: &Recorded, bad: &BadObjects, index: Option<&Index>, wrong: &mut Wrong) -> bool {
+fn is_whole(record: &CheckedRecord, bad: &BadObjects, index: Option<&GoodObjects>, wrong: &mut Wrong) -> bool {
     let mut is_whole = true;
     for object in record.objects.iter().filter(|object| bad.contains_key(*object)) {
         let (kind, why) = bad[object].clone();
@@ -312,9 +312,9 @@ fn is_whole(record: &Recorded, bad: &BadObjects, index: Option<&Index>, wrong: &
 }
 
 /// The newest change of each name: its number, and the snapshot that it gave the name.
-fn latest(changes: &[Change]) -> BTreeMap<&str, (u64, SnapshotId)> {
+fn latest(changes: &[CheckedChange]) -> BTreeMap<&str, (u64, SnapshotId)> {
     let mut latest = BTreeMap::new();
-    for Change { name, sequence, snapshot, .. } in changes {
+    for CheckedChange { name, sequence, snapshot, .. } in changes {
         let last = latest.entry(name.as_str()).or_insert((*sequence, *snapshot));
         *last = (*last).max((*sequence, *snapshot));
     }
@@ -322,7 +322,7 @@ fn latest(changes: &[Change]) -> BTreeMap<&str, (u64, SnapshotId)> {
 }
 
 /// The number of the first entry with this id and size.
-fn first(entries: &[Entry], id: BlobId, size: u64) -> Option<usize> {
+fn first(entries: &[PackEntry], id: BlobId, size: u64) -> Option<usize> {
     let at = entries.partition_point(|(other, there, _)| (*other, *there) < (id, size));
     entries.get(at).is_some_and(|(other, there, _)| (*other, *there) == (id, size)).then_some(at)
 }
@@ -378,7 +378,7 @@ impl Remote {
         }
         let there: HashSet<SnapshotId> = records.iter().map(|record| record.id).collect();
         let latest = latest(&changes);
-        for Change { name, sequence, snapshot, found, keeps_snapshot } in &changes {
+        for CheckedChange { name, sequence, snapshot, found, keeps_snapshot } in &changes {
             if !keeps_snapshot && !there.contains(snapshot) && !broken.contains(snapshot) {
                 report.collected += 1;
                 continue;
@@ -455,7 +455,7 @@ impl Remote {
         report: &mut RemoteVerifyReport,
         wrong: &mut Wrong,
         running: &Running,
-    ) -> Result<Vec<Change>, Error> {
+    ) -> Result<Vec<CheckedChange>, Error> {
         let mut tasks = Vec::new();
         for one in self.list("names/")? {
             match name::of_key(&one.key) {
@@ -478,7 +478,7 @@ impl Remote {
                 Ok(Some((named, _))) => {
                     let (snapshot, found) = (named.snapshot, named.found);
                     let keeps_snapshot = lowest.get(&name).is_none_or(|lowest| sequence >= *lowest);
-                    let change = Change { name, sequence, snapshot, found, keeps_snapshot };
+                    let change = CheckedChange { name, sequence, snapshot, found, keeps_snapshot };
                     lock(&changes).push(change);
                 }
                 Ok(None) => {}
@@ -498,7 +498,7 @@ impl Remote {
         report: &mut RemoteVerifyReport,
         wrong: &mut Wrong,
         running: &Running,
-    ) -> Result<(Vec<Recorded>, Vec<SnapshotId>), Error> {
+    ) -> Result<(Vec<CheckedRecord>, Vec<SnapshotId>), Error> {
         let mut tasks = Vec::new();
         for one in self.list("snapshots/")? {
             match one.key.strip_prefix("snapshots/").and_then(from_hex) {
@@ -514,7 +514,7 @@ impl Remote {
                     let directories = record.directories.into_iter().map(Object::Directories);
                     let recipes = record.recipes.into_iter().map(Object::Recipes);
                     let objects = packs.chain(directories).chain(recipes).collect();
-                    lock(&read).0.push(Recorded { id, object, objects });
+                    lock(&read).0.push(CheckedRecord { id, object, objects });
                 }
                 Ok(None) => {}
                 Err(error) => {
@@ -536,13 +536,13 @@ impl Remote {
         objects: &HashSet<Object>,
         bad: &mut BadObjects,
         running: &Running,
-    ) -> Result<Index, Error> {
+    ) -> Result<GoodObjects, Error> {
         let tasks = objects.iter().filter(|object| !bad.contains_key(*object)).copied();
         let (packs, parts): (Vec<Object>, Vec<Object>) =
             tasks.partition(|object| matches!(object, Object::Pack(_)));
         running.expect((packs.len() + parts.len()) as u64);
         let numbers = objects.iter().copied().zip(0..).collect();
-        let index = Mutex::new(Index { numbers, ..Index::default() });
+        let index = Mutex::new(GoodObjects { numbers, ..GoodObjects::default() });
         let bad = Mutex::new(bad);
         for tasks in [packs, parts] {
             self.each(Operation::ReadRemote, running, tasks, |object| {
@@ -572,7 +572,7 @@ impl Remote {
         &self,
         pack: PackRef,
         running: &Running,
-        index: &Mutex<Index>,
+        index: &Mutex<GoodObjects>,
     ) -> Result<(), Error> {
         let key = pack_key(pack.id);
         let (mut hasher, mut at, mut bytes) = (blake3::Hasher::new(), 0, Vec::new());
@@ -596,7 +596,7 @@ impl Remote {
         Ok(())
     }
 
-    fn read_directories(&self, part: PartRef, index: &Mutex<Index>) -> Result<(), Error> {
+    fn read_directories(&self, part: PartRef, index: &Mutex<GoodObjects>) -> Result<(), Error> {
         let number = lock(index).number(Object::Directories(part));
         self.part(part, |item| {
             let entries = decode_directory(item)?;
@@ -629,7 +629,7 @@ impl Remote {
         })
     }
 
-    fn read_recipes(&self, part: PartRef, index: &Mutex<Index>) -> Result<(), Error> {
+    fn read_recipes(&self, part: PartRef, index: &Mutex<GoodObjects>) -> Result<(), Error> {
         let mut recipes = Vec::new();
         self.part(part, |item| {
             recipes.push(Recipe::decode(item)?);
@@ -669,7 +669,7 @@ impl Remote {
     /// Takes those snapshots out of the damage that were removed since they were listed.
     fn forget_collected(
         &self,
-        changes: &[Change],
+        changes: &[CheckedChange],
         wrong: &mut Wrong,
         broken: &mut BTreeSet<SnapshotId>,
     ) -> Result<(), Error> {

@@ -186,11 +186,11 @@ impl Policy {
 }
 
 /// The changes of a name with their numbers, the newest first.
-type Changes = Vec<(u64, Listed)>;
+type NameChanges = Vec<(u64, Listed)>;
 
 /// What a change of a name needs.
 #[derive(Debug, Clone, Copy)]
-struct Change {
+struct ChangeNeeds {
     snapshot: SnapshotId,
     found: Option<ObjectId>,
     /// Whether somebody whom the caller trusts made it.
@@ -201,8 +201,8 @@ struct Change {
 
 /// What a collector has read. It only grows, so what it knows to be needed stays.
 #[derive(Default)]
-struct Known {
-    changes: HashMap<String, Change>,
+struct KnownNeeds {
+    changes: HashMap<String, ChangeNeeds>,
     announced: HashSet<String>,
     /// Snapshots that are needed.
     live: HashSet<SnapshotId>,
@@ -212,14 +212,14 @@ struct Known {
     needed: HashSet<String>,
 }
 
-impl Known {
+impl KnownNeeds {
     fn needs(&mut self, record: &Record) {
         self.needed.extend(record.objects().into_iter().map(|(key, _)| key));
     }
 }
 
 /// What was found at one time.
-struct Found {
+struct FoundAtOnce {
     garbage: Vec<Garbage>,
     snapshots: u64,
     missing: Vec<SnapshotId>,
@@ -262,7 +262,7 @@ impl Remote {
         let grace = i64::try_from(options.grace.as_secs()).unwrap_or(i64::MAX);
         let policy = Policy { now, grace, keep: options.keep };
         let unfinished = self.remove_unfinished(now, options.dry_run)?;
-        let mut known = Known::default();
+        let mut known = KnownNeeds::default();
         let found = self.look(&mut known, policy, running)?;
         let mut garbage = found.garbage;
         garbage.extend(self.unneeded_objects(&known, policy)?);
@@ -382,7 +382,7 @@ impl Remote {
     ///
     /// The order matters: a pusher writes its announcement, the record and the name, and takes the
     /// announcement away last. Who reads in this order sees one of them.
-    fn look(&self, known: &mut Known, policy: Policy, running: &Running) -> Result<Found, Error> {
+    fn look(&self, known: &mut KnownNeeds, policy: Policy, running: &Running) -> Result<FoundAtOnce, Error> {
         self.look_at_pushers(known, policy)?;
         let mut garbage = self.look_at_names(known, policy, running)?;
         let (mut unread, mut there) = (Vec::new(), HashSet::new());
@@ -416,11 +416,11 @@ impl Remote {
         let named: HashSet<SnapshotId> = kept.map(|change| change.snapshot).collect();
         let mut missing: Vec<SnapshotId> = named.difference(&there).copied().collect();
         missing.sort_unstable_by_key(|id| *id.as_bytes());
-        Ok(Found { garbage, snapshots: there.len() as u64, missing })
+        Ok(FoundAtOnce { garbage, snapshots: there.len() as u64, missing })
     }
 
     /// What pushers have announced.
-    fn look_at_pushers(&self, known: &mut Known, policy: Policy) -> Result<(), Error> {
+    fn look_at_pushers(&self, known: &mut KnownNeeds, policy: Policy) -> Result<(), Error> {
         let life = self.place.times.life_seconds();
         for one in self.list(FOLDER)? {
             if !one.key.starts_with(PUSHER)
@@ -445,11 +445,11 @@ impl Remote {
     /// The changes of names that are superseded.
     fn look_at_names(
         &self,
-        known: &mut Known,
+        known: &mut KnownNeeds,
         policy: Policy,
         running: &Running,
     ) -> Result<Vec<Garbage>, Error> {
-        let mut names: BTreeMap<String, Changes> = BTreeMap::new();
+        let mut names: BTreeMap<String, NameChanges> = BTreeMap::new();
         for one in self.list("names/")? {
             if let Some((name, sequence)) = name::of_key(&one.key) {
                 names.entry(name).or_default().push((sequence, one));
@@ -462,7 +462,7 @@ impl Remote {
             Operation::CollectRemote,
             running,
             names.into_iter().collect(),
-            |(name, mut changes): (String, Changes)| {
+            |(name, mut changes): (String, NameChanges)| {
                 changes.sort_unstable_by_key(|(sequence, _)| std::cmp::Reverse(*sequence));
                 let lowest = steps::lowest_kept(changes.iter().map(|(sequence, _)| *sequence));
                 // The newest change, and the newest that counts: the other one may be taken away.
@@ -481,7 +481,7 @@ impl Remote {
                             }
                             newer += u64::from(change.counts);
                             let keeps_snapshot = sequence >= lowest;
-                            lock(&read).push((listed.key, Change { keeps_snapshot, ..change }));
+                            lock(&read).push((listed.key, ChangeNeeds { keeps_snapshot, ..change }));
                         }
                     } else if !ends.iter().any(|end| steps::is_step(sequence, *end)) {
                         let Listed { key, size, .. } = listed;
@@ -500,8 +500,8 @@ impl Remote {
         Ok(std::mem::take(&mut *lock(&garbage)))
     }
 
-    fn needed_by(&self, name: &str, sequence: u64) -> Result<Option<Change>, Error> {
-        Ok(self.named(name, sequence)?.map(|(named, signers)| Change {
+    fn needed_by(&self, name: &str, sequence: u64) -> Result<Option<ChangeNeeds>, Error> {
+        Ok(self.named(name, sequence)?.map(|(named, signers)| ChangeNeeds {
             snapshot: named.snapshot,
             found: named.found,
             counts: self.keys.is_empty() || signers.iter().any(|key| self.keys.contains(key)),
@@ -510,7 +510,7 @@ impl Remote {
     }
 
     /// Objects that are old and that no known record needs.
-    fn unneeded_objects(&self, known: &Known, policy: Policy) -> Result<Vec<Garbage>, Error> {
+    fn unneeded_objects(&self, known: &KnownNeeds, policy: Policy) -> Result<Vec<Garbage>, Error> {
         let mut garbage = Vec::new();
         for folder in ["packs/", "parts/", "found/", CANARIES] {
             for one in self.list(folder)? {
@@ -535,7 +535,7 @@ impl Remote {
     fn remove_round(
         &self,
         round: &[Garbage],
-        known: &mut Known,
+        known: &mut KnownNeeds,
         policy: Policy,
         running: &Running,
         report: &mut RemoteGcReport,

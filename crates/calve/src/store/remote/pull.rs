@@ -109,33 +109,33 @@ pub struct PullReport {
 }
 
 /// The entries of packs that a pull looks for. A million of them take 40 MB.
-struct Wanted {
+struct WantedEntries {
     /// Ids and sizes, by id.
     entries: Vec<(BlobId, u64)>,
     /// Those of them that are chunks of large contents, by their numbers. All others are contents.
-    chunks: HashMap<u32, Chunk>,
+    chunks: HashMap<u32, WantedChunk>,
     large: Vec<Large>,
 }
 
 /// An entry that is a chunk.
 #[derive(Debug)]
-struct Chunk {
+struct WantedChunk {
     /// Whether the same bytes are also a content.
     is_content: bool,
     /// The numbers of the large contents that it is a part of, and its offsets in them.
     places: Vec<(usize, u64)>,
 }
 
-/// An entry of a pack that is to be fetched: its number among the [`Wanted`], and where it is. No
+/// An entry of a pack that is to be fetched: its number among the [`WantedEntries`], and where it is. No
 /// pack is longer than 64 MiB.
 #[derive(Debug)]
-struct Piece {
+struct PackPiece {
     number: u32,
     offset: u32,
     stored: u32,
 }
 
-impl Piece {
+impl PackPiece {
     fn at(&self, size: u64) -> Location {
         Location { offset: self.offset.into(), stored: self.stored.into(), size }
     }
@@ -146,7 +146,7 @@ impl Piece {
 struct Fetch {
     pack: PackRef,
     range: Range<u64>,
-    pieces: Vec<Piece>,
+    pieces: Vec<PackPiece>,
 }
 
 /// Flushes while contents arrive, so that the disk does not do all of its work at the end.
@@ -307,7 +307,7 @@ impl Remote {
             .with_other(self.url()));
         };
         self.fetch_directories(store, id, &object, &record, operation)?;
-        let extent = Extent::of(store, &object, operation)?;
+        let extent = LocalExtent::of(store, &object, operation)?;
         let extent = extent.map_err(|why| {
             self.damaged(&super::snapshot_key(id), format!("snapshot {id}: {why}"))
         })?;
@@ -364,7 +364,7 @@ impl Remote {
             let why = "the snapshot's root is no directory";
             return Err(self.damaged(&super::snapshot_key(id), why));
         };
-        let mut walk = Walk { waiting: vec![root], ..Walk::default() };
+        let mut walk = LocalWalk { waiting: vec![root], ..LocalWalk::default() };
         walk.go_on(store, &mut HashMap::new(), operation)?;
         // Mostly what is missing was pushed last. A directory may be in a part before that of its
         // parent's, or after it; so this goes on for as long as it finds something.
@@ -482,7 +482,7 @@ impl Remote {
         store: &Store,
         record: &Record,
         mut lacking: Vec<(BlobId, u64)>,
-    ) -> Result<Wanted, Error> {
+    ) -> Result<WantedEntries, Error> {
         let mut sizes: HashMap<BlobId, u64> =
             lacking.extract_if(.., |(_, size)| *size > LARGE_BYTES).collect();
         let mut entries = lacking;
@@ -526,7 +526,7 @@ impl Remote {
         if let Some(id) = sizes.keys().next() {
             return Err(self.lacks(record, *id));
         }
-        Wanted::new(entries, chunks, large)
+        WantedEntries::new(entries, chunks, large)
             .ok_or_else(|| self.damaged("parts", "recipes have more chunks than can be"))
     }
 
@@ -542,7 +542,7 @@ impl Remote {
         &self,
         store: &Store,
         record: &Record,
-        wanted: &Wanted,
+        wanted: &WantedEntries,
         lacks_all: bool,
         operation: &Running,
     ) -> Result<Vec<Fetch>, Error> {
@@ -595,7 +595,7 @@ impl Remote {
         store: &Store,
         (intake, bytes): &mut (Intake, Vec<u8>),
         fetch: &Fetch,
-        wanted: &Wanted,
+        wanted: &WantedEntries,
         queue: &Queue<Fetch>,
         operation: &Running,
     ) -> Result<u64, Error> {
@@ -664,7 +664,7 @@ impl Remote {
 }
 
 /// What a snapshot needs, as its directories say, which the store has.
-struct Extent {
+struct LocalExtent {
     /// Contents with their sizes, sorted. Empty files have none.
     contents: Vec<(BlobId, u64)>,
     /// Whether it has a special file with several names.
@@ -678,7 +678,7 @@ struct Counted {
     entries: u64,
 }
 
-impl Extent {
+impl LocalExtent {
     /// Each directory is read once. A manifest of the tree, or a table of its contents, would take
     /// several times the memory. The inner error says what is wrong with the snapshot.
     fn of(
@@ -769,7 +769,7 @@ impl Extent {
 
 /// The walk through the directories of a snapshot, as far as the store has them.
 #[derive(Default)]
-struct Walk {
+struct LocalWalk {
     waiting: Vec<DirectoryId>,
     seen: HashSet<DirectoryId>,
     missing: HashSet<DirectoryId>,
@@ -779,7 +779,7 @@ struct Walk {
     batch_bytes: usize,
 }
 
-impl Walk {
+impl LocalWalk {
     /// Goes on with what waits. `encodings` are directories that the store may lack.
     fn go_on(
         &mut self,
@@ -837,7 +837,7 @@ impl Walk {
     }
 }
 
-impl Wanted {
+impl WantedEntries {
     /// Contents, sorted, and chunks with their sizes and places in large contents. A chunk has the
     /// size of a content with its id. `None` if there are more than a number can count.
     fn new(
@@ -852,7 +852,7 @@ impl Wanted {
             if !is_content {
                 new.push((id, size));
             }
-            chunks.push((id, Chunk { is_content, places }));
+            chunks.push((id, WantedChunk { is_content, places }));
         }
         if !new.is_empty() {
             entries.extend(new);
@@ -882,8 +882,8 @@ impl Wanted {
     }
 
     /// `None` if no pack is that long.
-    fn piece(&self, number: usize, at: Location) -> Option<Piece> {
-        Some(Piece {
+    fn piece(&self, number: usize, at: Location) -> Option<PackPiece> {
+        Some(PackPiece {
             number: u32::try_from(number).ok()?,
             offset: u32::try_from(at.offset).ok()?,
             stored: u32::try_from(at.stored).ok()?,
@@ -897,7 +897,7 @@ fn number_of(entries: &[(BlobId, u64)], id: BlobId) -> Option<usize> {
 }
 
 /// Divides pieces of one pack into ranges.
-fn ranges(pack: PackRef, wanted: &Wanted, mut pieces: Vec<Piece>) -> Vec<Fetch> {
+fn ranges(pack: PackRef, wanted: &WantedEntries, mut pieces: Vec<PackPiece>) -> Vec<Fetch> {
     pieces.sort_unstable_by_key(|piece| piece.offset);
     let mut fetches: Vec<Fetch> = Vec::new();
     for piece in pieces {
@@ -950,7 +950,7 @@ mod tests {
     #[test]
     fn entries_that_are_close_are_fetched_together_and_no_range_is_long() {
         let pack = PackRef { id: BlobId::of(b""), length: 64 << 20, entries: 100 };
-        let wanted = Wanted::new(vec![(BlobId::of(b"a"), 1)], HashMap::new(), Vec::new()).unwrap();
+        let wanted = WantedEntries::new(vec![(BlobId::of(b"a"), 1)], HashMap::new(), Vec::new()).unwrap();
         let piece =
             |offset: u64, stored| wanted.piece(0, Location { offset, stored, size: 1 }).unwrap();
         let header = 48;
@@ -988,7 +988,7 @@ mod tests {
         let both = vec![(0, 0), (0, 5), (1, 9)];
         let places = HashMap::from([(id(3), (5, both.clone())), (id(1), (7, vec![(1, 0)]))]);
         let wanted =
-            Wanted::new(vec![(id(2), 6), (id(3), 5), (id(4), 8)], places, Vec::new()).unwrap();
+            WantedEntries::new(vec![(id(2), 6), (id(3), 5), (id(4), 8)], places, Vec::new()).unwrap();
         assert_eq!(wanted.entries, [(id(1), 7), (id(2), 6), (id(3), 5), (id(4), 8)]);
         assert_eq!(wanted.chunks.len(), 2);
         assert!(!wanted.chunks[&0].is_content && wanted.chunks[&2].is_content);
@@ -1005,7 +1005,7 @@ mod tests {
         many.sort_unstable();
         let expected: Vec<BlobId> = many.iter().map(|(id, _)| *id).collect();
         let mut contents = Vec::new();
-        Wanted::new(many, HashMap::new(), Vec::new()).unwrap().move_contents(&mut contents);
+        WantedEntries::new(many, HashMap::new(), Vec::new()).unwrap().move_contents(&mut contents);
         contents.sort_unstable();
         assert_eq!(contents, expected);
     }
@@ -1031,7 +1031,7 @@ mod tests {
         let common = StoreOptions::new();
         let snapshot = store.snapshot(&super::super::super::SnapshotOptions::new(), &common);
         let mut object = store.object(snapshot.unwrap().id).unwrap();
-        let extent = |object: &SnapshotObject| Extent::of(&store, object, &common.operation());
+        let extent = |object: &SnapshotObject| LocalExtent::of(&store, object, &common.operation());
         let all = extent(&object).unwrap().unwrap();
         let mut expected = [(BlobId::of(b"one"), 3), (BlobId::of(b"two"), 3)];
         expected.sort_unstable();

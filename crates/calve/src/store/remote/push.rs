@@ -133,7 +133,7 @@ pub struct PushReport {
 
 /// What the remote has.
 #[derive(Default)]
-struct Known {
+struct KnownThere {
     /// The objects that have it.
     packs: Vec<PackRef>,
     directories: Vec<PartRef>,
@@ -145,7 +145,7 @@ struct Known {
     entries: HashSet<BlobId>,
 }
 
-impl Known {
+impl KnownThere {
     fn add(&mut self, record: &Record) {
         fn join<T: Copy + PartialEq>(into: &mut Vec<T>, from: &[T]) {
             for one in from {
@@ -553,7 +553,7 @@ impl Remote {
             self.put_part(part, &mut known.recipes)?;
         }
         self.put_part(parts.finish(), &mut known.recipes)?;
-        let Known { packs, directories, recipes, .. } = known;
+        let KnownThere { packs, directories, recipes, .. } = known;
         Ok(Record { snapshot: object.encode(), packs, directories, recipes })
     }
 
@@ -579,8 +579,8 @@ impl Remote {
         options: &PushOptions,
         gone: &HashSet<String>,
         operation: &Running,
-    ) -> Result<Known, Error> {
-        let mut known = Known::default();
+    ) -> Result<KnownThere, Error> {
+        let mut known = KnownThere::default();
         let there: HashSet<SnapshotId> = self
             .list("snapshots/")?
             .iter()
@@ -638,8 +638,8 @@ impl Remote {
 
     /// Learns from the remote itself what the objects of a record have. A record may name hundreds
     /// of packs, so their indexes are read at once; each thread has one of them in memory.
-    fn learn(&self, known: &mut Known, record: &Record, operation: &Running) -> Result<(), Error> {
-        let learned = Mutex::new(Known::default());
+    fn learn(&self, known: &mut KnownThere, record: &Record, operation: &Running) -> Result<(), Error> {
+        let learned = Mutex::new(KnownThere::default());
         let asking = operation.usually(ASKERS);
         let read_packs = self.each(Operation::Push, &asking, record.packs.clone(), |pack| {
             let mut entries = Vec::new();
@@ -690,7 +690,7 @@ impl Remote {
     }
 
     /// Learns which chunks the remote has, from the recipes of contents that it has.
-    fn learn_recipes(&self, known: &mut Known) -> Result<(), Error> {
+    fn learn_recipes(&self, known: &mut KnownThere) -> Result<(), Error> {
         let mut recipes = Vec::new();
         for part in &known.recipes {
             let read = self.part(*part, |item| {
@@ -840,7 +840,7 @@ struct Lacking {
 fn lacking(
     store: &Store,
     object: &SnapshotObject,
-    known: &Known,
+    known: &KnownThere,
     operation: &Running,
 ) -> Result<Lacking, Error> {
     let Lacking { mut directories, mut contents } = Lacking::default();
@@ -1094,7 +1094,7 @@ mod tests {
     use std::ops::Range;
     use std::sync::{Arc, Condvar};
 
-    use super::super::Place;
+    use super::super::RemotePlace;
     use super::super::folder::Folder;
     use super::super::objects::{Listed, Objects, Patient, Source};
     use super::super::underway::Times;
@@ -1192,7 +1192,8 @@ mod tests {
 
     fn remote(objects: Patient) -> Remote {
         let id = "0123456789abcdef0123456789abcdef".to_owned();
-        let place = Place { url: "file:///slow".to_owned(), id, objects, times: Times::USUAL };
+        let place =
+            RemotePlace { url: "file:///slow".to_owned(), id, objects, times: Times::USUAL };
         Remote { place: Arc::new(place), keys: Vec::new() }
     }
 

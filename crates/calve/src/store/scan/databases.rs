@@ -60,18 +60,18 @@ pub(super) struct Candidate {
 }
 
 /// The entry that a database has under one of its names.
-enum Part {
+enum DatabasePart {
     Absent,
     /// The entry is what the scan found.
     AsFound,
     New(What),
 }
 
-type Parts = Vec<(CString, Part)>;
+type DatabaseParts = Vec<(CString, DatabasePart)>;
 
-enum Attempt {
+enum DatabaseAttempt {
     /// All parts are of one moment.
-    Whole(Parts),
+    Whole(DatabaseParts),
     /// The database changed meanwhile.
     Changed,
     Vanished,
@@ -79,14 +79,14 @@ enum Attempt {
 }
 
 /// The state of a file at the moment at which it was opened by its name.
-struct Look {
+struct DatabaseLook {
     name: CString,
     file: Option<(OwnedFd, Meta)>,
     /// Whether every later change gives the file other times.
     shows: bool,
 }
 
-impl Look {
+impl DatabaseLook {
     fn at(dir: &OwnedFd, name: &CStr) -> io::Result<Self> {
         let since = listing::now();
         let name = name.to_owned();
@@ -216,24 +216,24 @@ impl Scanner<'_> {
                 }
             };
             match outcome {
-                Attempt::Whole(parts) => {
+                DatabaseAttempt::Whole(parts) => {
                     for (name, part) in parts {
                         match part {
-                            Part::AsFound => {}
-                            Part::Absent => settle(&name, None, None),
-                            Part::New(what) => settle(&name, Some(what), None),
+                            DatabasePart::AsFound => {}
+                            DatabasePart::Absent => settle(&name, None, None),
+                            DatabasePart::New(what) => settle(&name, Some(what), None),
                         }
                     }
                 }
-                Attempt::Changed => {
+                DatabaseAttempt::Changed => {
                     for name in &parts {
                         settle(name, None, Some(SkipReason::Changing));
                     }
                 }
-                Attempt::Vanished => {
+                DatabaseAttempt::Vanished => {
                     settle(&candidate.name, None, Some(SkipReason::Vanished));
                 }
-                Attempt::NoDatabase => {}
+                DatabaseAttempt::NoDatabase => {}
             }
         }
         Ok(Some(intake))
@@ -262,7 +262,7 @@ impl Scanner<'_> {
         names: &[CString],
         scanned: &[Option<Scanned>],
         until: Instant,
-    ) -> Result<Attempt, Error> {
+    ) -> Result<DatabaseAttempt, Error> {
         loop {
             if self.request.operation.is_cancelled() {
                 return Err(pool::cancelled(Operation::Read, self.request.path));
@@ -272,7 +272,7 @@ impl Scanner<'_> {
                 .context(Operation::TakeIn, || {
                     self.full_path(&candidate.dir.path_of(&candidate.name))
                 })?;
-            if !matches!(attempt, Attempt::Changed) || Instant::now() >= until {
+            if !matches!(attempt, DatabaseAttempt::Changed) || Instant::now() >= until {
                 return Ok(attempt);
             }
             thread::sleep(PAUSE);
@@ -286,34 +286,34 @@ impl Scanner<'_> {
         path: &Path,
         names: &[CString],
         scanned: &[Option<Scanned>],
-    ) -> io::Result<Attempt> {
+    ) -> io::Result<DatabaseAttempt> {
         let Some(directory) = &scanned[candidate.place as usize] else {
-            return Ok(Attempt::NoDatabase);
+            return Ok(DatabaseAttempt::NoDatabase);
         };
         let mut dir = fs::openat(self.request.root, c".", DIR_FLAGS, Mode::empty())?;
         for name in path {
             match fs::openat(&dir, name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty()) {
                 Ok(below) => dir = below,
-                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(Attempt::Vanished),
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(DatabaseAttempt::Vanished),
                 Err(errno) => return Err(errno.into()),
             }
         }
         let id = Meta::of(&fs::fstat(&dir)?).id();
         let has_ids = self.request.operation.filesystems().of(&dir, id.0).inodes;
         if has_ids && id != (directory.inode.dev, directory.inode.ino) {
-            return Ok(Attempt::Vanished);
+            return Ok(DatabaseAttempt::Vanished);
         }
         let mut looks = Vec::with_capacity(names.len());
         for name in names {
-            looks.push(Look::at(&dir, name)?);
+            looks.push(DatabaseLook::at(&dir, name)?);
         }
-        let Some((file, _)) = &looks[0].file else { return Ok(Attempt::Vanished) };
+        let Some((file, _)) = &looks[0].file else { return Ok(DatabaseAttempt::Vanished) };
         let mut head = [0; MAGIC.len()];
         let count = retry_on_intr(|| pread(file, &mut head, 0))?;
         // An empty database has a journal while its first transaction runs.
         let is_new = count == 0 && looks[1..].iter().any(|look| look.file.is_some());
         if !is_new && head != *MAGIC {
-            return Ok(Attempt::NoDatabase);
+            return Ok(DatabaseAttempt::NoDatabase);
         }
         // All files but the last one must be at rest until the last one is taken in. The last one
         // is the log if there is a log, and the journal otherwise.
@@ -324,18 +324,18 @@ impl Scanner<'_> {
         // A database without companions is itself the last file, and must also be at rest.
         let others = if others.is_empty() { &looks[..] } else { others };
         if !others.iter().all(|look| look.shows) {
-            return Ok(Attempt::Changed);
+            return Ok(DatabaseAttempt::Changed);
         }
-        let mut parts = Parts::new();
+        let mut parts = DatabaseParts::new();
         for look in others.iter().chain((looks.len() > 1).then_some(last)) {
             let Some((file, meta)) = &look.file else {
-                parts.push((look.name.clone(), Part::Absent));
+                parts.push((look.name.clone(), DatabasePart::Absent));
                 continue;
             };
             let found = self.position(scanned, candidate.place, &look.name);
             let found = found.ok().map(|at| &directory.found()[at]);
             if found.is_some_and(|found| self.holds(found, meta)) {
-                parts.push((look.name.clone(), Part::AsFound));
+                parts.push((look.name.clone(), DatabasePart::AsFound));
                 continue;
             }
             let stop = || self.request.operation.is_cancelled();
@@ -351,16 +351,16 @@ impl Scanner<'_> {
                 )?
                 .0
             {
-                Ok(what) => parts.push((look.name.clone(), Part::New(what))),
-                Err(_) => return Ok(Attempt::Changed),
+                Ok(what) => parts.push((look.name.clone(), DatabasePart::New(what))),
+                Err(_) => return Ok(DatabaseAttempt::Changed),
             }
         }
         for look in others {
             if !look.is_same(&dir, has_ids)? {
-                return Ok(Attempt::Changed);
+                return Ok(DatabaseAttempt::Changed);
             }
         }
-        Ok(Attempt::Whole(parts))
+        Ok(DatabaseAttempt::Whole(parts))
     }
 
     /// Whether the entry that was found still has the content of the file: every change since then

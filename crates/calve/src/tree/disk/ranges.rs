@@ -1,7 +1,7 @@
 //! Ranges of a disk, and which trees have files there.
 //!
 //! [`Ranges`] is sorted by address and free of overlaps, but for compressed pieces (see
-//! [`Record::encoded`]). Records are added in batches: a batch is sorted and merged. So the memory
+//! [`RangeRecord::encoded`]). Records are added in batches: a batch is sorted and merged. So the memory
 //! grows with the number of *distinct* ranges. A range that ten trees share is there once, with the
 //! number of the set of these trees.
 
@@ -56,7 +56,7 @@ impl Owners {
 
 /// A range of the disk, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Record {
+pub(super) struct RangeRecord {
     pub(super) start: u64,
     pub(super) length: u64,
     pub(super) owners: OwnersId,
@@ -71,7 +71,7 @@ pub(super) struct Record {
     elsewhere: bool,
 }
 
-impl Record {
+impl RangeRecord {
     /// A piece of one file.
     pub(super) fn new(start: u64, length: u64, owners: OwnersId, is_shared: bool) -> Self {
         Self { start, length, owners, files: 1, is_shared, encoded: false, elsewhere: false }
@@ -116,21 +116,21 @@ pub(crate) struct SharedBytes {
 
 /// The ranges that were found so far.
 #[derive(Debug, Default)]
-pub(super) struct Ranges(Vec<Record>);
+pub(super) struct Ranges(Vec<RangeRecord>);
 
 impl Ranges {
     /// Adds records, in any order, and empties the list.
-    pub(super) fn add(&mut self, records: &mut Vec<Record>, owners: &mut Owners) {
+    pub(super) fn add(&mut self, records: &mut Vec<RangeRecord>, owners: &mut Owners) {
         if records.is_empty() {
             return;
         }
         records.sort_unstable();
-        let mut out: Vec<Record> = Vec::with_capacity(self.0.len() + records.len() / 8);
+        let mut out: Vec<RangeRecord> = Vec::with_capacity(self.0.len() + records.len() / 8);
         let mut old = mem::take(&mut self.0).into_iter().peekable();
         let mut new = records.drain(..).peekable();
         // Pieces of split ranges. They come before any range that is still in a list.
-        let mut split: BinaryHeap<Reverse<Record>> = BinaryHeap::new();
-        let mut next = |split: &mut BinaryHeap<Reverse<Record>>| {
+        let mut split: BinaryHeap<Reverse<RangeRecord>> = BinaryHeap::new();
+        let mut next = |split: &mut BinaryHeap<Reverse<RangeRecord>>| {
             let heads = [old.peek().copied(), new.peek().copied(), split.peek().map(|it| it.0)];
             let least = heads.iter().flatten().min().copied()?;
             match heads.iter().position(|head| *head == Some(least)) {
@@ -165,14 +165,14 @@ impl Ranges {
                 out.pop();
             }
             let both = (whole.end().min(record.end())) - record.start;
-            let common = Record { start: record.start, length: both, ..whole };
-            let common = common.and(&Record { length: both, ..record }, owners);
+            let common = RangeRecord { start: record.start, length: both, ..whole };
+            let common = common.and(&RangeRecord { length: both, ..record }, owners);
             out.push(common);
             let after = common.end();
             for rest in [whole, record] {
                 if rest.end() > after {
                     let length = rest.end() - after;
-                    split.push(Reverse(Record { start: after, length, ..rest }));
+                    split.push(Reverse(RangeRecord { start: after, length, ..rest }));
                 }
             }
         }
@@ -247,10 +247,10 @@ mod tests {
             for batch in [records.len().max(1), 1] {
                 let (mut ranges, mut owners) = (Ranges::default(), Owners::default());
                 for chunk in records.chunks(batch) {
-                    let mut chunk: Vec<Record> = chunk
+                    let mut chunk: Vec<RangeRecord> = chunk
                         .iter()
                         .map(|(start, length, tree)| {
-                            Record::new(*start, *length, owners.number(vec![*tree]), true)
+                            RangeRecord::new(*start, *length, owners.number(vec![*tree]), true)
                         })
                         .collect();
                     ranges.add(&mut chunk, &mut owners);
@@ -280,7 +280,7 @@ mod tests {
                 for _ in 0..random(8) {
                     let (start, tree) = (random(48), usize::try_from(random(4)).unwrap());
                     let length = 1 + random(16);
-                    batch.push(Record::new(start, length, owners.number(vec![tree]), true));
+                    batch.push(RangeRecord::new(start, length, owners.number(vec![tree]), true));
                     for byte in start..start + length {
                         disk[usize::try_from(byte).unwrap()].push(tree);
                     }
@@ -306,14 +306,14 @@ mod tests {
         let (mut ranges, mut owners) = (Ranges::default(), Owners::default());
         let [one, two] = [1, 2].map(|tree| owners.number(vec![tree]));
         let encoded =
-            |start, length, owners| Record::new(start, length, owners, true).encoded(true);
+            |start, length, owners| RangeRecord::new(start, length, owners, true).encoded(true);
         let mut records = vec![
             encoded(0, 128, one),
             encoded(0, 128, two),
             encoded(40, 128, one),
             encoded(40, 64, two),
-            Record::new(50, 10, one, true),
-            Record::new(50, 10, two, true),
+            RangeRecord::new(50, 10, one, true),
+            RangeRecord::new(50, 10, two, true),
             encoded(60, 128, one),
             encoded(60, 128, two),
         ];

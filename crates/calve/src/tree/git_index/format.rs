@@ -60,7 +60,7 @@ pub(super) struct Chunk {
 
 /// An index that this module understands.
 #[derive(Debug)]
-pub(super) struct Layout {
+pub(super) struct IndexLayout {
     checksum: Checksum,
     id_bytes: usize,
     pub(super) chunks: Vec<Chunk>,
@@ -78,7 +78,7 @@ pub(super) struct Cursor {
 
 /// An entry without its path, which the cursor has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Entry {
+pub(super) struct IndexEntry {
     /// The entry's position.
     pub(super) at: usize,
     pub(super) recorded: Recorded,
@@ -137,9 +137,9 @@ impl Recorded {
     }
 }
 
-impl Entry {
+impl IndexEntry {
     /// The id of the content, of an entry of `bytes`, whose layout this is.
-    pub(super) fn id<'a>(&self, bytes: &'a [u8], layout: &Layout) -> &'a [u8] {
+    pub(super) fn id<'a>(&self, bytes: &'a [u8], layout: &IndexLayout) -> &'a [u8] {
         let start = self.at + STAT_BYTES;
         bytes.get(start..start + layout.id_bytes).unwrap_or_default()
     }
@@ -178,7 +178,7 @@ impl Entry {
 
 impl Cursor {
     /// The next entry of `bytes`. `None` if there is none, or none that this module understands.
-    pub(super) fn next(&mut self, bytes: &[u8]) -> Option<Entry> {
+    pub(super) fn next(&mut self, bytes: &[u8]) -> Option<IndexEntry> {
         let start = self.at;
         let rest = bytes.get(start..)?;
         let recorded = Recorded::read(rest.first_chunk::<STAT_BYTES>()?);
@@ -216,11 +216,11 @@ impl Cursor {
             return None;
         }
         self.at = start + at;
-        Some(Entry { at: start, recorded, flags, extended })
+        Some(IndexEntry { at: start, recorded, flags, extended })
     }
 }
 
-impl Layout {
+impl IndexLayout {
     /// Parses an index. `None` if this module does not understand it.
     pub(super) fn of(bytes: &[u8]) -> Option<Self> {
         let ends_with = |sum: &[u8]| bytes.ends_with(sum);

@@ -2,7 +2,7 @@
 
 use sha1_smol::Sha1;
 
-use super::format::{Layout, Recorded};
+use super::format::{IndexLayout, Recorded};
 use super::sha256::sha256;
 
 /// Checks the bytes as they are, and with each kind of checksum after them.
@@ -15,7 +15,7 @@ pub(crate) fn check_any(data: &[u8]) {
 }
 
 fn check(bytes: &[u8]) {
-    let Some(layout) = Layout::of(bytes) else { return };
+    let Some(layout) = IndexLayout::of(bytes) else { return };
     let paths = layout.paths(bytes);
     let other = Recorded { ino: 0x1234_5678, size: 7, ..Recorded::default() };
     let (mut written, mut entries) = (bytes.to_vec(), 0);
@@ -34,7 +34,7 @@ fn check(bytes: &[u8]) {
         // ids, too.
         return;
     }
-    let Some(again) = Layout::of(&written) else { panic!("it was understood before") };
+    let Some(again) = IndexLayout::of(&written) else { panic!("it was understood before") };
     assert_eq!(again.paths(&written), paths);
     for chunk in &again.chunks {
         let mut cursor = chunk.cursor.clone();

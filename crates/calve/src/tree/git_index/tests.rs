@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::format::{Cursor, Layout, Recorded};
+use super::format::{Cursor, IndexLayout, Recorded};
 use super::rule::{Moments, rewritten};
 use super::sha256::sha256;
 #[cfg(feature = "store")]
@@ -94,7 +94,7 @@ fn varint(mut value: usize) -> Vec<u8> {
 
 /// The paths of the plain entries, by the chunks.
 fn paths(bytes: &[u8]) -> Option<Vec<String>> {
-    let layout = Layout::of(bytes)?;
+    let layout = IndexLayout::of(bytes)?;
     let mut paths = Vec::new();
     for chunk in &layout.chunks {
         let part = &bytes[chunk.bytes.clone()];
@@ -148,7 +148,7 @@ fn an_index_of_many_chunks_and_long_paths_is_read_whole() {
         let mut entries: Vec<_> = names.iter().map(|path| (*path, 0, 0)).collect();
         entries.push((&long[..4079], 0, 0));
         let bytes = Written { entries, ..Written::plain(version, 20) }.bytes();
-        let layout = Layout::of(&bytes).unwrap();
+        let layout = IndexLayout::of(&bytes).unwrap();
         assert_eq!(layout.chunks.len(), 6, "version {version}");
         assert_eq!(layout.chunks[0].bytes.start, 12, "version {version}");
         let joined = layout.chunks.windows(2).all(|two| two[0].bytes.end == two[1].bytes.start);
@@ -171,7 +171,7 @@ fn what_is_no_index_to_its_last_byte_is_left() {
         bytes.extend(sum);
         bytes
     };
-    assert!(Layout::of(&resealed(&|_| {})).is_some());
+    assert!(IndexLayout::of(&resealed(&|_| {})).is_some());
     for (what, bytes) in [
         ("nothing", Vec::new()),
         ("a header alone", b"DIRC\0\0\0\x02\0\0\0\0".to_vec()),
@@ -216,7 +216,7 @@ fn what_is_no_index_to_its_last_byte_is_left() {
             index.bytes()
         }),
     ] {
-        assert!(Layout::of(&bytes).is_none(), "{what}");
+        assert!(IndexLayout::of(&bytes).is_none(), "{what}");
     }
 }
 
@@ -227,7 +227,7 @@ fn a_rewritten_entry_changes_its_stat_and_the_sum_and_nothing_else() {
             let index = Written { summed, ..Written::plain(version, id_bytes) };
             let before = index.bytes();
             let mut after = before.clone();
-            let layout = Layout::of(&before).unwrap();
+            let layout = IndexLayout::of(&before).unwrap();
             let mut cursor = layout.chunks[0].cursor.clone();
             let part = layout.chunks[0].bytes.clone();
             cursor.next(&after[part.clone()]).unwrap();
@@ -274,7 +274,7 @@ proptest! {
             (true, 20) => bytes.extend(sha1_smol::Sha1::from(&bytes).digest().bytes()),
             (true, _) => bytes.extend(sha256(&bytes)),
         }
-        if let Some(layout) = Layout::of(&bytes) {
+        if let Some(layout) = IndexLayout::of(&bytes) {
             let mut at = 12;
             for chunk in &layout.chunks {
                 prop_assert_eq!(chunk.bytes.start, at);
@@ -290,10 +290,10 @@ proptest! {
 
     #[test]
     fn arbitrary_bytes_do_not_either(mut bytes in prop::collection::vec(any::<u8>(), 0..400)) {
-        _ = Layout::of(&bytes);
+        _ = IndexLayout::of(&bytes);
         bytes.splice(0..0, *b"DIRC\0\0\0\x04\0\0\0\x03");
         bytes.extend([0; 32]);
-        _ = Layout::of(&bytes);
+        _ = IndexLayout::of(&bytes);
     }
 }
 

@@ -15,11 +15,11 @@ use std::path::Path;
 
 use rustix::fs::{self, AtFlags, Timespec, Timestamps};
 
-use super::format::{Cursor, Entry, Layout};
+use super::format::{Cursor, IndexEntry, IndexLayout};
 use super::rule;
 use super::{
-    Directory, INDEX_MOST_BYTES, Pair, Source, Vouched, open_below, open_regular, read, replace,
-    stat,
+    INDEX_MOST_BYTES, IndexedDirectory, Pair, Source, Vouched, open_below, open_regular, read,
+    replace, stat,
 };
 use crate::reflink::meta::Meta;
 use crate::tree::listing::Time;
@@ -45,7 +45,7 @@ pub(crate) struct Twin {
 /// The tracked regular files of the second of two trees, and its index.
 #[derive(Debug)]
 pub(crate) struct Comparison {
-    index: Index,
+    index: TwinIndex,
     /// Those that the first tree has as well, by their paths.
     pub(crate) twins: HashMap<Vec<u8>, Twin>,
     /// Those that the first tree lacks, or has with another content.
@@ -62,11 +62,11 @@ struct Other {
 }
 
 #[derive(Debug)]
-struct Index {
+struct TwinIndex {
     file: OwnedFd,
     meta: Meta,
     bytes: Vec<u8>,
-    layout: Layout,
+    layout: IndexLayout,
 }
 
 impl Twin {
@@ -76,7 +76,7 @@ impl Twin {
     }
 }
 
-impl Index {
+impl TwinIndex {
     /// `None` if there is no index, or none that calve understands.
     fn read(git: &OwnedFd) -> Option<Self> {
         let (file, meta) = open_regular(git, c"index")?;
@@ -84,11 +84,11 @@ impl Index {
             return None;
         }
         let bytes = read(&file, meta.size)?;
-        let layout = Layout::of(&bytes)?;
+        let layout = IndexLayout::of(&bytes)?;
         Some(Self { file, meta, bytes, layout })
     }
 
-    fn each<'a>(&'a self, mut see: impl FnMut(&Cursor, Entry, &'a [u8])) {
+    fn each<'a>(&'a self, mut see: impl FnMut(&Cursor, IndexEntry, &'a [u8])) {
         for chunk in &self.layout.chunks {
             let (mut cursor, bytes) = (chunk.cursor.clone(), &self.bytes[chunk.bytes.clone()]);
             while let Some(entry) = cursor.next(bytes) {
@@ -99,8 +99,8 @@ impl Index {
 }
 
 /// The entry of a file in the first tree's index.
-struct Known<'a> {
-    entry: Entry,
+struct TwinEntry<'a> {
+    entry: IndexEntry,
     id: &'a [u8],
 }
 
@@ -113,8 +113,8 @@ pub(crate) fn compare(
     before: Time,
     stopped: &dyn Fn() -> bool,
 ) -> Option<Comparison> {
-    let ours = Index::read(first.git)?;
-    let theirs = Index::read(second.git)?;
+    let ours = TwinIndex::read(first.git)?;
+    let theirs = TwinIndex::read(second.git)?;
     let mut known = HashMap::new();
     let mut attributes = HashMap::new();
     ours.each(|cursor, entry, id| {
@@ -122,7 +122,7 @@ pub(crate) fn compare(
             attributes.insert(cursor.path.clone(), id);
         }
         if entry.is_plain() && entry.recorded.is_regular() {
-            known.insert(cursor.path.clone(), Known { entry, id });
+            known.insert(cursor.path.clone(), TwinEntry { entry, id });
         }
     });
     let mut same_attributes = 0;
@@ -136,7 +136,7 @@ pub(crate) fn compare(
     });
     other_attributes |= same_attributes != attributes.len();
 
-    let root = Directory::root(Source::Tree(first.root, None))?;
+    let root = IndexedDirectory::root(Source::Tree(first.root, None))?;
     let mut pair = Pair::new((&root, second.root));
     // A file with attributes that was edited has another content than its index says.
     other_attributes = other_attributes
@@ -157,7 +157,7 @@ pub(crate) fn compare(
         let both = pair.stat(&cursor.path);
         let there = both.as_ref().map(|(_, there)| *there).or_else(|| pair.second(&cursor.path));
         let rests = |file: &Meta| rule::has_rested(file, before);
-        let vouches = |index: &Index, recorded, file: &Meta| {
+        let vouches = |index: &TwinIndex, recorded, file: &Meta| {
             rests(file) && rule::is_clean(recorded, file, index.meta.modified())
         };
         let vouched =
@@ -199,7 +199,7 @@ fn is_attributes(path: &[u8]) -> bool {
 
 /// Whether a file has the same bytes in both trees. The pair has its directory open.
 fn has_same_bytes(pair: &Pair<'_>, path: &[u8]) -> bool {
-    let Some((Directory::Open(first, _), Some(second))) = pair.dirs() else { return false };
+    let Some((IndexedDirectory::Open(first, _), Some(second))) = pair.dirs() else { return false };
     let Ok(name) = CString::new(name_of(path)) else { return false };
     let (Some((first, _)), Some((second, _))) =
         (open_regular(first, &name), open_regular(second, &name))
@@ -233,13 +233,13 @@ fn directory_of(root: &OwnedFd, path: &[u8]) -> Option<OwnedFd> {
 
 /// Looks at files below a root. The directory of the last one stays open, because the next path is
 /// often in it.
-struct Files<'a> {
+struct TwinFiles<'a> {
     root: &'a OwnedFd,
     directory: Vec<u8>,
     open: Option<OwnedFd>,
 }
 
-impl Files<'_> {
+impl TwinFiles<'_> {
     fn stat(&mut self, path: &[u8]) -> Option<Meta> {
         let name = name_of(path);
         let directory = &path[..path.len() - name.len()];
@@ -323,7 +323,7 @@ impl Comparison {
         }
         let mut bytes = std::mem::take(&mut self.index.bytes);
         let index_written = self.index.meta.modified();
-        let mut files = Files { root: tree.root, directory: Vec::new(), open: None };
+        let mut files = TwinFiles { root: tree.root, directory: Vec::new(), open: None };
         let mut count = 0;
         for chunk in &self.index.layout.chunks {
             let (mut cursor, bytes) = (chunk.cursor.clone(), &mut bytes[chunk.bytes.clone()]);

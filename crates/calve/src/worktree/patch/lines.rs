@@ -197,16 +197,16 @@ fn compare_part(
 /// both sides.
 fn anchors(lines: &InternedInput<&[u8]>) -> Vec<(usize, usize)> {
     #[derive(Clone, Copy)]
-    enum Seen {
+    enum SeenToken {
         Never,
         Once(usize),
         More,
     }
     let places = |tokens: &[Token]| {
-        let mut places = vec![Seen::Never; lines.interner.num_tokens() as usize];
+        let mut places = vec![SeenToken::Never; lines.interner.num_tokens() as usize];
         for (line, token) in tokens.iter().enumerate() {
             let place = &mut places[token.0 as usize];
-            *place = if matches!(place, Seen::Never) { Seen::Once(line) } else { Seen::More };
+            *place = if matches!(place, SeenToken::Never) { SeenToken::Once(line) } else { SeenToken::More };
         }
         places
     };
@@ -215,7 +215,7 @@ fn anchors(lines: &InternedInput<&[u8]>) -> Vec<(usize, usize)> {
         .before
         .iter()
         .filter_map(|token| match (old_places[token.0 as usize], new_places[token.0 as usize]) {
-            (Seen::Once(old), Seen::Once(new)) => Some((old, new)),
+            (SeenToken::Once(old), SeenToken::Once(new)) => Some((old, new)),
             _ => None,
         })
         .collect();

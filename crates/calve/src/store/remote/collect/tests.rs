@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar};
 
 use super::super::objects::{Objects, Patient, Source};
 use super::super::underway::Times;
-use super::super::{Place, PullOptions, PushOptions, RemoteVerifyOptions};
+use super::super::{PullOptions, PushOptions, RemotePlace, RemoteVerifyOptions};
 use super::*;
 use crate::store::{SnapshotOptions, Store};
 
@@ -192,7 +192,7 @@ fn remote(seat: &Seat) -> Remote {
         poll: Duration::from_millis(1),
     };
     let objects = Patient::new(Box::new(seat.clone()));
-    let place = Place { url: "memory://".to_owned(), id: ID.to_owned(), objects, times };
+    let place = RemotePlace { url: "memory://".to_owned(), id: ID.to_owned(), objects, times };
     Remote { place: Arc::new(place), keys: Vec::new() }
 }
 
@@ -455,7 +455,7 @@ fn read_only(state: &State) -> Remote {
     let (seat, _) = alone(state.clone());
     let objects = Patient::read_only(Box::new(seat));
     let times = Times::USUAL;
-    let place = Place { url: "https://memory".to_owned(), id: ID.to_owned(), objects, times };
+    let place = RemotePlace { url: "https://memory".to_owned(), id: ID.to_owned(), objects, times };
     Remote { place: Arc::new(place), keys: Vec::new() }
 }
 
@@ -619,7 +619,7 @@ fn a_web_server_that_has_everything_ends_in_an_error() {
     assert_eq!(error.kind(), crate::ErrorKind::StoreIncompatible, "{error}");
     let objects = Patient::read_only(Box::new(Yes));
     let times = Times::USUAL;
-    let place = Place { url: "https://memory".to_owned(), id: ID.to_owned(), objects, times };
+    let place = RemotePlace { url: "https://memory".to_owned(), id: ID.to_owned(), objects, times };
     let remote = Remote { place: Arc::new(place), keys: Vec::new() };
     let project = tempfile::tempdir().unwrap();
     let store = Store::init(project.path()).unwrap();
