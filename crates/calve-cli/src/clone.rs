@@ -67,7 +67,7 @@ pub(crate) fn run(
         work()
     };
     let (report, mentions) = done.map_err(|error| clone_failure(&error, &source, &destinations))?;
-    tell(&report, (&mentions, price), &had, args, output)
+    tell(&Made { report, mentions, price, had }, args, output)
 }
 
 /// Says what the copies will cost, if blocks cannot be shared and the user did not ask for copies.
@@ -138,15 +138,18 @@ fn options(args: &CloneArgs, common: &Common) -> CloneOptions {
     }
 }
 
-/// Prints the results, then the findings and the summary. `had` says which destinations had a store
-/// before.
-fn tell(
-    report: &CloneReport,
-    (mentions, price): (&Mentions, Option<CopyCost>),
-    had: &[bool],
-    args: &CloneArgs,
-    output: Output,
-) -> Result<Exit, Failure> {
+/// Clones that were made.
+struct Made {
+    report: CloneReport,
+    mentions: Mentions,
+    price: Option<CopyCost>,
+    /// Which destinations had a store before.
+    had: Vec<bool>,
+}
+
+/// Prints the results, then the findings and the summary.
+fn tell(made: &Made, args: &CloneArgs, output: Output) -> Result<Exit, Failure> {
+    let Made { report, mentions, price, had } = made;
     // With `--existing skip`, a destination that stays as it was is no finding.
     let asked =
         |reason: &SkipReason| args.existing == Existing::Skip && *reason == SkipReason::Exists;
@@ -183,7 +186,7 @@ fn tell(
         crate::paths::tell(mentions, &destination.path, &report.source, output);
     }
     let told = if output.json {
-        output.document(&Document::new(report, mentions, price))
+        output.document(&Document::new(report, mentions, *price))
     } else if args.dry_run {
         Ok(())
     } else {

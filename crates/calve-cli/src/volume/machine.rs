@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use calve::{Cancel, ErrorKind};
 
 use super::facts::{backing_file, mount_at, mounted};
-use super::plan::{self, AtBoot, FSTAB, Filesystem, LABEL, Room, Space, Step, Undoable};
+use super::plan::{self, AtBoot, FSTAB, Filesystem, LABEL, Room, Space, Spaces, Step, Undoable};
 use crate::failure::stored::own;
 use crate::failure::{Failure, Kind};
 
@@ -109,7 +109,8 @@ pub(super) fn room_of(path: &Path, is_volume: fn(&Path) -> bool) -> Option<(Room
     let (volume, host) = (space(&mount.at).ok()?, space(image.parent()?).ok()?);
     let room = plan::room(volume, host);
     let is_volume = || is_volume(&mount.at);
-    Some((room, plan::advice(room, volume, host, (&mount.at, &image), is_volume)?))
+    let spaces = Spaces { at: &mount.at, image: &image, volume, host };
+    Some((room, plan::advice(room, &spaces, is_volume)?))
 }
 
 /// Runs the steps as root. If one fails or a signal came, this undoes the earlier ones, the last

@@ -481,6 +481,14 @@ pub(super) struct Space {
     pub(super) free: u64,
 }
 
+/// The room of a volume at `at`, and of the host that has its image.
+pub(super) struct Spaces<'a> {
+    pub(super) at: &'a Path,
+    pub(super) image: &'a Path,
+    pub(super) volume: Space,
+    pub(super) host: Space,
+}
+
 /// A warning about the room of a volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Room {
@@ -511,15 +519,14 @@ pub(super) fn room(volume: Space, host: Space) -> Room {
     }
 }
 
-/// The message for `room`, with advice, for a volume at `at` in `image`; `is_volume` says whether
-/// it is one of calve's, and not any other image on a loop device.
+/// The message for `room`, with advice. `is_volume` says whether it is a volume of calve's, and not
+/// any other image on a loop device.
 pub(super) fn advice(
     room: Room,
-    volume: Space,
-    host: Space,
-    (at, image): (&Path, &Path),
+    spaces: &Spaces<'_>,
     is_volume: impl FnOnce() -> bool,
 ) -> Option<String> {
+    let Spaces { at, image, volume, host } = *spaces;
     let (place, folder) = (shell_word(at), shell_word(image.parent().unwrap_or(image)));
     let is_volume = room != Room::Enough && is_volume();
     let what = if is_volume { "volume" } else { "filesystem" };

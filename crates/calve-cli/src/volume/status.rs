@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::facts::{self, mount_at, mount_command, mounted, recorded};
 use super::found::{Found, is_there, place, unmounting};
 use super::machine::space as space_of;
-use super::plan::{self, Record, Volume};
+use super::plan::{self, Record, Spaces, Volume};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::PathFields;
@@ -98,7 +98,7 @@ impl Standing {
         let mut advice = Vec::new();
         if let (Some(space), Some(host)) = (space, host) {
             let room = plan::room(space, host);
-            advice.extend(plan::advice(room, space, host, (at, image), || true));
+            advice.extend(plan::advice(room, &Spaces { at, image, volume: space, host }, || true));
         }
         let is_old = is_there(&plan::old_image_of(at)).unwrap_or(false);
         match (&found.record, &found.mount) {

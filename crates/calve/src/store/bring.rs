@@ -307,7 +307,8 @@ impl Bring<'_> {
     /// the old index.
     pub(crate) fn index(
         &self,
-        (to, given): (SnapshotId, &HashMap<PathBuf, Entry>),
+        to: SnapshotId,
+        given: &HashMap<PathBuf, Entry>,
         old: Option<&Index>,
     ) -> Result<Index, Error> {
         let Self { root, trees, moves, is_private, .. } = *self;

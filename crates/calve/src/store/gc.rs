@@ -316,7 +316,8 @@ impl Store {
             living.saturating_mul(2) < length
         });
         // Most packs are dense. A list of what they hold would take much memory.
-        let mut packs: Vec<HeldPack> = living.into_iter().map(|(name, _)| (name, Vec::new())).collect();
+        let mut packs: Vec<HeldPack> =
+            living.into_iter().map(|(name, _)| (name, Vec::new())).collect();
         if packs.is_empty() {
             return Ok(packs);
         }

@@ -142,17 +142,18 @@ impl Marker {
 
     /// Replaces the marker in calve's own folder, as a whole.
     pub(crate) fn replace(&self, own: &OwnedFd, of: Marked, believed: Believed) -> io::Result<()> {
-        self.replace_at((own, of.file()), of, believed)
+        self.replace_at(own, of.file(), of, believed)
     }
 
     /// Has git keep the marker of a worktree, too, in the folder that belongs to this one tree.
     pub(crate) fn keep_in(&self, folder: &OwnedFd, believed: Believed) -> io::Result<()> {
-        self.replace_at((folder, GIT_MARKER), Marked::Worktree, believed)
+        self.replace_at(folder, GIT_MARKER, Marked::Worktree, believed)
     }
 
     fn replace_at(
         &self,
-        (own, name): (&OwnedFd, &str),
+        own: &OwnedFd,
+        name: &str,
         of: Marked,
         believed: Believed,
     ) -> io::Result<()> {

@@ -479,7 +479,11 @@ fn with_interpreter(interpreter: &[u8], end_of_line: &[u8], body: &[u8]) -> Vec<
 
 /// A path below a pair's first root, below its second root instead; `is_below` looks at the rest of
 /// the path. `None` if the path is below none, or below a second root already.
-fn renamed(path: &[u8], pairs: &[RootPair<'_>], is_below: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
+fn renamed(
+    path: &[u8],
+    pairs: &[RootPair<'_>],
+    is_below: impl Fn(&[u8]) -> bool,
+) -> Option<Vec<u8>> {
     let is_below = |root: &[u8]| path.strip_prefix(root).is_some_and(&is_below);
     // The longer root counts: a worktree may be inside its project, or the other way round.
     let mut below: Option<RootPair<'_>> = None;

@@ -367,7 +367,7 @@ impl Store {
         }
         let applied = bring.apply(staged)?;
         applied.discarded.context(Operation::RemoveLeftovers, || path)?;
-        let index = bring.index((id, &applied.given), Some(old))?;
+        let index = bring.index(id, &applied.given, Some(old))?;
         // The root gets its last change when it is published.
         let is_known = |stat: &Stat| *stat != Stat::default();
         let is_whole = index.stats.iter().skip(1).all(is_known)

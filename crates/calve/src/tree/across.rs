@@ -49,24 +49,30 @@ pub(crate) fn rename_entry(
             if same_mount((from, name), (to, folder)) != Some(true) {
                 return Err(Errno::XDEV);
             }
-            make_again((from, name), (to, new_name))
+            make_again(EntryAt { folder: from, name }, EntryAt { folder: to, name: new_name })
                 .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
         }
         renamed => renamed,
     }
 }
 
-fn make_again(
-    (from, name): (BorrowedFd<'_>, &Path),
-    (to, new_name): (BorrowedFd<'_>, &Path),
-) -> io::Result<()> {
+/// An entry, as a path below an open folder.
+#[derive(Clone, Copy)]
+struct EntryAt<'a> {
+    folder: BorrowedFd<'a>,
+    name: &'a Path,
+}
+
+fn make_again(old: EntryAt<'_>, new: EntryAt<'_>) -> io::Result<()> {
+    let EntryAt { folder: from, name } = old;
+    let EntryAt { folder: to, name: new_name } = new;
     let stat = || -> io::Result<Meta> {
         Ok(Meta::of(&fs::statat(from, name, AtFlags::SYMLINK_NOFOLLOW)?))
     };
     let meta = stat()?;
     let beside = new_name.with_file_name(stage_name());
     let made = || -> io::Result<()> {
-        make((from, name), &meta, (to, &beside))?;
+        make(old, &meta, EntryAt { folder: to, name: &beside })?;
         if !stat()?.is_still(&meta) {
             return Err(Errno::BUSY.into()); // It is being written to.
         }
@@ -78,12 +84,10 @@ fn make_again(
     Ok(fs::unlinkat(from, name, AtFlags::empty())?)
 }
 
-/// Makes the entry `name` once more, as `beside`, on the disk.
-fn make(
-    (from, name): (BorrowedFd<'_>, &Path),
-    meta: &Meta,
-    (to, beside): (BorrowedFd<'_>, &Path),
-) -> io::Result<()> {
+/// Makes the entry `old` once more, as `new`, on the disk.
+fn make(old: EntryAt<'_>, meta: &Meta, new: EntryAt<'_>) -> io::Result<()> {
+    let EntryAt { folder: from, name } = old;
+    let EntryAt { folder: to, name: beside } = new;
     let by_us = meta::created_by_us(false);
     let beside_name = CString::new(beside.as_os_str().as_bytes())?;
     let made_with = match meta.file_type() {
@@ -164,7 +168,10 @@ mod tests {
         std::fs::create_dir(path("from/folder")).unwrap();
         let [from, to] = ["from", "to"].map(|name| std::fs::File::open(path(name)).unwrap());
         let again = |name: &str, new_name: &str| {
-            make_again((from.as_fd(), Path::new(name)), (to.as_fd(), Path::new(new_name)))
+            fn at<'a>(folder: BorrowedFd<'a>, name: &'a str) -> EntryAt<'a> {
+                EntryAt { folder, name: Path::new(name) }
+            }
+            make_again(at(from.as_fd(), name), at(to.as_fd(), new_name))
         };
         let before = std::fs::metadata(path("from/file")).unwrap();
         again("file", "deep/file").unwrap();

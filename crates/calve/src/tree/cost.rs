@@ -107,8 +107,8 @@ impl CopyCost {
 
     fn of_entries(root: PathBuf, most: u64) -> Self {
         let own = root.join(OWN);
-        let (mut cost, mut entries) = (Self::new(0, 0), 0);
-        cost.add_folder(root, (&mut entries, most), |path| *path != own);
+        let (mut cost, mut left) = (Self::new(0, 0), most);
+        cost.add_folder(root, &mut left, |path| *path != own);
         cost
     }
 
@@ -116,19 +116,20 @@ impl CopyCost {
     /// entries that the tree at `there` already has.
     #[cfg(all(unix, feature = "store"))]
     pub(crate) fn of_missing<'p>(
-        (root, there): (&Path, &Path),
+        root: &Path,
+        there: &Path,
         paths: impl Iterator<Item = &'p Path>,
     ) -> Self {
         let is_missing = |path: &PathBuf| {
             let path = path.strip_prefix(root).map(|path| there.join(path));
             path.is_ok_and(|path| fs::symlink_metadata(path).is_err_and(|_| true))
         };
-        let (mut cost, mut entries) = (Self::new(0, 0), 0);
+        let (mut cost, mut left) = (Self::new(0, 0), MOST_ENTRIES);
         for path in paths.map(|path| root.join(path)) {
             match fs::symlink_metadata(&path) {
                 Ok(found) if found.is_dir() => {
                     let wanted = |path: &PathBuf| path.is_dir() || is_missing(path);
-                    cost.add_folder(path, (&mut entries, MOST_ENTRIES), wanted);
+                    cost.add_folder(path, &mut left, wanted);
                 }
                 Ok(found) if found.is_file() && is_missing(&path) => {
                     cost.files += 1;
@@ -141,21 +142,16 @@ impl CopyCost {
     }
 
     /// Adds the files below a folder, but for the paths that are not `wanted`, and for those after
-    /// the first `most` entries.
-    fn add_folder(
-        &mut self,
-        folder: PathBuf,
-        (entries, most): (&mut u64, u64),
-        wanted: impl Fn(&PathBuf) -> bool,
-    ) {
+    /// as many entries as are `left`.
+    fn add_folder(&mut self, folder: PathBuf, left: &mut u64, wanted: impl Fn(&PathBuf) -> bool) {
         let mut folders = vec![folder];
         while let Some(folder) = folders.pop() {
             for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
-                *entries += 1;
-                if *entries > most {
+                if *left == 0 {
                     self.is_least = true;
                     return;
                 }
+                *left -= 1;
                 let path = entry.path();
                 match entry.file_type() {
                     Ok(kind) if kind.is_dir() && wanted(&path) => folders.push(path),

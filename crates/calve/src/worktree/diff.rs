@@ -239,7 +239,11 @@ impl Diff {
         Ok(())
     }
 
-    fn count_lines(&self, at: usize, reader: &mut ContentReader<'_>) -> Result<Option<(u64, u64)>, Error> {
+    fn count_lines(
+        &self,
+        at: usize,
+        reader: &mut ContentReader<'_>,
+    ) -> Result<Option<(u64, u64)>, Error> {
         let (file, (old, new)) = (&self.files[at], &self.sides[at]);
         if file.renamed_from.is_some()
             || matches!(file.kind, ChangeKind::Mode | ChangeKind::Metadata)

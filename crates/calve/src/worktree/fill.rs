@@ -205,7 +205,7 @@ impl FillPlan {
     #[must_use]
     pub fn cost(&self) -> CopyCost {
         let paths = self.carried.iter().map(|path| Path::new(OsStr::from_bytes(path)));
-        CopyCost::of_missing((&self.from.root, &self.tree.root), paths)
+        CopyCost::of_missing(&self.from.root, &self.tree.root, paths)
     }
 
     /// Fills the worktree. A file that has changed since the plan was made stays as it is.

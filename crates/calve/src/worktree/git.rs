@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::Worktree;
 use crate::error::{Error, ErrorKind, Operation};
-use crate::store::git::modules::{self, Held, Unheld};
+use crate::store::git::modules::{self, Held, TreeAndGitDir, Unheld};
 use crate::store::git::{self, Commit, Failure, Registration, Repository, Tips, Tree, Work};
 use crate::store::{Store, StoreOptions};
 use crate::tree::pool::lock;
@@ -265,10 +265,10 @@ impl Worktree {
         // Nothing is at this path.
         let nowhere = git::git_of(&git::git_of(&self.path));
         let root = if is_there { self.path.as_path() } else { &nowhere };
-        let project = project.map(|project| (project.git_dir.as_path(), project.root.as_path()));
+        let project = project.map(|it| TreeAndGitDir { root: &it.root, git_dir: &it.git_dir });
         let mut lost = Vec::new();
         for git_dir in git_dirs {
-            match modules::all_below((&git_dir, root), project) {
+            match modules::all_below(TreeAndGitDir { root, git_dir: &git_dir }, project) {
                 Ok(found) => lost.extend(found.into_iter().map(|held| {
                     let other = held.in_project.as_ref();
                     let unheld = held.repository.unheld_but_by(other, COMMITS_MOST);

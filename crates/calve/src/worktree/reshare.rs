@@ -146,7 +146,8 @@ impl Store {
         how: &ReshareOptions,
         options: &StoreOptions,
     ) -> Result<ReshareReport, Error> {
-        let mut trees = vec![ReshareTree { path: self.layout().blobs(), role: ReshareRole::Mirrors }];
+        let mut trees =
+            vec![ReshareTree { path: self.layout().blobs(), role: ReshareRole::Mirrors }];
         // The store's own files in a worktree are small, and calve writes them when it likes.
         let mut apart = vec![self.path().to_owned()];
         for worktree in worktrees {
@@ -411,7 +412,8 @@ impl Reshare<'_> {
             }
         }
         let mut hashes = Vec::new();
-        for target in files.iter().filter(|file| self.trees[file.tree].role == ReshareRole::Target) {
+        for target in files.iter().filter(|file| self.trees[file.tree].role == ReshareRole::Target)
+        {
             if self.apart[target.tree].load(Relaxed) {
                 self.count(target, NotReshared::Filesystem);
             } else if let Some(hash) = self.hash(intake, target)? {
@@ -528,7 +530,8 @@ impl Reshare<'_> {
         target: &ReshareCandidate,
         error: &io::Error,
     ) -> bool {
-        let filesystem = |file: &ReshareCandidate| sys::filesystem_name(&self.trees[file.tree].path);
+        let filesystem =
+            |file: &ReshareCandidate| sys::filesystem_name(&self.trees[file.tree].path);
         match Errno::from_io_error(error) {
             Some(Errno::XDEV) => true,
             _ if NotReshared::of(error) == Some(NotReshared::Filesystem) => {

@@ -228,7 +228,9 @@ impl Judge {
                     let judged = match &above {
                         _ if above.ignores(folder, true) => ScopeFolder::Ignored,
                         ScopeFolder::Ignored => ScopeFolder::Ignored,
-                        ScopeFolder::Ruled(chain) => ScopeFolder::Ruled(self.rules(folder, chain.clone())?),
+                        ScopeFolder::Ruled(chain) => {
+                            ScopeFolder::Ruled(self.rules(folder, chain.clone())?)
+                        }
                     };
                     self.folders.insert(folder.to_owned(), judged.clone());
                     judged

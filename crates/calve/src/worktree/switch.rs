@@ -292,7 +292,7 @@ impl Worktree {
         let Applied { changed, removed, discarded, given } = bring.apply(staged)?;
         (report.changed, report.removed) = (changed, removed);
         let known = scan.index.as_ref().or(known.index.as_ref());
-        let index = bring.index((to, &given), known)?;
+        let index = bring.index(to, &given, known)?;
         self.store.registry().write_index(&self.row.token, &index, &target)?;
         // The row may reach the disk before the renames do. Then a power cut would leave the old
         // tree, or a part of the new one, under a row that says that nothing is left to do.

@@ -184,8 +184,9 @@ fn a_host_that_fills_is_told_before_it_is_full() {
 fn what_is_advised_for_a_full_volume_works_when_it_is_pasted() {
     let (volume, host) =
         (Space { size: 20 * GIB, free: MIB }, Space { size: 90 * GIB, free: 9 * GIB });
-    let paths = (Path::new("/my trees"), Path::new("/images/trees"));
-    let told = |is_volume| advice(Room::VolumeLittle, volume, host, paths, || is_volume).unwrap();
+    let (at, image) = (Path::new("/my trees"), Path::new("/images/trees"));
+    let spaces = Spaces { at, image, volume, host };
+    let told = |is_volume| advice(Room::VolumeLittle, &spaces, || is_volume).unwrap();
     let other = told(false);
     assert!(!other.contains("volume"), "{other}");
     let told = told(true);

@@ -144,7 +144,7 @@ impl Modules {
     /// # Errors
     /// A file could not be written. The next call goes on.
     pub(crate) fn lead_as(&self, before: &Self, tree: &Path) -> io::Result<()> {
-        self.lead_in(before, (tree, &self.own.modules)).map(drop)
+        self.lead_in(before, tree, &self.own.modules).map(drop)
     }
 
     /// The same while the folder `modules` is still at `repositories`. Returns the files `.git`
@@ -152,7 +152,8 @@ impl Modules {
     pub(crate) fn lead_in(
         &self,
         before: &Self,
-        (tree, repositories): (&Path, &Path),
+        tree: &Path,
+        repositories: &Path,
     ) -> io::Result<Vec<PathBuf>> {
         let mut written = Vec::new();
         for name in repositories_in(repositories)? {
@@ -345,15 +346,22 @@ impl Held {
     }
 }
 
-/// The repositories of all submodules of a working tree, and of their submodules. `git_dir` is the
-/// folder that belongs to the working tree alone. `project` is the same of the project.
+/// A working tree's root, and the folder of a repository that belongs to this tree alone.
+#[derive(Clone, Copy)]
+pub(crate) struct TreeAndGitDir<'a> {
+    pub(crate) root: &'a Path,
+    pub(crate) git_dir: &'a Path,
+}
+
+/// The repositories of all submodules of a working tree, and of their submodules.
 ///
 /// # Errors
 /// A folder could not be listed.
 pub(crate) fn all_below(
-    (git_dir, root): (&Path, &Path),
-    project: Option<(&Path, &Path)>,
+    tree: TreeAndGitDir<'_>,
+    project: Option<TreeAndGitDir<'_>>,
 ) -> io::Result<Vec<Held>> {
+    let TreeAndGitDir { root, git_dir } = tree;
     let is_one = |path: &PathBuf| std::fs::symlink_metadata(path.join("HEAD")).is_ok();
     let held = |own: &Path, in_project: Option<PathBuf>| Held {
         repository: Repository::of_module(own),
@@ -369,8 +377,12 @@ pub(crate) fn all_below(
             return Err(io::Error::other("it has too many submodules"));
         }
         let in_project = match project {
-            Some((git_dir, _)) if folder.as_os_str().is_empty() => Some(git_dir.to_owned()),
-            Some((_, root)) => super::read(&root.join(&folder))?.map(|it| it.git_dir),
+            Some(TreeAndGitDir { git_dir, .. }) if folder.as_os_str().is_empty() => {
+                Some(git_dir.to_owned())
+            }
+            Some(TreeAndGitDir { root, .. }) => {
+                super::read(&root.join(&folder))?.map(|it| it.git_dir)
+            }
             None => None,
         };
         // A repository that is inside the repository of another working tree was found with that.
@@ -398,7 +410,7 @@ pub(crate) fn all_below(
             // A repository that is a folder in the tree is not in any folder `modules`.
             if inner.git_dir == super::git_of(&root.join(&path)) {
                 let in_project = match project {
-                    Some((_, root)) => super::read(&root.join(&path))?,
+                    Some(TreeAndGitDir { root, .. }) => super::read(&root.join(&path))?,
                     None => None,
                 };
                 found.push(held(&inner.git_dir, in_project.map(|it| it.git_dir)));

@@ -176,12 +176,14 @@ struct Row(KindFiles, PathKind, &'static str, PathMeaning, KindLook);
 
 /// The first row that is about a file decides.
 static TABLE: &[Row] = {
+    use KindFiles::{
+        AllIn, Begins, Below, BuiltByScript, Ends, In, Named, NamedBelow, OfBuildScript,
+    };
     use KindLook::{First, Name, WithAll};
     use PathKind::{
         Build, BuildRecord, Conda, DependencyInfo, NodeShim, Process, ShellEnvironment,
     };
     use PathMeaning::{FalseGreen, Harmless, LeadsBack, Living};
-    use KindFiles::{AllIn, Begins, Below, BuiltByScript, Ends, In, Named, NamedBelow, OfBuildScript};
     &[
         // cargo compares `root-output` with the folder, and replaces the one by the other.
         Row(OfBuildScript("root-output"), BuildRecord, "cargo", Harmless, WithAll),

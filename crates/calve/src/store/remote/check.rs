@@ -296,7 +296,12 @@ fn missing_or_cut(objects: &HashSet<Object>, listed: &HashMap<String, u64>) -> B
 }
 
 /// Whether a snapshot can be pulled. Adds what is wrong with it.
-fn is_whole(record: &CheckedRecord, bad: &BadObjects, index: Option<&GoodObjects>, wrong: &mut Wrong) -> bool {
+fn is_whole(
+    record: &CheckedRecord,
+    bad: &BadObjects,
+    index: Option<&GoodObjects>,
+    wrong: &mut Wrong,
+) -> bool {
     let mut is_whole = true;
     for object in record.objects.iter().filter(|object| bad.contains_key(*object)) {
         let (kind, why) = bad[object].clone();

@@ -382,7 +382,12 @@ impl Remote {
     ///
     /// The order matters: a pusher writes its announcement, the record and the name, and takes the
     /// announcement away last. Who reads in this order sees one of them.
-    fn look(&self, known: &mut KnownNeeds, policy: Policy, running: &Running) -> Result<FoundAtOnce, Error> {
+    fn look(
+        &self,
+        known: &mut KnownNeeds,
+        policy: Policy,
+        running: &Running,
+    ) -> Result<FoundAtOnce, Error> {
         self.look_at_pushers(known, policy)?;
         let mut garbage = self.look_at_names(known, policy, running)?;
         let (mut unread, mut there) = (Vec::new(), HashSet::new());
@@ -481,7 +486,8 @@ impl Remote {
                             }
                             newer += u64::from(change.counts);
                             let keeps_snapshot = sequence >= lowest;
-                            lock(&read).push((listed.key, ChangeNeeds { keeps_snapshot, ..change }));
+                            lock(&read)
+                                .push((listed.key, ChangeNeeds { keeps_snapshot, ..change }));
                         }
                     } else if !ends.iter().any(|end| steps::is_step(sequence, *end)) {
                         let Listed { key, size, .. } = listed;

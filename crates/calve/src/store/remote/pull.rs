@@ -185,6 +185,12 @@ struct Large {
     missing: AtomicUsize,
 }
 
+/// What a thread of a pull has: the contents that it takes in, and its buffer.
+struct PullWorker {
+    intake: Intake,
+    bytes: Vec<u8>,
+}
+
 impl Remote {
     /// Brings a snapshot into `store`, so that [`Store::start`](crate::Store::start) and the others
     /// can use it. `what` is a name of the remote, or the whole id of a snapshot. It fetches only
@@ -461,7 +467,10 @@ impl Remote {
             operation,
             (Operation::Pull, store.path()),
             fetches,
-            |_| (Intake::noting(noted), lock(&buffers).pop().unwrap_or_default()),
+            |_| PullWorker {
+                intake: Intake::noting(noted),
+                bytes: lock(&buffers).pop().unwrap_or_default(),
+            },
             |worker, fetch, queue| {
                 let written = self.fetch(store, worker, &fetch, &wanted, queue, operation)?;
                 flushes.wrote(store, written)
@@ -593,12 +602,13 @@ impl Remote {
     fn fetch(
         &self,
         store: &Store,
-        (intake, bytes): &mut (Intake, Vec<u8>),
+        worker: &mut PullWorker,
         fetch: &Fetch,
         wanted: &WantedEntries,
         queue: &Queue<Fetch>,
         operation: &Running,
     ) -> Result<u64, Error> {
+        let PullWorker { intake, bytes } = worker;
         let mut written = 0;
         let key = pack_key(fetch.pack.id);
         self.range(&key, fetch.range.clone(), bytes)?;
@@ -950,7 +960,8 @@ mod tests {
     #[test]
     fn entries_that_are_close_are_fetched_together_and_no_range_is_long() {
         let pack = PackRef { id: BlobId::of(b""), length: 64 << 20, entries: 100 };
-        let wanted = WantedEntries::new(vec![(BlobId::of(b"a"), 1)], HashMap::new(), Vec::new()).unwrap();
+        let wanted =
+            WantedEntries::new(vec![(BlobId::of(b"a"), 1)], HashMap::new(), Vec::new()).unwrap();
         let piece =
             |offset: u64, stored| wanted.piece(0, Location { offset, stored, size: 1 }).unwrap();
         let header = 48;
@@ -988,7 +999,8 @@ mod tests {
         let both = vec![(0, 0), (0, 5), (1, 9)];
         let places = HashMap::from([(id(3), (5, both.clone())), (id(1), (7, vec![(1, 0)]))]);
         let wanted =
-            WantedEntries::new(vec![(id(2), 6), (id(3), 5), (id(4), 8)], places, Vec::new()).unwrap();
+            WantedEntries::new(vec![(id(2), 6), (id(3), 5), (id(4), 8)], places, Vec::new())
+                .unwrap();
         assert_eq!(wanted.entries, [(id(1), 7), (id(2), 6), (id(3), 5), (id(4), 8)]);
         assert_eq!(wanted.chunks.len(), 2);
         assert!(!wanted.chunks[&0].is_content && wanted.chunks[&2].is_content);

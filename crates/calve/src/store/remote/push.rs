@@ -638,7 +638,12 @@ impl Remote {
 
     /// Learns from the remote itself what the objects of a record have. A record may name hundreds
     /// of packs, so their indexes are read at once; each thread has one of them in memory.
-    fn learn(&self, known: &mut KnownThere, record: &Record, operation: &Running) -> Result<(), Error> {
+    fn learn(
+        &self,
+        known: &mut KnownThere,
+        record: &Record,
+        operation: &Running,
+    ) -> Result<(), Error> {
         let learned = Mutex::new(KnownThere::default());
         let asking = operation.usually(ASKERS);
         let read_packs = self.each(Operation::Push, &asking, record.packs.clone(), |pack| {

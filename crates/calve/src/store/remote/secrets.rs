@@ -77,8 +77,8 @@ enum SecretFiles {
 struct SecretRow(SecretFiles, SecretKind, &'static [&'static str]);
 
 static TABLE: &[SecretRow] = {
-    use SecretKind::{Credentials, PrivateKey, Settings, Token};
     use SecretFiles::{Begins, Ends, In, Named};
+    use SecretKind::{Credentials, PrivateKey, Settings, Token};
     const KEY: &[&str] = &["PRIVATE KEY"];
     const WORDS: &[&str] = &["password", "passwd", "secret", "token", "private_key", "auth"];
     &[
@@ -189,7 +189,7 @@ pub fn secrets_in(store: &Store, id: SnapshotId) -> Result<Vec<Secret>, Error> {
         }
         let Some((kind, texts)) = kind_of(&folder.1, &entry.name) else { continue };
         let path = folder.1.join(os(&entry.name));
-        if texts.is_empty() || read == READ_MOST || has_one_of(store, (blob, size), texts, &path)? {
+        if texts.is_empty() || read == READ_MOST || has_one_of(store, blob, size, texts, &path)? {
             found.push(Secret { path, kind });
         }
         read = READ_MOST.min(read + usize::from(!texts.is_empty()));
@@ -207,7 +207,8 @@ pub fn secrets_in(store: &Store, id: SnapshotId) -> Result<Vec<Secret>, Error> {
 /// Whether a file has one of the texts. A large one has none.
 fn has_one_of(
     store: &Store,
-    (blob, size): (BlobId, u64),
+    blob: BlobId,
+    size: u64,
     texts: &[&str],
     path: &Path,
 ) -> Result<bool, Error> {

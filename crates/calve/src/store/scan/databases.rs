@@ -294,7 +294,9 @@ impl Scanner<'_> {
         for name in path {
             match fs::openat(&dir, name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty()) {
                 Ok(below) => dir = below,
-                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(DatabaseAttempt::Vanished),
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
+                    return Ok(DatabaseAttempt::Vanished);
+                }
                 Err(errno) => return Err(errno.into()),
             }
         }

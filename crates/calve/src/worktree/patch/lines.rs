@@ -129,8 +129,9 @@ fn hunks(lines: &InternedInput<&[u8]>, mut budget: u64) -> Vec<Hunk> {
     let (mut old, mut new) = (0, 0);
     let end = (before.len(), after.len());
     for (old_end, new_end) in anchors(lines).into_iter().chain([end]) {
-        let parts = (&before[old..old_end], &after[new..new_end]);
-        compare_part(lines, parts, (old, new), &mut budget, &mut found);
+        let (before, after) = (&before[old..old_end], &after[new..new_end]);
+        let part = LinesPart { before, after, at: (old, new) };
+        compare_part(lines, part, &mut budget, &mut found);
         (old, new) = (old_end, new_end);
     }
     found
@@ -155,14 +156,21 @@ fn compare(lines: &InternedInput<&[u8]>) -> Vec<Hunk> {
     diff.hunks().collect()
 }
 
-/// Compares one part, which starts at the lines `at`, and adds the changes to `found`.
+/// A part of both sides, which starts at the lines `at`.
+struct LinesPart<'a> {
+    before: &'a [Token],
+    after: &'a [Token],
+    at: (usize, usize),
+}
+
+/// Compares one part, and adds the changes to `found`.
 fn compare_part(
     lines: &InternedInput<&[u8]>,
-    (mut before, mut after): (&[Token], &[Token]),
-    mut at: (usize, usize),
+    part: LinesPart<'_>,
     budget: &mut u64,
     found: &mut Vec<Hunk>,
 ) {
+    let LinesPart { mut before, mut after, mut at } = part;
     let equal = |pair: &(&Token, &Token)| pair.0 == pair.1;
     let head = before.iter().zip(after).take_while(equal).count();
     (before, after) = (&before[head..], &after[head..]);
@@ -206,7 +214,11 @@ fn anchors(lines: &InternedInput<&[u8]>) -> Vec<(usize, usize)> {
         let mut places = vec![SeenToken::Never; lines.interner.num_tokens() as usize];
         for (line, token) in tokens.iter().enumerate() {
             let place = &mut places[token.0 as usize];
-            *place = if matches!(place, SeenToken::Never) { SeenToken::Once(line) } else { SeenToken::More };
+            *place = if matches!(place, SeenToken::Never) {
+                SeenToken::Once(line)
+            } else {
+                SeenToken::More
+            };
         }
         places
     };

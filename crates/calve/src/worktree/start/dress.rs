@@ -452,7 +452,7 @@ impl Dressing<'_> {
             format::require(self.store.path(), format::OWN_PATHS)?;
         }
         let led = modules
-            .lead_in(&Modules::of_project(&project), (&tree, &repositories))
+            .lead_in(&Modules::of_project(&project), &tree, &repositories)
             .context(Operation::Link, || path)?;
         if let (Some(row), false) = (row, led.is_empty()) {
             let paths: Vec<&Path> = led.iter().map(PathBuf::as_path).collect();
