@@ -200,21 +200,23 @@ fn labels(
     #[expect(clippy::cast_possible_truncation, reason = "a few hundred")]
     let width_of =
         |line: &Line<'_>| (LETTER_WIDTH * (line.name.len() + line.value.len() + 1) as f64) as i32;
-    // A label may not cover these: lines, leader lines, and boxes of other labels, as left, right
-    // and middle.
+    // A label may not cover these: lines, leader lines, and boxes of other labels.
     let mut segments: Vec<_> = lines
         .iter()
-        .flat_map(|line| line.points.windows(2).map(|pair| (at(&pair[0]), at(&pair[1]))))
+        .flat_map(|line| {
+            line.points.windows(2).map(|pair| Segment { from: at(&pair[0]), to: at(&pair[1]) })
+        })
         .collect();
-    let mut taken: Vec<(i32, i32, i32)> = Vec::new();
+    let mut taken: Vec<LabelBox> = Vec::new();
     for (line, y) in column.into_iter().zip(spread(&places, LINE_HEIGHT, bottom)) {
         let (end_x, end_y) = at(&end(line));
         let style = line.color.stroke_width(1);
-        let lead = ((end_x + 5, end_y), (end_x + 17, y));
-        area.draw(&PathElement::new([lead.0, lead.1], style))?;
+        let lead = Segment { from: (end_x + 5, end_y), to: (end_x + 17, y) };
+        area.draw(&PathElement::new([lead.from, lead.to], style))?;
         label(area, line, (end_x + 21, y))?;
         segments.push(lead);
-        taken.push((end_x + 21, end_x + 21 + width_of(line), y));
+        let left = end_x + 21;
+        taken.push(LabelBox { left, right: left + width_of(line), middle: y });
     }
     for line in short {
         let (x, y) = at(&end(line));
@@ -223,12 +225,15 @@ fn labels(
         let lead = |(left, middle): (i32, i32)| {
             let half = if (left..=left + width).contains(&x) { LINE_HEIGHT / 2 } else { 0 };
             let near = (x.clamp(left - 3, left + width + 3), y.clamp(middle - half, middle + half));
-            ((x - near.0).abs() + (y - near.1).abs() > 2 * LINE_HEIGHT).then_some(((x, y), near))
+            let is_far = (x - near.0).abs() + (y - near.1).abs() > 2 * LINE_HEIGHT;
+            is_far.then_some(Segment { from: (x, y), to: near })
         };
         let free = |&(left, middle): &(i32, i32)| {
-            let own = (left, left + width, middle);
+            let own = LabelBox { left, right: left + width, middle };
             let covered = taken.iter().any(|other| {
-                left < other.1 && other.0 < own.1 && (middle - other.2).abs() < LINE_HEIGHT
+                left < other.right
+                    && other.left < own.right
+                    && (middle - other.middle).abs() < LINE_HEIGHT
             });
             let leads = lead((left, middle));
             left > 44
@@ -238,12 +243,12 @@ fn labels(
                 && !leads.is_some_and(|lead| taken.iter().any(|other| crosses(lead, *other)))
         };
         let place = around(x, y, width).into_iter().find(free).unwrap_or((x + 10, y));
-        taken.push((place.0, place.0 + width, place.1));
+        taken.push(LabelBox { left: place.0, right: place.0 + width, middle: place.1 });
         let (top, bottom) = (place.1 - LINE_HEIGHT / 2, place.1 + LINE_HEIGHT / 2);
         let paper = [(place.0 - 2, top), (place.0 + width, bottom)];
         area.draw(&Rectangle::new(paper, PAPER.0.filled()))?;
         if let Some(lead) = lead(place) {
-            area.draw(&PathElement::new([lead.0, lead.1], line.color.stroke_width(1)))?;
+            area.draw(&PathElement::new([lead.from, lead.to], line.color.stroke_width(1)))?;
             segments.push(lead);
         }
         label(area, line, place)?;
@@ -253,8 +258,23 @@ fn labels(
 
 type Pixel = (i32, i32);
 
+#[derive(Clone, Copy)]
+struct Segment {
+    from: Pixel,
+    to: Pixel,
+}
+
+/// The box of a label. All are of one height.
+#[derive(Clone, Copy)]
+struct LabelBox {
+    left: i32,
+    right: i32,
+    middle: i32,
+}
+
 /// Whether a line passes through the box of a label.
-fn crosses((one, other): (Pixel, Pixel), (left, right, middle): (i32, i32, i32)) -> bool {
+fn crosses(line: Segment, label: LabelBox) -> bool {
+    let (Segment { from: one, to: other }, LabelBox { left, right, middle }) = (line, label);
     let steps = (one.0 - other.0).abs().max((one.1 - other.1).abs()).max(1);
     (0..=steps).any(|step| {
         let x = one.0 + (other.0 - one.0) * step / steps;
