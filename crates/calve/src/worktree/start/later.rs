@@ -254,10 +254,6 @@ impl Store {
     ///
     /// # Errors
     /// [`ErrorKind::Cancelled`], and those of a look at the project. Nothing is left behind.
-    #[expect(
-        clippy::too_many_lines,
-        reason = "goes when a start is planned before it is carried out"
-    )]
     pub(super) fn clone_unnamed(
         &self,
         places: &[Place],
