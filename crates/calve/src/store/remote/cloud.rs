@@ -526,8 +526,8 @@ mod tests {
         for (url, shown) in [
             ("https://ada:secret@host/trees", "https://host/trees"),
             ("https://ada@host", "https://host"),
-            ("https://host/trees?token=1", "https://host/trees?token=1"),
-            ("https://host/trees#1", "https://host/trees#1"),
+            ("https://host/trees?token=secret", "https://host/trees"),
+            ("https://host/trees#secret", "https://host/trees"),
             ("https://", "https://"),
             ("http://[::1/trees", "http://[::1/trees"),
         ] {
