@@ -39,7 +39,7 @@ use crate::error::{Error, ErrorKind, Operation};
 use crate::report::Cancel;
 use crate::tree::pool;
 use crate::tree::running::Running;
-use crate::tree::staging::write_whole;
+use crate::tree::staging::write_flushed;
 
 mod check;
 #[cfg(feature = "cloud")]
@@ -672,7 +672,7 @@ impl Remote {
         let write = || -> io::Result<()> {
             std::fs::create_dir_all(path.parent().unwrap_or(&path))?;
             let text: String = all.iter().map(SeenName::line).collect();
-            write_whole(&store.layout().stage(), &path, text.as_bytes())
+            write_flushed(&store.layout().stage(), &path, text.as_bytes())
         };
         write().map_err(|error| Error::io(Operation::Write, &path, error))
     }

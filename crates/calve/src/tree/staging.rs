@@ -46,7 +46,7 @@ use crate::reflink::imp::{DIR_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::{self, Meta};
 use crate::reflink::refusal::SystemCall;
 
-pub(crate) use file::{StagedFile, write_whole, write_whole_by};
+pub(crate) use file::{StagedFile, write_flushed, write_whole, write_whole_by};
 pub(crate) use late::{appears, make_file, make_folder, once_shown};
 
 mod file;

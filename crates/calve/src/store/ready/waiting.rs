@@ -180,7 +180,7 @@ impl Store {
         self.must_be_writable(Operation::MakeReadyTree)?;
         let path = self.layout().ready_setting();
         let text = format!("{}\n", number.min(MOST));
-        staging::write_whole(&self.layout().stage(), &path, text.as_bytes())
+        staging::write_flushed(&self.layout().stage(), &path, text.as_bytes())
             .context(Operation::MakeReadyTree, || path)
     }
 

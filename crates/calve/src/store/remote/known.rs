@@ -20,7 +20,7 @@ use super::super::locks;
 use super::name::{self, PublicKey};
 use super::{Remote, RemoteSettings, is_remote_id};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
-use crate::tree::staging::write_whole;
+use crate::tree::staging::write_flushed;
 
 const FIRST_LINE: &str = "calve known remote 1\n";
 const MOST_BYTES: u64 = 256 << 10;
@@ -102,7 +102,7 @@ impl KnownRemote {
         }
         let write = || -> io::Result<()> {
             std::fs::create_dir_all(store.layout().known_remotes())?;
-            write_whole(&store.layout().stage(), &path, known.text().as_bytes())
+            write_flushed(&store.layout().stage(), &path, known.text().as_bytes())
         };
         write().context(Operation::AddRemote, || &path)?;
         Ok(known)

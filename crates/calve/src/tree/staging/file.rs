@@ -5,11 +5,12 @@ use std::io::{self, BufWriter, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{self, AtFlags};
+use rustix::fs::{self, AtFlags, Mode};
 use rustix::io::Errno;
 use rustix::path::Arg;
 
-use super::{appears, stage_name};
+use super::{appears, stage_name, sync_folder};
+use crate::reflink::imp::DIR_FLAGS;
 use crate::tree::across::rename_entry;
 use crate::tree::removal::once_more;
 
@@ -76,4 +77,21 @@ pub(crate) fn write_whole_by(
     write(&mut file)?;
     file.flush()?;
     Ok(staged.place(fs::CWD, path)?)
+}
+
+/// Like [`write_whole`], for what the user was told of: it is on the disk when this returns. So are
+/// the name and the name of the folder, which may have been made for this file.
+///
+/// # Errors
+/// After one of a flush the file may be at `path`.
+pub(crate) fn write_flushed(folder: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut staged = StagedFile::in_folder(folder);
+    let mut file = File::create(&staged.path)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    staged.place(fs::CWD, path)?;
+    for folder in path.ancestors().skip(1).take(2) {
+        sync_folder(fs::openat(fs::CWD, folder, DIR_FLAGS, Mode::empty())?)?;
+    }
+    Ok(())
 }
