@@ -11,8 +11,10 @@
 //! | calve's index, git's index of a ready tree | no | a look at the tree makes them again |
 //!
 //! All files of a tree are given to the disk before the first is waited for. So they share one
-//! commit of the filesystem's log.
+//! commit of the filesystem's log. Several trees share one flush of the whole filesystem instead: it
+//! may write data of other programs, but thirteen files a tree cost more.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -22,6 +24,7 @@ use rustix::io::Errno;
 
 use super::dress::Dressed;
 use super::git::GitOutcome;
+use crate::reflink::filesystem::Filesystem;
 use crate::reflink::imp::{DIR_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::Meta;
 use crate::reflink::sys;
@@ -30,7 +33,7 @@ use crate::store::files::listed;
 use crate::store::git::{self, Repository};
 use crate::store::layout::{GIT, OWN};
 use crate::store::ready::Arrived;
-use crate::tree::staging::flush_filesystem;
+use crate::tree::staging::{flush_filesystem, sync_filesystem};
 
 /// How many files are open and flushed together. A start has room for as many.
 const FILES_TOGETHER: usize = 16;
@@ -46,6 +49,9 @@ pub(super) fn flush(
     arrived: &[Arrived],
     dressed: &[Dressed],
 ) -> io::Result<()> {
+    if arrived.len() > 1 && flush_together(repository, arrived)? {
+        return Ok(());
+    }
     let mut flush = Flush::default();
     for ((row, Arrived { stage, .. }), (git, mentions)) in rows.iter().zip(arrived).zip(dressed) {
         let root = stage.dir();
@@ -72,6 +78,25 @@ pub(super) fn flush(
         }
     }
     flush.wait()
+}
+
+/// Flushes the filesystems that the trees and the repository are on. `false`, and nothing is
+/// flushed, if one is not known to do that.
+fn flush_together(repository: Option<&Repository>, arrived: &[Arrived]) -> io::Result<bool> {
+    // Each subvolume has a device of its own, and the folders of the stages have few.
+    let mut folders = BTreeMap::new();
+    let git = repository.map(|it| fs::openat(fs::CWD, &it.common, DIR_FLAGS, Mode::empty()));
+    let git = git.transpose()?;
+    for folder in arrived.iter().map(|it| it.stage.parent()).chain(&git) {
+        if !Filesystem::of_file(folder.as_fd()).flushes {
+            return Ok(false);
+        }
+        folders.insert(Meta::of(&fs::fstat(folder)?).dev, folder);
+    }
+    for folder in folders.values() {
+        sync_filesystem(folder)?;
+    }
+    Ok(true)
 }
 
 impl Flush {
