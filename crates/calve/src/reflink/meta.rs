@@ -17,7 +17,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::fs::{self, AtFlags, Gid, Mode, Stat, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
-use super::refusal::SystemCall;
+use super::refusal::{NO_SUCH_ATTR, SystemCall};
 use super::rights;
 
 /// The fields of a `stat` that calve keeps.
@@ -405,7 +405,7 @@ fn is_in_the_mode(acl: &[u8]) -> bool {
 fn is_there(file: BorrowedFd<'_>, name: &CStr) -> bool {
     !matches!(
         xattr::fgetxattr(file, name, &mut [0_u8; 0][..]),
-        Err(Errno::NODATA | Errno::NOTSUP | Errno::NOSYS)
+        Err(NO_SUCH_ATTR | Errno::NOTSUP | Errno::NOSYS)
     )
 }
 
