@@ -146,18 +146,17 @@ impl CopyCost {
     fn add_folder(&mut self, folder: PathBuf, left: &mut u64, wanted: impl Fn(&PathBuf) -> bool) {
         let mut folders = vec![folder];
         while let Some(folder) = folders.pop() {
-            for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            for path in paths_in(&folder) {
                 if *left == 0 {
                     self.is_least = true;
                     return;
                 }
                 *left -= 1;
-                let path = entry.path();
-                match entry.file_type() {
-                    Ok(kind) if kind.is_dir() && wanted(&path) => folders.push(path),
-                    Ok(kind) if kind.is_file() && wanted(&path) => {
+                match fs::symlink_metadata(&path) {
+                    Ok(found) if found.is_dir() && wanted(&path) => folders.push(path),
+                    Ok(found) if found.is_file() && wanted(&path) => {
                         self.files += 1;
-                        self.bytes += entry.metadata().map_or(0, |found| found.len());
+                        self.bytes += found.len();
                     }
                     _ => {}
                 }
@@ -221,6 +220,25 @@ fn measured(folder: &Path) -> io::Result<(Duration, Duration)> {
     let start = Instant::now();
     fs::File::create_new(folder.join("bytes"))?.write_all(&bytes)?;
     Ok((file, start.elapsed()))
+}
+
+/// What a folder has, as far as it can be read. (The standard library panics if an open folder cannot
+/// be closed, so on Unix calve does not use it here.)
+#[cfg(unix)]
+fn paths_in(folder: &Path) -> Vec<PathBuf> {
+    use std::os::unix::ffi::OsStrExt as _;
+    let dir = rustix::fs::open(folder, DIR_FLAGS, rustix::fs::Mode::empty());
+    let entries = dir.and_then(rustix::fs::Dir::new).into_iter().flatten().flatten();
+    entries
+        .map(|entry| entry.file_name().to_bytes().to_owned())
+        .filter(|name| name != b"." && name != b"..")
+        .map(|name| folder.join(std::ffi::OsStr::from_bytes(&name)))
+        .collect()
+}
+
+#[cfg(not(unix))]
+fn paths_in(folder: &Path) -> Vec<PathBuf> {
+    fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }
 
 #[cfg(test)]
