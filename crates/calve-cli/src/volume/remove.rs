@@ -56,6 +56,7 @@ pub(super) fn run(args: &RemoveArgs, session: Session<'_>) -> Result<Exit, Failu
         if !matches!(by_hand, Ok(None)) {
             // The mount point must not get another name.
             if !goes_on && mount_at(&mounted(), &at).is_some() {
+                // If that fails, the next `remove` finds the image under the other name.
                 let _ = fs::rename(&old, &image);
             }
             return by_hand.map(|exit| exit.unwrap_or(Exit::Findings)).map_err(|failure| Failure {

@@ -396,7 +396,8 @@ impl Attrs {
     }
 }
 
-/// Whether an ACL says no more than a mode does. Linux keeps it as the mode, then.
+/// Whether an ACL says no more than a mode does: it has the three entries, of 8 bytes each, that
+/// every ACL has, after a head of 4 bytes (acl(5)). Linux keeps it as the mode, then.
 fn is_in_the_mode(acl: &[u8]) -> bool {
     acl.len() <= 4 + 3 * 8
 }

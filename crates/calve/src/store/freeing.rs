@@ -66,8 +66,8 @@ impl Store {
         result
     }
 
-    /// Runs work that takes contents in, and notes which mirrors it made. If there is no room for
-    /// it, calve gives back what it took. The caller holds no lock; the work takes one.
+    /// Runs work that adds contents to the store, and notes which mirrors it made. If the disk is
+    /// full, calve removes these mirrors again. The caller holds no lock; the work takes one.
     pub(super) fn taking_in<T>(
         &self,
         operation: &Running,

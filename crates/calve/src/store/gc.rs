@@ -195,7 +195,7 @@ impl Store {
     ) -> Result<(), Error> {
         self.must_be_writable(Operation::CollectGarbage)?;
         self.sweep_stage();
-        // What cannot be deleted is told in the end, and keeps nothing else.
+        // If a tree cannot be deleted, calve reports that error at the end, and collects the rest.
         let collected = self.registry().collect_dropped(options.dropped);
         report.dropped += collected.as_ref().copied().unwrap_or_default();
         report.leftovers += self.registry().sweep(options.grace)?;

@@ -13,7 +13,7 @@ pub(super) fn way_out(case: &Case<'_>) -> Option<String> {
     unfit(case).or_else(|| not_deleted(case)).or_else(|| refused(case))
 }
 
-/// The filesystem cannot do what is asked for.
+/// For operations that the filesystem does not support.
 fn unfit(case: &Case<'_>) -> Option<String> {
     let Case { kind, operation, path, other, error, .. } = *case;
     let hint = match kind {

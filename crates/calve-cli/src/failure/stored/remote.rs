@@ -13,7 +13,7 @@ pub(super) fn way_out(case: &Case<'_>) -> Option<String> {
     of_object(case).or_else(|| of_remote(case))
 }
 
-/// A remote is not there, or is not what it should be.
+/// For errors about a remote that calve does not find, or that another program changed.
 fn of_remote(case: &Case<'_>) -> Option<String> {
     let Case { kind, operation, path, other, .. } = *case;
     let hint = match kind {
@@ -74,7 +74,7 @@ fn of_remote(case: &Case<'_>) -> Option<String> {
     Some(hint)
 }
 
-/// A web server cannot do what is asked for.
+/// The hint for an operation that a remote on a web server does not support.
 fn unfit_web(operation: Operation) -> &'static str {
     match operation {
         Operation::MakeRemote => {

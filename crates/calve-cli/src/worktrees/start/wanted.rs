@@ -1,4 +1,4 @@
-//! What a start is asked for, and what is known of it before it begins.
+//! The worktrees that the user asks `start` for, and what calve knows of them before it makes any.
 
 use std::path::Path;
 

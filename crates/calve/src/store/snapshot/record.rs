@@ -18,9 +18,10 @@
 //!    the disk when it returns.
 //! 6. The indexes of worktrees that had a base. Until the row is there, the old ones serve.
 //!
-//! If the process dies or fails before 5, there is no snapshot. What is left is garbage: contents,
-//! a list that the collector removes, and indexes of no snapshot, which are as good as none. If it
-//! dies after 5, an index may be missing, and the next look at that worktree reads more.
+//! If the process dies or fails before 5, there is no snapshot. Contents and a list without a row
+//! are left, which the collector removes, and indexes that name no snapshot, which nobody uses. If
+//! the process dies after 5, an index may be missing. Then the next look at that worktree reads
+//! more.
 
 use std::collections::HashSet;
 use std::io;
