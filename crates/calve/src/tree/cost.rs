@@ -222,23 +222,22 @@ fn measured(folder: &Path) -> io::Result<(Duration, Duration)> {
     Ok((file, start.elapsed()))
 }
 
-/// What a folder has, as far as it can be read. (The standard library panics if an open folder cannot
-/// be closed, so on Unix calve does not use it here.)
+/// The paths of a folder's entries, as far as it can be read. The caller may stop before its end.
+/// The standard library panics if a folder cannot be closed, so calve does not list by it on Unix.
 #[cfg(unix)]
-fn paths_in(folder: &Path) -> Vec<PathBuf> {
+fn paths_in(folder: &Path) -> impl Iterator<Item = PathBuf> {
     use std::os::unix::ffi::OsStrExt as _;
     let dir = rustix::fs::open(folder, DIR_FLAGS, rustix::fs::Mode::empty());
     let entries = dir.and_then(rustix::fs::Dir::new).into_iter().flatten().flatten();
-    entries
-        .map(|entry| entry.file_name().to_bytes().to_owned())
-        .filter(|name| name != b"." && name != b"..")
-        .map(|name| folder.join(std::ffi::OsStr::from_bytes(&name)))
-        .collect()
+    entries.filter_map(|entry| match entry.file_name().to_bytes() {
+        b"." | b".." => None,
+        name => Some(folder.join(std::ffi::OsStr::from_bytes(name))),
+    })
 }
 
 #[cfg(not(unix))]
-fn paths_in(folder: &Path) -> Vec<PathBuf> {
-    fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+fn paths_in(folder: &Path) -> impl Iterator<Item = PathBuf> {
+    fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path())
 }
 
 #[cfg(test)]

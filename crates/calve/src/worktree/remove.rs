@@ -35,7 +35,6 @@ use crate::store::registry::{KEPT, Taken};
 use crate::store::trash::remove_tree;
 use crate::store::{PROJECT, StoreOptions, path_from};
 use crate::tree::across::move_tree;
-use crate::tree::pool::cancelled;
 use crate::tree::removal;
 use crate::tree::running::Running;
 
@@ -492,20 +491,11 @@ impl Worktree {
         how: &DropOptions,
         operation: &Running,
     ) -> Result<Option<Guard>, Error> {
-        match self.store.registry().lock(&self.row, operation) {
-            Ok(Some(guard)) => Ok(Some(guard)),
-            Ok(None) if operation.is_cancelled() => {
-                Err(cancelled(Operation::DropWorktree, &self.path))
-            }
-            Ok(None) if how.force => Ok(None),
-            Ok(None) => {
-                let why = "another process is switching it";
-                let cause = io::Error::new(io::ErrorKind::WouldBlock, why);
-                Err(Error::new(ErrorKind::Busy, Operation::DropWorktree, &self.path, cause))
-            }
+        match self.lock_for(Operation::DropWorktree, operation) {
+            Err(error) if how.force && error.kind() == ErrorKind::Busy => Ok(None),
             // There is no room for the file of a lock that nobody has.
             Err(error) if error.kind() == ErrorKind::StorageFull => Ok(None),
-            Err(error) => Err(error),
+            locked => locked.map(Some),
         }
     }
 

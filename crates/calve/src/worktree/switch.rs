@@ -169,16 +169,29 @@ impl Worktree {
 
     /// The lock is taken before anything in the tree is looked at: a drop that has it may have taken
     /// the folder away, and may bring it back.
-    fn lock(&self, operation: &Running) -> Result<locks::Guard, Error> {
-        self.store.must_be_writable(Operation::SwitchWorktreeOf)?;
-        let alone = self.store.registry().lock(&self.row, operation)?.ok_or_else(|| {
+    /// Keeps every other process from switching or dropping the worktree.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Busy`] if another process does so and does not finish in time,
+    /// [`ErrorKind::Cancelled`]; the lock's file could not be made.
+    pub(super) fn lock_for(
+        &self,
+        what: Operation,
+        operation: &Running,
+    ) -> Result<locks::Guard, Error> {
+        self.store.registry().lock(&self.row, operation)?.ok_or_else(|| {
             if operation.is_cancelled() {
-                return cancelled(Operation::SwitchWorktree, &self.path);
+                return cancelled(what, &self.path);
             }
             let why = "another process is switching or dropping it";
             let cause = io::Error::new(io::ErrorKind::WouldBlock, why);
-            Error::new(ErrorKind::Busy, Operation::SwitchWorktree, &self.path, cause)
-        })?;
+            Error::new(ErrorKind::Busy, what, &self.path, cause)
+        })
+    }
+
+    fn lock(&self, operation: &Running) -> Result<locks::Guard, Error> {
+        self.store.must_be_writable(Operation::SwitchWorktreeOf)?;
+        let alone = self.lock_for(Operation::SwitchWorktree, operation)?;
         self.must_keep_to_itself()?;
         // A process that was killed while it discarded undo data left that data here. We sweep it
         // now, because the command may have nothing else to do.

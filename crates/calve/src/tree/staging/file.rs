@@ -72,11 +72,18 @@ pub(crate) fn write_whole_by(
     path: &Path,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> io::Result<()> {
-    let mut staged = StagedFile::in_folder(folder);
+    Ok(written(folder, write)?.0.place(fs::CWD, path)?)
+}
+
+/// A new file in `folder` with this content, and its name, which is not yet the final one.
+fn written(
+    folder: &Path,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<(StagedFile<'static>, File)> {
+    let staged = StagedFile::in_folder(folder);
     let mut file = BufWriter::new(File::create(&staged.path)?);
     write(&mut file)?;
-    file.flush()?;
-    Ok(staged.place(fs::CWD, path)?)
+    Ok((staged, file.into_inner()?))
 }
 
 /// Like [`write_whole`], for what the user was told of: it is on the disk when this returns. So are
@@ -85,9 +92,7 @@ pub(crate) fn write_whole_by(
 /// # Errors
 /// After one of a flush the file may be at `path`.
 pub(crate) fn write_flushed(folder: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut staged = StagedFile::in_folder(folder);
-    let mut file = File::create(&staged.path)?;
-    file.write_all(content)?;
+    let (mut staged, file) = written(folder, |file| file.write_all(content))?;
     file.sync_all()?;
     staged.place(fs::CWD, path)?;
     for folder in path.ancestors().skip(1).take(2) {
