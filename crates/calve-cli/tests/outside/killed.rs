@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -91,7 +91,6 @@ fn kill_and_look(signal: Signal, kind: Kind, kills: usize) {
     }
     let seed = SEED + share().0 as u64;
     println!("{signal:?} {kind:?}: seed {seed:#x}");
-    let mut random = Random(seed);
     let whole_run = |source: &str| {
         let started = Instant::now();
         let run = calve(directory, &kind.words(source));
@@ -101,30 +100,20 @@ fn kill_and_look(signal: Signal, kind: Kind, kills: usize) {
     let remove = || fs::remove_dir_all(&destination).unwrap();
     let (mut cut_short, mut left_a_stage) = (0, 0);
     whole_run(sources[0]);
-    let mut usual = Duration::ZERO;
+    if kind == Kind::Fresh {
+        remove();
+    }
+    let mut moments = Moments::new(seed, whole_run(sources[0]));
     for kill in 0..kills {
-        // A whole run now and then measures how long one takes. With `fresh` nothing exists before
-        // a run.
-        if kill % 10 == 0 {
-            if kind == Kind::Fresh {
-                remove();
-            }
-            sources.reverse();
-            usual = whole_run(sources[0]);
-        }
         if kind == Kind::Fresh {
             remove();
         }
         sources.reverse();
         let [new, old] = sources;
-        let part = random.below(1000);
         let mut command: Command = calve_command(directory, &kind.words(new));
         command.stdout(Stdio::null()).stderr(Stdio::null());
-        let mut child = command.spawn().unwrap();
-        std::thread::sleep(usual.mul_f64(part as f64 / 1000.0));
-        let _ = kill_process(Pid::from_child(&child), signal);
-        let status = child.wait().unwrap();
-        let context = format!("{signal:?} {kind:?} {kill}, at {part}/1000 of {usual:?}: {status}");
+        let (status, moment) = moments.kill(&mut command.spawn().unwrap(), signal);
+        let context = format!("{signal:?} {kind:?} {kill}, {moment}: {status}");
 
         let inside = if destination.is_dir() { names(&destination) } else { Vec::new() };
         let stage = names(directory).iter().chain(&inside).any(|name| is_stage(name));
@@ -211,12 +200,11 @@ fn a_checkout_that_is_killed_leaves_a_whole_project_or_none_and_the_next_one_swe
     many_files(&source, FILES, SIZE, "new");
     let url = pushed(directory, &source);
     let words = format!("checkout {url} ready dst");
-    let mut usual = Duration::ZERO;
-    let mut random = Random(SEED);
+    let mut moments: Option<Moments> = None;
     let (mut cut_short, mut left_a_stage) = (0, 0);
     for kill in 0..=kills {
-        if kill > 0 {
-            cut_short += usize::from(killed(directory, &words, usual, &mut random));
+        if let Some(moments) = &mut moments {
+            cut_short += usize::from(killed(directory, &words, moments));
             left_a_stage += usize::from(names(directory).iter().any(|name| is_stage(name)));
             if destination.is_dir() {
                 let status = calve(&destination, "status");
@@ -226,8 +214,8 @@ fn a_checkout_that_is_killed_leaves_a_whole_project_or_none_and_the_next_one_swe
         }
         let started = Instant::now();
         let run = calve(directory, &words);
-        usual = started.elapsed();
         assert_eq!(run.code, Some(0), "kill {kill}: {run:?}");
+        moments.get_or_insert(Moments::new(SEED, started.elapsed()));
         assert_eq!(names(directory), ["dst", "remote", "src"], "kill {kill}");
         fs::rename(destination.join(".calve"), directory.join("aside")).unwrap();
         let found = words_below(&destination).unwrap_or_else(|torn| panic!("{torn}: kill {kill}"));
@@ -261,16 +249,10 @@ fn a_merge_into_another_subvolume_that_is_killed_leaves_nothing_that_the_next_ru
     if !made.as_ref().is_ok_and(|made| made.status.success()) {
         return not_run("killing a merge into a subvolume", &format!("{made:?}"));
     }
-    let mut random = Random(SEED);
+    let mut moments = Moments::new(SEED, Duration::from_millis(65));
     let mut left = 0;
     for kill in 0..15 {
-        let mut child = calve_command(directory, "clone -q --existing merge src dst")
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        std::thread::sleep(Duration::from_millis(5 + random.below(60)));
-        let _ = kill_process(Pid::from_child(&child), Signal::KILL);
-        child.wait().unwrap();
+        killed(directory, "clone -q --existing merge src dst", &mut moments);
         left += usize::from(names(&directory.join("dst/all")).iter().any(|name| is_stage(name)));
         let next = calve(directory, "clone --existing merge src dst");
         assert_eq!(next.code, Some(0), "{next:?}");
@@ -346,16 +328,36 @@ for number in range(int(sys.argv[1])):
 open(f'{packages}/app-1.dist-info/RECORD', 'w').write(''.join(lines))
 ";
 
-/// Runs a command that is killed at some part of the time that it usually takes. Whether it was.
-fn killed(directory: &Path, words: &str, usual: Duration, random: &mut Random) -> bool {
-    let mut child = calve_command(directory, words)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    std::thread::sleep(usual.mul_f64(random.below(1000) as f64 / 1000.0));
-    let _ = kill_process(Pid::from_child(&child), Signal::KILL);
-    child.wait().unwrap().code().is_none()
+/// When to kill what takes about so long.
+struct Moments {
+    random: Random,
+    usual: Duration,
+}
+
+impl Moments {
+    fn new(seed: u64, usual: Duration) -> Self {
+        Self { random: Random(seed), usual }
+    }
+
+    /// Kills a process at some part of the time that it usually takes, and says how it ended and
+    /// when that was. How long it takes depends on what else the machine does: after a kill that
+    /// came too late the next comes sooner, so that about two thirds come in time.
+    fn kill(&mut self, child: &mut Child, signal: Signal) -> (ExitStatus, String) {
+        let part = self.random.below(1000);
+        let moment = format!("at {part}/1000 of {:?}", self.usual);
+        std::thread::sleep(self.usual.mul_f64(part as f64 / 1000.0));
+        let _ = kill_process(Pid::from_child(child), signal);
+        let status = child.wait().unwrap();
+        self.usual = self.usual.mul_f64(if status.code() == Some(0) { 0.8 } else { 1.1 });
+        (status, moment)
+    }
+}
+
+/// Runs a command that is killed. Whether that came before its end.
+fn killed(directory: &Path, words: &str, moments: &mut Moments) -> bool {
+    let mut command = calve_command(directory, words);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    moments.kill(&mut command.spawn().unwrap(), Signal::KILL).0.code().is_none()
 }
 
 /// Between a killed command and the next one, files of a worktree that was moved may name either
@@ -385,16 +387,15 @@ fn a_start_or_the_first_command_after_a_move_that_is_killed_leaves_no_environmen
         python(ENVIRONMENT_IS_OWN, at).unwrap_or_else(|why| panic!("{context}: {at:?}: {why}"));
         done(at, "status", context);
     };
-    let mut random = Random(SEED);
     let (mut starts, mut moves) = (0, 0);
     done(&app, "init", "");
     let begun = Instant::now();
     done(&app, "start one", "");
-    let usual = begun.elapsed();
+    let mut moments = Moments::new(SEED, begun.elapsed());
     is_own(&trees.join("one"), "the first");
     for kill in 0..KILLS {
         let context = format!("start {kill}");
-        starts += usize::from(killed(&app, "start two", usual, &mut random));
+        starts += usize::from(killed(&app, "start two", &mut moments));
         if trees.join("two").is_dir() {
             is_own(&trees.join("two"), &context);
             done(&app, "drop --force two", &context);
@@ -406,19 +407,18 @@ fn a_start_or_the_first_command_after_a_move_that_is_killed_leaves_no_environmen
     done(&app, "start two", "the next start sweeps");
     assert_eq!(names(&trees), ["one", "two"]);
     let mut at = trees.join("one");
-    let mut usual = Duration::ZERO;
     for kill in 0..KILLS {
         let context = format!("move {kill}");
         let to = trees.join(format!("place-{}", "x".repeat(1 + kill % 7)));
         fs::rename(&at, &to).unwrap();
         at = to;
-        // A whole run now and then tells how long one takes.
-        if kill % 5 == 0 {
+        // The first whole run tells how long one takes.
+        if kill == 0 {
             let begun = Instant::now();
             done(&at, "status", &context);
-            usual = begun.elapsed();
+            moments = Moments::new(SEED, begun.elapsed());
         } else {
-            moves += usize::from(killed(&at, "status", usual, &mut random));
+            moves += usize::from(killed(&at, "status", &mut moments));
         }
         // It may be moved once more before a command goes on.
         if kill % 2 == 1 {
