@@ -3,17 +3,19 @@
 
 use std::fs;
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Gid, Uid};
 
 use crate::died::{Tree, tree_of};
 use crate::disk::{Disk, Options, tool};
 use crate::{
-    Random, Run, calve, calve_command, expects_reflink, filesystem, is_root, names, not_run,
+    Random, Run, STUCK, calve, calve_command, expects_reflink, filesystem, is_root, names, not_run,
     scratch,
 };
 
@@ -144,6 +146,21 @@ impl Place {
                 }
             }
             self.sync();
+        }
+    }
+
+    /// Waits for the processes that a command left in the background. One that finds the disk full
+    /// takes the reserve for a moment, and whatever fills the disk meanwhile would keep its room.
+    fn wait_for_background(&self) {
+        let store = fs::canonicalize(self.app().join(".calve")).unwrap();
+        let is_ours = |process: &Path| {
+            let words = fs::read(process.join("cmdline")).unwrap_or_default();
+            words.split(|byte| *byte == 0).any(|word| word == store.as_os_str().as_bytes())
+        };
+        let begun = Instant::now();
+        while fs::read_dir("/proc").unwrap().any(|entry| is_ours(&entry.unwrap().path())) {
+            assert!(begun.elapsed() < STUCK, "a process in the background does not end");
+            thread::sleep(Duration::from_millis(20));
         }
     }
 
@@ -437,12 +454,15 @@ fn a_first_start_and_its_naming_go_on_where_a_full_disk_stopped_them() {
                 let reserve = fs::metadata(app.join(".calve/reserve")).unwrap().len();
                 assert!(reserve >= 512 << 10, "{words} left {reserve} bytes of the reserve");
             }
+            place.wait_for_background();
         }
         panic!("{words}: there is never room");
     };
     let started = until_there_is_room("start --json one other", None).json();
     assert!(started["snapshot"].is_null(), "its contents have no names yet: {started}");
+    place.fill();
     drop(naming);
+    place.wait_for_background();
     // calve cannot know which work a drop of the other worktree would lose, so it keeps the tree.
     let frees = Some("drop --force --quiet other");
     let named = until_there_is_room("status --json one", frees).json();
