@@ -154,6 +154,62 @@ fn no_setting_no_variable_and_no_other_repository_hides_work_from_a_drop() {
     }
 }
 
+#[test]
+fn what_only_git_has_and_what_git_does_not_list_is_work_to_a_drop() {
+    for (what, script, work) in [
+        ("names differ in case", "git config core.ignoreCase true; echo x >$W/FILE", "FILE"),
+        (
+            "only the index has a new file",
+            "git -C $W sparse-checkout set any; mkdir $W/d; echo x >$W/d/new; git -C $W add --sparse d/new; \
+             git -C $W sparse-checkout reapply",
+            "d/new",
+        ),
+        (
+            "only the index has an edit",
+            "git -C $W sparse-checkout set --no-cone /any; echo x >$W/file; git -C $W add --sparse file; \
+             git -C $W sparse-checkout reapply",
+            "file",
+        ),
+        (
+            "the index has an edit of a file that is skipped, and the file another",
+            "echo x >$W/file; git -C $W add file; git -C $W update-index --skip-worktree file; \
+             git -C $W show HEAD:file >$W/file",
+            "file",
+        ),
+        (
+            "patches wait",
+            "echo 1 >$W/file; git -C $W commit -qam p; git -C $W format-patch -q -1 --stdout >p; \
+             git -C $W reset -q --hard HEAD^; echo 2 >$W/file; git -C $W commit -qam q; git branch keeps w; \
+             git -C $W am -q <p 2>/dev/null || git -C $W reset -q --hard; rm p",
+            "rebase-apply/0001",
+        ),
+        (
+            "grafted",
+            "git -C $W checkout -q --detach; git -C $W commit -q --allow-empty -m only; \
+             echo \"$(git rev-parse main) $(git -C $W rev-parse HEAD)\" >.git/info/grafts",
+            "only",
+        ),
+    ] {
+        let desk = Desk::new();
+        desk.calve("start -q w");
+        desk.sh(script);
+        let run = desk.runs("drop w");
+        assert_eq!(run.code, Some(1), "{what}: {run:?}");
+        assert!(run.stderr.contains(work) && desk.tree().is_dir(), "{what}: {run:?}");
+        // By force, all of it is kept.
+        desk.calve("drop -q --force w");
+        if what != "grafted" {
+            desk.calve("restore -q --dropped w");
+            let again = desk.runs("drop w");
+            assert_eq!(
+                (again.code, again.stderr.contains(work)),
+                (Some(1), true),
+                "{what}: {again:?}"
+            );
+        }
+    }
+}
+
 /// Whether git can be asked does not depend on what the worktree's tree is like.
 #[test]
 fn without_an_answer_of_git_nothing_is_dropped_and_by_force_everything_is_kept() {

@@ -624,7 +624,7 @@ impl Worktree {
     /// Whether the base snapshot has all uncommitted work: it came from the project, or somebody
     /// captured it.
     fn is_in_the_base_snapshot(&self, work: &Work, operation: &Running) -> Result<bool, Error> {
-        if work.is_cut || work.only_index_has_it {
+        if work.is_cut || work.only_git_has_it {
             return Ok(false);
         }
         let paths: BTreeSet<&Path> = work.paths.iter().map(PathBuf::as_path).collect();

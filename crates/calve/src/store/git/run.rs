@@ -257,10 +257,11 @@ impl Git {
         self
     }
 
-    /// Lets git see the commits as they were made, and not what `git replace` shows in their place:
-    /// only the objects themselves say what git would delete.
+    /// Lets git see the commits as they were made, and not what `git replace` shows in their place,
+    /// nor the parents that `info/grafts` gives them: only the objects themselves say what git would
+    /// delete.
     pub(super) fn without_replacements(mut self) -> Self {
-        self.command.env("GIT_NO_REPLACE_OBJECTS", "1");
+        self.command.env("GIT_NO_REPLACE_OBJECTS", "1").env("GIT_GRAFT_FILE", "/dev/null");
         self
     }
 

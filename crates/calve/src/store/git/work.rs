@@ -2,12 +2,16 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::ffi::OsStr;
+use std::io;
 use std::path::{Path, PathBuf};
 
-use super::ask::Tree;
+use rustix::fs;
+
+use super::PATH_MOST_BYTES;
+use super::ask::{Tree, identity, is_absent};
 use super::repository::Repository;
 use super::run::{self, Failure};
-use crate::store::files::path_from;
+use crate::store::files::{listed_at, path_from, read_plain};
 
 /// How many submodules calve asks for their work.
 const SUBMODULES_MOST: usize = 1000;
@@ -30,8 +34,11 @@ pub(crate) struct Work {
     pub(crate) paths: Vec<PathBuf>,
     /// Whether there are more paths than these.
     pub(crate) is_cut: bool,
-    /// The index has content of a path that neither its file nor `HEAD` has.
-    pub(crate) only_index_has_it: bool,
+    /// The index has content of a path that neither its file nor `HEAD` has, or a patch waits in
+    /// git's folder.
+    pub(crate) only_git_has_it: bool,
+    /// Those of the paths of which the index has other content than `HEAD`.
+    staged: Vec<PathBuf>,
     /// Those of the paths that are submodules.
     pub(crate) submodules: Vec<Submodule>,
 }
@@ -55,9 +62,12 @@ pub(crate) struct NotTracked {
 /// Settings of the user, of the repository, or of a submodule, that let `git status` leave changes
 /// out. The options of the command do not reach the status of submodules, and settings do.
 const SHOW_ALL: [&str; 2] = ["-c", "status.showUntrackedFiles=normal"];
-/// Settings with which git compares less of a file than it knows of it, or believes a cache of
-/// folders.
-const COMPARE_ALL: [&str; 6] = [
+/// Settings with which git compares less of a file than it knows of it, believes a cache of
+/// folders, or takes a new name for a tracked one that differs in case, as in a repository that came
+/// from macOS. (Where a filesystem does not tell the two apart, git lists it as a change.)
+const COMPARE_ALL: [&str; 8] = [
+    "-c",
+    "core.ignoreCase=false",
     "-c",
     "core.checkStat=default",
     "-c",
@@ -112,7 +122,7 @@ pub(crate) fn whole_work_in(tree: &Tree) -> Result<Work, Failure> {
             continue;
         };
         let below = |path: PathBuf| submodule.path.join(path);
-        whole.only_index_has_it |= inner.only_index_has_it;
+        whole.only_git_has_it |= inner.only_git_has_it;
         whole.is_cut |= inner.is_cut;
         if !submodule.is_at_another_commit {
             whole.paths.retain(|path| *path != submodule.path);
@@ -131,7 +141,13 @@ fn work_but_of_submodules(tree: &Tree) -> Result<(Work, Vec<Submodule>), Failure
     let special = tree.special()?;
     // git says nothing about these, whatever they have become.
     let is_there = |path: &PathBuf| std::fs::symlink_metadata(tree.root.join(path)).is_ok();
+    // Nor about a file of theirs that is not what was staged, or is not there.
+    let hidden: HashSet<&PathBuf> = special.hidden.iter().collect();
+    found.only_git_has_it |= found.staged.iter().any(|path| hidden.contains(path));
     found.paths.extend(special.hidden.into_iter().filter(is_there));
+    let patches = patches_in(&tree.git_dir).map_err(Failure::NotRun)?;
+    found.only_git_has_it |= !patches.is_empty();
+    found.paths.extend(patches);
     found.paths.sort();
     found.paths.dedup();
     let mut submodules = std::mem::take(&mut found.submodules);
@@ -139,6 +155,25 @@ fn work_but_of_submodules(tree: &Tree) -> Result<(Work, Vec<Submodule>), Failure
     let others = special.submodules.into_iter().filter(|path| !changed.contains(path));
     submodules.extend(others.map(|path| Submodule { path, is_at_another_commit: false }));
     Ok((found, submodules))
+}
+
+/// The patches that `git am` has still to apply, as files in git's folder of a working tree. They
+/// may have come from a pipe. (Those of a rebase are made from commits.)
+fn patches_in(git_dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let folder = git_dir.join("rebase-apply");
+    if identity(&folder.join("applying"))?.is_none() {
+        return Ok(Vec::new());
+    }
+    let number = |text: &str| text.trim().parse::<u32>().ok();
+    let next = match read_plain(fs::CWD, &folder.join("next"), PATH_MOST_BYTES) {
+        Ok(text) => number(&String::from_utf8_lossy(&text)),
+        Err(error) if is_absent(&error) => None,
+        Err(error) => return Err(error),
+    };
+    let names = listed_at(&folder)?;
+    let waits = |name: &str| number(name).is_some_and(|number| number >= next.unwrap_or(0));
+    let waiting = names.iter().filter(|(name, _)| name.to_str().is_some_and(waits));
+    Ok(waiting.map(|(name, _)| folder.join(name)).collect())
 }
 
 /// Parses the output of `git status --porcelain=v2 --branch -z` without renames.
@@ -164,7 +199,7 @@ pub(super) fn parse_status(output: &[u8]) -> Work {
             };
             // Two letters: how the index differs from HEAD, and the file from the index.
             let differ = |at: usize| record.get(at).is_some_and(|letter| *letter != b'.');
-            work.only_index_has_it |= match record.first() {
+            work.only_git_has_it |= match record.first() {
                 Some(b'1') => differ(2) && differ(3),
                 other => other == Some(&b'u'),
             };
@@ -175,6 +210,10 @@ pub(super) fn parse_status(output: &[u8]) -> Work {
                 _ => fields.nth(2).filter(|letters| letters.first() == Some(&b'S')),
             };
             let Some(path) = fields.last().map(path_from) else { continue };
+            // What is staged to be deleted is in `HEAD`.
+            if record.first() == Some(&b'1') && !matches!(record.get(2), Some(b'.' | b'D')) {
+                work.staged.push(path.clone());
+            }
             if let Some(letters) = submodule {
                 work.submodules.push(Submodule {
                     path: path.clone(),
