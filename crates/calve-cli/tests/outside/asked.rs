@@ -184,6 +184,11 @@ fn what_only_git_has_and_what_git_does_not_list_is_work_to_a_drop() {
             "rebase-apply/0001",
         ),
         (
+            "deeper than git can look",
+            "cd $W; d=$(printf 'd%.0s' {1..200}); for i in {1..30}; do mkdir $d; cd $d; done; echo x >new",
+            "ddd",
+        ),
+        (
             "grafted",
             "git -C $W checkout -q --detach; git -C $W commit -q --allow-empty -m only; \
              echo \"$(git rev-parse main) $(git -C $W rev-parse HEAD)\" >.git/info/grafts",
@@ -193,6 +198,11 @@ fn what_only_git_has_and_what_git_does_not_list_is_work_to_a_drop() {
         let desk = Desk::new();
         desk.calve("start -q w");
         desk.sh(script);
+        let listed = desk.calve("list");
+        assert!(
+            what == "grafted" || what == "patches wait" || !listed.stdout.contains("clean"),
+            "{what}: {listed:?}"
+        );
         let run = desk.runs("drop w");
         assert_eq!(run.code, Some(1), "{what}: {run:?}");
         assert!(run.stderr.contains(work) && desk.tree().is_dir(), "{what}: {run:?}");

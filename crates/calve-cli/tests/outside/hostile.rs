@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::Path;
 
@@ -284,22 +285,29 @@ fn what_is_mounted_in_a_worktree_outlives_its_reset_its_switch_and_its_drop() {
     for words in ["init -q", "snapshot -q --name first"] {
         assert_eq!(calve(&project, words).code, Some(0));
     }
-    fs::remove_dir_all(project.join("d1")).unwrap();
+    many_files(&directory.join("other"), 120, 300, "outside");
+    // As the worktree has it, with other metadata and a folder more.
+    fs::rename(project.join("d1"), directory.join("same")).unwrap();
+    fs::create_dir(directory.join("same/spool")).unwrap();
+    let private = fs::Permissions::from_mode(0o600);
+    fs::set_permissions(directory.join("same/f100"), private).unwrap();
     assert_eq!(calve(&project, "snapshot -q --name second").code, Some(0));
-    let outside = directory.join("outside");
-    many_files(&outside, 120, 300, "outside");
-    let was = state(&outside);
-    for (at, words) in [
-        ("d1", "reset -q w"),
-        ("d1", "switch -q w second"),
-        ("d1", "switch -q --force w second"),
-        ("new", "reset -q w"),
-        ("new", "capture -q w"),
-        ("d1", "capture -q w"),
-        ("d1", "drop -q --force w"),
-        ("new", "drop -q --force w"),
-        ("d1", "clone -q --existing replace app ../destination"),
+    for (outside, at, words) in [
+        ("other", "d1", "reset -q w"),
+        ("other", "d1", "switch -q w second"),
+        ("other", "d1", "switch -q --force w second"),
+        ("same", "d1", "reset -q w"),
+        ("same", "d1", "switch -q w second"),
+        ("same", "d1", "switch -q --force w second"),
+        ("other", "new", "reset -q w"),
+        ("other", "new", "capture -q w"),
+        ("other", "d1", "capture -q w"),
+        ("other", "d1", "drop -q --force w"),
+        ("other", "new", "drop -q --force w"),
+        ("other", "d1", "clone -q --existing replace app ../destination"),
     ] {
+        let outside = directory.join(outside);
+        let was = state(&outside);
         assert_eq!(calve(&project, "start -q --from first w").code, Some(0));
         let root = directory.join("app.worktrees/w");
         let cloned = words.starts_with("clone");

@@ -378,6 +378,41 @@ fn a_worktree_that_is_dropped_while_another_is_at_it_is_gone_and_the_other_is_to
     assert_eq!(names(&project.join(".calve/indexes")).len(), 1);
 }
 
+/// Each of two branches at one commit is merged because of the other.
+#[test]
+fn two_branches_that_are_deleted_at_once_leave_a_reference_to_their_commit() {
+    let scratch = scratch();
+    let project = scratch.path().join("app");
+    fs::create_dir(&project).unwrap();
+    let git = |words: &str| {
+        let mut git = program("git", &project);
+        git.args(["-c", "user.name=n", "-c", "user.email=e"]).args(words.split(' '));
+        let run = Run::of(git.output().unwrap(), String::new());
+        assert_eq!(run.code, Some(0), "git {words}: {run:?}");
+        run.stdout.trim_end().to_owned()
+    };
+    git("init -q");
+    git("commit -q --allow-empty -m one");
+    assert_eq!(ends(&project, "init -q").code, Some(0));
+    for round in 0..ROUNDS {
+        assert_eq!(ends(&project, "start -q a b").code, Some(0), "{round}");
+        git(&format!("-C ../app.worktrees/a commit -q --allow-empty -m {round}"));
+        git("-C ../app.worktrees/b merge -q --ff-only a");
+        let commit = git("rev-parse a");
+        let runs = both(&project, ["drop -q --delete-branch a", "drop -q --delete-branch b"]);
+        let holders = git(&format!("for-each-ref --contains {commit}"));
+        assert!(!holders.is_empty(), "{round}: {runs:?}");
+        for name in ["a", "b"] {
+            ends(&project, &format!("drop -q --force --discard {name}"));
+        }
+        for name in
+            git("for-each-ref --format=%(refname) refs/heads/a refs/heads/b refs/calve").lines()
+        {
+            git(&format!("update-ref -d {name}"));
+        }
+    }
+}
+
 #[test]
 fn ten_merges_into_one_tree_at_once_leave_every_file_whole_and_every_name_there() {
     const OWN: usize = 30;

@@ -10,7 +10,7 @@ use crate::reflink::filesystem::unescape_octal;
 
 /// Whether something is mounted below `dir`. A snapshot would show the files under that mount. In
 /// doubt the answer is yes.
-pub(super) fn any_below(dir: &Path) -> bool {
+pub(crate) fn any_below(dir: &Path) -> bool {
     let Ok(mounts) = std::fs::read("/proc/self/mountinfo") else { return true };
     let mut prefix = dir.as_os_str().as_bytes().to_vec();
     if prefix != b"/" {
@@ -50,7 +50,7 @@ pub(crate) fn are_on_one_mount(one: &Path, other: &Path) -> Option<bool> {
 
 /// The same for two entries below open folders. A link is not followed.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub(super) fn same_mount(
+pub(crate) fn same_mount(
     one: (BorrowedFd<'_>, &Path),
     other: (BorrowedFd<'_>, &Path),
 ) -> Option<bool> {
@@ -64,7 +64,7 @@ pub(super) fn same_mount(
 
 /// Other systems refuse no rename within a filesystem.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(super) fn same_mount(_: (BorrowedFd<'_>, &Path), _: (BorrowedFd<'_>, &Path)) -> Option<bool> {
+pub(crate) fn same_mount(_: (BorrowedFd<'_>, &Path), _: (BorrowedFd<'_>, &Path)) -> Option<bool> {
     None
 }
 

@@ -314,7 +314,6 @@ impl Worktree {
             self.must_be_unchanged(operation)?;
         }
         if let Some(loss) = loss {
-            loss.must_be_nothing(self, |work| self.is_in_the_base_snapshot(work, operation))?;
             let mut judge = seen.work_at(&self.path)?;
             let mut closed = Vec::new();
             for folder in &seen.nested.unreadable {
@@ -323,8 +322,13 @@ impl Worktree {
                 }
             }
             if !closed.is_empty() {
-                return refused(ErrorKind::Changed, "it has folders that cannot be read", closed);
+                let why = "it has folders that cannot be read";
+                let cause = io::Error::new(io::ErrorKind::PermissionDenied, why);
+                let path = &self.path;
+                return Err(Error::new(ErrorKind::Changed, Operation::DropWorktree, path, cause)
+                    .with_details(closed));
             }
+            loss.must_be_nothing(self, |work| self.is_in_the_base_snapshot(work, operation))?;
         }
         if !seen.nested.jj.is_empty() {
             let why = "it has repositories of jj, which no snapshot has";
@@ -523,9 +527,10 @@ impl Worktree {
                 found.extend(changed_since(&place.join(layout::GIT), since, Scope::All)?);
                 return Ok(found);
             }
-            let mut judge = seen.work_at(place).map_err(io::Error::other)?;
-            let mut has_work =
-                |folder: &Path| judge.may_have_work(folder).map_err(io::Error::other);
+            // The kind decides below.
+            let failed = |error: Error| io::Error::new(error.io_error().kind(), error);
+            let mut judge = seen.work_at(place).map_err(failed)?;
+            let mut has_work = |folder: &Path| judge.may_have_work(folder).map_err(failed);
             found.extend(changed_since(place, since, Scope::If(&mut has_work))?);
             Ok(found)
         };
@@ -624,7 +629,7 @@ impl Worktree {
     /// Whether the base snapshot has all uncommitted work: it came from the project, or somebody
     /// captured it.
     fn is_in_the_base_snapshot(&self, work: &Work, operation: &Running) -> Result<bool, Error> {
-        if work.is_cut || work.only_git_has_it {
+        if work.is_cut || work.no_snapshot_has_it {
             return Ok(false);
         }
         let paths: BTreeSet<&Path> = work.paths.iter().map(PathBuf::as_path).collect();

@@ -188,11 +188,17 @@ impl Judge {
     /// Whether git may list something in the folder at `path`: git does not ignore it, or tracks a
     /// file in it.
     pub(super) fn may_have_work(&mut self, path: &Path) -> Result<bool, Error> {
-        if self.opened.is_none()
-            || is_gits_own(path)
-            || !matches!(self.folder(path)?, ScopeFolder::Ignored)
-        {
+        if self.opened.is_none() || is_gits_own(path) {
             return Ok(true);
+        }
+        match self.folder(path) {
+            Ok(ScopeFolder::Ignored) => {}
+            Ok(ScopeFolder::Ruled(_)) => return Ok(true),
+            // It is in no ignored folder, and nobody can look into it.
+            Err(error) if error.io_error().kind() == io::ErrorKind::PermissionDenied => {
+                return Ok(true);
+            }
+            Err(error) => return Err(error),
         }
         let within = [path.as_os_str().as_bytes(), b"/"].concat();
         Ok(self.tracked().is_none_or(|tracked| tracked.iter().any(|it| it.starts_with(&within))))

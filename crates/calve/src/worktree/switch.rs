@@ -29,7 +29,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -55,6 +55,7 @@ use crate::store::paths::local::{Local, Tree};
 use crate::store::paths::record::Digest;
 use crate::store::registry::no_worktree;
 use crate::store::{StoreOptions, locks, now};
+use crate::tree::mounts;
 use crate::tree::pool::cancelled;
 use crate::tree::running::Running;
 use crate::tree::staging;
@@ -264,6 +265,7 @@ impl Worktree {
             Changes::Respect => Vec::new(),
             _ => self.metadata_before(&root, &moves)?,
         };
+        self.must_cross_no_mount(&root, &moves, undo)?;
         // Everything that can fail for lack of space or content happens before we change anything.
         let bring = Bring {
             store: &self.store,
@@ -353,6 +355,39 @@ impl Worktree {
             };
             if let Some(errno @ (Errno::ROFS | Errno::PERM)) = refused {
                 return Err(Error::io(Operation::Write, self.path.join(folder), errno));
+            }
+        }
+        Ok(())
+    }
+
+    /// Fails if something is mounted in the tree at a path that is to change: it belongs to a place
+    /// outside of the worktree, which nobody wants to change. A link is no mount: a switch never
+    /// follows one.
+    fn must_cross_no_mount(
+        &self,
+        root: &OwnedFd,
+        moves: &Moves,
+        undo: Option<&Undo>,
+    ) -> Result<(), Error> {
+        let path = std::fs::canonicalize(&self.path).context(Operation::Open, || &self.path)?;
+        if !mounts::any_below(&path) {
+            return Ok(());
+        }
+        let changed = moves.put.keys().chain(&moves.remove).chain(&moves.conflicts);
+        let changed = changed.chain(&moves.linked).chain(moves.mend.keys());
+        let back = undo.iter().flat_map(|undo| undo.record.deleted.iter().chain(&undo.aside.files));
+        for path in changed.chain(moves.directories.keys()).chain(back) {
+            let mut outer: Vec<&Path> = path.ancestors().collect();
+            // The root itself is at the end.
+            outer.pop();
+            for inner in outer.into_iter().rev() {
+                if mounts::same_mount((root.as_fd(), inner), (root.as_fd(), Path::new(".")))
+                    == Some(false)
+                {
+                    let why = "something is mounted there, and a switch changes nothing outside of its worktree: unmount it first";
+                    let cause = io::Error::new(io::ErrorKind::CrossesDevices, why);
+                    return Err(Error::io(Operation::Write, self.path.join(inner), cause));
+                }
             }
         }
         Ok(())

@@ -26,6 +26,15 @@ pub(super) fn way_out(case: &Case<'_>) -> Option<String> {
             "'calve restore{name}' makes it again from its base snapshot, 'calve drop --force{name}' forgets it; if \
              you moved it, run 'calve status' once inside it"
         ),
+        ErrorKind::Changed
+            if operation == Operation::DropWorktree
+                && error.kind() == io::ErrorKind::PermissionDenied =>
+        {
+            format!(
+                "run 'calve drop{name}' as a user who may read them, or change their mode; 'calve drop --force{name}' \
+                 drops the worktree, and 'calve restore --dropped{name}' brings it back for seven days"
+            )
+        }
         ErrorKind::Changed if operation == Operation::DropWorktree => format!(
             "commit it, or keep it in a snapshot with 'calve capture{name}'; 'calve drop --force{name}' drops the \
              worktree, and 'calve restore --dropped{name}' brings it back for seven days"

@@ -34,9 +34,9 @@ pub(crate) struct Work {
     pub(crate) paths: Vec<PathBuf>,
     /// Whether there are more paths than these.
     pub(crate) is_cut: bool,
-    /// The index has content of a path that neither its file nor `HEAD` has, or a patch waits in
-    /// git's folder.
-    pub(crate) only_git_has_it: bool,
+    /// No snapshot can have it: the index has content of a path that neither its file nor `HEAD`
+    /// has, a patch waits in git's folder, or git could not look into a folder.
+    pub(crate) no_snapshot_has_it: bool,
     /// Those of the paths of which the index has other content than `HEAD`.
     staged: Vec<PathBuf>,
     /// Those of the paths that are submodules.
@@ -61,13 +61,15 @@ pub(crate) struct NotTracked {
 
 /// Settings of the user, of the repository, or of a submodule, that let `git status` leave changes
 /// out. The options of the command do not reach the status of submodules, and settings do.
-const SHOW_ALL: [&str; 2] = ["-c", "status.showUntrackedFiles=normal"];
-/// Settings with which git compares less of a file than it knows of it, believes a cache of
-/// folders, or takes a new name for a tracked one that differs in case, as in a repository that came
-/// from macOS. (Where a filesystem does not tell the two apart, git lists it as a change.)
-const COMPARE_ALL: [&str; 8] = [
-    "-c",
-    "core.ignoreCase=false",
+///
+/// With `core.ignoreCase`, as in a repository that came from macOS, git takes a new name for a tracked
+/// one that differs in case. (Where a filesystem does not tell the two apart, git lists it as a
+/// change.)
+const SHOW_ALL: [&str; 4] =
+    ["-c", "status.showUntrackedFiles=normal", "-c", "core.ignoreCase=false"];
+/// Settings with which git compares less of a file than it knows of it, or believes a cache of
+/// folders.
+const COMPARE_ALL: [&str; 6] = [
     "-c",
     "core.checkStat=default",
     "-c",
@@ -92,7 +94,20 @@ fn work(tree: &Tree, settings: &[&str]) -> Result<Work, Failure> {
         .args(["status", "--porcelain=v2", "--branch", "-z", "--no-renames", "--no-ahead-behind"])
         .args(["--untracked-files=normal", "--ignore-submodules=none"])
         .run()?;
-    Ok(Work { is_cut: output.is_cut, ..parse_status(&output.bytes) })
+    let mut work = parse_status(&output.bytes);
+    work.is_cut = output.is_cut;
+    // git leaves out a folder that it may not read, or whose path is too long, and says so beside.
+    for folder in output.words.lines().filter_map(unopened) {
+        work.paths.push(folder.into());
+        work.no_snapshot_has_it = true;
+    }
+    Ok(work)
+}
+
+/// The folder of which git says that it could not look into it.
+fn unopened(words: &str) -> Option<&str> {
+    let (_, after) = words.split_once("could not open directory '")?;
+    Some(after.rsplit_once("': ").map_or(after, |(folder, _)| folder))
 }
 
 /// Like [`work_in`], but with the work inside of all submodules, and with all files that git takes
@@ -122,7 +137,7 @@ pub(crate) fn whole_work_in(tree: &Tree) -> Result<Work, Failure> {
             continue;
         };
         let below = |path: PathBuf| submodule.path.join(path);
-        whole.only_git_has_it |= inner.only_git_has_it;
+        whole.no_snapshot_has_it |= inner.no_snapshot_has_it;
         whole.is_cut |= inner.is_cut;
         if !submodule.is_at_another_commit {
             whole.paths.retain(|path| *path != submodule.path);
@@ -143,10 +158,10 @@ fn work_but_of_submodules(tree: &Tree) -> Result<(Work, Vec<Submodule>), Failure
     let is_there = |path: &PathBuf| std::fs::symlink_metadata(tree.root.join(path)).is_ok();
     // Nor about a file of theirs that is not what was staged, or is not there.
     let hidden: HashSet<&PathBuf> = special.hidden.iter().collect();
-    found.only_git_has_it |= found.staged.iter().any(|path| hidden.contains(path));
+    found.no_snapshot_has_it |= found.staged.iter().any(|path| hidden.contains(path));
     found.paths.extend(special.hidden.into_iter().filter(is_there));
     let patches = patches_in(&tree.git_dir).map_err(Failure::NotRun)?;
-    found.only_git_has_it |= !patches.is_empty();
+    found.no_snapshot_has_it |= !patches.is_empty();
     found.paths.extend(patches);
     found.paths.sort();
     found.paths.dedup();
@@ -199,7 +214,7 @@ pub(super) fn parse_status(output: &[u8]) -> Work {
             };
             // Two letters: how the index differs from HEAD, and the file from the index.
             let differ = |at: usize| record.get(at).is_some_and(|letter| *letter != b'.');
-            work.only_git_has_it |= match record.first() {
+            work.no_snapshot_has_it |= match record.first() {
                 Some(b'1') => differ(2) && differ(3),
                 other => other == Some(&b'u'),
             };

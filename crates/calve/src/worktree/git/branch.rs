@@ -106,18 +106,22 @@ impl Loss {
         let delete = || -> Result<Option<String>, Failure> {
             let gone = || Failure::Refused("the project has no repository any more".to_owned());
             let project = self.project.as_ref().ok_or_else(gone)?;
+            let keep = || project.keep_dropped(worktree.name(), &commit, None).map(Some);
             let kept = match fate {
                 Fate::Deleted => None,
-                Fate::KeptElsewhere => {
-                    Some(project.keep_dropped(worktree.name(), &commit, None)?)
-                }
+                Fate::KeptElsewhere => keep()?,
                 Fate::Stays | Fate::Refused => {
                     let why = "calve did not make this branch for the worktree, so it stays";
                     return Err(Failure::Refused(why.to_owned()));
                 }
             };
             project.delete_unused_branch(&name, &commit)?;
-            Ok(kept)
+            // Another drop may have deleted the branch that held the commits, because this one did.
+            let tips = std::slice::from_ref(&commit);
+            match kept {
+                None if !project.unheld(tips, 1, None, None)?.is_empty() => keep(),
+                kept => Ok(kept),
+            }
         };
         match delete() {
             Ok(kept) => Ok((name, kept)),
