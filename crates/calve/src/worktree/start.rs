@@ -578,7 +578,7 @@ impl Store {
     ) -> Result<Vec<Started>, Error> {
         let outcomes = dressing.dress(Some(claim.rows()), &arrived, places)?;
         let repository = dressing.git.repository();
-        durable::flush(repository, claim.rows(), &arrived, &outcomes)
+        durable::flush(self.path(), repository, claim.rows(), &arrived, &outcomes)
             .context(Operation::Flush, || &places[0].path)?;
         publish_all(&mut arrived, places)?;
         // All are in one folder.

@@ -343,16 +343,16 @@ pub(crate) fn mark_all_close_on_exec() -> bool {
 
 /// Writes the content of files back, all at the same time, and waits for it. A flush of each of them
 /// then finds only the log of the filesystem to write, and the first flush writes it for all.
-pub(crate) fn write_back_all(files: &[OwnedFd]) {
+/// Returns `false` if a content could not be written, or if the system refuses the call: a flush
+/// tells why.
+pub(crate) fn write_back_all(files: &[OwnedFd]) -> bool {
     let write = libc::SYNC_FILE_RANGE_WRITE;
     let wait = write | libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
-    for flags in [write, wait] {
-        for file in files {
-            // A flush follows, and reports what failed.
-            // SAFETY: it touches no memory of ours; the descriptor is open.
-            let _ = unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, flags) };
-        }
-    }
+    [write, wait].into_iter().all(|flags| {
+        // SAFETY: it touches no memory of ours; the descriptor is open.
+        let sync = |file: &OwnedFd| unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, flags) };
+        files.iter().all(|file| sync(file) == 0)
+    })
 }
 
 /// Calls `each` with the pieces of a file, in the order of their offsets, until it returns `false`.

@@ -80,8 +80,10 @@ pub(crate) fn mark_all_close_on_exec() -> bool {
     false
 }
 
-/// The flush that follows does all of it.
-pub(crate) fn write_back_all(_files: &[std::os::fd::OwnedFd]) {}
+/// Only a flush does it.
+pub(crate) fn write_back_all(_files: &[std::os::fd::OwnedFd]) -> bool {
+    false
+}
 
 /// All directories of a filesystem treat case in the same way.
 pub(crate) fn ignores_case(_dir: impl AsFd) -> bool {

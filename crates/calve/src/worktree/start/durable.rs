@@ -13,6 +13,12 @@
 //! All files of a tree are given to the disk before the first is waited for. So they share one
 //! commit of the filesystem's log. Several trees share one flush of the whole filesystem instead: it
 //! may write data of other programs, but thirteen files a tree cost more.
+//!
+//! btrfs has a log for each file, and writes it for each flush. But after the rename of a subvolume
+//! it cannot use its log (`btrfs_rename`: "force full log commit if subvolume involved"), and the
+//! flush of the folder commits everything that was done before, in all subvolumes. So there the
+//! small files need no flush of their own: their content is a part of the metadata as soon as it is
+//! written back. If a filesystem was set up otherwise (`max_inline=0`), the row gives them again.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -38,12 +44,22 @@ use crate::tree::staging::{flush_filesystem, sync_filesystem};
 /// How many files are open and flushed together. A start has room for as many.
 const FILES_TOGETHER: usize = 16;
 
+/// The largest file whose content btrfs keeps in its metadata, unless it is told otherwise: the
+/// mount option `max_inline` in btrfs(5).
+const INLINE_MOST_BYTES: u64 = 2048;
+
 /// Files that are to be flushed.
 #[derive(Default)]
-struct Flush(Vec<OwnedFd>);
+struct Flush {
+    files: Vec<OwnedFd>,
+    /// Files up to this size are on the disk when the folder is, once they are written back.
+    committed_most_bytes: Option<u64>,
+}
 
-/// Flushes what the dressed trees have that no row can give again.
+/// Flushes what the dressed trees have that no row can give again. `store` is the store's folder.
+/// The caller renames the trees and flushes their folder.
 pub(super) fn flush(
+    store: &Path,
     repository: Option<&Repository>,
     rows: &[WorktreeRow],
     arrived: &[Arrived],
@@ -53,12 +69,17 @@ pub(super) fn flush(
         return Ok(());
     }
     let mut flush = Flush::default();
+    let committed = is_committed_with_its_folder(store, repository, arrived)?;
     for ((row, Arrived { stage, .. }), (git, mentions)) in rows.iter().zip(arrived).zip(dressed) {
         let root = stage.dir();
-        flush.add(root, Path::new(OWN))?;
         for mention in mentions.iter().filter(|mention| mention.kept.is_none()) {
             flush.add(root, &mention.path)?;
         }
+        if committed {
+            flush.wait()?;
+            flush.committed_most_bytes = Some(INLINE_MOST_BYTES);
+        }
+        flush.add(root, Path::new(OWN))?;
         match git {
             GitOutcome::None(_) => {}
             GitOutcome::Copied(_) => flush_filesystem(root)?,
@@ -78,6 +99,25 @@ pub(super) fn flush(
         }
     }
     flush.wait()
+}
+
+/// Whether a flush of the folder that the only tree is renamed in flushes everything on its
+/// filesystem, and the repository is on that.
+fn is_committed_with_its_folder(
+    store: &Path,
+    repository: Option<&Repository>,
+    arrived: &[Arrived],
+) -> io::Result<bool> {
+    let [Arrived { stage, .. }] = arrived else { return Ok(false) };
+    let root = Meta::of(&fs::fstat(stage.dir())?);
+    if !sys::is_subvolume(stage.dir(), root.ino) {
+        return Ok(false);
+    }
+    // Each subvolume has a device of its own. The tree is a snapshot of one in the store, and there
+    // are no snapshots on other filesystems.
+    let Some(repository) = repository else { return Ok(true) };
+    let device = |path: &Path| Ok::<_, io::Error>(Meta::of(&fs::stat(path)?).dev);
+    Ok(device(&repository.common)? == device(store)?)
 }
 
 /// Flushes the filesystems that the trees and the repository are on. `false`, and nothing is
@@ -122,12 +162,20 @@ impl Flush {
             }
             return Ok(());
         }
-        self.0.push(file);
-        if self.0.len() < FILES_TOGETHER { Ok(()) } else { self.wait() }
+        self.files.push(file);
+        if self.files.len() < FILES_TOGETHER { Ok(()) } else { self.wait() }
     }
 
     fn wait(&mut self) -> io::Result<()> {
-        sys::write_back_all(&self.0);
-        Ok(std::mem::take(&mut self.0).iter().try_for_each(fs::fsync)?)
+        let files = std::mem::take(&mut self.files);
+        let is_written = sys::write_back_all(&files);
+        let committed = self.committed_most_bytes.filter(|_| is_written);
+        for file in &files {
+            let length = Meta::of(&fs::fstat(file)?).size;
+            if committed.is_none_or(|most| length > most) {
+                fs::fsync(file)?;
+            }
+        }
+        Ok(())
     }
 }
