@@ -45,6 +45,8 @@ const fn well(sandbox: &'static [&'static str]) -> Row {
     Row { sandbox, except: &[] }
 }
 
+const NO_PROCESSES: &[&str] = &["clone3=EAGAIN", "clone=EAGAIN"];
+
 const APART: &str = "arrived as a file of its own, not as a hard link";
 
 const ROWS: &[Row] = &[
@@ -86,6 +88,18 @@ const ROWS: &[Row] = &[
         sandbox: &["without=/dev"],
         except: &[
             ("start a", 1, "could not open '/dev/null'"),
+            ("status a", 1, "no worktree"),
+            ("reset --force a", 1, "no worktree"),
+            ("switch --undo a", 1, "no worktree"),
+            ("drop --force a", 1, "no worktree"),
+            ("restore --dropped a", 1, "no dropped worktree"),
+        ],
+    },
+    // A limit of processes that is reached. calve works in its own thread, and needs git for git's.
+    Row {
+        sandbox: NO_PROCESSES,
+        except: &[
+            ("start a", 1, "a limit of processes is reached"),
             ("status a", 1, "no worktree"),
             ("reset --force a", 1, "no worktree"),
             ("switch --undo a", 1, "no worktree"),
@@ -180,6 +194,44 @@ fn with_sigchld_ignored_a_worktree_is_linked_and_dropped() {
         let is_linked = scratch.path().join("app.worktrees/a/.git").is_file();
         assert_eq!(is_linked, verb == "start a", "{verb}: {run:?}");
     }
+}
+
+#[test]
+fn where_no_process_can_be_made_worktrees_are_used_and_what_git_must_say_is_not_guessed() {
+    let launcher = match launcher() {
+        Ok(launcher) => launcher,
+        Err(why) => return not_run("no processes", why),
+    };
+    let scratch = scratch();
+    let app = project(scratch.path());
+    for words in ["init", "start a b"] {
+        assert_eq!(calve(&app, words).code, Some(0), "{words}");
+    }
+    let file = |name: &str| scratch.path().join("app.worktrees").join(name).join("d/file");
+    fs::write(file("a"), "work").unwrap();
+    let reached = "a limit of processes is reached";
+    for (verb, code, says) in [
+        ("status a", 3, ""),
+        ("list", 3, "EAGAIN"),
+        ("reset --force a", 0, ""),
+        ("switch --undo a", 0, ""),
+        ("drop b", 1, reached),
+        ("fill ../app.worktrees/b", 1, reached),
+        ("drop --force a", 0, ""),
+        ("restore --dropped a", 1, "EAGAIN"),
+        ("start c --git none", 3, "calve.afterStart"),
+        ("store gc", 0, ""),
+    ] {
+        let run = sandboxed(launcher, NO_PROCESSES, scratch.path(), &app, verb);
+        assert_eq!(run.code, Some(code), "{verb}: {run:?}");
+        assert!(run.stderr.contains(says), "{verb}: {run:?}");
+    }
+    assert!(file("b").is_file());
+    for words in ["restore --dropped a", "drop b"] {
+        assert_eq!(calve(&app, words).code, Some(0), "{words}");
+    }
+    assert_eq!(fs::read(file("a")).unwrap(), b"work");
+    assert_eq!(stages(scratch.path(), 2), Vec::<String>::new());
 }
 
 #[test]

@@ -144,6 +144,11 @@ impl std::fmt::Display for Failure {
                     "git ran, and its answer is lost, because the program that started calve ignores SIGCHLD: {error}"
                 )
             }
+            Self::NotRun(error) if error.raw_os_error() == Some(Errno::AGAIN.raw_os_error()) => f
+                .write_str(
+                    "git could not be run, because a limit of processes is reached (ulimit -u, or \
+                     a container's): raise it, or try again later (EAGAIN)",
+                ),
             Self::NotRun(error) => write!(f, "git could not be run: {error}"),
         }
     }
