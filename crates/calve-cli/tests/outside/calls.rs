@@ -4,10 +4,11 @@
 //! on files, and the main thread makes the calls on the stage.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use crate::tree::{State, difference, one_of_everything, state};
-use crate::{Run, calve, can_strace, is_shared, names, scratch, straced};
+use crate::tree::{State, difference, one_of_everything, remove_tree, state};
+use crate::{Run, calve, can_strace, is_root, is_shared, names, scratch, straced};
 
 /// The command that a row of the table runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -353,6 +354,14 @@ pub(super) fn judge(
     wrong.join("; ")
 }
 
+/// Only root may merge into a folder that is closed to its owner.
+fn open_for_a_merge(directory: &Path) {
+    let closed = directory.join("dst/dir/closed");
+    if !is_root() && closed.is_dir() {
+        fs::set_permissions(closed, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+}
+
 fn run_rows(rows: &[Row], wrong: &mut Vec<String>) -> (usize, usize) {
     let (mut tried, mut fired, mut faults) = (0, 0, 1..);
     for (calls, ends, whens, settings) in rows {
@@ -372,6 +381,7 @@ fn run_rows(rows: &[Row], wrong: &mut Vec<String>) -> (usize, usize) {
             for ((errno, end), when) in shared {
                 if setting.has_old_tree() && !directory.join("dst").is_dir() {
                     one_of_everything(&directory.join("dst"), "old");
+                    open_for_a_merge(directory);
                     old = Some(state(&directory.join("dst")));
                 }
                 let (calls, path) = calls
@@ -410,9 +420,10 @@ fn run_rows(rows: &[Row], wrong: &mut Vec<String>) -> (usize, usize) {
                 }
                 for name in names(directory) {
                     if name != "src" && !(name == "dst" && setting.merges()) {
-                        let _ = fs::remove_dir_all(directory.join(name));
+                        remove_tree(&directory.join(name));
                     }
                 }
+                open_for_a_merge(directory);
                 // Files that the failed run left must not block the next run.
                 let again = calve(directory, setting.words());
                 if again.code != Some(0) {
@@ -420,7 +431,7 @@ fn run_rows(rows: &[Row], wrong: &mut Vec<String>) -> (usize, usize) {
                 }
                 for name in names(directory) {
                     if name != "src" {
-                        fs::remove_dir_all(directory.join(name)).unwrap();
+                        remove_tree(&directory.join(name));
                     }
                 }
             }

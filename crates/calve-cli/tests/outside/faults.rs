@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use tempfile::TempDir;
 
-use crate::tree::{difference, many_files, one_of_everything, state};
+use crate::tree::{difference, many_files, one_of_everything, remove_tree, state};
 use crate::{
     Run, calve, can_strace, expects_reflink, names, not_run, program, pushed, scratch, straced,
 };
@@ -290,7 +290,9 @@ fn of_two_trees_that_are_to_be_replaced_both_are_or_neither() {
         for when in whens {
             let old = trees.map(|tree| {
                 let path = directory.join(tree);
-                let _ = fs::remove_dir_all(&path);
+                if path.is_dir() {
+                    remove_tree(&path);
+                }
                 one_of_everything(&path, "old");
                 state(&path)
             });
@@ -395,7 +397,7 @@ fn a_copy_goes_on_by_reading_and_writing_where_copy_file_range_does_not() {
             "{fault}"
         );
         assert_whole(scratch.path(), "dst", fault);
-        fs::remove_dir_all(scratch.path().join("dst")).unwrap();
+        remove_tree(&scratch.path().join("dst"));
     }
 }
 
@@ -420,7 +422,7 @@ fn a_filesystem_without_the_flags_of_renameat2_still_gets_the_tree_whole() {
             assert_eq!(names(scratch.path()), ["dst", "other", "src"]);
             for tree in ["dst", "other"] {
                 assert_whole(scratch.path(), tree, errno);
-                fs::remove_dir_all(scratch.path().join(tree)).unwrap();
+                remove_tree(&scratch.path().join(tree));
             }
         }
         for existing in ["merge", "keep"] {
@@ -440,7 +442,7 @@ fn a_filesystem_without_the_flags_of_renameat2_still_gets_the_tree_whole() {
             assert_eq!(old == "old", existing == "keep", "{errno}, {existing}");
             assert_whole(scratch.path(), "other", errno);
             for tree in ["dst", "other"] {
-                fs::remove_dir_all(scratch.path().join(tree)).unwrap();
+                remove_tree(&scratch.path().join(tree));
             }
         }
     }
@@ -463,7 +465,7 @@ fn modes_arrive_exactly_where_a_thread_may_not_have_its_own_umask() {
             let run = Run::of(command.output().unwrap(), String::new());
             assert_eq!(run.code, Some(0), "{errno}, {umask}: {run:?}");
             assert_whole(scratch.path(), "dst", &format!("{errno}, umask {umask}"));
-            fs::remove_dir_all(scratch.path().join("dst")).unwrap();
+            remove_tree(&scratch.path().join("dst"));
         }
     }
 }
