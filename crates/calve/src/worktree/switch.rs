@@ -33,10 +33,13 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs;
 use rustix::io::Errno;
+use rustix::process::geteuid;
 
 use super::{Worktree, shown};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::reflink::meta::Meta;
 use crate::report::{SkipReason, Skipped};
 use crate::store::at::open_at;
 use crate::store::bring::plan::{self, Changes, LeftToUndo, Moves, Times, Trees};
@@ -168,8 +171,6 @@ impl Worktree {
         worked().map_err(|error| this.gone_or(error))
     }
 
-    /// The lock is taken before anything in the tree is looked at: a drop that has it may have taken
-    /// the folder away, and may bring it back.
     /// Keeps every other process from switching or dropping the worktree.
     ///
     /// # Errors
@@ -190,6 +191,8 @@ impl Worktree {
         })
     }
 
+    /// The lock is taken before anything in the tree is looked at: a drop that has it may have taken
+    /// the folder away, and may bring it back.
     fn lock(&self, operation: &Running) -> Result<locks::Guard, Error> {
         self.store.must_be_writable(Operation::SwitchWorktreeOf)?;
         let alone = self.lock_for(Operation::SwitchWorktree, operation)?;
@@ -275,7 +278,7 @@ impl Worktree {
             moves: &moves,
             is_private: false,
         };
-        self.must_take_changes(&root, &moves)?;
+        self.must_take_changes(&root, &moves, undo)?;
         let staged = bring.stage(operation)?;
         self.connect_staged(&staged, operation)?;
         if let Some(local) = &known.local {
@@ -340,20 +343,28 @@ impl Worktree {
         self.store.catalog().manifest_like(id, &object, like).map(Some)
     }
 
-    /// Fails if a folder whose entries are to change is in a read-only subvolume or mount, or is
-    /// immutable. If that were met on the way, half a switch would be left.
-    fn must_take_changes(&self, root: &OwnedFd, moves: &Moves) -> Result<(), Error> {
+    /// Fails if a folder whose entries are to change is in a read-only subvolume or mount, is
+    /// immutable, or is another user's. If that were met on the way, half a switch would be left.
+    fn must_take_changes(
+        &self,
+        root: &OwnedFd,
+        moves: &Moves,
+        undo: Option<&Undo>,
+    ) -> Result<(), Error> {
         let mended = moves.mend.keys().filter(|path| moves.by_hand.contains(*path));
         let changed = moves.put.keys().chain(&moves.remove).chain(&moves.conflicts);
-        let changed = changed.chain(&moves.linked).chain(mended);
+        let back = undo.into_iter().flat_map(|it| it.record.deleted.iter().chain(&it.aside.files));
+        let changed = changed.chain(&moves.linked).chain(mended).chain(back);
         let folders: BTreeSet<&Path> = changed.filter_map(|path| path.parent()).collect();
         for folder in folders {
-            let refused = match open_at(root, folder) {
-                Ok(dir) => ask_to_write(&dir, c".").err(),
-                // It is made, or the switch itself meets the same error.
-                Err(_) => None,
-            };
-            if let Some(errno @ (Errno::ROFS | Errno::PERM)) = refused {
+            // If it is not there, it is made; the switch itself meets any other error.
+            let Ok(dir) = open_at(root, folder) else { continue };
+            let Err(errno) = ask_to_write(&dir, c".") else { continue };
+            // calve gives folders of this user another mode for a while.
+            let is_other = || Ok::<_, Errno>(Meta::of(&fs::fstat(&dir)?).uid != geteuid().as_raw());
+            if matches!(errno, Errno::ROFS | Errno::PERM)
+                || errno == Errno::ACCESS && is_other().unwrap_or(true)
+            {
                 return Err(Error::io(Operation::Write, self.path.join(folder), errno));
             }
         }

@@ -562,6 +562,30 @@ fn a_reset_that_was_cut_short_as_it_moved_things_aside_is_undone_with_nothing_lo
 }
 
 #[test]
+fn an_undo_that_a_folder_refuses_is_refused_as_a_whole_and_names_it() {
+    let test = "an_undo_that_a_folder_refuses_is_refused_as_a_whole_and_names_it";
+    let desk = Desk::small();
+    let one = desk.worktree("one");
+    for path in ["README", "docs/guide/new.md", "src/main.rs"] {
+        put(one.path(), path, "by hand\n");
+    }
+    let before = content(one.path());
+    one.reset(&options()).unwrap();
+    let reset = content(one.path());
+    // What comes back is a new file here, so the way to the snapshot changes nothing in it.
+    let refuses = one.path().join("docs/guide");
+    let Some(flag) = Immutable::new(&refuses) else {
+        return not_run(test, "no file can be made immutable here");
+    };
+    let error = fails(one.undo(&options()), ErrorKind::PermissionDenied);
+    assert_eq!(error.path(), refuses);
+    assert_same(&reset, &content(one.path()), "refused");
+    drop(flag);
+    one.undo(&options()).unwrap();
+    assert_same(&before, &content(one.path()), "undone");
+}
+
+#[test]
 fn a_forced_switch_that_was_cut_short_is_brought_to_an_end_and_undone_with_nothing_lost() {
     let test =
         "a_forced_switch_that_was_cut_short_is_brought_to_an_end_and_undone_with_nothing_lost";
