@@ -337,6 +337,7 @@ mod tests {
         Forbidden,
         Moved,
         MovedInCircles,
+        MovedToFile,
         Failing,
     }
 
@@ -417,6 +418,10 @@ mod tests {
             (How::MovedInCircles, _) => {
                 write!(head, "HTTP/1.1 302 Found\r\nLocation: {path}\r\n").unwrap();
             }
+            (How::MovedToFile, _) => {
+                let to = Url::from_file_path(root.join(inside)).unwrap();
+                write!(head, "HTTP/1.1 302 Found\r\nLocation: {to}\r\n").unwrap();
+            }
             (How::Forbidden, _) => head += "HTTP/1.1 403 Forbidden\r\n",
             (How::Failing, _) => head += "HTTP/1.1 500 Internal Server Error\r\n",
             (_, Err(_)) => head += "HTTP/1.1 404 Not Found\r\n",
@@ -491,6 +496,7 @@ mod tests {
             (How::NoContentRange, Err((Other, "Content-Range")), Ok(())),
             (How::Forbidden, Err((PermissionDenied, "403")), Err((PermissionDenied, "403"))),
             (How::MovedInCircles, Err((Other, "redirect")), Err((Other, "redirect"))),
+            (How::MovedToFile, Err((Other, "302")), Err((Other, "302"))),
             (How::Failing, Err((Other, "500")), Err((Other, "500"))),
         ] {
             let source = Server::new(folder.path(), how).source();

@@ -381,6 +381,11 @@ mod tests {
             let error = decode_part(BlobId::of(&part), &part, |_| Ok(())).unwrap_err();
             assert!(error.to_string().contains(why), "{error}");
         }
+        // A frame that asks for a window of 2 GiB, which is memory before any byte is there.
+        let frame = [0x28, 0xb5, 0x2f, 0xfd, 0, 21 << 3, 1, 0, 0];
+        let part = [&PART_MAGIC[..], &frame].concat();
+        let error = decode_part(BlobId::of(&part), &part, |_| Ok(())).unwrap_err();
+        assert!(error.to_string().contains("too much memory"), "{error}");
     }
 
     #[test]
