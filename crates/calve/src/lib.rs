@@ -52,7 +52,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //! `examples/site_packages.rs` is a program of this kind, and the [guide for linkers] says when to
-//! use which mode.
+//! use which mode. `clone_list` makes a tree of files that are anywhere, such as a store with a file
+//! for each content.
 //!
 //! # Snapshots and worktrees
 //! On Unix, with the feature `store`, a *store* keeps *snapshots* of a project, each content once,
@@ -167,7 +168,7 @@
 //!   reach: a folder.
 //! * `cloud`: the same in buckets of S3, Google Cloud Storage and Azure. 130 packages more.
 //!
-//! Without the feature `store` the crate is the linker alone: [`clone_tree`],
+//! Without the feature `store` the crate is the linker alone: [`clone_tree`], `clone_list`,
 //! [`clonefile_or_copy`] and the other functions for one file. Then it needs no C compiler, and
 //! depends on 18 crates on Linux:
 //! ```toml
@@ -228,6 +229,8 @@ pub use store::{
 };
 pub use tree::cost::{CopyCost, must_copy, never_shares_blocks};
 pub use tree::{CloneMode, CloneOptions, Existing, GitIndex, Reflink, clone_tree};
+#[cfg(unix)]
+pub use tree::{TreeEntry, clone_list};
 #[cfg(all(unix, feature = "store"))]
 pub use worktree::{
     Change, ChangeKind, ChangeScope, Diff, DiskUsage, DropOptions, DroppedWorktree, FileDiff,

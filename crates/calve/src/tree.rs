@@ -11,6 +11,9 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+#[cfg(unix)]
+pub use list::TreeEntry;
+
 use crate::error::{Error, ErrorKind, Operation};
 use crate::report::{Cancel, CloneReport, Progress};
 
@@ -34,6 +37,8 @@ pub(crate) mod filter;
 pub(crate) mod git_index;
 #[cfg(unix)]
 pub(crate) mod links;
+#[cfg(unix)]
+pub(crate) mod list;
 #[cfg(unix)]
 pub(crate) mod listing;
 #[cfg(unix)]
@@ -387,6 +392,57 @@ pub fn clone_tree<S: AsRef<Path>, D: AsRef<Path>>(
     return run::clone_tree(source.as_ref(), &destinations, options, &|_, _, _| Ok(()));
     #[cfg(not(unix))]
     run::clone_tree(source.as_ref(), &destinations, options)
+}
+
+/// Makes the tree that `entries` list at every one of `destinations`: the packages of a manager
+/// whose store has each content in a file of its own.
+/// ```
+/// use calve::{CloneOptions, TreeEntry, clone_list};
+///
+/// # let desk = tempfile::tempdir()?;
+/// # std::env::set_current_dir(&desk)?;
+/// # std::fs::create_dir("store")?;
+/// # for name in ["3f", "a9"] {
+/// #     std::fs::write(format!("store/{name}"), name)?;
+/// # }
+/// let package = [
+///     TreeEntry::file("index.js", "store/3f"),
+///     TreeEntry::file("bin/tool", "store/a9").mode(0o755),
+///     TreeEntry::symlink("tool", "bin/tool"),
+/// ];
+/// let report = clone_list(package, &["node_modules"], &CloneOptions::new())?;
+/// assert_eq!(report.destinations[0].files, 2);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+/// Everything that [`clone_tree`] says of destinations, options and reports is true here, but:
+/// * Each file is a clone, a copy or a link of its own. Two entries may have one file; they are no
+///   hard links of each other, unless [`CloneMode::Hardlink`] makes both links to that file.
+/// * A listed file must be a regular one; the last part of its path is not followed as a link.
+/// * Directories get the mode of their entry, or 0755, the time of the call, and the process's user
+///   and group.
+/// * [`CloneOptions::gitignore`] and [`CloneOptions::git_index`] have no effect: the list has what
+///   the caller wants.
+/// * [`CloneReport::source`] is empty. A message names the file of the list.
+///
+/// # Errors
+/// Those of [`clone_tree`], and before anything is made: an entry leads out of the tree
+/// ([`InvalidName`](crate::ErrorKind::InvalidName)); two entries have one path, or one has another
+/// one below it and is no directory ([`Conflict`](crate::ErrorKind::Conflict)); a destination that
+/// is to be replaced holds a listed file ([`Overlap`](crate::ErrorKind::Overlap)). A directory may
+/// be listed twice: the last mode counts. If a listed file is missing, the error is
+/// [`SourceNotFound`](crate::ErrorKind::SourceNotFound) and names it. What is left behind is what
+/// [`clone_tree`] leaves.
+///
+/// # Platforms
+/// Unix only, so far.
+#[cfg(unix)]
+pub fn clone_list<D: AsRef<Path>>(
+    entries: impl IntoIterator<Item = TreeEntry>,
+    destinations: &[D],
+    options: &CloneOptions,
+) -> Result<CloneReport, Error> {
+    let destinations: Vec<&Path> = destinations.iter().map(AsRef::as_ref).collect();
+    run::clone_list(entries.into_iter(), &destinations, options)
 }
 
 /// Changes a destination's stage before the stage is published. The arguments are the destination's

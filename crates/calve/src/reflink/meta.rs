@@ -149,6 +149,11 @@ impl Meta {
         Self { mode, ..self }
     }
 
+    /// The same, but with other permission bits.
+    pub(crate) fn with_permissions(self, permissions: u32) -> Self {
+        Self { mode: self.mode & !0o7777 | permissions, ..self }
+    }
+
     /// The permissions of an entry whose ACL stays behind.
     fn without_acl(self, acl: &[u8]) -> Self {
         match group_rights(acl) {
@@ -348,6 +353,12 @@ impl Attrs {
             SystemCall::RemoveAttribute.if_available(xattr::fremovexattr(file, name))?;
         }
         Ok(())
+    }
+
+    /// All but the ACLs, if there is more.
+    pub(crate) fn without_acls(mut self: Box<Self>) -> Option<Box<Self>> {
+        self.found.retain(|(name, _)| *name != *ACL_ACCESS && *name != *ACL_DEFAULT);
+        (self.unlisted || !self.found.is_empty()).then_some(self)
     }
 
     /// Names and values, sorted by name.

@@ -75,7 +75,7 @@ impl<S: Source> Op<'_, S> {
             let index = round * self.budget.jobs + thread.index;
             Worker::new(self, Thread { index, ..thread })
         };
-        let workers = self.queue.run((S::OPERATION, self.source), tasks, start, Worker::work)?;
+        let workers = self.queue.run((S::OPERATION, self.shown()), tasks, start, Worker::work)?;
         let mut tallies = lock(&self.tallies);
         for worker in &workers {
             for (sum, own) in tallies.iter_mut().zip(&worker.tallies) {
@@ -107,6 +107,8 @@ pub(crate) struct Worker<'a, 'b, S: Source> {
     /// For each destination: whether this thread has made its directory in the stage.
     pub(super) stage_dirs: Vec<bool>,
     pub(super) staged: u64,
+    /// How often this thread waited for a lease.
+    pub(super) lease_pauses: u32,
     /// Names in the directory that the thread is reading which calve links later.
     pub(super) further: Vec<Name<Dir<S>>>,
 }
@@ -130,6 +132,7 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
             taken_back: vec![DestinationReport::default(); op.dests.len()],
             stage_dirs: vec![false; op.dests.len()],
             staged: 0,
+            lease_pauses: 0,
             further: Vec::new(),
         }
     }

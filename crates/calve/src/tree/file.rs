@@ -7,6 +7,7 @@
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -179,13 +180,8 @@ impl<'l> Worker<'_, '_, Live<'l>> {
         for _ in 0..3 {
             let changed = match kind {
                 FileType::RegularFile => {
-                    let linking = !self.op.dests.is_empty()
-                        && matches!(self.op.options.mode, CloneMode::Hardlink | CloneMode::Symlink);
-                    let unlinked = match linking {
-                        true if mutable => Some(vec![Some(Because::Mutable); self.op.dests.len()]),
-                        true => Some(self.link(node, handles, &name)?),
-                        false => None,
-                    };
+                    let entry = Named { name: &name, kind, number: 0 };
+                    let unlinked = self.unlinked(node, handles, entry, mutable)?;
                     match self.create(node, handles, &name, unlinked.as_deref())? {
                         Created::Job(job) => return Ok(Some(job)),
                         Created::Done => return Ok(None),
@@ -242,9 +238,7 @@ impl<'l> Worker<'_, '_, Live<'l>> {
         let Some(mut job) = self.open_file(node, handles, name)? else {
             return Ok(Created::Changed);
         };
-        if op.dests.is_empty() {
-            self.tallies[0].files += 1;
-            op.operation.files_done(1);
+        if self.counts_only() {
             return Ok(Created::Done);
         }
         // calve does not link the file's other names to it in two cases: it is a link to the source
@@ -259,8 +253,8 @@ impl<'l> Worker<'_, '_, Live<'l>> {
                 None => return Ok(Created::Done),
             }
         }
-        if unlinked.is_some() {
-            job.outs = self.create_outs(node, handles, &job, unlinked)?;
+        if let Some(unlinked) = unlinked {
+            self.create_unlinked(node, handles, &mut job, unlinked)?;
         }
         // Without links, `create_batch` creates the file together with its batch.
         Ok(Created::Job(job))
@@ -275,8 +269,58 @@ impl<'l> Worker<'_, '_, Live<'l>> {
     ) -> Result<Option<Job<Live<'l>>>, Error> {
         let op = self.op;
         let path = || op.source_path(node, name);
+        let source = handles.source().as_fd();
+        let Some((source, mut meta)) = self.open_regular(source, name, path)? else {
+            return Ok(None);
+        };
+        if !op.options.xattrs && !op.dests.is_empty() {
+            meta = meta.leaving_acl(&source).context(Operation::ReadAttributes, path)?;
+        }
+        let entry = Named { name, kind: FileType::RegularFile, number: 0 };
+        Ok(Some(Job::new(entry, Some((source, meta)), meta)))
+    }
+}
+
+impl<S: Source> Worker<'_, '_, S> {
+    /// In the link modes: links the file where that is allowed, and says where it is no link.
+    pub(super) fn unlinked(
+        &mut self,
+        node: &Arc<Node<S>>,
+        handles: &Arc<Handles>,
+        entry: Named<'_>,
+        mutable: bool,
+    ) -> Result<Option<Unlinked>, Error> {
+        match mutable {
+            _ if !self.links() => Ok(None),
+            true => Ok(Some(vec![Some(Because::Mutable); self.op.dests.len()])),
+            false => self.link(node, handles, entry).map(Some),
+        }
+    }
+
+    /// Whether calve makes links.
+    pub(super) fn links(&self) -> bool {
+        !self.op.dests.is_empty()
+            && matches!(self.op.options.mode, CloneMode::Hardlink | CloneMode::Symlink)
+    }
+
+    /// In a dry run: counts a file, and returns `true`.
+    pub(super) fn counts_only(&mut self) -> bool {
+        if self.op.dests.is_empty() {
+            self.tallies[0].files += 1;
+            self.op.operation.files_done(1);
+        }
+        self.op.dests.is_empty()
+    }
+
+    /// Opens a regular file of the source. `None` if it is gone, or is no regular file.
+    pub(super) fn open_regular(
+        &mut self,
+        dir: BorrowedFd<'_>,
+        name: &CStr,
+        path: impl Fn() -> PathBuf,
+    ) -> Result<Option<(OwnedFd, Meta)>, Error> {
         let opened = loop {
-            match fs::openat(handles.source(), name, SOURCE_FLAGS, Mode::empty()) {
+            match fs::openat(dir, name, SOURCE_FLAGS, Mode::empty()) {
                 Err(Errno::AGAIN) if self.waits_for_lease()? => {}
                 opened => break opened,
             }
@@ -286,15 +330,8 @@ impl<'l> Worker<'_, '_, Live<'l>> {
             Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => return Ok(None),
             Err(errno) => return Err(Error::io(Operation::Open, path(), errno)),
         };
-        let mut meta = Meta::of(&fs::fstat(&source).context(Operation::Read, path)?);
-        if meta.file_type() != FileType::RegularFile {
-            return Ok(None);
-        }
-        if !op.options.xattrs && !op.dests.is_empty() {
-            meta = meta.leaving_acl(&source).context(Operation::ReadAttributes, path)?;
-        }
-        let entry = Named { name, kind: FileType::RegularFile, number: 0 };
-        Ok(Some(Job::new(entry, Some((source, meta)), meta)))
+        let meta = Meta::of(&fs::fstat(&source).context(Operation::Read, path)?);
+        Ok((meta.file_type() == FileType::RegularFile).then_some((source, meta)))
     }
 
     /// Waits a moment for a process that has a lease on a file (Samba and NFS servers take leases).
@@ -303,12 +340,10 @@ impl<'l> Worker<'_, '_, Live<'l>> {
     fn waits_for_lease(&mut self) -> Result<bool, Error> {
         self.op.check()?;
         std::thread::sleep(LEASE_PAUSE);
-        self.own.lease_pauses += 1;
-        Ok(LEASE_PAUSE * self.own.lease_pauses < LEASES_MOST)
+        self.lease_pauses += 1;
+        Ok(LEASE_PAUSE * self.lease_pauses < LEASES_MOST)
     }
-}
 
-impl<S: Source> Worker<'_, '_, S> {
     /// Makes a further name of a file a separate file, at the destinations where it cannot be
     /// linked. `is_another`: it turned out to be another file.
     pub(super) fn file_apart(
@@ -370,19 +405,21 @@ impl<S: Source> Worker<'_, '_, S> {
         Ok(())
     }
 
-    fn create_outs(
+    /// Creates the file where it is no link.
+    pub(super) fn create_unlinked(
         &mut self,
         node: &Arc<Node<S>>,
         handles: &Arc<Handles>,
-        job: &Job<S>,
-        unlinked: Option<&[Option<Because>]>,
-    ) -> Result<Vec<Out>, Error> {
-        (0..self.op.dests.len())
-            .map(|dest| match unlinked.map(|unlinked| unlinked[dest]) {
-                Some(None) => Ok(Out::DONE),
-                because => self.begin_out(dest, node, handles, job, because.flatten()),
-            })
-            .collect()
+        job: &mut Job<S>,
+        unlinked: &[Option<Because>],
+    ) -> Result<(), Error> {
+        for (dest, because) in unlinked.iter().enumerate() {
+            job.outs.push(match because {
+                None => Out::DONE,
+                because => self.begin_out(dest, node, handles, job, *because)?,
+            });
+        }
+        Ok(())
     }
 
     /// Creates the file at one destination, unless the destination keeps an entry of that name.

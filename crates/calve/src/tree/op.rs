@@ -6,12 +6,12 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Instant;
 
 use rustix::fs;
 
 use super::aside::Aside;
 use super::budget::Budget;
-use super::filter::Filter;
 use super::links::{Further, Links};
 use super::names::Placed;
 use super::node::{Handles, OpenDirs};
@@ -20,14 +20,14 @@ use super::running::Running;
 use super::sharing::Sharing;
 use super::source::Source;
 use super::staging::Stage;
-use super::tally::Finding;
+use super::tally::{self, Finding};
 use super::targets::Target;
 use super::verdicts::Verdicts;
 use super::{CloneOptions, Existing, OWN};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::filesystem::Filesystem;
 use crate::reflink::meta::{Attrs, Meta};
-use crate::report::{DestinationReport, SkipReason, Skipped};
+use crate::report::{CloneReport, DestinationReport, SkipReason, Skipped};
 
 /// One destination of the walk.
 #[derive(Debug)]
@@ -72,17 +72,40 @@ impl Dest {
 
 /// The caller's wishes, and how calve found the source and the destinations.
 pub(super) struct Call<'a> {
+    /// Empty for a list.
     pub(super) source: &'a Path,
-    /// The source's absolute path, for symbolic links to it.
-    pub(super) absolute: PathBuf,
+    /// The root's metadata.
     pub(super) meta: Meta,
-    pub(super) filter: Filter,
     pub(super) options: &'a CloneOptions,
     pub(super) operation: Running,
     pub(super) targets: Vec<Target>,
 }
 
 impl Call<'_> {
+    /// The operation's engine.
+    pub(super) fn op<S: Source>(&self, from: S, dests: Vec<Dest>) -> Result<Op<'_, S>, Error> {
+        Op::new(from, self.source, self.options, &self.operation, dests)
+    }
+
+    /// Reports that have no counts yet.
+    pub(super) fn reports(&self) -> Vec<DestinationReport> {
+        let targets = self.targets.iter();
+        tally::reports(targets.map(|target| (&*target.path, self.skips(target))))
+    }
+
+    /// Whether something is to be made.
+    pub(super) fn begins(&self) -> bool {
+        !self.options.dry_run && !self.targets.iter().all(|target| self.skips(target))
+    }
+
+    pub(super) fn finish(
+        &self,
+        start: Instant,
+        destinations: Vec<DestinationReport>,
+    ) -> CloneReport {
+        CloneReport { source: self.source.to_owned(), destinations, elapsed: start.elapsed() }
+    }
+
     /// Whether a destination stays as it is.
     pub(super) fn skips(&self, target: &Target) -> bool {
         self.options.existing == Existing::Skip && target.existing.is_some()
@@ -206,7 +229,9 @@ impl<'a, S: Source> Op<'a, S> {
         operation: &Running,
         dests: Vec<Dest>,
     ) -> Result<Self, Error> {
-        let budget = Budget::new(S::SIDES + dests.len(), 1 + dests.len(), operation.jobs());
+        // A dry run of a list opens no directory.
+        let sides = (S::SIDES + dests.len()).max(1);
+        let budget = Budget::new(sides, 1 + dests.len(), operation.jobs());
         let budget = budget.context(S::OPERATION, || source)?;
         let operation = operation.with_jobs(budget.jobs);
         let halves = Halves { first_most: (budget.jobs / 2).max(1), held_most: budget.files };
@@ -244,7 +269,7 @@ impl<'a, S: Source> Op<'a, S> {
     }
 
     pub(super) fn cancelled(&self) -> Error {
-        pool::cancelled(S::OPERATION, self.source)
+        pool::cancelled(S::OPERATION, self.shown())
     }
 
     /// Notes an entry that did not arrive complete, at one destination or at all of them.
@@ -268,7 +293,16 @@ impl<'a, S: Source> Op<'a, S> {
     }
 
     pub(super) fn source_path(&self, node: &Node<S>, name: &CStr) -> PathBuf {
-        self.source.join(node.path_of(name))
+        S::path_of(self, node, name)
+    }
+
+    /// The tree in messages about all of it.
+    pub(super) fn shown(&self) -> &Path {
+        match &*self.dests {
+            // A list has no path.
+            [first, ..] if self.source.as_os_str().is_empty() => &first.path,
+            _ => self.source,
+        }
     }
 
     /// The error for two entries of the source that the destination of a merge takes for one.

@@ -18,14 +18,14 @@ use rustix::io::Errno;
 use super::aside::{self, Aside, Met, Roots};
 use super::excluded::Excluded;
 use super::filter::Filter;
+use super::list::{List, TreeEntry};
 use super::node::Handles;
 use super::op::{Call, Dest, DestState, Op};
 use super::pool::lock;
 use super::removal;
 use super::running::Running;
-use super::source::Opened;
+use super::source::{Opened, Source};
 use super::staging::{self, Stage};
-use super::tally::Finding;
 use super::targets::{Outer, Target, is_inside, look_at};
 use super::walk::Live;
 use super::{
@@ -33,7 +33,8 @@ use super::{
     tally,
 };
 use crate::error::{Context as _, Error, ErrorKind, Operation};
-use crate::reflink::imp::DIR_FLAGS;
+use crate::reflink::filesystem::Filesystems;
+use crate::reflink::imp::{DIR_FLAGS, LOOK_FLAGS};
 use crate::reflink::meta::{self, Meta};
 use crate::reflink::refusal::SystemCall;
 use crate::reflink::sys;
@@ -76,55 +77,136 @@ pub(super) fn clone_tree(
     dress: Dress<'_>,
 ) -> Result<CloneReport, Error> {
     let start = Instant::now();
-    let operation = Running::new(options.jobs, &options.cancel, &options.progress);
-    let operation = match options.reflink {
-        Reflink::Always => operation.with_patience(PATIENCE_ALWAYS),
-        _ => operation,
-    };
+    let operation = running(options);
     let filter = Filter::new(options)?;
     let root = open_source(source)?;
     let meta = Meta::of(&fs::fstat(&root).context(Operation::Read, || source)?);
     let absolute = std::fs::canonicalize(source).context(Operation::Resolve, || source)?;
     let filesystems = Arc::clone(operation.filesystems());
-    let targets = look_at(dests, (&root, &meta, source), options.existing, &filesystems)?;
-    let call = Call { source, absolute, meta, filter, options, operation, targets };
-    let (targets, skips) = (&call.targets, |target: &Target| call.skips(target));
-    let mut reports = tally::reports(targets.iter().map(|target| (&*target.path, skips(target))));
-    for (target, report) in targets.iter().zip(&mut reports) {
+    let targets = look_at(dests, Some((&root, &meta, source)), options.existing, &filesystems)?;
+    let call = Call { source, meta, options, operation, targets };
+    let mut reports = call.reports();
+    for (target, report) in call.targets.iter().zip(&mut reports) {
         let source = Outer { id: call.meta.id(), folder: &root, name: c"" };
         // What is not known is not claimed. The walk leaves a destination out in any case.
         report.inside_source = is_inside(&target.parent, &source, &filesystems).unwrap_or(false);
     }
-    let finish = |destinations| {
-        Ok(CloneReport { source: source.to_owned(), destinations, elapsed: start.elapsed() })
-    };
-    if targets.iter().all(skips) && !options.dry_run {
-        return finish(reports);
-    }
-    if options.dry_run {
-        let (counts, found) = count(&call, root)?;
-        for (target, report) in targets.iter().zip(&mut reports) {
-            if !skips(target) {
-                tally::write(report, counts.clone(), &found, None);
-            }
-        }
-        return finish(reports);
-    }
-    for target in targets {
-        staging::sweep(&target.parent);
-    }
-    if let Some(stages) = snapshots(&call, &root)? {
+    sweep(&call);
+    if call.begins()
+        && let Some(stages) = snapshots(&call, &filter, &absolute, &root)?
+    {
         publish(&call, stages, dress)?;
-        for (target, report) in targets.iter().zip(&mut reports) {
-            if !skips(target) {
+        for (target, report) in call.targets.iter().zip(&mut reports) {
+            if !call.skips(target) {
                 report.method = Method::Snapshot;
             }
         }
-        return finish(reports);
+        return Ok(call.finish(start, reports));
     }
-    let made = prepare(&call)?;
-    walk_and_publish(&call, root, made, &mut reports, dress)?;
-    finish(reports)
+    let mut excluded = existing(&call);
+    let from = |places: &Places| {
+        for (root, dest) in places.roots.iter().zip(&places.dests) {
+            if dest.merge_stage.is_some() {
+                let meta = Meta::of(&fs::fstat(root).context(Operation::Read, || &dest.path)?);
+                excluded.add(root, &meta, &filesystems);
+            }
+        }
+        let repositories = Mutex::default();
+        let live = Live { filter: &filter, absolute: &absolute, excluded, repositories };
+        let root = Opened::live(options, root, meta, None);
+        Ok((live, root.context(Operation::ReadAttributes, || source)?))
+    };
+    make(&call, from, &mut reports, dress)?;
+    Ok(call.finish(start, reports))
+}
+
+pub(super) fn clone_list(
+    entries: impl Iterator<Item = TreeEntry>,
+    dests: &[&Path],
+    options: &CloneOptions,
+) -> Result<CloneReport, Error> {
+    let start = Instant::now();
+    let operation = running(options);
+    let list = List::new(entries, &Filter::new(options)?)?;
+    let filesystems = Arc::clone(operation.filesystems());
+    let targets = look_at(dests, None, options.existing, &filesystems)?;
+    if options.existing == Existing::Replace {
+        holds_none_of(&list, &targets, &filesystems)?;
+    }
+    let meta = list.root().meta;
+    let call = Call { source: Path::new(""), meta, options, operation, targets };
+    let mut reports = call.reports();
+    sweep(&call);
+    let root = list.root();
+    make(&call, |_| Ok((list, root)), &mut reports, &|_, _, _| Ok(()))?;
+    Ok(call.finish(start, reports))
+}
+
+/// Fails if a destination that is to be replaced holds a file of the list.
+fn holds_none_of(list: &List, targets: &[Target], filesystems: &Filesystems) -> Result<(), Error> {
+    if targets.iter().all(|target| target.existing.is_none()) {
+        return Ok(());
+    }
+    for folder in list.origins() {
+        let flags = LOOK_FLAGS;
+        // If there is none, its file says so.
+        let Ok(dir) = fs::open(&folder, flags, Permissions::empty()) else { continue };
+        for target in targets {
+            if target.holds(&dir, filesystems)? {
+                let why = "the destination to be replaced holds files of the list";
+                let cause = io::Error::new(io::ErrorKind::InvalidInput, why);
+                let error = Error::new(ErrorKind::Overlap, Operation::Clone, folder, cause);
+                return Err(error.with_other(&target.path));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Removes what a killed process left beside the destinations.
+fn sweep(call: &Call<'_>) {
+    if call.begins() {
+        for target in &call.targets {
+            staging::sweep(&target.parent);
+        }
+    }
+}
+
+fn running(options: &CloneOptions) -> Running {
+    let operation = Running::new(options.jobs, &options.cancel, &options.progress);
+    match options.reflink {
+        Reflink::Always => operation.with_patience(PATIENCE_ALWAYS),
+        _ => operation,
+    }
+}
+
+/// Makes the tree at all destinations, or counts it. `from` is the source with its root, for the
+/// places in which the tree is made.
+fn make<S: Ready>(
+    call: &Call<'_>,
+    from: impl FnOnce(&Places) -> Result<(S, Opened<S>), Error>,
+    reports: &mut [DestinationReport],
+    dress: Dress<'_>,
+) -> Result<(), Error> {
+    if call.options.dry_run {
+        let (from, root) = from(&Places::default())?;
+        let op = call.op(from, Vec::new())?;
+        op.run(root, Vec::new(), Vec::new())?;
+        let (_, tallies, found) = op.into_findings();
+        let mut counts = tallies.into_iter().next().unwrap_or_default();
+        counts.directories += 1;
+        for (target, report) in call.targets.iter().zip(reports) {
+            if !call.skips(target) {
+                tally::write(report, counts.clone(), &found, None);
+            }
+        }
+        return Ok(());
+    }
+    if !call.begins() {
+        return Ok(());
+    }
+    let places = Places::of(call, prepare(call)?)?;
+    walk_and_publish(call, places, from, reports, dress)
 }
 
 fn open_source(source: &Path) -> Result<OwnedFd, Error> {
@@ -140,8 +222,13 @@ fn open_source(source: &Path) -> Result<OwnedFd, Error> {
 
 /// Makes a snapshot of the subvolume for every destination, if the result is the same as the
 /// walk's. `None`: calve has to walk.
-fn snapshots(call: &Call<'_>, root: &OwnedFd) -> Result<Option<Vec<Option<Stage>>>, Error> {
-    let Call { absolute, meta, filter, options, targets, .. } = call;
+fn snapshots(
+    call: &Call<'_>,
+    filter: &Filter,
+    absolute: &Path,
+    root: &OwnedFd,
+) -> Result<Option<Vec<Option<Stage>>>, Error> {
+    let Call { meta, options, targets, .. } = call;
     let plain = options.mode == CloneMode::Clone
         && options.reflink != Reflink::Never
         && !options.existing.merges()
@@ -255,68 +342,100 @@ fn stage_merge(target: &Target) -> Result<Option<Stage>, Error> {
     Ok((!folds).then_some(stage))
 }
 
-fn walk_and_publish(
+/// The places in which the engine makes the tree.
+#[derive(Default)]
+struct Places {
+    stages: Vec<Option<Stage>>,
+    /// For each place: the index of its destination.
+    indices: Vec<usize>,
+    dests: Vec<Dest>,
+    roots: Vec<OwnedFd>,
+    states: Vec<DestState>,
+    asides: Vec<Arc<Aside>>,
+    /// Declared after the stages inside these folders, so that they are dropped after those.
+    new_roots: Vec<NewRoot>,
+}
+
+impl Places {
+    fn of(call: &Call<'_>, made: Vec<Made>) -> Result<Self, Error> {
+        let asides = call.targets.iter().map(|_| Arc::default()).collect();
+        let mut places = Self { asides, ..Self::default() };
+        for (index, (target, made)) in call.targets.iter().zip(made).enumerate() {
+            let path = || target.path.clone();
+            let (dir, new, merge_stage) = match made {
+                Made::Skipped => {
+                    places.stages.push(None);
+                    continue;
+                }
+                Made::Staged(stage) => {
+                    // The walk leaves out stages by their names.
+                    let dir = stage.dir().try_clone().context(Operation::Stage, path)?;
+                    places.stages.push(Some(stage));
+                    (dir, true, None)
+                }
+                Made::Merging { root, new } => {
+                    let inside = root.try_clone().context(Operation::Stage, path)?;
+                    let made = new.is_some();
+                    places.new_roots.extend(new);
+                    let stage = Stage::empty(inside, &target.path);
+                    places.stages.push(None);
+                    (root, made, Some(stage.context(Operation::StageIn, path)?))
+                }
+            };
+            let folds = match &merge_stage {
+                Some(stage) => names::may_be_one(stage.dir()).context(Operation::StageIn, path)?,
+                None => false,
+            };
+            // A merge into a destination that does not exist makes it aside.
+            let aside = call.options.existing.merges() && merge_stage.is_none();
+            places.states.push(match aside {
+                true => DestState::aside(&places.asides[index]),
+                false => DestState::of(new, false, folds),
+            });
+            places.indices.push(index);
+            places.dests.push(Dest::new(path(), merge_stage));
+            places.roots.push(dir);
+        }
+        Ok(places)
+    }
+}
+
+/// A source whose git indexes can be made ready in its clones.
+trait Ready: Source {
+    /// Rewrites the git indexes of each destination, if the caller wants that. Returns the number
+    /// of rewritten entries.
+    fn ready_for_git(
+        _op: &Op<'_, Self>,
+        _roots: &Handles,
+        _before_walk: listing::Time,
+        _merged_since: Option<listing::Time>,
+    ) -> Vec<u64> {
+        Vec::new()
+    }
+}
+
+impl Ready for List {}
+
+fn walk_and_publish<S: Ready>(
     call: &Call<'_>,
-    root: OwnedFd,
-    made: Vec<Made>,
+    mut places: Places,
+    from: impl FnOnce(&Places) -> Result<(S, Opened<S>), Error>,
     reports: &mut [DestinationReport],
     dress: Dress<'_>,
 ) -> Result<(), Error> {
     let Call { source, meta, options, targets, .. } = call;
-    let mut excluded = existing(call);
-    let filesystems = call.operation.filesystems();
-    // Declared before the stages inside these folders, so that they are dropped after those.
-    let mut new_roots = Vec::new();
-    // For each destination of the walk: its index among the operation's destinations.
-    let mut indices = Vec::new();
-    let (mut dests, mut roots, mut states) = (Vec::new(), Vec::new(), Vec::new());
-    let mut stages: Vec<Option<Stage>> = Vec::new();
-    let asides: Vec<Arc<Aside>> = targets.iter().map(|_| Arc::default()).collect();
-    for (index, (target, made)) in targets.iter().zip(made).enumerate() {
-        let path = || target.path.clone();
-        let (dir, new, merge_stage) = match made {
-            Made::Skipped => {
-                stages.push(None);
-                continue;
-            }
-            Made::Staged(stage) => {
-                // The walk leaves out stages by their names.
-                let dir = stage.dir().try_clone().context(Operation::Stage, path)?;
-                stages.push(Some(stage));
-                (dir, true, None)
-            }
-            Made::Merging { root, new } => {
-                let meta = Meta::of(&fs::fstat(&root).context(Operation::Read, path)?);
-                excluded.add(&root, &meta, filesystems);
-                let inside = root.try_clone().context(Operation::Stage, path)?;
-                let stage = Stage::empty(inside, &target.path).context(Operation::StageIn, path)?;
-                stages.push(None);
-                let made = new.is_some();
-                new_roots.extend(new);
-                (root, made, Some(stage))
-            }
-        };
-        let merges_aside = merge_stage.is_none();
-        let folds = match &merge_stage {
-            Some(stage) => names::may_be_one(stage.dir()).context(Operation::StageIn, path)?,
-            None => false,
-        };
-        indices.push(index);
-        dests.push(Dest::new(path(), merge_stage));
-        roots.push(dir);
-        // A merge into a destination that does not exist makes it aside.
-        let aside = options.existing.merges() && merges_aside;
-        states.push(match aside {
-            true => DestState::aside(&asides[index]),
-            false => DestState::of(new, false, folds),
-        });
-    }
-    let op = new_op(call, dests, excluded)?;
+    let (from, root) = from(&places)?;
+    let (roots, states) = (std::mem::take(&mut places.roots), std::mem::take(&mut places.states));
+    let op = call.op(from, std::mem::take(&mut places.dests))?;
     let before_walk = listing::now();
     let merges = op.dests.iter().any(|dest| dest.merge_stage.is_some());
-    let merged_since = (merges && readies_indexes(options)).then(|| git_index::merge_begins(&root));
-    let result = start(&op, *meta, root, roots, states)
-        .map(|roots| (ready_for_git(&op, &roots, before_walk, merged_since), roots));
+    let merged_since = match (&root.side, merges && readies_indexes(options)) {
+        (Some(side), true) => Some(git_index::merge_begins(side)),
+        _ => None,
+    };
+    let result = op
+        .run(root, roots, states)
+        .map(|(roots, _)| (S::ready_for_git(&op, &roots, before_walk, merged_since), roots));
     let (dests, tallies, skipped) = op.into_findings();
     let (ready_entries, roots) = match result {
         Ok(ready) => ready,
@@ -328,7 +447,7 @@ fn walk_and_publish(
         }
     };
     call.operation.publishes();
-    for (place, (dest, index)) in dests.into_iter().zip(&indices).enumerate() {
+    for (place, (dest, index)) in dests.into_iter().zip(&places.indices).enumerate() {
         if let Some(stage) = dest.merge_stage {
             if options.durable {
                 staging::flush_filesystem(&roots.dests()[place])
@@ -337,7 +456,7 @@ fn walk_and_publish(
             stage.discard().context(Operation::RemoveStage, || &targets[*index].path)?;
         }
     }
-    for root in &mut new_roots {
+    for root in &mut places.new_roots {
         root.kept = true;
         // Removing the stage inside the folder changed the folder's times last.
         let times = meta.timestamps();
@@ -345,12 +464,12 @@ fn walk_and_publish(
         // If the filesystem refuses, the engine has said so.
         SystemCall::SetTimes.if_available(set).context(Operation::SetMetadata, || source)?;
     }
-    stages.iter_mut().flatten().for_each(Stage::has_its_mode);
-    let met = publish(call, stages, dress)?;
-    for (place, (index, mut tally)) in indices.iter().zip(tallies).enumerate() {
+    places.stages.iter_mut().flatten().for_each(Stage::has_its_mode);
+    let met = publish(call, std::mem::take(&mut places.stages), dress)?;
+    for (place, (index, mut tally)) in places.indices.iter().zip(tallies).enumerate() {
         let report = &mut reports[*index];
         let mut taken_back = DestinationReport::default();
-        asides[*index].count(&met[*index], options, &mut tally, &mut taken_back);
+        places.asides[*index].count(&met[*index], options, &mut tally, &mut taken_back);
         tally::take_back(&mut tally, &taken_back);
         tally::write(report, tally, &skipped, Some(place));
         report.method = tally::method(options.mode, report);
@@ -366,58 +485,31 @@ fn readies_indexes(options: &CloneOptions) -> bool {
         && !matches!(options.mode, CloneMode::Hardlink | CloneMode::Symlink)
 }
 
-/// Rewrites the git indexes of each destination, if the caller wants that. Returns the number of
-/// rewritten entries.
-fn ready_for_git(
-    op: &Op<'_, Live<'_>>,
-    roots: &Handles,
-    before_walk: listing::Time,
-    merged_since: Option<listing::Time>,
-) -> Vec<u64> {
-    if !readies_indexes(op.options) {
-        return Vec::new();
-    }
-    let directories = lock(&op.from.repositories);
-    let ready = |(clone, dest): (&OwnedFd, &Dest)| {
-        let trees = git_index::Trees {
-            source: git_index::Source::Tree(roots.source(), None),
-            clone,
-            stage: dest.merge_stage.as_ref().map(Stage::dir),
-            before_walk,
-            merged_since: merged_since.filter(|_| dest.merge_stage.is_some()),
-            jobs: op.budget.jobs,
-            stopped: &|| op.stopped(),
+impl Ready for Live<'_> {
+    fn ready_for_git(
+        op: &Op<'_, Self>,
+        roots: &Handles,
+        before_walk: listing::Time,
+        merged_since: Option<listing::Time>,
+    ) -> Vec<u64> {
+        if !readies_indexes(op.options) {
+            return Vec::new();
+        }
+        let directories = lock(&op.from.repositories);
+        let ready = |(clone, dest): (&OwnedFd, &Dest)| {
+            let trees = git_index::Trees {
+                source: git_index::Source::Tree(roots.source(), None),
+                clone,
+                stage: dest.merge_stage.as_ref().map(Stage::dir),
+                before_walk,
+                merged_since: merged_since.filter(|_| dest.merge_stage.is_some()),
+                jobs: op.budget.jobs,
+                stopped: &|| op.stopped(),
+            };
+            git_index::make_ready(&trees, &directories)
         };
-        git_index::make_ready(&trees, &directories)
-    };
-    roots.dests().iter().zip(&op.dests).map(ready).collect()
-}
-
-fn new_op<'a>(
-    call: &'a Call<'a>,
-    dests: Vec<Dest>,
-    excluded: Excluded,
-) -> Result<Op<'a, Live<'a>>, Error> {
-    let live = Live {
-        filter: &call.filter,
-        absolute: &call.absolute,
-        excluded,
-        repositories: Mutex::default(),
-    };
-    Op::new(live, call.source, call.options, &call.operation, dests)
-}
-
-/// Walks from the root. The caller passes the root open on both sides, and gets it back.
-fn start<'a>(
-    op: &Op<'a, Live<'a>>,
-    meta: Meta,
-    source: OwnedFd,
-    roots: Vec<OwnedFd>,
-    states: Vec<DestState>,
-) -> Result<Arc<Handles>, Error> {
-    let root = Opened::live(op, source, meta, None);
-    let root = root.context(Operation::ReadAttributes, || op.source)?;
-    Ok(op.run(root, roots, states)?.0)
+        roots.dests().iter().zip(&op.dests).map(ready).collect()
+    }
 }
 
 /// The directories at the destinations, which are no part of the source.
@@ -434,16 +526,6 @@ fn existing(call: &Call<'_>) -> Excluded {
         }
     }
     excluded
-}
-
-/// Walks without a destination, for a dry run.
-fn count(call: &Call<'_>, root: OwnedFd) -> Result<(DestinationReport, Vec<Finding>), Error> {
-    let op = new_op(call, Vec::new(), existing(call))?;
-    start(&op, call.meta, root, Vec::new(), Vec::new())?;
-    let (_, tallies, skipped) = op.into_findings();
-    let mut counts = tallies.into_iter().next().unwrap_or_default();
-    counts.directories += 1;
-    Ok((counts, skipped))
 }
 
 /// What the stage of each destination met when it was merged into a folder that appeared meanwhile.

@@ -1,5 +1,5 @@
-//! A source of trees: a live directory ([`walk`](super::walk)), or the manifest of a snapshot in a
-//! store.
+//! A source of trees: a live directory ([`walk`](super::walk)), a list of files that are anywhere
+//! ([`list`](super::list)), or the manifest of a snapshot in a store.
 //!
 //! A source says which entries there are, where their content is, and which metadata they get. The
 //! engine makes them.
@@ -7,7 +7,7 @@
 use std::ffi::{CStr, CString};
 use std::fmt::Debug;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use super::engine::Worker;
 use super::file::Job;
 use super::links::Name;
 use super::node::Handles;
-use super::op::{Dir, Node};
+use super::op::{Dir, Node, Op};
 use super::special::Special;
 use super::tally::Because;
 use crate::error::{Error, Operation};
@@ -75,6 +75,21 @@ pub(crate) trait Source: Sized + Sync {
         entry: Named<'_>,
     ) -> Result<Option<Special<Self>>, Error>;
 
+    /// Where a regular file is, for links to it. `None` if no file of this source is linked to.
+    fn original<'h>(
+        _op: &'h Op<'_, Self>,
+        _node: &'h Node<Self>,
+        _handles: &'h Handles,
+        _entry: Named<'h>,
+    ) -> Option<Original<'h>> {
+        None
+    }
+
+    /// The path of an entry in the source, for messages.
+    fn path_of(op: &Op<'_, Self>, node: &Node<Self>, name: &CStr) -> PathBuf {
+        op.source.join(node.path_of(name))
+    }
+
     /// Whether the further name of a file, which [is not certain](Name::is_certain), has the same
     /// bytes as the first.
     fn is_same_file(
@@ -110,6 +125,16 @@ pub(crate) struct Named<'a> {
     pub(crate) kind: FileType,
     /// The entry's number, where entries have numbers.
     pub(crate) number: u32,
+}
+
+/// A regular file that can be linked to.
+pub(crate) struct Original<'a> {
+    pub(crate) dir: BorrowedFd<'a>,
+    pub(crate) name: &'a CStr,
+    /// The device, for what calve remembers of links from it.
+    pub(crate) dev: u64,
+    /// The target of symbolic links to the file.
+    pub(crate) absolute: PathBuf,
 }
 
 /// A directory that is to be made.

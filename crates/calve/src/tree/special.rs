@@ -3,7 +3,7 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use rustix::fs::{self, AtFlags, FileType, Mode};
@@ -14,7 +14,7 @@ use super::file::{Settled, Unlinked};
 use super::links::{FileKey, Further, Name};
 use super::node::Handles;
 use super::op::{Dir, First, Node};
-use super::source::{Named, Source};
+use super::source::{Named, Original, Source};
 use super::tally::Because;
 use super::walk::Live;
 use super::{CloneMode, Existing, two_names};
@@ -223,60 +223,27 @@ impl<S: Source> Worker<'_, '_, S> {
         }
     }
 
-    fn count_special(&mut self, dest: usize, kind: FileType) {
-        self.tally_special(dest, kind);
-        self.op.operation.files_done(1);
-    }
-
-    fn tally_special(&mut self, dest: usize, kind: FileType) {
-        let tally = &mut self.tallies[dest];
-        *match kind {
-            FileType::Symlink => &mut tally.symlinks,
-            _ => &mut tally.fifos,
-        } += 1;
-    }
-}
-
-/// A symbolic link or a FIFO.
-pub(crate) struct Special<S: Source> {
-    pub(crate) meta: Meta,
-    /// The symbolic link's target. `None` for a FIFO.
-    pub(crate) target: Option<CString>,
-    pub(crate) number: u32,
-    /// Set if this is the first name of an entry that has several.
-    pub(crate) first: Option<Arc<First<S>>>,
-}
-
-impl<S: Source> Special<S> {
-    fn make(&self, dir: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<()> {
-        match &self.target {
-            Some(target) => fs::symlinkat(target, dir, name),
-            None => make_fifo(dir, name, meta::mode(self.meta.permissions())),
-        }
-    }
-}
-
-impl<'l> Worker<'_, '_, Live<'l>> {
     /// In the link modes: links the file at every destination that allows it.
     pub(super) fn link(
         &mut self,
-        node: &Arc<Node<Live<'l>>>,
+        node: &Arc<Node<S>>,
         handles: &Arc<Handles>,
-        name: &CStr,
+        entry: Named<'_>,
     ) -> Result<Unlinked, Error> {
-        let op = self.op;
-        let hard = op.options.mode == CloneMode::Hardlink;
-        let target = (!hard).then(|| op.from.absolute.join(node.path_of(name)));
-        let dev = node.meta.dev;
+        let (op, name) = (self.op, entry.name);
+        let Some(original) = S::original(op, node, handles, entry) else {
+            return Ok(vec![Some(Because::File); op.dests.len()]);
+        };
+        let (hard, dev) = (op.options.mode == CloneMode::Hardlink, original.dev);
         let mut unlinked = Vec::with_capacity(op.dests.len());
         for (dest, at) in op.dests.iter().enumerate() {
             if hard && at.link_verdicts.known(dev).refused {
                 unlinked.push(Some(Because::Filesystem));
                 continue;
             }
-            let made = self.make(dest, node, handles, name, |dir, place| match &target {
-                Some(target) => fs::symlinkat(target, dir, place),
-                None => fs::linkat(handles.source(), name, dir, place, AtFlags::empty()),
+            let made = self.make(dest, node, handles, name, |dir, place| match hard {
+                true => fs::linkat(original.dir, original.name, dir, place, AtFlags::empty()),
+                false => fs::symlinkat(&original.absolute, dir, place),
             })?;
             let errno = match made {
                 Ok(Settled::Kept) => {
@@ -308,14 +275,48 @@ impl<'l> Worker<'_, '_, Live<'l>> {
             if errno != Errno::NOENT {
                 // EPERM for another user's file concerns that file only (protected_hardlinks,
                 // proc_sys_fs(5)), however many such files there are.
-                let counts = errno == Errno::ACCESS
-                    || errno == Errno::PERM && is_own_file(handles.source(), name);
+                let counts =
+                    errno == Errno::ACCESS || errno == Errno::PERM && is_own_file(&original);
                 at.link_verdicts.refused(dev, classify(&error), counts);
             }
         }
         Ok(unlinked)
     }
 
+    fn count_special(&mut self, dest: usize, kind: FileType) {
+        self.tally_special(dest, kind);
+        self.op.operation.files_done(1);
+    }
+
+    pub(super) fn tally_special(&mut self, dest: usize, kind: FileType) {
+        let tally = &mut self.tallies[dest];
+        *match kind {
+            FileType::Symlink => &mut tally.symlinks,
+            _ => &mut tally.fifos,
+        } += 1;
+    }
+}
+
+/// A symbolic link or a FIFO.
+pub(crate) struct Special<S: Source> {
+    pub(crate) meta: Meta,
+    /// The symbolic link's target. `None` for a FIFO.
+    pub(crate) target: Option<CString>,
+    pub(crate) number: u32,
+    /// Set if this is the first name of an entry that has several.
+    pub(crate) first: Option<Arc<First<S>>>,
+}
+
+impl<S: Source> Special<S> {
+    fn make(&self, dir: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<()> {
+        match &self.target {
+            Some(target) => fs::symlinkat(target, dir, name),
+            None => make_fifo(dir, name, meta::mode(self.meta.permissions())),
+        }
+    }
+}
+
+impl<'l> Worker<'_, '_, Live<'l>> {
     /// Reads a symbolic link or a FIFO of the source. `None` if the entry is neither any more.
     pub(super) fn look_at_special(
         &self,
@@ -382,8 +383,8 @@ impl<'l> Worker<'_, '_, Live<'l>> {
 }
 
 /// Whether a file belongs to this process's user. In doubt the answer is yes.
-fn is_own_file(dir: &OwnedFd, name: &CStr) -> bool {
-    fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
+fn is_own_file(file: &Original<'_>) -> bool {
+    fs::statat(file.dir, file.name, AtFlags::SYMLINK_NOFOLLOW)
         .map_or(true, |stat| stat.st_uid == rustix::process::geteuid().as_raw())
 }
 

@@ -64,7 +64,7 @@ impl Target {
 
     /// Whether the entry at the destination is the open directory `dir`, or a directory that
     /// contains it.
-    fn holds(&self, dir: &OwnedFd, filesystems: &Filesystems) -> Result<bool, Error> {
+    pub(super) fn holds(&self, dir: &OwnedFd, filesystems: &Filesystems) -> Result<bool, Error> {
         let Some(found) = self.existing.filter(|found| found.file_type() == FileType::Directory)
         else {
             return Ok(false);
@@ -80,11 +80,11 @@ impl Target {
 /// anything.
 pub(super) fn look_at(
     dests: &[&Path],
-    (root, meta, source): (&OwnedFd, &Meta, &Path),
+    source: Option<(&OwnedFd, &Meta, &Path)>,
     existing: Existing,
     filesystems: &Filesystems,
 ) -> Result<Vec<Target>, Error> {
-    let source_key = DirectoryKey::of(root, meta, filesystems);
+    let source_key = source.map(|(root, meta, _)| DirectoryKey::of(root, meta, filesystems));
     let mut seen = HashSet::new();
     let mut merged = HashSet::new();
     let mut targets = Vec::with_capacity(dests.len());
@@ -97,7 +97,13 @@ pub(super) fn look_at(
         }
         let overlap = |what: &str| {
             let cause = io::Error::new(io::ErrorKind::InvalidInput, what.to_owned());
-            Error::new(ErrorKind::Overlap, Operation::Clone, source, cause).with_other(&target.path)
+            match source {
+                Some((_, _, source)) => {
+                    let error = Error::new(ErrorKind::Overlap, Operation::Clone, source, cause);
+                    error.with_other(&target.path)
+                }
+                None => Error::new(ErrorKind::Overlap, Operation::CloneTo, &target.path, cause),
+            }
         };
         let parent =
             Meta::of(&fs::fstat(&target.parent).context(Operation::Read, || &target.parent_path)?);
@@ -114,7 +120,7 @@ pub(super) fn look_at(
             if existing.merges() && key.as_ref().is_some_and(|key| merged.contains(key)) {
                 return Err(overlap("the same destination is given twice"));
             }
-            if key.as_ref() == Some(&source_key) {
+            if key.is_some() && key == source_key {
                 return Err(overlap("source and destination are the same"));
             }
             let refuse = |kind, error: io::ErrorKind, what: &str| {
@@ -134,7 +140,10 @@ pub(super) fn look_at(
                         "the destination exists",
                     );
                 }
-                Existing::Replace if target.holds(root, filesystems)? => {
+                Existing::Replace
+                    if let Some((root, _, _)) = source
+                        && target.holds(root, filesystems)? =>
+                {
                     return Err(overlap("the destination to be replaced holds the source"));
                 }
                 Existing::Merge | Existing::Keep if found.file_type() != FileType::Directory => {

@@ -7,7 +7,7 @@
 use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -25,11 +25,11 @@ use super::op::{Dir, Node, Op, Task};
 use super::pick::Picked;
 use super::pool::lock;
 use super::read::{open_unnoted, read_rules};
-use super::source::{Named, Opened, Source};
+use super::source::{Named, Opened, Original, Source};
 use super::special::Special;
 use super::staging::{self, PREFIX};
 use super::tally::Because;
-use super::{CloneMode, OWN};
+use super::{CloneMode, CloneOptions, OWN};
 use crate::error::{Context as _, Error, Operation};
 use crate::reflink::copy::have_same_bytes;
 use crate::reflink::imp::{DIR_FLAGS, SOURCE_FLAGS};
@@ -70,8 +70,6 @@ pub(super) struct LiveThread {
     /// The buffer that the kernel lists directories into, and the names of the last listing.
     entries: Vec<MaybeUninit<u8>>,
     names: Names,
-    /// How often this thread waited for a lease.
-    pub(super) lease_pauses: u32,
 }
 
 impl Source for Live<'_> {
@@ -85,11 +83,7 @@ impl Source for Live<'_> {
     const NOTES: bool = false;
 
     fn thread(&self) -> LiveThread {
-        LiveThread {
-            entries: vec![MaybeUninit::uninit(); 32 * 1024],
-            names: Names::default(),
-            lease_pauses: 0,
-        }
+        LiveThread { entries: vec![MaybeUninit::uninit(); 32 * 1024], names: Names::default() }
     }
 
     fn open(
@@ -122,7 +116,7 @@ impl Source for Live<'_> {
         {
             return Ok(None);
         }
-        let opened = Opened::live(op, source, meta, Some(since));
+        let opened = Opened::live(op.options, source, meta, Some(since));
         let mut opened = opened.context(Operation::ReadAttributes, source_path)?;
         if name.as_c_str() == c".git" {
             lock(&op.from.repositories).push(parent.path());
@@ -170,6 +164,24 @@ impl Source for Live<'_> {
         worker.look_at_special(node, handles, entry)
     }
 
+    fn original<'h>(
+        op: &'h Op<'_, Self>,
+        node: &'h Node<Self>,
+        handles: &'h Handles,
+        entry: Named<'h>,
+    ) -> Option<Original<'h>> {
+        let absolute = match op.options.mode {
+            CloneMode::Symlink => op.from.absolute.join(node.path_of(entry.name)),
+            _ => PathBuf::new(),
+        };
+        Some(Original {
+            dir: handles.source().as_fd(),
+            name: entry.name,
+            dev: node.meta.dev,
+            absolute,
+        })
+    }
+
     fn is_same_file(
         worker: &mut Worker<'_, '_, Self>,
         node: &Node<Self>,
@@ -214,21 +226,21 @@ impl Source for Live<'_> {
     }
 }
 
-impl<'a> Opened<Live<'a>> {
+impl Opened<Live<'_>> {
     /// Reads a directory's attributes. If the clone gets no attributes, its mode is the one without
     /// the ACL.
     pub(super) fn live(
-        op: &Op<'_, Live<'a>>,
+        options: &CloneOptions,
         side: OwnedFd,
         meta: Meta,
         since: Option<listing::Time>,
     ) -> io::Result<Self> {
-        let (meta, attrs) = match op.options.xattrs {
+        let (meta, attrs) = match options.xattrs {
             true => (meta, Attrs::read(&side)?),
             false => (meta.leaving_acl(&side)?, None),
         };
         // If the entries are picked, the root itself is only entered.
-        let inside_excluded = op.options.picked.is_some();
+        let inside_excluded = options.picked.is_some();
         let own = LiveDirectory { chain: OnceLock::new(), inside_excluded, since };
         Ok(Self { name: CString::default(), side: Some(side), meta, attrs, own })
     }

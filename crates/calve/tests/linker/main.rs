@@ -7,6 +7,7 @@ mod common;
 mod filters;
 mod git_index;
 mod isolated;
+mod list;
 mod many;
 mod merge;
 mod portable;
