@@ -390,6 +390,40 @@ fn of_several_none_is_dropped_where_one_was_changed() {
 }
 
 #[test]
+fn of_two_with_one_name_the_one_that_was_dropped_last_comes_back() {
+    let (_scratch, project) = with_project();
+    let path = worktrees_of(&project).join("one");
+    for number in 0..6 {
+        done(&project, "start one");
+        fs::write(path.join(format!("new{number}")), "x").unwrap();
+        done(&project, "drop --force one");
+    }
+    for number in (0..6).rev() {
+        done(&project, "restore --dropped one");
+        assert!(path.join(format!("new{number}")).is_file(), "{number}");
+        done(&project, "drop --force --discard one");
+    }
+}
+
+/// Nobody was asked whether that work may go: `reset` said that an undo brings it back.
+#[test]
+fn a_drop_keeps_what_a_reset_moved_aside() {
+    let (_scratch, project) = with_project();
+    done(&project, "start one");
+    let path = worktrees_of(&project).join("one");
+    fs::write(path.join("new"), "x").unwrap();
+    done(&project, "reset one");
+    let dropped = calve(&project, "drop one");
+    assert!(dropped.stderr.contains("'calve restore --dropped one'"), "{dropped:?}");
+    done(&project, "restore --dropped one");
+    done(&project, "switch one --undo");
+    assert_eq!(fs::read(path.join("new")).unwrap(), b"x");
+    // Nothing is aside any more.
+    fs::remove_file(path.join("new")).unwrap();
+    assert_eq!(calve(&project, "drop one").stderr, "dropped one\n");
+}
+
+#[test]
 fn what_is_in_one_worktree_alone_is_unique_and_a_dry_run_says_that_a_drop_frees_it() {
     let (_scratch, project) = with_project();
     done(&project, "start one two three");

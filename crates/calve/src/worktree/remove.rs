@@ -247,7 +247,9 @@ fn registrations_changed(loss: Option<&Loss>, since: Moment) -> io::Result<Vec<P
 impl Worktree {
     /// Drops the worktree: its folder and its name are gone when this returns. Deleting the files
     /// takes time, so it is left to [`DroppedWorktree::delete`] or
-    /// [`Store::empty_trash`](crate::Store::empty_trash). A drop works on a full disk, too.
+    /// [`Store::empty_trash`](crate::Store::empty_trash). A drop works on a full disk, too. If a
+    /// switch or a reset has moved work aside, which [`Worktree::undo`] would bring back, the tree
+    /// is kept as it is by [`DropOptions::force`].
     ///
     /// # Errors
     /// After any of these errors, nothing was done. [`DropOptions::force`] avoids all of them
@@ -424,6 +426,7 @@ impl Worktree {
         let loss = seen.loss.as_ref();
         let (kept, branch) = self.keep_what_git_has(loss, how)?;
         let keeps = loss.is_some_and(Loss::must_keep_the_tree)
+            || !how.discard && self.has_moved_aside()?
             || how.force
                 && !how.discard
                 && (is_last || self.would_lose_work(loss, room, operation)?);

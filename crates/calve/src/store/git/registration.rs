@@ -276,6 +276,10 @@ impl Registration {
     /// A part of the registration may be gone.
     pub(crate) fn remove(&self, stage: &Path) -> io::Result<()> {
         match self.put_aside(stage.join(stage_name())) {
+            Ok(Aside { stays: Some(error), was, is }) => {
+                Aside { stays: None, was, is }.remove()?;
+                Err(error)
+            }
             Ok(aside) => aside.remove(),
             // Another process removed it first.
             Err(_) if std::fs::symlink_metadata(&self.folder).is_err() => Ok(()),
@@ -297,8 +301,8 @@ impl Registration {
     /// The registration is unchanged: it was gone already, or `is` is on another filesystem.
     pub(crate) fn put_aside(&self, is: PathBuf) -> io::Result<Aside> {
         let was = self.folder.clone();
-        move_tree(&was, &is)?;
-        Ok(Aside { was, is })
+        let stays = move_tree(&was, &is)?;
+        Ok(Aside { was, is, stays })
     }
 }
 
@@ -307,6 +311,8 @@ impl Registration {
 pub(crate) struct Aside {
     was: PathBuf,
     is: PathBuf,
+    /// Why it is still where it was, too: git's folder is a mount of its own, and read-only.
+    stays: Option<io::Error>,
 }
 
 impl Aside {
@@ -326,7 +332,10 @@ impl Aside {
 
     /// Registers it again.
     pub(crate) fn put_back(self) -> io::Result<()> {
-        move_tree(&self.is, &self.was).map(drop)
+        match self.stays {
+            Some(_) => self.remove(),
+            None => move_tree(&self.is, &self.was).map(drop),
+        }
     }
 }
 

@@ -186,6 +186,16 @@ impl Worktree {
             .context(Operation::Open, || self.undo_path().join(UNDO_FILES))
     }
 
+    /// Whether there is work that a switch or a reset has moved aside.
+    pub(in crate::worktree) fn has_moved_aside(&self) -> Result<bool, Error> {
+        match self.aside_files()? {
+            Some(files) => {
+                Ok(!listed(files).context(Operation::Read, || self.undo_path())?.is_empty())
+            }
+            None => Ok(false),
+        }
+    }
+
     /// Deletes the undo data of an earlier switch.
     pub(super) fn discard_undo(&self) -> Result<(), Error> {
         let Some(dir) = self.open_own()? else {
