@@ -208,9 +208,9 @@ pub use report::{
     UnlinkedBecause,
 };
 #[cfg(all(unix, feature = "store"))]
-pub use store::git::GIT_VARIABLES;
+pub use store::background::{inherit_streams_only, keep_answers_of_children, lowest_priority};
 #[cfg(all(unix, feature = "store"))]
-pub use store::ready::waiting::{inherit_streams_only, keep_answers_of_children, lowest_priority};
+pub use store::git::GIT_VARIABLES;
 #[cfg(all(unix, feature = "remote"))]
 pub use store::remote::{
     KnownRemote, PublicKey, PullOptions, PullReport, PushOptions, PushReport, Remote, RemoteBroken,

@@ -27,6 +27,7 @@ use crate::tree::running::Running;
 use crate::tree::staging::{Stage, StagedFile};
 
 pub(crate) mod at;
+pub(crate) mod background;
 pub(crate) mod blobs;
 pub(crate) mod bring;
 pub(crate) mod catalog;
@@ -77,7 +78,7 @@ pub use id::{BlobId, SnapshotId};
 pub use packing::{PackOptions, PackReport, WarmReport};
 pub use paths::found::{PathKept, PathMention};
 pub use paths::{PathKind, PathMeaning};
-pub use ready::waiting::ReadyReport;
+pub use ready::ReadyReport;
 pub use snapshot::{Snapshot, SnapshotLog, SnapshotOptions, SnapshotReport};
 pub use stats::StoreStats;
 pub use unnamed::NamingReport;
@@ -168,6 +169,7 @@ struct Inner {
     catalog: Catalog,
     blobs: Blobs,
     packs: OpenPacks,
+    filesystem: &'static Filesystem,
     read_only: bool,
     /// The errno that said that there is no room to write anything.
     full: Option<i32>,
@@ -372,7 +374,9 @@ impl Store {
         let read_only = read_only || full.is_some();
         let blobs = Blobs::open(&path).context(Operation::OpenStore, || &path)?;
         let packs = OpenPacks::default();
-        let store = Self(Arc::new(Inner { path, catalog, blobs, packs, read_only, full }));
+        let filesystem = Filesystem::of(&path);
+        let inner = Inner { path, catalog, blobs, packs, filesystem, read_only, full };
+        let store = Self(Arc::new(inner));
         if !read_only {
             store.sweep_stage();
         }
@@ -383,6 +387,11 @@ impl Store {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0.path
+    }
+
+    /// What its filesystem can do. A filesystem may be mounted over a part of it, but not over all.
+    pub(crate) fn filesystem(&self) -> &'static Filesystem {
+        self.0.filesystem
     }
 
     pub(crate) fn layout(&self) -> Layout<'_> {

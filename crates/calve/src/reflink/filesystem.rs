@@ -47,6 +47,11 @@ pub struct Filesystem {
     pub flushes: bool,
     /// Whether blocks can be shared.
     pub shares: SharesBlocks,
+    /// calve makes trees there as snapshots of subvolumes, and knows by a number when one changed.
+    pub has_subvolumes: bool,
+    /// A file that is mapped and has all its blocks may need more of them when it is written; and
+    /// files can be made as long as there is room.
+    pub(crate) mapped_needs_room: bool,
 }
 
 /// A filesystem that was tested.
@@ -62,6 +67,8 @@ const fn tested(name: &'static str, shares: SharesBlocks) -> Filesystem {
         shared_memory: true,
         flushes: true,
         shares,
+        has_subvolumes: false,
+        mapped_needs_room: false,
     }
 }
 
@@ -92,7 +99,7 @@ use SharesBlocks::{Maybe, Never, Usually};
 
 static TABLE: &[Filesystem] = &[
     tested("xfs", Usually),
-    tested("btrfs", Usually),
+    Filesystem { has_subvolumes: true, mapped_needs_room: true, ..tested("btrfs", Usually) },
     tested("bcachefs", Usually),
     tested("zfs", Maybe),
     tested("overlay", Maybe),

@@ -22,6 +22,7 @@ use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 use super::id::SnapshotId;
 use super::room::Room;
 use crate::error::{Error, ErrorKind, Operation};
+use crate::reflink::filesystem::Filesystem;
 use crate::tree::pool::lock;
 
 mod connect;
@@ -97,12 +98,16 @@ impl Catalog {
     /// removes it, and on XFS it takes a while until another file can be made in the place of a
     /// removed one.
     pub(crate) fn open_in_reserve(path: &Path) -> Result<Self, Error> {
-        if super::room::is_btrfs(path) { Self::open_briefly(path) } else { Self::open(path) }
+        if Filesystem::of(path).mapped_needs_room {
+            Self::open_briefly(path)
+        } else {
+            Self::open(path)
+        }
     }
 
     /// Behaves from now on as if the database had been opened with [`Catalog::open_in_reserve`].
     pub(crate) fn be_in_reserve(&self) {
-        if super::room::is_btrfs(&self.path) {
+        if Filesystem::of(&self.path).mapped_needs_room {
             self.be_brief();
         }
     }

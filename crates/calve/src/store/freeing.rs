@@ -13,9 +13,10 @@ use super::id::BlobId;
 use super::layout::Layout;
 use super::reach::Reach;
 use super::registry::KEPT;
-use super::room::{give_up, is_btrfs, keep, keep_bytes, settle};
+use super::room::{give_up, keep, keep_bytes, settle};
 use super::{Store, locks, trash};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::reflink::filesystem::Filesystem;
 use crate::reflink::imp::DIR_FLAGS;
 use crate::tree::running::Running;
 use crate::tree::staging::sync_filesystem;
@@ -140,7 +141,7 @@ impl Store {
                 // Except on btrfs, the database stays open and has its files. The rest of the room
                 // belongs to work that frees space: a command that only came to look, or that names
                 // contents, would use it up.
-                if !is_btrfs(path) {
+                if !Filesystem::of(path).mapped_needs_room {
                     keep_bytes(path);
                 }
                 if let Ok(catalog) = opened {

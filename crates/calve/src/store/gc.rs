@@ -234,7 +234,7 @@ impl Store {
         let used = rows.iter().flat_map(|row| [row.snapshot, row.target]).flatten();
         let names = self.catalog().names()?;
         let wanted: HashSet<SnapshotId> = used.chain(names.iter().map(|(_, id)| *id)).collect();
-        self.drop_ready_trees(|id| wanted.contains(&id))
+        self.ready().sweep(|id| wanted.contains(&id))
     }
 
     /// Fails if a snapshot that has a name or a worktree is gone: the database lost it, and its

@@ -29,6 +29,7 @@ use super::id::token;
 use super::id::{BlobId, SnapshotId};
 use super::pack::{Location, PackWriter};
 use super::reach::Reach;
+use super::ready::SnapshotTree;
 use super::{PROJECT, Store, StoreOptions};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
@@ -289,9 +290,10 @@ impl Store {
         if !unsealed.is_empty() {
             self.flush(&unsealed)?;
         }
-        for id in &snapshots {
-            report.templates +=
-                u64::from(self.ready_tree((*id, &self.object(*id)?), None, operation)?.is_some());
+        for &id in &snapshots {
+            let object = self.object(id)?;
+            let tree = SnapshotTree::new(self, (id, &object), None);
+            report.templates += u64::from(self.ready().shelf().keep(tree, operation)?);
         }
         drop(guard);
         report.snapshots = snapshots;

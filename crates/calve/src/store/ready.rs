@@ -1,345 +1,424 @@
 //! Ready trees: whole trees of snapshots, which the store keeps so that a worktree comes at once.
 //!
-//! On btrfs a ready tree is a subvolume. Each worktree of it is a subvolume snapshot, made in
-//! constant time. `templates/ID` is the subvolume, and `templates/ID.index` is the index of its
-//! tree: inode numbers and times are the same in every subvolume snapshot of it.
-//! `templates/ID.seal` has the number by which calve knows whether any process wrote to the
-//! subvolume since (docs/design/ready.md).
+//! There are two ways to keep them, and the store's filesystem decides which one a store has. On
+//! btrfs a ready tree is a [subvolume](subvolumes), and worktrees are snapshots of it. Elsewhere it
+//! is a [folder](folders), and a start takes the tree itself by a rename. [`Shelf`] is what both
+//! can do, and [`ReadyTrees`] has what is the same for both.
 //!
-//! A ready tree is not read-only, since that would hinder a user who removes the project. If its
-//! seal is broken, calve does not use it; it removes the tree and makes a new one.
-//!
-//! So that the first look at a worktree is quick, snapshots of the ready tree [wait](walked) whose
-//! inodes are in the kernel's memory already.
-//!
-//! On other filesystems a ready tree is a folder, which [waits](waiting) to be handed over.
-//!
-//! # How a ready tree is made
-//! calve makes it under a stage's name, flushes it, renames it to its own name, and seals it. One
-//! process makes one at a time; a process that waited finds the tree ready.
-//!
-//! Most snapshots differ from an earlier one in a few files. So calve looks for the ready tree that
-//! is [nearest](nearest). It makes a subvolume snapshot of that one and [brings](super::bring) it
-//! to the new snapshot. The cost follows the number of changed paths. What comes out must be equal
-//! to a tree that was made anew: if calve cannot vouch for each entry, it throws the tree away and
-//! makes it anew.
-//!
-//! # The first one
-//! The first start of a project may clone it before any content is read
-//! ([`unnamed`](super::unnamed)). The clone is a subvolume, too, of which the worktrees are
-//! snapshots. It is `templates/TOKEN.unnamed`, and the record has its seal. Once the contents have
-//! names, it is the ready tree of the snapshot, unless its seal is broken.
-//!
-//! # How many are kept
-//! At most [`KEPT_MOST`]; the tree that was not used for the longest time goes first. The time of
-//! the seal's file says when the tree was last used. The collector removes the ready trees of
-//! snapshots that nobody needs.
+//! All of them are in one folder of the store, `templates`. `ID` is the subvolume of a snapshot,
+//! and `ID.N` a tree that waits: of folders the ready trees themselves, of subvolumes their
+//! snapshots. The collector removes the ready trees of snapshots that nobody needs.
 
-use std::cell::OnceCell;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use rustix::fs::{self, AtFlags, Mode, OFlags, Timespec, Timestamps};
-use rustix::io::Errno;
+use rustix::fs::{self, AtFlags};
 
 use super::bring::Bring;
 use super::bring::plan::{Changes, Trees};
-use super::id::SnapshotId;
-use super::index::{self, Boot, Index, Stat};
-use super::manifest::Manifest;
-use super::materialize::{Plan, materialize};
+use super::catalog::WorktreeRow;
+use super::id::{SnapshotId, from_hex};
+use super::index::{Index, Stat};
+use super::manifest::{Manifest, os};
+use super::materialize::{Made, Plan, materialize};
 use super::metadata::Maker;
 use super::object::SnapshotObject;
 use super::scan::stat_of;
-use super::trash::remove_tree;
-use super::{Store, locks, now};
+use super::trash::{self, remove_tree};
+use super::{PROJECT, Store, StoreOptions, background, files, locks, read_plain};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
-use crate::reflink::imp::DIR_FLAGS;
+use crate::reflink::filesystem::{Filesystem, SharesBlocks};
 use crate::reflink::meta::Meta;
 use crate::reflink::sys;
-use crate::report::DestinationReport;
 use crate::tree::running::Running;
-use crate::tree::staging::{self, Stage, flush_filesystem, stage_name};
+use crate::tree::staging::{self, Stage, stage_name};
 
+mod arrived;
+mod folders;
 pub(crate) mod git_index;
 mod nearest;
+pub(crate) mod seal;
+mod subvolumes;
 mod tripwire;
 pub(crate) mod vouched;
-pub(crate) mod waiting;
-mod walked;
 
-use git_index::KeptGitIndex;
+pub(crate) use arrived::{Arrived, ArrivedGitIndex, ArrivedIndex, SnapshotTree};
+pub(crate) use arrived::{TreePlace, places, publish_all, unpublish_all};
 
-/// A snapshot and its tree, which is read from the database when it is first needed.
-pub(crate) struct SnapshotTree<'a> {
-    store: &'a Store,
-    pub(crate) id: SnapshotId,
-    pub(crate) object: &'a SnapshotObject,
-    manifest: OnceCell<Manifest>,
+/// A project with at least this many entries has a ready tree unless the store is told otherwise.
+/// Below that, a start takes less than a quarter of a second.
+const LEAST_ENTRIES: u64 = 10_000;
+
+/// The setting is a number and a newline.
+const SETTING_MOST_BYTES: u64 = 64;
+
+/// The most trees that a store keeps waiting.
+const MOST: u64 = 64;
+
+/// How many bytes an entry of a tree takes at most, apart from its content.
+const ENTRY_BYTES: u64 = 2048;
+
+/// What [`Store::make_ready_trees`] did.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct ReadyReport {
+    /// The project's latest snapshot. `None` if there is none yet.
+    pub snapshot: Option<SnapshotId>,
+    /// How many ready trees of it there are now. On btrfs these are the subvolume that serves all
+    /// starts, and its snapshots that wait.
+    pub ready: u64,
+    /// Trees that were made, file by file; on btrfs, snapshots.
+    pub made: u64,
+    /// Trees of other snapshots that were brought to this one.
+    pub brought: u64,
+    /// Trees that were removed.
+    pub removed: u64,
+    /// Not all trees were made: another process makes them or needs the store for itself, there is
+    /// little room or memory, or only a part of the files could be cloned.
+    pub stopped: bool,
+    /// Time from the call to its return.
+    pub elapsed: Duration,
 }
 
-impl<'a> SnapshotTree<'a> {
-    /// `known` is the tree, if it is in memory already.
-    pub(crate) fn new(
-        store: &'a Store,
-        (id, object): (SnapshotId, &'a SnapshotObject),
-        known: Option<Manifest>,
-    ) -> Self {
-        Self { store, id, object, manifest: known.map(OnceCell::from).unwrap_or_default() }
-    }
-
-    pub(crate) fn manifest(&self) -> Result<&Manifest, Error> {
-        if let Some(known) = self.manifest.get() {
-            return Ok(known);
-        }
-        let read = self.store.catalog().manifest(self.id, self.object)?;
-        Ok(self.manifest.get_or_init(|| read))
-    }
-
-    /// The tree, if it is in memory.
-    pub(crate) fn known(&self) -> Option<&Manifest> {
-        self.manifest.get()
-    }
-
-    /// Gives the tree away, if it is in memory. It is read again when it is needed again.
-    pub(crate) fn take(&mut self) -> Option<Manifest> {
-        self.manifest.take()
-    }
+/// A tree that waits in the folder of ready trees.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct WaitingTree {
+    name: CString,
+    id: SnapshotId,
 }
 
-/// A tree that has arrived under a stage's name, beside the place of its worktree. Every way in
-/// which a tree is made ends with one.
-pub(crate) struct Arrived {
-    pub(crate) stage: Stage,
-    pub(crate) report: DestinationReport,
-    pub(crate) index: ArrivedIndex,
-    pub(crate) git_index: ArrivedGitIndex,
-}
-
-impl Arrived {
-    /// A tree that has no index yet.
-    pub(crate) fn new(stage: Stage, report: DestinationReport) -> Self {
-        Self { stage, report, index: ArrivedIndex::None, git_index: ArrivedGitIndex::None }
-    }
-
-    /// Gives the worktree that has this token the index of the tree.
+/// One of the two ways to keep ready trees.
+pub(crate) trait Shelf {
+    /// Lets ready trees of a snapshot arrive beside the first ones of these places, or beside none
+    /// of them. `rows` are their worktrees. The snapshot's manifest is read only if it is needed.
     ///
     /// # Errors
-    /// The index could not be written. A worktree without one is slower at its first look, but an
-    /// index that cannot be written means that the store cannot be written to.
-    pub(crate) fn give_index(&mut self, token: &str, tree: &SnapshotTree<'_>) -> Result<(), Error> {
-        let registry = tree.store.registry();
-        match std::mem::replace(&mut self.index, ArrivedIndex::None) {
-            ArrivedIndex::None => Ok(()),
-            ArrivedIndex::Made(index) => registry.write_index(token, &index, tree.manifest()?),
-            ArrivedIndex::OfReadyTree => {
-                let path = || self.report.path.clone();
-                registry.link_index(token, tree.id).context(Operation::Mark, path)
-            }
-            ArrivedIndex::InFolder(folder) => registry.take_index(token, folder.dir()),
-        }
-    }
-}
+    /// [`ErrorKind::Cancelled`], and a snapshot that is damaged. No tree is left.
+    fn take(
+        &self,
+        tree: &mut SnapshotTree<'_>,
+        rows: &[WorktreeRow],
+        places: &[TreePlace],
+        operation: &Running,
+    ) -> Result<Vec<Arrived>, Error>;
 
-/// The store's index of a tree that has arrived.
-pub(crate) enum ArrivedIndex {
-    /// There is none, or the store has it already.
-    None,
-    /// It is to be written.
-    Made(Index),
-    /// It is that of the ready tree of which the tree is a subvolume snapshot.
-    OfReadyTree,
-    /// It is in the folder in which the tree waited.
-    InFolder(Stage),
-}
-
-/// git's index for a tree that has arrived, if one was kept.
-pub(crate) enum ArrivedGitIndex {
-    None,
-    Kept(KeptGitIndex),
-    /// The one that is kept with the ready tree, as soon as there is one.
-    OfReadyTree,
-}
-
-impl From<Option<KeptGitIndex>> for ArrivedGitIndex {
-    fn from(kept: Option<KeptGitIndex>) -> Self {
-        kept.map_or(Self::None, Self::Kept)
-    }
-}
-
-/// How many ready trees a store keeps.
-const KEPT_MOST: usize = 8;
-
-/// A tree under a stage's name, and the index of all trees that are snapshots of it.
-struct Filled {
-    stage: Stage,
-    index: Index,
-    /// Mirrors that must be sealed after a flush.
-    unsealed: Vec<super::BlobId>,
-}
-
-impl Store {
-    /// The ready tree of a snapshot, made now where there is none that is good; `None` where the
-    /// filesystem has no subvolumes, or does not let us make one.
-    ///
-    /// `known` is the snapshot's tree, if it is in memory. It is freed as soon as it is not needed.
+    /// Makes a ready tree of a snapshot, of which the next starts take theirs. Returns whether there
+    /// is one.
     ///
     /// # Errors
     /// The tree could not be filled; nothing is left of it.
-    pub(crate) fn ready_tree(
-        &self,
-        (id, object): (SnapshotId, &SnapshotObject),
-        known: Option<Manifest>,
-        operation: &Running,
-    ) -> Result<Option<OwnedFd>, Error> {
-        if self.is_read_only() || sys::filesystem_name(self.path()).as_deref() != Some("btrfs") {
-            return Ok(None);
-        }
-        if let Some(tree) = self.sealed_ready_tree(id) {
-            self.used_now(id);
-            return Ok(Some(tree));
-        }
-        let _lock = locks::one_by_one(self.path())?;
-        if let Some(tree) = self.sealed_ready_tree(id) {
-            return Ok(Some(tree));
-        }
-        // Replaying a log after a crash brings changes back without their number: a seal is good
-        // for one boot.
-        let Some(boot) = staging::boot() else { return Ok(None) };
-        let folder = self.layout().ready_trees();
-        let dir =
-            fs::open(&folder, DIR_FLAGS, Mode::empty()).context(Operation::Open, || &folder)?;
-        staging::sweep(&dir);
-        let name = CString::new(id.to_string()).map_err(|error| {
-            Error::io(Operation::MakeReadyTree, &folder, io::Error::other(error))
-        })?;
-        self.discard_ready_tree(&dir, id);
-        let manifest = known.map_or_else(|| self.catalog().manifest(id, object), Ok)?;
-        let brought = self.bring_nearest(&dir, (id, object, &manifest), operation)?;
-        let filled = match brought {
-            Some(filled) => filled,
-            None => match self.fill_ready_tree(&dir, (id, object, &manifest), operation)? {
-                Some(filled) => filled,
-                None => return Ok(None),
-            },
-        };
-        let Filled { mut stage, index, unsealed } = filled;
-        let publish = |stage: &mut Stage| -> io::Result<()> {
-            // Everything that is still on its way must have arrived before the number is read.
-            flush_filesystem(stage.dir())?;
-            self.blobs().seal(&unsealed, index.stamp)?;
-            stage.publish(&name)?;
-            let seal = settled(stage.dir())?;
-            for (path, content) in [
-                (self.layout().ready_index(id), index.encode_stored(&manifest)?),
-                (self.layout().ready_seal(id), seal_text(seal, &boot)),
-            ] {
-                staging::write_whole(&self.layout().stage(), &path, &content)?;
-            }
-            Ok(())
-        };
-        publish(&mut stage).context(Operation::MakeReadyTreeIn, || &folder)?;
-        self.evict(&dir, KEPT_MOST, id);
-        Ok(self.sealed_ready_tree(id))
+    fn keep(&self, _tree: SnapshotTree<'_>, _operation: &Running) -> Result<bool, Error> {
+        Ok(false)
     }
 
-    /// Makes the tree of a snapshot in a new subvolume, by cloning every file. `None` if there can
-    /// be no subvolume, or if a part of the tree did not arrive.
-    fn fill_ready_tree(
+    /// Whether a start from this snapshot reads the snapshot's manifest.
+    fn reads_tree(&self, id: SnapshotId) -> bool;
+
+    /// Makes ready trees of the project's snapshot `id` until there are as many as the store keeps,
+    /// and removes others. `dir` is their folder. Whatever happens, `report` says what was done.
+    fn refill(
         &self,
         dir: &OwnedFd,
-        (id, object, manifest): (SnapshotId, &SnapshotObject, &Manifest),
+        id: SnapshotId,
         operation: &Running,
-    ) -> Result<Option<Filled>, Error> {
-        let folder = self.layout().ready_trees();
-        let parent = dir.try_clone().context(Operation::Open, || &folder)?;
-        let Ok(stage) = Stage::new(parent, &folder, |dir, name| sys::create_subvolume(dir, name))
-        else {
-            return Ok(None);
-        };
-        operation.expect(object.files);
-        let root = stage.dir().try_clone().context(Operation::MakeReadyTreeIn, || &folder)?;
-        let plan = Plan { store: self, manifest, paths: std::slice::from_ref(&folder), operation };
-        let mut made = materialize(&plan, vec![root])?;
-        if made.reports.iter().any(|report| !report.skipped.is_empty()) {
-            // An entry that arrived incomplete would be incomplete in every tree that is made of
-            // this one, and no report would say so.
-            return Ok(None);
-        }
-        let stats = made.stats.pop().unwrap_or_default();
-        let stamp = self.clock_past_all(stats.iter())?;
-        let index = Index { snapshot: id, boot: Boot::this(), stamp, stats };
-        Ok(Some(Filled { stage, index, unsealed: made.unsealed }))
+        report: &mut ReadyReport,
+    ) -> Result<(), Error>;
+
+    /// The ready trees that are not as calve made them. A start would not use them. Trees of
+    /// another boot are no damage: nobody can say whether they were touched.
+    fn touched(&self, operation: &Running) -> Result<Vec<PathBuf>, Error>;
+
+    /// Makes the subvolume that unnamed worktrees are snapshots of the ready tree of their
+    /// snapshot, if nobody touched it.
+    fn adopt(
+        &self,
+        _unnamed: (&str, &[u8]),
+        _snapshot: (SnapshotId, &Manifest, &Index),
+    ) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Which ready tree is removed.
+#[derive(Clone, Copy)]
+pub(crate) enum Which<'a> {
+    /// The subvolume of a snapshot, with its index and its seal.
+    Of(SnapshotId),
+    /// The subvolume that unnamed worktrees are snapshots of, by the token of their record.
+    Unnamed(&'a str),
+    /// The one at this path: it waits, or a start has taken it.
+    At(&'a Path),
+}
+
+/// When a ready tree that was removed is deleted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Deletion {
+    /// Now. What cannot be deleted is trash.
+    Now,
+    /// Now, if it is a subvolume that goes at once. Otherwise it is trash.
+    AtOnce,
+    /// When somebody empties the trash: a start has no time for it.
+    Later,
+}
+
+impl Store {
+    /// The ready trees of this store.
+    pub(crate) fn ready(&self) -> ReadyTrees<'_> {
+        ReadyTrees { store: self }
     }
 
-    /// Brings a snapshot of the nearest ready tree to the snapshot `id`. `None` if no ready tree is
-    /// near, or if the result is not certain to be the tree of `id`.
+    /// How many ready trees the store keeps waiting for the next starts: see
+    /// [`Store::keep_ready_trees`].
+    #[must_use]
+    pub fn ready_trees_kept(&self) -> u64 {
+        match self.ready_trees_set() {
+            Ok(number) => number,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let entries = || {
+                    let row = self.catalog().worktree(PROJECT).ok()??;
+                    self.object(row.snapshot?).ok().map(|object| object.entries)
+                };
+                kept_unless_told(self.filesystem(), entries().unwrap_or(0))
+            }
+            Err(_) => 0,
+        }
+    }
+
+    /// The number that [`Store::keep_ready_trees`] set.
+    fn ready_trees_set(&self) -> io::Result<u64> {
+        let text = read_plain(fs::CWD, &self.layout().ready_setting(), SETTING_MOST_BYTES)?;
+        let number = String::from_utf8(text).ok().and_then(|it| it.trim().parse().ok());
+        Ok(number.unwrap_or(0).min(MOST))
+    }
+
+    /// Sets how many ready trees of the project's latest snapshot the store keeps, at most 64. A
+    /// start takes one of them and returns at once. calve makes them only in
+    /// [`Store::make_ready_trees`]. A ready tree takes as much disk as a worktree.
+    ///
+    /// On btrfs one subvolume serves all starts. The number says how many snapshots of it wait
+    /// beside it. They take no disk. calve has looked at each of their entries, so that the first
+    /// look at a worktree is as quick as the second one; the inodes take 1.5 KB of the kernel's
+    /// memory for each entry. No more snapshots wait than have room in a quarter of the memory that
+    /// is available.
+    ///
+    /// Unless this was called, the number is 1 for a project of at least 10,000 entries on a
+    /// filesystem with reflinks, and 0 otherwise.
     ///
     /// # Errors
-    /// [`ErrorKind::Cancelled`], and content that is lost: to make the tree anew would fail, too.
-    fn bring_nearest(
-        &self,
-        dir: &OwnedFd,
-        (id, object, target): (SnapshotId, &SnapshotObject, &Manifest),
-        operation: &Running,
-    ) -> Result<Option<Filled>, Error> {
+    /// Those of every operation, see [`Store`]. The number is what it was.
+    pub fn keep_ready_trees(&self, number: u64) -> Result<(), Error> {
+        self.must_be_writable(Operation::MakeReadyTree)?;
+        let path = self.layout().ready_setting();
+        let text = format!("{}\n", number.min(MOST));
+        staging::write_flushed(&self.layout().stage(), &path, text.as_bytes())
+            .context(Operation::MakeReadyTree, || path)
+    }
+
+    /// Makes as many ready trees of the project's latest snapshot as the store keeps. It removes
+    /// those of other snapshots, or brings them to this one if they are similar.
+    ///
+    /// One process makes trees at a time. This returns as soon as another process needs the store
+    /// for itself, if there is little room, and if another process makes trees already: see
+    /// [`ReadyReport::stopped`]. If the number is set to a lower one meanwhile, it begins again
+    /// with that. It also deletes trees that starts could not use. A process that is killed leaves
+    /// nothing behind that the next call does not remove.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`] if content of the snapshot is lost. The trees that were complete
+    /// stay.
+    pub fn make_ready_trees(&self, options: &StoreOptions) -> Result<ReadyReport, Error> {
+        let started = Instant::now();
+        self.must_be_writable(Operation::MakeReadyTree)?;
+        let mut report = ReadyReport::default();
+        let Some(_alone) = locks::refill(self.path())? else {
+            // The process that makes trees keeps no more than the number allows, also if the number
+            // was changed just now. Trees that wait already need not wait for that process.
+            report.stopped = self.ready_trees_kept() > 0;
+            if !report.stopped {
+                self.ready().discard_all_waiting(&mut report)?;
+            }
+            report.elapsed = started.elapsed();
+            return Ok(report);
+        };
+        loop {
+            let kept = self.ready_trees_kept();
+            let are_too_many = || self.ready_trees_set().is_ok_and(|number| number < kept);
+            let is_needed = || locks::is_gate_closed(self.path()) || are_too_many();
+            let work = |operation: &Running| self.ready().refill(operation, &mut report);
+            match background::until_needed(options, is_needed, work) {
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::Cancelled | ErrorKind::StorageFull)
+                        && !options.cancel.is_cancelled() =>
+                {
+                    report.stopped = true;
+                }
+                result => result?,
+            }
+            if !are_too_many() {
+                break;
+            }
+            report.stopped = false;
+        }
+        // Starts put trees there that they could not use. The next process that empties the trash
+        // deletes those that cannot be deleted now.
+        let _ = trash::empty(self.layout(), self.catalog());
+        report.elapsed = started.elapsed();
+        Ok(report)
+    }
+}
+
+/// What is the same for all ready trees.
+#[derive(Clone, Copy)]
+pub(crate) struct ReadyTrees<'s> {
+    store: &'s Store,
+}
+
+impl<'s> ReadyTrees<'s> {
+    /// The way in which this store keeps them.
+    pub(crate) fn shelf(self) -> Box<dyn Shelf + 's> {
+        match self.store.filesystem().has_subvolumes {
+            true => Box::new(subvolumes::Subvolumes { store: self.store, trees: self }),
+            false => Box::new(folders::Folders { store: self.store, trees: self }),
+        }
+    }
+
+    /// Opens their folder.
+    fn open(self) -> Result<OwnedFd, Error> {
+        files::open_dir(&self.store.layout().ready_trees())
+    }
+
+    /// The path of a tree that waits.
+    fn path(self, waiting: &WaitingTree) -> PathBuf {
+        self.store.layout().ready_trees().join(os(waiting.name.to_bytes()))
+    }
+
+    /// Removes all trees that wait, also while another process makes some.
+    fn discard_all_waiting(self, report: &mut ReadyReport) -> Result<(), Error> {
+        report.snapshot = self.store.catalog().worktree(PROJECT)?.and_then(|row| row.snapshot);
+        for waiting in self.waiting() {
+            let removed = self.discard(Which::At(&self.path(&waiting)), Deletion::Now);
+            report.removed += u64::from(removed);
+        }
+        Ok(())
+    }
+
+    fn refill(self, operation: &Running, report: &mut ReadyReport) -> Result<(), Error> {
+        let dir = self.open()?;
+        staging::sweep(&dir);
+        let Some(id) = self.store.catalog().worktree(PROJECT)?.and_then(|row| row.snapshot) else {
+            return Ok(());
+        };
+        report.snapshot = Some(id);
+        self.shelf().refill(&dir, id, operation, report)
+    }
+
+    /// Whether there is room for a tree, and some more for everybody else.
+    fn has_room(self, dir: &OwnedFd, object: &SnapshotObject) -> bool {
+        let Ok(room) = fs::fstatvfs(dir) else { return false };
+        // Where files cannot be cloned, a tree takes the content as well.
+        let content = match self.store.filesystem().shares {
+            SharesBlocks::Usually => 0,
+            _ => object.bytes,
+        };
+        let needed = object.entries.saturating_mul(ENTRY_BYTES).saturating_add(content);
+        let (free, all) = (
+            room.f_bavail.saturating_mul(room.f_frsize),
+            room.f_blocks.saturating_mul(room.f_frsize),
+        );
+        let has_inodes = room.f_files == 0 || room.f_favail > object.entries.saturating_mul(2);
+        has_inodes && free > needed.saturating_mul(2).saturating_add(all / 20)
+    }
+
+    /// The trees that wait, the one that waits for the longest time first.
+    fn waiting(self) -> Vec<WaitingTree> {
+        let names = files::listed_at(&self.store.layout().ready_trees()).unwrap_or_default();
+        let waiting = names.into_iter().filter_map(|(name, kind)| {
+            let (stem, number) = name.to_str()?.split_once('.')?;
+            let is_one = kind == fs::FileType::Directory && number.parse::<u64>().is_ok();
+            let id = from_hex(stem).map(SnapshotId::from_bytes).filter(|_| is_one)?;
+            Some(WaitingTree { name: CString::new(name.as_encoded_bytes()).ok()?, id })
+        });
+        let mut waiting: Vec<WaitingTree> = waiting.collect();
+        // All ids have one length, so this is the order of the numbers.
+        waiting
+            .sort_by(|a, b| (a.name.count_bytes(), &a.name).cmp(&(b.name.count_bytes(), &b.name)));
+        waiting
+    }
+
+    /// How many trees wait.
+    pub(crate) fn count_waiting(self) -> u64 {
+        self.waiting().len() as u64
+    }
+
+    /// Which of some trees, given by their snapshots, needs the fewest changes for this snapshot.
+    /// `None` if none is near.
+    fn nearest(self, of: &[SnapshotId], object: &SnapshotObject) -> Option<SnapshotId> {
         let most = nearest::most_changes(object.entries);
         let mut candidates = Vec::new();
-        for other in self.latest_ready_trees() {
-            let changes = match self.object(other) {
-                Ok(old) => nearest::changes(self.catalog(), (&old, object), most).ok().flatten(),
-                Err(_) => None,
-            };
-            candidates.push((other, changes));
+        for &id in of {
+            let changes = |old| nearest::changes(self.store.catalog(), (&old, object), most);
+            candidates.push((id, self.store.object(id).and_then(changes).ok().flatten()));
         }
-        let Some(other) = nearest::nearest(&candidates, most) else { return Ok(None) };
-        let bring = || -> Result<Option<Filled>, Error> {
-            let folder = self.layout().ready_trees();
-            let Some(near) = self.sealed_ready_tree(other) else { return Ok(None) };
-            let base = self.catalog().manifest_like(other, &self.object(other)?, &[target])?;
-            let Some(old) = self.ready_index(other, &base) else { return Ok(None) };
-            let parent = dir.try_clone().context(Operation::Open, || &folder)?;
-            let Ok(stage) =
-                Stage::new(parent, &folder, |dir, name| sys::snapshot(&near, dir, name))
-            else {
-                return Ok(None);
-            };
-            // The seal decides after the snapshot, since that writes back what was written before.
-            let still = self.sealed_ready_tree(other).and_then(|it| fs::fstat(it).ok());
-            let is_still = still.map(|it| Meta::of(&it).id())
-                == fs::fstat(&near).ok().map(|it| Meta::of(&it).id());
-            if !is_still {
-                return Ok(None);
-            }
-            let index = self.bring_private(
-                (stage.dir(), &stage.path()),
-                (&base, &old),
-                (id, target),
-                operation,
-            )?;
-            Ok(index.map(|index| Filled { stage, index, unsealed: Vec::new() }))
+        nearest::nearest(&candidates, most)
+    }
+
+    fn nearest_waiting(self, of: &[WaitingTree], object: &SnapshotObject) -> Option<WaitingTree> {
+        let ids: Vec<SnapshotId> = of.iter().map(|waiting| waiting.id).collect();
+        let near = self.nearest(&ids, object)?;
+        of.iter().find(|waiting| waiting.id == near).cloned()
+    }
+
+    /// The tree of another snapshot, which is brought to the target.
+    fn manifest_near(self, id: SnapshotId, target: &SnapshotTree<'_>) -> Result<Manifest, Error> {
+        let object = self.store.object(id)?;
+        self.store.catalog().manifest_like(id, &object, &[target.manifest()?])
+    }
+
+    /// Makes the tree of a snapshot in the empty folder `root`, by cloning every file.
+    fn fill(
+        self,
+        root: &OwnedFd,
+        target: &SnapshotTree<'_>,
+        operation: &Running,
+    ) -> Result<Made, Error> {
+        let folder = self.store.layout().ready_trees();
+        operation.expect(target.object.files);
+        let root = root.try_clone().context(Operation::MakeReadyTreeIn, || &folder)?;
+        let (store, manifest) = (self.store, target.manifest()?);
+        let plan = Plan { store, manifest, paths: std::slice::from_ref(&folder), operation };
+        materialize(&plan, vec![root])
+    }
+
+    /// Gives a tree the name under which it waits, behind those that wait already.
+    fn publish(self, stage: &mut Stage, id: SnapshotId) -> io::Result<()> {
+        let number = |waiting: &WaitingTree| -> Option<u64> {
+            waiting.name.to_str().ok()?.split_once('.')?.1.parse().ok()
         };
-        match bring() {
-            Err(error)
-                if !matches!(error.kind(), ErrorKind::Cancelled | ErrorKind::StorageFull) =>
-            {
-                Ok(None)
+        let last = self.waiting().iter().filter(|it| it.id == id).filter_map(number).max();
+        let first = last.and_then(|last| last.checked_add(1)).unwrap_or(1);
+        for number in first..=first.saturating_add(2 * MOST) {
+            let name = CString::new(format!("{id}.{number}"))?;
+            match stage.publish(&name) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                result => return result,
             }
-            brought => brought,
         }
+        Err(io::ErrorKind::AlreadyExists.into())
     }
 
     /// Brings a tree that no other process knows from one snapshot to another. Returns its index,
     /// or `None` if calve cannot vouch for an entry.
-    fn bring_private(
+    fn bring(
         &self,
         (root, path): (&OwnedFd, &Path),
         (base, old): (&Manifest, &Index),
-        (id, target): (SnapshotId, &Manifest),
+        target: &SnapshotTree<'_>,
         operation: &Running,
     ) -> Result<Option<Index>, Error> {
+        let (id, target) = (target.id, target.manifest()?);
         let trees = Trees {
             base,
             now: base,
@@ -360,7 +439,7 @@ impl Store {
             return Ok(None);
         }
         let bring =
-            Bring { store: self, root, path, trees: &trees, moves: &moves, is_private: true };
+            Bring { store: self.store, root, path, trees: &trees, moves: &moves, is_private: true };
         let staged = bring.stage(operation)?;
         if !staged.skipped.is_empty() {
             return Ok(None);
@@ -379,49 +458,13 @@ impl Store {
         Ok(is_whole.then_some(index))
     }
 
-    /// The index of a ready tree.
-    fn ready_index(&self, id: SnapshotId, manifest: &Manifest) -> Option<Index> {
-        let (path, count) = (self.layout().ready_index(id), manifest.stored_count());
-        let bytes = super::read_plain(fs::CWD, &path, index::most_bytes(count)).ok()?;
-        let index = Index::decode(&bytes, count).ok()?;
-        let is_it = index.snapshot == id && index.boot == Boot::this();
-        is_it.then(|| Index { stats: manifest.of_stored(index.stats), ..index })
-    }
-
-    /// The ready tree of a snapshot, where there is one and nobody wrote to it.
-    pub(crate) fn sealed_ready_tree(&self, id: SnapshotId) -> Option<OwnedFd> {
-        let flags = DIR_FLAGS | OFlags::NOFOLLOW;
-        let tree = fs::open(self.layout().ready_tree(id), flags, Mode::empty()).ok()?;
-        let good = self.layout().ready_index(id).is_file() && self.has_seal(&tree, id);
-        good.then_some(tree)
-    }
-
-    /// Whether a subvolume has the seal of the ready tree of a snapshot: it is that tree, or a
-    /// snapshot of it, and nobody has changed it.
-    fn has_seal(&self, tree: &OwnedFd, id: SnapshotId) -> bool {
-        let seal = self.layout().ready_seal(id);
-        let seal = super::read_plain(fs::CWD, &seal, SEAL_MOST_BYTES);
-        let is_subvolume =
-            fs::fstat(tree).is_ok_and(|stat| sys::is_subvolume(tree, Meta::of(&stat).ino));
-        is_subvolume && seal.is_ok_and(|seal| Self::is_sealed(tree, &seal))
-    }
-
-    /// Notes that a ready tree was used now. If that fails, the tree is evicted sooner.
-    fn used_now(&self, id: SnapshotId) {
-        let (seconds, nanoseconds) = now();
-        let now = Timespec { tv_sec: seconds, tv_nsec: nanoseconds.into() };
-        let times = Timestamps { last_access: now, last_modification: now };
-        let seal = self.layout().ready_seal(id);
-        let _ = fs::utimensat(fs::CWD, &seal, &times, AtFlags::SYMLINK_NOFOLLOW);
-    }
-
     /// The snapshots that have a seal of a ready tree, the one that was used last first.
-    fn latest_ready_trees(&self) -> Vec<SnapshotId> {
-        let names = super::files::listed_at(&self.layout().ready_trees()).unwrap_or_default();
+    fn latest(self) -> Vec<SnapshotId> {
+        let names = files::listed_at(&self.store.layout().ready_trees()).unwrap_or_default();
         let used = names.iter().filter_map(|(name, _)| {
             let (stem, extension) = name.to_str()?.split_once('.')?;
-            let id = super::id::from_hex(stem).map(SnapshotId::from_bytes)?;
-            let seal = self.layout().ready_seal(id);
+            let id = from_hex(stem).map(SnapshotId::from_bytes)?;
+            let seal = self.store.layout().ready_seal(id);
             let stat = (extension == "seal").then(|| fs::lstat(&seal).ok()).flatten()?;
             Some((id, Meta::of(&stat).modified()))
         });
@@ -429,153 +472,93 @@ impl Store {
     }
 
     /// How many ready trees there are.
-    pub(crate) fn count_ready_trees(&self) -> u64 {
-        self.latest_ready_trees().len() as u64 + self.count_waiting()
+    pub(crate) fn count(self) -> u64 {
+        self.latest().len() as u64 + self.count_waiting()
     }
 
-    /// Seals the subvolume of a stage that calve filled. Returns what the seal says; `None` if the
-    /// subvolume changes, or if no seal can be made here.
-    pub(crate) fn seal_stage(&self, stage: &Stage) -> Option<Vec<u8>> {
-        let boot = staging::boot()?;
-        settled(stage.dir()).ok().map(|number| seal_text(number, &boot))
+    /// Makes the subvolume that unnamed worktrees are snapshots of a ready tree: see
+    /// [`Shelf::adopt`]. If that fails, the next start makes the ready tree.
+    pub(crate) fn adopt(self, unnamed: (&str, &[u8]), snapshot: (SnapshotId, &Manifest, &Index)) {
+        if let Ok(_lock) = locks::one_by_one(self.store.path()) {
+            let _ = self.shelf().adopt(unnamed, snapshot);
+        }
     }
 
-    /// Whether nobody has changed a subvolume since it was sealed.
-    pub(crate) fn is_sealed(tree: &OwnedFd, seal: &[u8]) -> bool {
-        let number = sys::last_change(tree);
-        number.is_ok_and(|number| {
-            staging::boot().is_some_and(|boot| seal == seal_text(number, &boot))
-        })
-    }
-
-    /// Makes the subvolume that unnamed worktrees are snapshots of the ready tree of their
-    /// snapshot, if nobody touched it. If that fails, the next start makes the ready tree.
-    pub(crate) fn adopt_unnamed_tree(
-        &self,
-        (token, seal): (&str, &[u8]),
-        (id, manifest, index): (SnapshotId, &Manifest, &Index),
-    ) {
-        let adopt = || -> io::Result<()> {
-            let from = self.layout().unnamed_tree(token);
-            let tree = fs::open(&from, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
-            if !Self::is_sealed(&tree, seal) || self.sealed_ready_tree(id).is_some() {
-                return Ok(());
+    /// Removes a ready tree. Returns whether it was there and is gone. It moves into the trash
+    /// first, so no start sees a part of it.
+    pub(crate) fn discard(self, which: Which<'_>, deletion: Deletion) -> bool {
+        let layout = self.store.layout();
+        let path = match which {
+            Which::Of(id) => {
+                for file in [layout.ready_seal(id), layout.ready_index(id)] {
+                    let _ = std::fs::remove_file(file);
+                }
+                layout.ready_tree(id)
             }
-            let dir = fs::open(self.layout().ready_trees(), DIR_FLAGS, Mode::empty())?;
-            self.discard_ready_tree(&dir, id);
-            fs::renameat(&dir, from.file_name().unwrap_or_default(), &dir, id.to_string())?;
-            let (layout, stage) = (self.layout(), self.layout().stage());
-            staging::write_whole(&stage, &layout.ready_index(id), &index.encode_stored(manifest)?)?;
-            staging::write_whole(&stage, &layout.ready_seal(id), seal)?;
-            self.evict(&dir, KEPT_MOST, id);
-            Ok(())
+            Which::Unnamed(token) => layout.unnamed_tree(token),
+            Which::At(path) => path.to_owned(),
         };
-        if let Ok(_lock) = locks::one_by_one(self.path()) {
-            let _ = adopt();
-        }
-    }
-
-    /// Removes the subvolume that unnamed worktrees are snapshots of. A file that cannot be removed
-    /// now is trash.
-    pub(crate) fn discard_unnamed_tree(&self, token: &str) {
-        let tree = self.layout().unnamed_tree(token);
-        let discard = || -> io::Result<()> {
-            let dir = fs::open(self.layout().ready_trees(), DIR_FLAGS, Mode::empty())?;
-            let name = CString::new(tree.file_name().unwrap_or_default().as_encoded_bytes())?;
-            self.discard_waiting(&dir, &name);
-            Ok(())
-        };
-        if std::fs::symlink_metadata(&tree).is_ok() {
-            let _ = discard();
-        }
-    }
-
-    /// Removes ready trees until at most `most` are left, and `spared` in any case. A tree that
-    /// cannot be deleted at once is left to the trash.
-    fn evict(&self, dir: &OwnedFd, most: usize, spared: SnapshotId) {
-        for id in self.latest_ready_trees().into_iter().skip(most).filter(|id| *id != spared) {
-            if let Some((trash, aside)) = self.put_aside(dir, id) {
-                let _ = sys::delete_subvolume(&trash, &aside);
-            }
-        }
-    }
-
-    /// Moves a ready tree into the trash.
-    fn put_aside(&self, dir: &OwnedFd, id: SnapshotId) -> Option<(OwnedFd, CString)> {
-        for file in [self.layout().ready_seal(id), self.layout().ready_index(id)] {
-            let _ = std::fs::remove_file(file);
-        }
-        let aside = CString::new(stage_name()).ok()?;
-        let trash = fs::open(self.layout().trash(), DIR_FLAGS, Mode::empty()).ok()?;
-        match fs::renameat(dir, id.to_string(), &trash, &aside) {
-            Ok(()) => Some((trash, aside)),
-            // A sandbox lets no folder go to another one. Under this name it is swept here.
-            Err(Errno::XDEV) => {
-                fs::renameat(dir, id.to_string(), dir, &aside).ok()?;
-                Some((dir.try_clone().ok()?, aside))
-            }
+        // A sandbox lets no folder go to another one. Under this name it is swept in its own.
+        let name = stage_name();
+        let aside = |folder: PathBuf| match std::fs::rename(&path, folder.join(&name)) {
+            Ok(()) => Some(folder),
             Err(_) => None,
-        }
-    }
-
-    /// Removes a tree that waits to be handed over. Files that cannot be removed now are trash.
-    fn discard_waiting(&self, dir: &OwnedFd, name: &CString) -> bool {
-        let Ok(aside) = CString::new(stage_name()) else { return false };
-        let Ok(trash) = fs::open(self.layout().trash(), DIR_FLAGS, Mode::empty()) else {
+        };
+        let Some(folder) = aside(layout.trash()).or_else(|| aside(layout.ready_trees())) else {
             return false;
         };
-        let (place, renamed) = match fs::renameat(dir, name, &trash, &aside) {
-            Err(Errno::XDEV) => (dir, fs::renameat(dir, name, dir, &aside)),
-            renamed => (&trash, renamed),
-        };
-        let _ = remove_tree(place, &aside);
-        renamed.is_ok()
-    }
-
-    /// Removes a ready tree. Files that cannot be removed now are trash.
-    fn discard_ready_tree(&self, dir: &OwnedFd, id: SnapshotId) {
-        if let Some((trash, aside)) = self.put_aside(dir, id) {
-            let _ = remove_tree(&trash, &aside);
+        if let (Ok(dir), Ok(name)) = (files::open_dir(&folder), CString::new(name)) {
+            let _ = match deletion {
+                Deletion::Now => remove_tree(&dir, &name),
+                Deletion::AtOnce => sys::delete_subvolume(&dir, &name),
+                Deletion::Later => Ok(()),
+            };
         }
+        true
     }
 
     /// Removes the ready trees of all snapshots that `keep` does not want. How many there were.
     ///
     /// # Errors
     /// The folder of ready trees could not be read.
-    pub(crate) fn drop_ready_trees(&self, keep: impl Fn(SnapshotId) -> bool) -> Result<u64, Error> {
-        let _lock = locks::one_by_one(self.path())?;
-        let folder = self.layout().ready_trees();
-        let dir =
-            fs::open(&folder, DIR_FLAGS, Mode::empty()).context(Operation::Open, || &folder)?;
+    pub(crate) fn sweep(self, keep: impl Fn(SnapshotId) -> bool) -> Result<u64, Error> {
+        let _lock = locks::one_by_one(self.store.path())?;
+        let (layout, folder) = (self.store.layout(), self.store.layout().ready_trees());
+        let dir = self.open()?;
         staging::sweep(&dir);
         let mut dropped = 0;
-        for (name, _) in super::listed(&dir).context(Operation::ReadDirectory, || &folder)? {
+        for (name, _) in files::listed(&dir).context(Operation::ReadDirectory, || &folder)? {
             let Some(text) = name.to_str() else { continue };
             let (stem, extension) = text.split_once('.').unwrap_or((text, ""));
-            if self.layout().unnamed_tree(stem) == folder.join(&name) {
-                if !self.layout().unnamed(stem).is_file() {
-                    self.discard_unnamed_tree(stem);
+            if layout.unnamed_tree(stem) == folder.join(&name) {
+                if !layout.unnamed(stem).is_file() {
+                    self.discard(Which::Unnamed(stem), Deletion::Now);
                     dropped += 1;
                 }
                 continue;
             }
-            let Some(id) = super::id::from_hex(stem).map(SnapshotId::from_bytes) else { continue };
+            let Some(id) = from_hex(stem).map(SnapshotId::from_bytes) else { continue };
             if keep(id) {
                 continue;
             }
             if extension.is_empty() {
                 dropped += 1;
-                self.discard_ready_tree(&dir, id);
+                self.discard(Which::Of(id), Deletion::Now);
             } else if extension.parse::<u64>().is_ok() {
-                let Ok(name) = CString::new(text) else { continue };
-                dropped += u64::from(self.discard_waiting(&dir, &name));
+                let is_gone = self.discard(Which::At(&folder.join(&name)), Deletion::Now);
+                dropped += u64::from(is_gone);
             } else {
                 let _ = std::fs::remove_file(folder.join(&name));
             }
         }
         Ok(dropped)
     }
+}
+
+/// How many trees a store keeps that was not told a number.
+fn kept_unless_told(filesystem: &Filesystem, entries: u64) -> u64 {
+    let shares = filesystem.shares == SharesBlocks::Usually;
+    u64::from(shares && entries >= LEAST_ENTRIES)
 }
 
 /// Whether an entry of a tree has the inode and the change time that the index has.
@@ -589,28 +572,24 @@ fn is_as_known(root: &OwnedFd, (tree, index): (&Manifest, &Index), at: (u32, u32
     look().is_ok_and(|stat| index.stats.get(number as usize) == Some(&stat))
 }
 
-/// What a seal says. Ready trees of the first version had the project's `.git`, and their seals no
-/// third word.
-fn seal_text(last_change: u64, boot: &str) -> Vec<u8> {
-    format!("{last_change} {boot} without-git\n").into_bytes()
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Two numbers and a few characters.
-const SEAL_MOST_BYTES: u64 = 4096;
-
-/// How often the number of the last change is read before it is given up.
-const SETTLE_TRIES: u32 = 10;
-
-/// The last change of a subvolume, once its transaction is over: then any later one has another
-/// number.
-fn settled(dir: &OwnedFd) -> io::Result<u64> {
-    flush_filesystem(dir)?;
-    for _ in 0..SETTLE_TRIES {
-        let number = sys::last_change(dir)?;
-        flush_filesystem(dir)?;
-        if sys::last_change(dir)? == number {
-            return Ok(number);
+    #[test]
+    fn a_store_keeps_a_tree_where_it_shares_its_blocks_and_a_start_would_take_long() {
+        for (filesystem, entries, expected) in [
+            (Some("xfs"), LEAST_ENTRIES, 1),
+            (Some("xfs"), LEAST_ENTRIES - 1, 0),
+            (Some("xfs"), 0, 0),
+            (Some("bcachefs"), u64::MAX, 1),
+            (Some("btrfs"), LEAST_ENTRIES, 1),
+            (Some("btrfs"), LEAST_ENTRIES - 1, 0),
+            (Some("ext4"), u64::MAX, 0),
+            (None, u64::MAX, 0),
+        ] {
+            let found = Filesystem::named(filesystem);
+            assert_eq!(kept_unless_told(found, entries), expected, "{filesystem:?} {entries}");
         }
     }
-    Err(io::Error::other("somebody writes to it again and again"))
 }

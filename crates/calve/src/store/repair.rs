@@ -27,6 +27,7 @@ use super::id::{BlobId, SnapshotId};
 use super::pack::Location;
 use super::packing::{Cold, From};
 use super::reach::Reach;
+use super::ready::{Deletion, Which};
 use super::verify::{Bad, DamageKind, Eye, Mirror, VerifyReport};
 use super::{Store, is_pack_name};
 use crate::error::{Context as _, Error, Operation};
@@ -85,7 +86,9 @@ impl Store {
                 }
                 (DamageKind::Pack, _) => mended.contains(&damage.path),
                 (DamageKind::Index, _) => std::fs::remove_file(&damage.path).is_ok(),
-                (DamageKind::ReadyTree, _) => self.remove_waiting(&damage.path),
+                (DamageKind::ReadyTree, _) => {
+                    self.ready().discard(Which::At(&damage.path), Deletion::Later)
+                }
                 _ => false,
             };
         }

@@ -31,9 +31,9 @@ use rustix::fs::{self, FlockOperation, Mode, OFlags};
 use super::files::listed_at;
 use super::layout::Layout;
 use super::locks;
+use crate::reflink::filesystem::Filesystem;
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
 use crate::reflink::meta::Meta;
-use crate::reflink::sys::filesystem_name;
 use crate::tree::staging::{StagedFile, stage_name, sync_filesystem};
 
 /// The size of the reserve. The database's files take some 40 KB at first, and forgetting thousands
@@ -76,16 +76,10 @@ pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// There a file that is mapped, and has all its blocks, may need more of them; and files can be
-/// made as long as there is room.
-pub(crate) fn is_btrfs(path: &Path) -> bool {
-    filesystem_name(path).as_deref() == Some("btrfs")
-}
-
 /// How much room there is for the database of `store`, if calve must know that before it opens the
 /// database.
 pub(crate) fn left(store: &Path) -> Room {
-    if !is_btrfs(store) {
+    if !Filesystem::of(store).mapped_needs_room {
         return Room::Enough;
     }
     let Ok(stat) = fs::statvfs(store) else { return Room::Enough };
@@ -162,7 +156,7 @@ pub(crate) fn settle(store: &Path) {
 /// Makes the reserve. If there is not enough room, it is as large as the room that there is.
 pub(crate) fn keep(store: &Path) {
     keep_bytes(store);
-    if is_btrfs(store) {
+    if Filesystem::of(store).mapped_needs_room {
         return;
     }
     for path in reserved_files(store) {
@@ -190,7 +184,7 @@ pub(super) fn keep_bytes(store: &Path) {
         return;
     }
     let mut missing = RESERVE_BYTES.saturating_sub(stat.st_size.cast_unsigned());
-    if is_btrfs(store) {
+    if Filesystem::of(store).mapped_needs_room {
         let free = room.f_bavail.saturating_mul(room.f_frsize);
         missing = missing.min(free.saturating_sub(SPARE_BYTES));
     }
@@ -227,7 +221,7 @@ pub(super) fn give_up(store: &Path) -> bool {
         given = fs::fstat(&file).is_ok_and(|stat| stat.st_size > 0);
         let _ = fs::ftruncate(&file, 0);
     }
-    if is_btrfs(store) {
+    if Filesystem::of(store).mapped_needs_room {
         given |= std::fs::remove_file(path).is_ok();
     }
     for path in reserved_files(store) {

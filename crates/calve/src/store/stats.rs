@@ -88,7 +88,7 @@ impl Store {
         let folder = |path: PathBuf| sizes(&path).context(Operation::Read, || path);
         (_, stats.pack_bytes) = folder(self.layout().packs())?;
         (_, stats.index_bytes) = folder(self.layout().indexes())?;
-        stats.ready_trees = self.count_ready_trees();
+        stats.ready_trees = self.ready().count();
         (stats.trash_entries, _) = folder(self.layout().trash())?;
         Ok(stats)
     }

@@ -52,13 +52,14 @@ use super::object::{
     put_varint,
 };
 use super::paths::spelling::{Spellings, kind_to_learn_from};
+use super::ready::{Deletion, Which};
 use super::scan::files::read_small;
 use super::scan::{
     self, Mentions, Request, Scan, attributes, entry_of, group_of, name_directories, stat_of,
 };
 use super::snapshot::Known;
 use super::snapshot::record::{FoundList, Needs, NewIndex, Recording};
-use super::{PROJECT, Store, StoreOptions, bytes_of, git, locks, path_from};
+use super::{PROJECT, Store, StoreOptions, background, bytes_of, git, locks, path_from};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::{DIR_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::Meta;
@@ -390,7 +391,7 @@ impl Store {
 
     /// Removes the unnamed snapshot of worktrees that were not made.
     pub(crate) fn remove_unnamed(&self, token: &str) {
-        self.discard_unnamed_tree(token);
+        self.ready().discard(Which::Unnamed(token), Deletion::Now);
         let _ = std::fs::remove_file(self.layout().unnamed(token));
     }
 
@@ -447,9 +448,8 @@ impl Store {
         };
         let is_needed =
             || locks::is_gate_closed(self.path()) || locks::is_naming_wanted(self.path());
-        match self
-            .until_needed(options, is_needed, |operation| self.name_all(&mut report, operation))
-        {
+        let work = |operation: &Running| self.name_all(&mut report, operation);
+        match background::until_needed(options, is_needed, work) {
             Err(error)
                 if error.kind() == ErrorKind::Cancelled && !options.cancel.is_cancelled() =>
             {
@@ -501,7 +501,7 @@ impl Store {
     ) -> Result<(), Error> {
         let token = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let remove = || {
-            self.discard_unnamed_tree(token);
+            self.ready().discard(Which::Unnamed(token), Deletion::Now);
             match std::fs::remove_file(path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     Err(error).context(Operation::RemoveLeftovers, || path)
@@ -550,7 +550,7 @@ impl Store {
             && let Some((_, index)) = unnamed.trees.first()
         {
             let target = (id, &unnamed.manifest, index);
-            self.adopt_unnamed_tree((token, &unnamed.seal), target);
+            self.ready().adopt((token, &unnamed.seal), target);
         }
         remove()
     }

@@ -325,7 +325,7 @@ impl Store {
         // To look at a ready tree takes a manifest and an index. The list of all content is large,
         // too, so it goes first unless a repair needs it.
         let reach = repair.then_some(reach);
-        let ready = self.touched_waiting(operation)?;
+        let ready = self.ready().shelf().touched(operation)?;
         report.damage.extend(ready.iter().map(|path| Damage {
             kind: DamageKind::ReadyTree,
             blob: None,

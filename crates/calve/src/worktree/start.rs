@@ -1,31 +1,25 @@
 //! Starts worktrees: makes one or more trees of one snapshot.
 
 use std::collections::HashSet;
-use std::ffi::{CString, OsStr};
+use std::ffi::OsStr;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
-
-use rustix::fs;
 
 use super::Worktree;
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::ReflinkOutcome;
-use crate::reflink::meta::{self, Meta};
 use crate::reflink::sys;
-use crate::report::{DestinationReport, Method};
+use crate::report::DestinationReport;
 use crate::store::catalog::{State, WorktreeRow};
 use crate::store::id::SnapshotId;
 use crate::store::layout::OWN;
 use crate::store::manifest::Manifest;
 use crate::store::paths::found::PathMention;
-use crate::store::ready::{Arrived, SnapshotTree};
+use crate::store::ready::{Arrived, SnapshotTree, TreePlace, places, publish_all, unpublish_all};
 use crate::store::registry::{Claim, name_taken, no_worktree};
-use crate::store::room::is_btrfs;
 use crate::store::scan::files::GivenUp;
 use crate::store::snapshot::{Known, check_name};
 use crate::store::{
@@ -34,9 +28,8 @@ use crate::store::{
 };
 use crate::tree::Reflink;
 use crate::tree::budget::must_be_free;
-use crate::tree::removal;
 use crate::tree::running::Running;
-use crate::tree::staging::{self, Stage, stage_name};
+use crate::tree::staging::stage_name;
 
 mod arrive;
 mod base;
@@ -456,10 +449,8 @@ impl Store {
         let tree = |id| self.catalog().manifest(id, &self.object(id).ok()?).ok();
         match from {
             None => (known(), None),
-            // A subvolume has all files at once.
-            Some(_) if is_btrfs(self.path()) => (None, None),
-            Some(id) if self.waits_unread(id) => (None, None),
-            Some(id) => (None, tree(id)),
+            Some(id) if self.ready().shelf().reads_tree(id) => (None, tree(id)),
+            Some(_) => (None, None),
         }
     }
 
@@ -573,7 +564,7 @@ impl Store {
         &self,
         dressing: &Dressing<'_>,
         mut arrived: Vec<Arrived>,
-        places: &[Place],
+        places: &[TreePlace],
         mut claim: Claim<'_>,
     ) -> Result<Vec<Started>, Error> {
         let outcomes = dressing.dress(Some(claim.rows()), &arrived, places)?;
@@ -667,122 +658,6 @@ fn beside(project: &Path, store: &Path) -> Vec<PathBuf> {
         folders.push(worktrees(store, stem));
     }
     folders
-}
-
-/// The path at which a worktree is made.
-pub(crate) struct Place {
-    path: PathBuf,
-    parent: PathBuf,
-    /// All places in one folder share this descriptor.
-    dir: Arc<OwnedFd>,
-    name: CString,
-    /// The mode of the empty directory that is at the path and will be replaced.
-    empty: Option<fs::Mode>,
-    /// The operation, for messages.
-    operation: Operation,
-}
-
-impl Place {
-    /// Makes an empty stage beside the path.
-    fn stage(&self) -> Result<Stage, Error> {
-        Stage::empty(Arc::clone(&self.dir), &self.parent).context(Operation::Stage, || &self.path)
-    }
-
-    /// The report of a tree that is a subvolume snapshot.
-    fn snapshot_report(&self) -> DestinationReport {
-        let path = self.path.clone();
-        DestinationReport { path, method: Method::Snapshot, ..DestinationReport::default() }
-    }
-
-    /// Makes a stage beside the path that is a snapshot of a subvolume.
-    fn snapshot_of(&self, subvolume: &OwnedFd) -> io::Result<Stage> {
-        Stage::new(Arc::clone(&self.dir), &self.parent, |dir, name| {
-            sys::snapshot(subvolume, dir, name)
-        })
-    }
-}
-
-/// Opens the parent folders of the paths. At each path there must be nothing, or an empty
-/// directory that another one can replace.
-fn places(paths: impl Iterator<Item = PathBuf>, operation: Operation) -> Result<Vec<Place>, Error> {
-    let mut places: Vec<Place> = Vec::new();
-    for path in paths {
-        let (parent, name) = crate::store::parent_of(&path)?;
-        let mut empty = None;
-        if let Ok(found) = std::fs::symlink_metadata(&path) {
-            let is_empty = |folder: &Path| {
-                std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none())
-            };
-            if found.is_dir() && is_empty(&path) {
-                check_replaceable(&path, &parent, operation)?;
-                empty = Some(meta::mode(found.mode() & 0o7777));
-            }
-        }
-        if empty.is_none() && std::fs::symlink_metadata(&path).is_ok() {
-            let cause =
-                io::Error::new(io::ErrorKind::AlreadyExists, "something exists there already");
-            return Err(Error::new(ErrorKind::DestinationExists, operation, path, cause));
-        }
-        let dir = match places.last() {
-            Some(last) if last.parent == parent => Arc::clone(&last.dir),
-            _ => {
-                let dir = super::open_dir(&parent)?;
-                staging::sweep(&dir);
-                Arc::new(dir)
-            }
-        };
-        let name = CString::new(name.as_encoded_bytes())
-            .map_err(|error| Error::io(operation, &path, io::Error::other(error)))?;
-        places.push(Place { path, parent, dir, name, empty, operation });
-    }
-    Ok(places)
-}
-
-/// Fails if a rename cannot put another directory in the place of this empty one: if something is
-/// mounted there, or if it is a subvolume.
-fn check_replaceable(path: &Path, parent: &Path, operation: Operation) -> Result<(), Error> {
-    let failed = |error: io::Error| Error::io(operation, path, error);
-    let dir = super::open_dir(path)?;
-    let device = |fd: &OwnedFd| Ok(Meta::of(&fs::fstat(fd)?).dev);
-    let why = if removal::mount_root(&dir) == Some(true) {
-        "something is mounted there, so no other folder can take its place"
-    } else if device(&dir).map_err(failed)? != device(&super::open_dir(parent)?).map_err(failed)? {
-        "it is a mount point or a subvolume, so no other folder can take its place"
-    } else {
-        return Ok(());
-    };
-    let cause = io::Error::new(io::ErrorKind::ResourceBusy, why);
-    Err(Error::new(ErrorKind::DestinationExists, operation, path, cause))
-}
-
-/// Renames all trees to their final names, or none.
-fn publish_all(trees: &mut [Arrived], places: &[Place]) -> Result<(), Error> {
-    for (done, place) in places.iter().enumerate() {
-        let published = match place.empty {
-            Some(_) => trees[done].stage.publish_over_empty(&place.name),
-            None => trees[done].stage.publish(&place.name),
-        };
-        if let Err(error) = published {
-            unpublish_all(&mut trees[..done], places);
-            let exists = error.kind() == io::ErrorKind::AlreadyExists;
-            return Err(if exists {
-                Error::new(ErrorKind::DestinationExists, place.operation, &place.path, error)
-            } else {
-                Error::io(place.operation, &place.path, error)
-            });
-        }
-    }
-    Ok(())
-}
-
-fn unpublish_all(trees: &mut [Arrived], places: &[Place]) {
-    for (tree, place) in trees.iter_mut().zip(places) {
-        tree.stage.unpublish(&place.name);
-        if let Some(mode) = place.empty {
-            // This fails if a tree is still there.
-            let _ = fs::mkdirat(&place.dir, &place.name, mode);
-        }
-    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 //!   indexes of the latest two trees; the collector removes those of snapshots that nobody needs.
 //!   An index records the hash of its tree's seal, so it does not serve for a tree that was made
 //!   anew.
-//! * A tree that [waits](super::waiting) elsewhere has inodes of its own. Its index is made with
+//! * A tree that [waits](super::folders) elsewhere has inodes of its own. Its index is made with
 //!   it, and is in its folder.
 //!
 //! If a tree is brought to another snapshot when it is handed over, its index still serves: the
@@ -39,7 +39,7 @@ use super::super::layout::READY_GIT_INDEX;
 use super::super::manifest::{Manifest, NO_ID};
 use super::super::object::{Entry, Kind};
 use super::vouched::{Known, Snapshots, length};
-use super::waiting::Target;
+use super::{SnapshotTree, seal};
 use crate::reflink::imp::NEW_FILE_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::reflink::sys;
@@ -61,8 +61,6 @@ const INDEX_AT: u64 = FRONT_BYTES as u64;
 const SUM_BYTES: usize = 8 + CHECKSUM_BYTES;
 /// A SHA-1; of a SHA-256 the second part.
 const CHECKSUM_BYTES: usize = 20;
-/// A seal has two numbers and a few characters.
-const SEAL_MOST_BYTES: u64 = 4096;
 /// The largest index that is kept.
 const MOST_BYTES: u64 = 512 * 1024 * 1024;
 /// How many indexes of other ready trees the store keeps beside the one that it made last: one, for
@@ -193,7 +191,7 @@ pub(crate) struct ReadyGitIndex<'a> {
 impl<'a> ReadyGitIndex<'a> {
     /// `None` if there is no ready tree. The caller has just made a worktree of it.
     pub(crate) fn of(store: &'a Store, id: SnapshotId) -> Option<Self> {
-        let seal = read_plain(fs::CWD, &store.layout().ready_seal(id), SEAL_MOST_BYTES).ok()?;
+        let seal = read_plain(fs::CWD, &store.layout().ready_seal(id), seal::MOST_BYTES).ok()?;
         Some(Self { store, id, seal: blake3::hash(&seal) })
     }
 
@@ -220,7 +218,7 @@ impl<'a> ReadyGitIndex<'a> {
     pub(super) fn make(
         &self,
         tree: &OwnedFd,
-        target: Target<'_>,
+        target: &SnapshotTree<'_>,
         index: &Index,
         operation: &Running,
     ) {
@@ -272,7 +270,7 @@ const WAITED: [u8; HASH_BYTES] = [0; HASH_BYTES];
 pub(super) fn keep_with(
     store: &Store,
     (folder, tree): (&Path, &OwnedFd),
-    target: Target<'_>,
+    target: &SnapshotTree<'_>,
     index: &Index,
     operation: &Running,
 ) {
@@ -292,7 +290,7 @@ fn of_project(store: &Store) -> Option<PathBuf> {
 fn for_tree(
     store: &Store,
     (tree, known_by): (&OwnedFd, [u8; HASH_BYTES]),
-    (id, object, manifest): Target<'_>,
+    target: &SnapshotTree<'_>,
     index: &Index,
     operation: &Running,
 ) -> Option<Vec<u8>> {
@@ -302,7 +300,8 @@ fn for_tree(
     let mut bytes = with_front(&of_project).ok()?;
     let made = &mut bytes[FRONT_BYTES..];
     let sum = Sum::of(made).filter(|_| !has_monitor(made))?;
-    let snapshots = Snapshots::of(store, (id, object), &[manifest]).ok()??;
+    let snapshots =
+        Snapshots::of(store, (target.id, target.object), &[target.manifest().ok()?]).ok()??;
     let known = Known::with(&snapshots, index);
     let (source, before_walk) = known.source();
     let trees = Trees {

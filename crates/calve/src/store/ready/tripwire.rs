@@ -10,7 +10,7 @@
 //!
 //! A folder that was listed was not necessarily changed: programs that search or back up a disk
 //! list folders, too. Then, and wherever listing leaves no trace (`noatime`), each entry of the
-//! tree is looked at ([`waiting`](super::waiting)).
+//! tree is looked at ([`folders`](super::folders)).
 //!
 //! # What this does not show
 //! A program that lists without a trace (`O_NOATIME`, or another mount of the filesystem with

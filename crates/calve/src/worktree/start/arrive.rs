@@ -1,17 +1,11 @@
 //! Lets the trees of a start arrive: under a stage's name, beside the place of each worktree.
 //!
-//! There are four ways, the quickest first. A ready tree of a similar snapshot is brought to this
-//! one (btrfs, a single worktree); each tree is a subvolume snapshot of the ready tree (btrfs); a
-//! ready tree is taken by a rename (elsewhere); each file is cloned from its mirror. Whichever way
-//! it is, what comes is an [`Arrived`].
+//! A tree comes from the store's [ready trees](crate::store::ready::Shelf), or each of its files is
+//! cloned from its mirror. Whichever way it is, what comes is an [`Arrived`].
 
 use std::path::PathBuf;
 
-use rustix::fs;
-
-use super::Place;
 use crate::error::{Context as _, Error, Operation};
-use crate::reflink::meta::Meta;
 use crate::report::DestinationReport;
 use crate::store::Store;
 use crate::store::catalog::WorktreeRow;
@@ -19,10 +13,8 @@ use crate::store::id::BlobId;
 use crate::store::index::{Boot, Index, Stat};
 use crate::store::manifest::Manifest;
 use crate::store::materialize::{Plan, materialize};
-use crate::store::ready::{Arrived, ArrivedGitIndex, ArrivedIndex, SnapshotTree};
-use crate::store::room::is_btrfs;
+use crate::store::ready::{Arrived, ArrivedIndex, SnapshotTree, TreePlace};
 use crate::tree::budget::Budget;
-use crate::tree::pool::cancelled;
 use crate::tree::running::Running;
 use crate::tree::staging::Stage;
 
@@ -48,26 +40,20 @@ impl Store {
         &self,
         tree: &mut SnapshotTree<'_>,
         rows: &[WorktreeRow],
-        places: &[Place],
+        places: &[TreePlace],
         operation: &Running,
     ) -> Result<Vec<Arrived>, Error> {
-        let mut arrived = Vec::with_capacity(places.len());
-        if let Some(brought) = self.brought(tree, places, operation)? {
-            arrived.push(brought);
-        } else if let Some(snapshots) = self.snapshots_of_ready_tree(tree, places, operation)? {
-            arrived = snapshots;
-        } else {
-            operation.expect(tree.object.files.saturating_mul(places.len() as u64));
-            for (row, place) in rows.iter().zip(places) {
-                let Some(mut taken) = self.handed_over(tree, place, operation)? else { break };
-                // At once: until then the folder in which the tree waited stays, and open.
-                taken.give_index(&row.token, tree)?;
-                arrived.push(taken);
-            }
-            let rest = &places[arrived.len()..];
-            if !rest.is_empty() {
-                arrived.extend(self.cloned(tree, rest, operation)?);
-            }
+        let mut arrived = self.ready().shelf().take(tree, rows, places, operation)?;
+        let files = |trees: usize| tree.object.files.saturating_mul(trees as u64);
+        operation.expect(files(places.len()));
+        operation.files_done(files(arrived.len()));
+        #[cfg(calve_check)]
+        for taken in &arrived {
+            crate::check::ready_tree(self, tree.id, tree.object, taken.stage.dir());
+        }
+        let rest = &places[arrived.len()..];
+        if !rest.is_empty() {
+            arrived.extend(self.cloned(tree, rest, operation)?);
         }
         for (row, arrived) in rows.iter().zip(&mut arrived) {
             arrived.give_index(&row.token, tree)?;
@@ -75,116 +61,14 @@ impl Store {
         Ok(arrived)
     }
 
-    /// Takes a snapshot of another ready tree that waits, and brings it to this snapshot. `None` if
-    /// there is a ready tree of this snapshot, if there must be one for several worktrees, or if no
-    /// snapshot that waits is near.
-    fn brought(
-        &self,
-        tree: &SnapshotTree<'_>,
-        places: &[Place],
-        operation: &Running,
-    ) -> Result<Option<Arrived>, Error> {
-        let [place] = places else { return Ok(None) };
-        if !is_btrfs(self.path())
-            || self.count_waiting() == 0
-            || self.sealed_ready_tree(tree.id).is_some()
-        {
-            return Ok(None);
-        }
-        operation.expect(tree.object.files);
-        let target = (tree.id, tree.object, tree.manifest()?);
-        let (parent, report) = ((&place.dir, &*place.parent), place.snapshot_report());
-        let brought = self.bring_walked(target, parent, report, operation);
-        #[cfg(calve_check)]
-        if let Some(brought) = &brought {
-            crate::check::ready_tree(self, tree.id, tree.object, brought.stage.dir());
-        }
-        if brought.is_some() {
-            operation.files_done(tree.object.files);
-        }
-        Ok(brought)
-    }
-
-    /// Makes each tree as a snapshot of the ready tree, which is a subvolume with the tree. `None`
-    /// if there is no ready tree, or if it cannot be used for one of the places.
-    fn snapshots_of_ready_tree(
-        &self,
-        tree: &mut SnapshotTree<'_>,
-        places: &[Place],
-        operation: &Running,
-    ) -> Result<Option<Vec<Arrived>>, Error> {
-        // Only making the ready tree needs the manifest. Work after this on btrfs has large trees
-        // of its own in memory.
-        let known = if is_btrfs(self.path()) { tree.take() } else { None };
-        let (id, object) = (tree.id, tree.object);
-        let Some(ready) = self.ready_tree((id, object), known, operation)? else {
-            return Ok(None);
-        };
-        let files = object.files.saturating_mul(places.len() as u64);
-        operation.expect(files);
-        let mut all = Vec::with_capacity(places.len());
-        for place in places {
-            if operation.is_cancelled() {
-                return Err(cancelled(Operation::StartWorktree, &place.path));
-            }
-            let stage = match self.take_walked(id, (&place.dir, &place.parent)) {
-                Some(stage) => stage,
-                None => match place.snapshot_of(&ready) {
-                    Ok(stage) => stage,
-                    // The place is on another filesystem, or we lack the right. We use the mirrors
-                    // then.
-                    Err(_) => return Ok(None),
-                },
-            };
-            // Since we looked at the seal, another process may have begun to remove the ready tree
-            // or to write to it.
-            let still = self.sealed_ready_tree(id).and_then(|now| fs::fstat(now).ok());
-            if still.map(|now| Meta::of(&now).id())
-                != fs::fstat(&ready).ok().map(|was| Meta::of(&was).id())
-            {
-                return Ok(None);
-            }
-            #[cfg(calve_check)]
-            crate::check::ready_tree(self, id, object, stage.dir());
-            all.push(Arrived {
-                stage,
-                report: place.snapshot_report(),
-                index: ArrivedIndex::OfReadyTree,
-                git_index: ArrivedGitIndex::OfReadyTree,
-            });
-        }
-        operation.files_done(files);
-        Ok(Some(all))
-    }
-
-    /// Takes a ready tree that waits. `None` if none does that can be used here.
-    fn handed_over(
-        &self,
-        tree: &SnapshotTree<'_>,
-        place: &Place,
-        operation: &Running,
-    ) -> Result<Option<Arrived>, Error> {
-        if self.count_waiting() == 0 {
-            return Ok(None);
-        }
-        let taken = self.hand_over(tree, (&place.dir, &place.parent), operation)?;
-        Ok(taken.map(|taken| {
-            #[cfg(calve_check)]
-            crate::check::ready_tree(self, tree.id, tree.object, taken.stage.dir());
-            operation.files_done(tree.object.files);
-            let report = DestinationReport { path: place.path.clone(), ..taken.report };
-            Arrived { report, ..taken }
-        }))
-    }
-
     /// Makes the trees by cloning every file from its mirror.
     fn cloned(
         &self,
         tree: &SnapshotTree<'_>,
-        places: &[Place],
+        places: &[TreePlace],
         operation: &Running,
     ) -> Result<Vec<Arrived>, Error> {
-        let stages = places.iter().map(Place::stage).collect::<Result<Vec<_>, _>>()?;
+        let stages = places.iter().map(TreePlace::stage).collect::<Result<Vec<_>, _>>()?;
         let filled = self.fill(tree.manifest()?, &stages, places, operation)?;
         // The index names the content of each file, so the content must be on the disk first.
         // Therefore we flush copied files.
@@ -209,7 +93,7 @@ impl Store {
         &self,
         manifest: &Manifest,
         stages: &[Stage],
-        places: &[Place],
+        places: &[TreePlace],
         operation: &Running,
     ) -> Result<FilledTrees, Error> {
         let pass = Budget::destinations(operation.jobs(), PASS_MOST);

@@ -15,7 +15,7 @@ use rustix::fs::{self, Gid, Uid};
 use super::super::open_dir;
 use super::dress::{Dressing, Origin};
 use super::git::GitPlan;
-use super::{NoRepository, PathMode, places, publish_all, unpublish_all};
+use super::{NoRepository, PathMode};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::meta::{self, Attrs, Meta};
 use crate::report::DestinationReport;
@@ -25,7 +25,7 @@ use crate::store::layout::own;
 use crate::store::marker::write_maker;
 use crate::store::materialize::wanted;
 use crate::store::paths::found::PathMention;
-use crate::store::ready::Arrived;
+use crate::store::ready::{Arrived, TreePlace, places, publish_all, unpublish_all};
 use crate::store::registry::no_worktree;
 use crate::store::remote::{KnownRemote, PullOptions, PullReport, Remote};
 use crate::store::{PROJECT, Store, StoreOptions, parent_of};
@@ -155,7 +155,7 @@ impl Remote {
         store: &Store,
         pulled: &PullReport,
         stage: &Stage,
-        place: &[super::Place],
+        place: &[TreePlace],
         kept: Option<&Kept>,
         operation: &Running,
     ) -> Result<(DestinationReport, u64, Vec<PathMention>), Error> {

@@ -13,9 +13,9 @@ use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{self, AtFlags, Mode};
 
+use super::PathMode;
 use super::git::{GitOutcome, GitPlan, LinkedWorktree};
 use super::links::{GivenIndex, Links};
-use super::{PathMode, Place};
 use crate::error::{Context as _, Error, Operation};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::{self, Meta};
@@ -37,7 +37,7 @@ use crate::store::paths::found::{Found, PathMention, keep_living, number_at};
 use crate::store::paths::local::Tree;
 use crate::store::ready::git_index::ReadyGitIndex;
 use crate::store::ready::vouched::{Clones, Known, Snapshots};
-use crate::store::ready::{Arrived, ArrivedGitIndex};
+use crate::store::ready::{Arrived, ArrivedGitIndex, TreePlace};
 use crate::store::scan::stat_of;
 use crate::store::{Store, path_from};
 use crate::tree::git_index::{self, Nobody, Source, Trees, Vouches};
@@ -96,7 +96,7 @@ impl Dressing<'_> {
         &self,
         rows: Option<&[WorktreeRow]>,
         trees: &[Arrived],
-        places: &[Place],
+        places: &[TreePlace],
     ) -> Result<Vec<Dressed>, Error> {
         let path = |at: usize| &places[at].path;
         let mut modes = Vec::with_capacity(trees.len());
@@ -231,7 +231,7 @@ impl Dressing<'_> {
         links: &Links,
         rows: &[WorktreeRow],
         arrived: &[Arrived],
-        places: &[Place],
+        places: &[TreePlace],
     ) -> Result<Vec<(LinkedWorktree, Vec<PathBuf>)>, Error> {
         let registered = self.register(links, rows)?;
         let submodules = self.files_of_submodules(links)?;
@@ -517,7 +517,7 @@ impl Dressing<'_> {
         &self,
         repository: &Path,
         trees: &[Arrived],
-        places: &[Place],
+        places: &[TreePlace],
     ) -> Result<Vec<DestinationReport>, Error> {
         let inside: Vec<PathBuf> = trees.iter().map(|tree| tree.stage.path().join(GIT)).collect();
         let store = self.store.path().strip_prefix(repository).ok();

@@ -26,7 +26,7 @@ use rustix::fs::{self, Mode};
 
 use super::dress::{Dressing, Origin};
 use super::git::GitPlan;
-use super::{PathMode, Place, Started, places};
+use super::{PathMode, Started};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::filesystem::{Filesystem, SharesBlocks};
 use crate::reflink::imp::SOURCE_FLAGS;
@@ -42,7 +42,7 @@ use crate::store::manifest::{Manifest, os};
 use crate::store::object::{Attributes, Entry, Kind};
 use crate::store::paths::found::Found;
 use crate::store::paths::local::Tree;
-use crate::store::ready::Arrived;
+use crate::store::ready::{Arrived, TreePlace, places, seal};
 use crate::store::registry::Claim;
 use crate::store::scan::databases::{JOURNAL, WAL, may_be_database};
 use crate::store::scan::{IGNORE_FILE, Scan};
@@ -256,7 +256,7 @@ impl Store {
     /// [`ErrorKind::Cancelled`], and those of a look at the project. Nothing is left behind.
     pub(super) fn clone_unnamed(
         &self,
-        places: &[Place],
+        places: &[TreePlace],
         least_bytes: u64,
         operation: &Running,
     ) -> Result<Option<Cloned>, Error> {
@@ -304,9 +304,9 @@ impl Store {
         format::require(self.path(), format::NAMED_LATER)?;
         let files = first.files().0;
         operation.expect(files.saturating_mul(places.len() as u64));
-        let ready = match filesystem.as_deref() {
-            Some("btrfs") => self.clone_into_subvolume(&project, operation)?,
-            _ => None,
+        let ready = match Filesystem::named(filesystem.as_deref()).has_subvolumes {
+            true => self.clone_into_subvolume(&project, operation)?,
+            false => None,
         };
         let mut arrived = Vec::new();
         if ready.is_none() {
@@ -344,11 +344,11 @@ impl Store {
         }
         let mut sealed = None;
         if let Some(ready) = ready {
-            let Some(seal) = self.seal_stage(&ready) else { return Ok(None) };
+            let Ok(seal) = seal::of(ready.dir()) else { return Ok(None) };
             for place in places {
                 // The place may be in another btrfs. The seal decides after the snapshot.
                 match place.snapshot_of(ready.dir()) {
-                    Ok(stage) if Self::is_sealed(ready.dir(), &seal) => {
+                    Ok(stage) if seal::holds(&seal, ready.dir()) => {
                         arrived.push(Arrived::new(stage, place.snapshot_report()));
                     }
                     _ => return Ok(None),
@@ -384,7 +384,7 @@ impl Store {
     fn clone_into_stages(
         &self,
         project: &Path,
-        places: &[Place],
+        places: &[TreePlace],
         subvolumes: bool,
         operation: &Running,
     ) -> Result<Option<Vec<Arrived>>, Error> {
@@ -454,7 +454,7 @@ impl Store {
     pub(super) fn publish_unnamed(
         &self,
         cloned: Cloned,
-        places: &[Place],
+        places: &[TreePlace],
         (git, paths): (GitPlan, PathMode),
         operation: &Running,
         claim: Claim<'_>,

@@ -5,12 +5,12 @@ use std::path::Path;
 
 use super::dress::{Dressing, Origin};
 use super::git::GitPlan;
-use super::{PathMode, Place, Started, places, publish_all, started};
+use super::{PathMode, Started, started};
 use crate::error::{Error, Operation};
 use crate::store::Store;
 use crate::store::id::SnapshotId;
 use crate::store::object::SnapshotObject;
-use crate::store::ready::Arrived;
+use crate::store::ready::{Arrived, TreePlace, places, publish_all};
 use crate::tree::running::Running;
 
 impl Store {
@@ -28,7 +28,7 @@ impl Store {
         let places = places(roots, Operation::StartWorktree)?;
         operation.expect(object.files.saturating_mul(names.len() as u64));
         let manifest = self.catalog().manifest(id, object)?;
-        let stages = places.iter().map(Place::stage).collect::<Result<Vec<_>, _>>()?;
+        let stages = places.iter().map(TreePlace::stage).collect::<Result<Vec<_>, _>>()?;
         let filled = self.fill(&manifest, &stages, &places, operation)?;
         let reports = filled.trees.into_iter().map(|(report, _)| report);
         let arrived = stages.into_iter().zip(reports);
