@@ -95,7 +95,11 @@ impl Tree {
             Some(back) if identity(&back).map_err(Failure::NotRun)?.is_none() => {}
             Some(back) if !is_same(&back, &own) => {
                 let what = format!("its .git leads to {}", git_dir.display());
-                let why = format!("{what}, which belongs to {}", back.display());
+                let other = back.parent().unwrap_or(&back).display();
+                let why = format!(
+                    "{what}, which belongs to {other}; if both were moved: git worktree repair '{}' '{other}'",
+                    root.display()
+                );
                 return Err(refused(root, &why));
             }
             _ => {}

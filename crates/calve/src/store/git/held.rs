@@ -397,6 +397,8 @@ impl Repository {
             self.git()
                 // In this version of the protocol git may ask for any commit.
                 .args(["-c", "protocol.version=2"])
+                // The user's settings may forbid this for repositories that others name.
+                .args(["-c", "protocol.file.allow=always"])
                 .args([
                     "fetch",
                     "-q",

@@ -149,6 +149,10 @@ impl std::fmt::Display for Failure {
                     "git could not be run, because a limit of processes is reached (ulimit -u, or \
                      a container's): raise it, or try again later (EAGAIN)",
                 ),
+            Self::NotRun(error) if error.raw_os_error() == Some(Errno::MFILE.raw_os_error()) => f
+                .write_str(
+                    "git could not be run, because the limit of open files is reached (ulimit -n)",
+                ),
             Self::NotRun(error) => write!(f, "git could not be run: {error}"),
         }
     }
