@@ -204,8 +204,8 @@ pub use reflink::{
     filesystem_supports_reflink, probe, probe_between, reflink_file, try_reflink,
 };
 pub use report::{
-    Cancel, CloneReport, CopiedBecause, DestinationReport, Method, Progress, SkipReason, Skipped,
-    UnlinkedBecause,
+    Cancel, CloneReport, CopiedBecause, DestinationReport, LinkedBecause, Method, Progress,
+    SkipReason, Skipped, UnlinkedBecause,
 };
 #[cfg(all(unix, feature = "store"))]
 pub use store::background::{inherit_streams_only, keep_answers_of_children, lowest_priority};

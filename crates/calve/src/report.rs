@@ -55,8 +55,13 @@ pub struct DestinationReport {
     /// Why files were copied and do not share blocks. The counts add up to `copied_files`.
     pub copied_because: CopiedBecause,
     /// In the link modes: why files were cloned or copied, and not linked. Then the counts add up
-    /// to `reflinked_files + copied_files`. In the other modes they are 0.
+    /// to `reflinked_files + copied_files`. With
+    /// [`or_hardlink`](crate::CloneOptions::or_hardlink), they count the copied files of which a
+    /// link was refused. Otherwise they are 0.
     pub unlinked_because: UnlinkedBecause,
+    /// With [`or_hardlink`](crate::CloneOptions::or_hardlink): why files are hard links and do not
+    /// share their blocks as clones do. These files are among `linked_files`.
+    pub linked_because: LinkedBecause,
     /// Entries that a merge replaced: files, links and FIFOs. A merge enters directories and does
     /// not replace them.
     pub replaced_entries: u64,
@@ -137,6 +142,24 @@ impl UnlinkedBecause {
     #[must_use]
     pub fn rows(&self) -> [(&'static str, u64); 3] {
         [("filesystem", self.filesystem), ("file", self.file), ("mutable", self.mutable)]
+    }
+}
+
+/// Why files are hard links although clones were asked for, as counts of files.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LinkedBecause {
+    /// The two filesystems cannot share blocks.
+    pub filesystem: u64,
+    /// The system refused to clone this one file.
+    pub file: u64,
+}
+
+impl LinkedBecause {
+    /// The number of all files that are links for this reason.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.filesystem + self.file
     }
 }
 

@@ -173,6 +173,7 @@ pub enum GitIndex {
 pub struct CloneOptions {
     pub(crate) mode: CloneMode,
     pub(crate) reflink: Reflink,
+    pub(crate) or_hardlink: bool,
     pub(crate) existing: Existing,
     pub(crate) exclude: Vec<String>,
     pub(crate) include: Vec<String>,
@@ -207,6 +208,7 @@ impl CloneOptions {
         Self {
             mode: CloneMode::default(),
             reflink: Reflink::default(),
+            or_hardlink: false,
             existing: Existing::default(),
             exclude: Vec::new(),
             include: Vec::new(),
@@ -242,6 +244,30 @@ impl CloneOptions {
         self
     }
 
+    /// In [`CloneMode::Clone`]: a file that cannot be cloned becomes a hard link to the source's
+    /// file, and a copy only if that is refused, too. **Such a link is not isolated**, see
+    /// [`CloneMode::Hardlink`]. Files that are [`mutable`](Self::mutable), or that need another mode
+    /// than the source's file has, are copied. The report says how many files are links
+    /// ([`linked_because`](crate::DestinationReport::linked_because)). No effect in the other modes,
+    /// with [`Reflink::Always`] or [`Reflink::Never`], and on Windows.
+    #[must_use]
+    pub fn or_hardlink(mut self) -> Self {
+        self.or_hardlink = true;
+        self
+    }
+
+    /// Whether files may become hard links to the source's files.
+    #[cfg(unix)]
+    pub(crate) fn hard_links(&self) -> bool {
+        self.mode == CloneMode::Hardlink || self.hard_links_instead()
+    }
+
+    /// Whether a file that is not cloned may become a hard link.
+    #[cfg(unix)]
+    pub(crate) fn hard_links_instead(&self) -> bool {
+        self.or_hardlink && self.mode == CloneMode::Clone && self.reflink == Reflink::Auto
+    }
+
     /// What to do where the destination exists.
     #[must_use]
     pub fn existing(mut self, existing: Existing) -> Self {
@@ -267,7 +293,8 @@ impl CloneOptions {
         self
     }
 
-    /// In the link modes: what matches is cloned or copied, since it will be written to.
+    /// In the link modes, and with [`or_hardlink`](Self::or_hardlink): what matches is cloned or
+    /// copied, since it will be written to.
     #[must_use]
     pub fn mutable(mut self, glob: impl Into<String>) -> Self {
         self.mutable.push(glob.into());

@@ -29,7 +29,7 @@ use rustix::io::Errno;
 use super::pool::lock;
 use super::staging::{self, os, rename_new, rename_new_or_link, stage_name};
 use super::tally::{self, Because};
-use super::{CloneMode, CloneOptions, Existing};
+use super::{CloneOptions, Existing};
 use crate::error::{Error, ErrorKind, Operation};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::{self, Meta};
@@ -52,7 +52,8 @@ pub(crate) struct Aside {
 /// How a file arrived.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Arrived {
-    Linked,
+    /// It is a link. In the first place it was to be a clone, and the value says why it is none.
+    Linked(Option<Because>),
     /// It was cloned, or copied for a reason. In the link modes the second value says why it is no
     /// link.
     Filled(Option<Because>, Option<Because>),
@@ -120,9 +121,8 @@ impl Aside {
             match (meta.map(Meta::file_type), arrived.get(path)) {
                 (None, _) => {}
                 (Some(FileType::Fifo), _) => taken_back.fifos += 1,
-                (Some(_), Some(Arrived::Linked)) => {
-                    taken_back.files += 1;
-                    taken_back.linked_files += 1;
+                (Some(_), Some(Arrived::Linked(instead))) => {
+                    tally::count_linked(taken_back, *instead);
                 }
                 (Some(FileType::Symlink), _) => taken_back.symlinks += 1,
                 (Some(_), how) => {
@@ -332,9 +332,8 @@ fn move_in(level: &Level, name: &CStr, options: &CloneOptions) -> Result<Moved, 
         Err(errno) => return Err(errno.into()),
     }
     // rename(2) does nothing if both names are already the same inode.
-    let was_same = replaces
-        && options.mode == CloneMode::Hardlink
-        && fs::unlinkat(from, name, AtFlags::empty()).is_ok();
+    let was_same =
+        replaces && options.hard_links() && fs::unlinkat(from, name, AtFlags::empty()).is_ok();
     Ok(if replaces && !was_same { Moved::Met(Met::Replaced) } else { Moved::Placed })
 }
 

@@ -50,6 +50,8 @@ pub(crate) struct Job<S: Source> {
     meta: Meta,
     /// Set if this is the first name of a file that has several.
     first: Option<Arc<First<S>>>,
+    /// Whether the file may become a link to the source's file.
+    pub(super) may_be_link: bool,
     outs: Vec<Out>,
 }
 
@@ -61,7 +63,16 @@ impl<S: Source> Job<S> {
             None => (None, meta),
         };
         let Named { name, number, .. } = entry;
-        Self { name: name.to_owned(), number, source, from, meta, first: None, outs: Vec::new() }
+        Self {
+            name: name.to_owned(),
+            number,
+            source,
+            from,
+            meta,
+            first: None,
+            may_be_link: false,
+            outs: Vec::new(),
+        }
     }
 
     pub(crate) fn with_first(self, first: Option<Arc<First<S>>>) -> Self {
@@ -102,6 +113,16 @@ struct Out {
     because: Option<Because>,
     /// Nothing is left to do at this destination.
     done: bool,
+}
+
+/// How a file got its content.
+enum FilledFile {
+    /// `made_by_clone`: the clone also made the file, and gave it its metadata.
+    Cloned {
+        made_by_clone: bool,
+    },
+    Copied(Because),
+    Linked(Because),
 }
 
 /// What became of an entry that calve tried to rename into place.
@@ -181,9 +202,11 @@ impl<'l> Worker<'_, '_, Live<'l>> {
             let changed = match kind {
                 FileType::RegularFile => {
                     let entry = Named { name: &name, kind, number: 0 };
-                    let unlinked = self.unlinked(node, handles, entry, mutable)?;
+                    let unlinked = self.unlinked(node, handles, entry, || mutable)?;
                     match self.create(node, handles, &name, unlinked.as_deref())? {
-                        Created::Job(job) => return Ok(Some(job)),
+                        Created::Job(job) => {
+                            return Ok(Some(Job { may_be_link: !mutable, ..job }));
+                        }
                         Created::Done => return Ok(None),
                         Created::Changed => true,
                     }
@@ -288,19 +311,102 @@ impl<S: Source> Worker<'_, '_, S> {
         node: &Arc<Node<S>>,
         handles: &Arc<Handles>,
         entry: Named<'_>,
-        mutable: bool,
+        is_mutable: impl Fn() -> bool,
     ) -> Result<Option<Unlinked>, Error> {
-        match mutable {
-            _ if !self.links() => Ok(None),
-            true => Ok(Some(vec![Some(Because::Mutable); self.op.dests.len()])),
-            false => self.link(node, handles, entry).map(Some),
+        let op = self.op;
+        if op.dests.is_empty() {
+            return Ok(None);
+        }
+        match op.options.mode {
+            CloneMode::Hardlink | CloneMode::Symlink if is_mutable() => {
+                Ok(Some(vec![Some(Because::Mutable); op.dests.len()]))
+            }
+            CloneMode::Hardlink | CloneMode::Symlink => self.link(node, handles, entry).map(Some),
+            CloneMode::Clone if self.refuses_all(node, handles, entry) && !is_mutable() => {
+                self.link(node, handles, entry).map(Some)
+            }
+            CloneMode::Clone | CloneMode::Copy => Ok(None),
         }
     }
 
-    /// Whether calve makes links.
-    pub(super) fn links(&self) -> bool {
-        !self.op.dests.is_empty()
-            && matches!(self.op.options.mode, CloneMode::Hardlink | CloneMode::Symlink)
+    /// Whether hard links stand in for clones, which no destination takes.
+    fn refuses_all(&self, node: &Node<S>, handles: &Handles, entry: Named<'_>) -> bool {
+        let op = self.op;
+        op.options.hard_links_instead()
+            && S::original(op, node, handles, entry).is_some_and(|original| {
+                op.dests.iter().all(|dest| dest.sharing.known(original.dev).refused)
+            })
+    }
+
+    /// Makes a hard link in the place of a file that could not be cloned, which is still empty.
+    /// `false` if that is refused, too; then there is no file.
+    fn link_instead(
+        &mut self,
+        dest: usize,
+        node: &Node<S>,
+        handles: &Handles,
+        job: &Job<S>,
+        out: &mut Out,
+    ) -> Result<bool, Error> {
+        let (op, kind) = (self.op, FileType::RegularFile);
+        let entry = Named { name: &job.name, kind, number: job.number };
+        if !op.options.hard_links_instead()
+            || !job.may_be_link
+            || out.because.is_some()
+            || job.meta.mode != job.from.mode
+        {
+            return Ok(false);
+        }
+        let Some(original) = S::original(op, node, handles, entry) else { return Ok(false) };
+        if op.dests[dest].link_verdicts.known(original.dev).refused {
+            out.because = Some(Because::Filesystem);
+            return Ok(false);
+        }
+        let made = out.fd.take();
+        let NewFile { dir, name, .. } = self.new_at(dest, handles, &job.name, out);
+        let path = || op.dest_path(dest, node, &job.name);
+        if made.is_some() {
+            fs::unlinkat(dir, name, AtFlags::empty()).context(Operation::Link, path)?;
+        }
+        match fs::linkat(original.dir, original.name, dir, name, AtFlags::empty()) {
+            Ok(()) => op.dests[dest].link_verdicts.worked(original.dev),
+            Err(errno) => {
+                let refused = self.link_refused(dest, &original, errno);
+                out.because = Some(refused.map_err(|error| {
+                    let from = op.source_path(node, &job.name);
+                    Error::io(Operation::Link, from, error).with_other(path())
+                })?);
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Puts the link that stands in for a clone into its place.
+    fn settle_link(
+        &mut self,
+        dest: usize,
+        node: &Arc<Node<S>>,
+        handles: &Arc<Handles>,
+        job: &Job<S>,
+        (mut out, because): (Out, Because),
+    ) -> Result<Settled, Error> {
+        let op = self.op;
+        let settled = self.settle(dest, node, handles, &job.name, out.temporary.take())?;
+        match settled {
+            Settled::Placed => {
+                if let Some(first) = job.first.as_ref().filter(|_| op.merges_into(dest, node)) {
+                    first.was_put(dest, op.dests.len(), &job.from);
+                }
+                self.count_link(dest, node, &job.name, Some(because));
+            }
+            Settled::Kept => {}
+            Settled::Unreachable => {
+                let out = self.create_out(dest, node, handles, job, out.because)?;
+                return self.fill_file(dest, node, handles, job, None, out);
+            }
+        }
+        Ok(settled)
     }
 
     /// In a dry run: counts a file, and returns `true`.
@@ -372,10 +478,16 @@ impl<S: Source> Worker<'_, '_, S> {
         self.fill_files(node, handles, std::slice::from_mut(&mut job))
     }
 
-    pub(super) fn count_link(&mut self, dest: usize, node: &Node<S>, name: &CStr) {
-        self.note_arrived(dest, node, name, Arrived::Linked);
-        self.tallies[dest].files += 1;
-        self.tallies[dest].linked_files += 1;
+    /// Counts a link. `instead` says why it is no clone, if it was to be one.
+    pub(super) fn count_link(
+        &mut self,
+        dest: usize,
+        node: &Node<S>,
+        name: &CStr,
+        instead: Option<Because>,
+    ) {
+        self.note_arrived(dest, node, name, Arrived::Linked(instead));
+        tally::count_linked(&mut self.tallies[dest], instead);
         self.op.operation.files_done(1);
     }
 
@@ -663,7 +775,7 @@ impl<S: Source> Worker<'_, '_, S> {
         let mut result = result.map_err(|first| op.one_place(node, &first, name))?;
         // rename(2) does nothing if both names are already the same inode.
         if result == Ok(true)
-            && op.options.mode == CloneMode::Hardlink
+            && op.options.hard_links()
             && fs::unlinkat(dir, &*temporary, AtFlags::empty()).is_ok()
         {
             result = Ok(false);
@@ -768,7 +880,13 @@ impl<S: Source> Worker<'_, '_, S> {
         mut out: Out,
     ) -> Result<Settled, Error> {
         let op = self.op;
-        let (copied, made_by_clone) = self.content(dest, node, handles, job, &mut out)?;
+        let (copied, made_by_clone) = match self.content(dest, node, handles, job, &mut out)? {
+            FilledFile::Cloned { made_by_clone } => (None, made_by_clone),
+            FilledFile::Copied(because) => (Some(because), false),
+            FilledFile::Linked(because) => {
+                return self.settle_link(dest, node, handles, job, (out, because));
+            }
+        };
         let path = || op.dest_path(dest, node, &job.name);
         let fd = match out.fd.take() {
             Some(fd) => fd,
@@ -835,8 +953,7 @@ impl<S: Source> Worker<'_, '_, S> {
         Ok(Settled::Placed)
     }
 
-    /// Clones the file (`None`), or copies it and says why. The second value says whether the clone
-    /// has the metadata, too.
+    /// Clones the file, or links or copies it and says why.
     fn content(
         &mut self,
         dest: usize,
@@ -844,9 +961,11 @@ impl<S: Source> Worker<'_, '_, S> {
         handles: &Handles,
         job: &Job<S>,
         out: &mut Out,
-    ) -> Result<(Option<Because>, bool), Error> {
+    ) -> Result<FilledFile, Error> {
         let op = self.op;
-        let Some(source) = &job.source else { return Ok((None, false)) };
+        let Some(source) = &job.source else {
+            return Ok(FilledFile::Cloned { made_by_clone: false });
+        };
         let failed = |error: io::Error| {
             if op.stopped() {
                 // The operation was stopped between two calls. The error or the cancellation that
@@ -856,7 +975,7 @@ impl<S: Source> Worker<'_, '_, S> {
             S::failed(op.source_path(node, &job.name), op.dest_path(dest, node, &job.name), error)
         };
         let because = match self.try_clone(dest, handles, (source, job), out).map_err(failed)? {
-            Tried::Cloned => return Ok((None, out.fd.is_none())),
+            Tried::Cloned => return Ok(FilledFile::Cloned { made_by_clone: out.fd.is_none() }),
             Tried::No(because, refusal) => {
                 if op.options.reflink == Reflink::Always {
                     let error = refusal.unwrap_or_else(|| io::ErrorKind::Unsupported.into());
@@ -872,6 +991,9 @@ impl<S: Source> Worker<'_, '_, S> {
                 because
             }
         };
+        if self.link_instead(dest, node, handles, job, out)? {
+            return Ok(FilledFile::Linked(because));
+        }
         if out.fd.is_none() {
             out.fd = Some(self.new_file(dest, node, handles, job, out)?);
         }
@@ -882,7 +1004,7 @@ impl<S: Source> Worker<'_, '_, S> {
             })?;
         }
         let because = op.from.refused(because, &job.from);
-        Ok((Some(out.because.unwrap_or(because)), false))
+        Ok(FilledFile::Copied(out.because.unwrap_or(because)))
     }
 
     fn try_clone(

@@ -463,16 +463,18 @@ impl Worker<'_, '_, List> {
         listed: &ListedEntry,
     ) -> Result<Option<Job<List>>, Error> {
         // A link has the mode that its file has.
-        let mutable = listed.mutable
-            || self.links()
-                && listed.mode.is_some_and(|mode| {
+        let is_mutable = || {
+            listed.mutable
+                || listed.mode.is_some_and(|mode| {
                     fs::stat(&listed.from).is_ok_and(|stat| Meta::of(&stat).permissions() != mode)
-                });
-        let unlinked = self.unlinked(node, handles, entry, mutable)?;
+                })
+        };
+        let unlinked = self.unlinked(node, handles, entry, is_mutable)?;
         if unlinked.as_ref().is_some_and(|unlinked| unlinked.iter().all(Option::is_none)) {
             return Ok(None);
         }
         let mut job = self.open_listed(entry, listed)?;
+        job.may_be_link = !listed.mutable;
         if self.counts_only() {
             return Ok(None);
         }

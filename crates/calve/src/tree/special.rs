@@ -17,7 +17,7 @@ use super::op::{Dir, First, Node};
 use super::source::{Named, Original, Source};
 use super::tally::Because;
 use super::walk::Live;
-use super::{CloneMode, Existing, two_names};
+use super::{Existing, two_names};
 use crate::error::{Context as _, Error, Operation};
 use crate::reflink::meta::{self, Meta};
 use crate::reflink::verdict::{Verdict, classify};
@@ -115,7 +115,7 @@ impl<S: Source> Worker<'_, '_, S> {
                 match self.link_to_first(dest, &name.first, node, &handles, &name.name)? {
                     Some(Settled::Kept) => op.operation.files_done(1),
                     Some(_) if name.kind == FileType::RegularFile => {
-                        self.count_link(dest, node, &name.name);
+                        self.count_link(dest, node, &name.name, None);
                     }
                     Some(_) => self.count_special(dest, name.kind),
                     None => broken.push(dest),
@@ -234,7 +234,8 @@ impl<S: Source> Worker<'_, '_, S> {
         let Some(original) = S::original(op, node, handles, entry) else {
             return Ok(vec![Some(Because::File); op.dests.len()]);
         };
-        let (hard, dev) = (op.options.mode == CloneMode::Hardlink, original.dev);
+        let (hard, dev) = (op.options.hard_links(), original.dev);
+        let instead = op.options.hard_links_instead().then_some(Because::Filesystem);
         let mut unlinked = Vec::with_capacity(op.dests.len());
         for (dest, at) in op.dests.iter().enumerate() {
             if hard && at.link_verdicts.known(dev).refused {
@@ -255,32 +256,47 @@ impl<S: Source> Worker<'_, '_, S> {
                     if hard {
                         at.link_verdicts.worked(dev);
                     }
-                    self.count_link(dest, node, name);
+                    self.count_link(dest, node, name, instead);
                     unlinked.push(None);
                     continue;
                 }
                 Err(errno) => errno,
             };
-            let error = io::Error::from(errno);
-            unlinked.push(Some(match classify(&error) {
-                // The file is gone. Opening it will report that.
-                _ if hard && errno == Errno::NOENT => Because::File,
-                Verdict::Filesystem if hard => Because::Filesystem,
-                Verdict::File if hard => Because::File,
-                _ => {
-                    return Err(Error::io(Operation::Link, op.source_path(node, name), error)
-                        .with_other(op.dest_path(dest, node, name)));
-                }
-            }));
-            if errno != Errno::NOENT {
-                // EPERM for another user's file concerns that file only (protected_hardlinks,
-                // proc_sys_fs(5)), however many such files there are.
-                let counts =
-                    errno == Errno::ACCESS || errno == Errno::PERM && is_own_file(&original);
-                at.link_verdicts.refused(dev, classify(&error), counts);
-            }
+            let because = self.link_refused(dest, &original, errno);
+            unlinked.push(Some(because.map_err(|error| {
+                Error::io(Operation::Link, op.source_path(node, name), error)
+                    .with_other(op.dest_path(dest, node, name))
+            })?));
         }
         Ok(unlinked)
+    }
+
+    /// Remembers that a link was refused, and returns why the file is no link.
+    ///
+    /// # Errors
+    /// An error after which calve must not try another way.
+    pub(super) fn link_refused(
+        &self,
+        dest: usize,
+        original: &Original<'_>,
+        errno: Errno,
+    ) -> io::Result<Because> {
+        let (hard, error) = (self.op.options.hard_links(), io::Error::from(errno));
+        let verdict = classify(&error);
+        if hard && errno == Errno::NOENT {
+            // The file is gone. Opening it will report that.
+            return Ok(Because::File);
+        }
+        let because = match verdict {
+            Verdict::Filesystem if hard => Because::Filesystem,
+            Verdict::File if hard => Because::File,
+            _ => return Err(error),
+        };
+        // EPERM for another user's file concerns that file only (protected_hardlinks,
+        // proc_sys_fs(5)), however many such files there are.
+        let counts = errno == Errno::ACCESS || errno == Errno::PERM && is_own_file(original);
+        self.op.dests[dest].link_verdicts.refused(original.dev, verdict, counts);
+        Ok(because)
     }
 
     fn count_special(&mut self, dest: usize, kind: FileType) {

@@ -25,8 +25,9 @@ pub(super) fn take_back(sum: &mut DestinationReport, counted: &DestinationReport
 
 /// All counts that the threads have.
 #[cfg(unix)]
-fn counts(report: &mut DestinationReport) -> [&mut u64; 19] {
+fn counts(report: &mut DestinationReport) -> [&mut u64; 21] {
     let (copied, unlinked) = (&mut report.copied_because, &mut report.unlinked_because);
+    let linked = &mut report.linked_because;
     [
         &mut report.files,
         &mut report.directories,
@@ -39,6 +40,8 @@ fn counts(report: &mut DestinationReport) -> [&mut u64; 19] {
         &mut report.linked_files,
         &mut report.replaced_entries,
         &mut report.kept_entries,
+        &mut linked.filesystem,
+        &mut linked.file,
         &mut unlinked.filesystem,
         &mut unlinked.file,
         &mut unlinked.mutable,
@@ -73,6 +76,19 @@ pub(super) fn count_unlinked(tally: &mut DestinationReport, because: Because) {
         Because::Disabled => {}
         #[cfg(unix)]
         Because::Vanished => {}
+    }
+}
+
+/// Counts a file that is a link to the source's file or to its own first name. In the first case
+/// `instead` may say why it is no clone.
+#[cfg(unix)]
+pub(super) fn count_linked(tally: &mut DestinationReport, instead: Option<Because>) {
+    tally.files += 1;
+    tally.linked_files += 1;
+    match instead {
+        Some(Because::Filesystem) => tally.linked_because.filesystem += 1,
+        Some(_) => tally.linked_because.file += 1,
+        None => {}
     }
 }
 
@@ -158,6 +174,7 @@ pub(crate) fn method(mode: CloneMode, report: &DestinationReport) -> Method {
     let linked = match mode {
         CloneMode::Hardlink => Some(Method::Hardlink),
         CloneMode::Symlink => Some(Method::Symlink),
+        CloneMode::Clone if report.linked_because.total() > 0 => Some(Method::Hardlink),
         CloneMode::Clone | CloneMode::Copy => None,
     };
     let mut methods = [

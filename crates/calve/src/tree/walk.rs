@@ -277,7 +277,8 @@ impl Worker<'_, '_, Live<'_>> {
     /// Whether links to the directory's entries would turn one store into two with the same files,
     /// or share one worktree's marker between two worktrees.
     fn is_own(&self, node: &Node<Live<'_>>) -> bool {
-        let links = matches!(self.op.options.mode, CloneMode::Hardlink | CloneMode::Symlink);
+        let options = self.op.options;
+        let links = options.hard_links() || options.mode == CloneMode::Symlink;
         let inside = || node.path().iter().any(|part| part == OWN);
         links && (self.op.from.absolute.ends_with(OWN) || inside())
     }

@@ -11,6 +11,7 @@ use crate::common::snapshot::{assert_same, snapshot};
 use crate::common::{Scratch, bytes, expects_reflink, is_there, jobs, names};
 use calve::{
     Cancel, CloneMode, CloneOptions, ErrorKind, Existing, Method, Reflink, TreeEntry, clone_list,
+    clone_tree,
 };
 
 /// Two folders with contents, as a manager's store has them.
@@ -242,6 +243,114 @@ fn attributes_come_with_a_file_and_its_acl_only_without_a_mode() {
         let has = |name: &str| rustix::fs::lgetxattr(&new, name, &mut [0_u8; 0][..]).is_ok();
         assert_eq!((has("system.posix_acl_access"), has("user.note")), (acl, note), "{what}");
     }
+}
+
+/// The chain of uv: a clone, else a hard link, else a copy.
+#[test]
+fn what_cannot_be_cloned_is_a_hard_link_only_where_the_caller_says_so() {
+    for existing in [Existing::Fail, Existing::Merge, Existing::Keep] {
+        for threads in [1, 4] {
+            let what = format!("{existing:?}, {threads} threads");
+            let scratch = Scratch::new();
+            store(&scratch);
+            let tree = scratch.join("tree");
+            clone_list(package(&scratch), &[&tree], &CloneOptions::new()).unwrap();
+            fs::hard_link(tree.join("index.js"), tree.join("lib/further.js")).unwrap();
+            stamp(&tree);
+            let before = snapshot(&scratch.join("s"));
+            let shares = expects_reflink(scratch.path());
+            let options = CloneOptions::new().or_hardlink().mutable("again.js").existing(existing);
+            let options = jobs(options, threads);
+            let inode = |path: &Path| fs::metadata(path).unwrap().ino();
+
+            let dests = [scratch.join("one"), scratch.join("two")];
+            if existing != Existing::Fail {
+                fs::create_dir_all(dests[0].join("lib")).unwrap();
+            }
+            // Of the five files of the list, one is mutable and one has a mode of its own.
+            let report = clone_list(package(&scratch), &dests, &options).unwrap();
+            for (dest, report) in dests.iter().zip(&report.destinations) {
+                let linked = if shares { 0 } else { 3 };
+                let same = inode(&dest.join("index.js")) == inode(&scratch.join("s/01/c"));
+                assert_eq!(same, !shares, "{what}");
+                assert_eq!(report.linked_files, linked, "{what}");
+                assert_eq!(report.linked_because.total(), linked, "{what}");
+                assert_eq!(report.reflinked_files, if shares { 5 } else { 0 }, "{what}");
+                assert_eq!(report.copied_because.filesystem, if shares { 0 } else { 2 }, "{what}");
+                assert_eq!(report.unlinked_because.total(), 0, "{what}");
+                let method = if shares { Method::Reflink } else { Method::Mixed };
+                assert_eq!((report.files, report.method), (5, method), "{what}");
+                let tool = fs::metadata(dest.join("bin/tool")).unwrap();
+                assert_eq!((tool.mode() & 0o7777, tool.nlink()), (0o755, 1), "{what}");
+                assert_eq!(fs::metadata(dest.join("lib/again.js")).unwrap().nlink(), 1, "{what}");
+            }
+            let store_after = snapshot(&scratch.join("s"));
+            if shares {
+                assert_same(&before, &store_after, &what);
+            }
+            for (path, entry) in &before {
+                let found = &store_after[path];
+                assert_eq!(
+                    (found.mode, found.mtime),
+                    (entry.mode, entry.mtime),
+                    "{what}: {path:?}"
+                );
+            }
+
+            let dest = scratch.join("clone");
+            // The second time over the existing files.
+            for round in ["first", "second"] {
+                if existing == Existing::Fail && round == "second" {
+                    break;
+                }
+                let report = clone_tree(&tree, &[&dest], &options).unwrap();
+                let report = &report.destinations[0];
+                let kept = if existing == Existing::Keep && round == "second" { 7 } else { 0 };
+                assert_eq!(report.kept_entries, kept, "{what}, {round}");
+                assert_eq!(report.files, if kept == 0 { 6 } else { 0 }, "{what}, {round}");
+                let (one, other) =
+                    (inode(&dest.join("index.js")), inode(&dest.join("lib/further.js")));
+                assert_eq!(one, other, "{what}, {round}: hard links stay hard links");
+                assert_eq!(one == inode(&tree.join("index.js")), !shares, "{what}, {round}");
+                assert_ne!(
+                    inode(&dest.join("lib/again.js")),
+                    inode(&tree.join("lib/again.js")),
+                    "{what}, {round}: it will be written to"
+                );
+                let (found, wanted) = (snapshot(&dest), snapshot(&tree));
+                for (path, entry) in &wanted {
+                    let found = &found[path];
+                    let parts = |entry: &crate::common::snapshot::Entry| {
+                        (entry.kind, entry.mode, entry.target.clone())
+                    };
+                    assert_eq!(parts(found), parts(entry), "{what}, {round}: {path:?}");
+                }
+                assert_eq!(found.len(), wanted.len(), "{what}, {round}: no stage is left");
+            }
+            // Links are not made behind the back of the caller.
+            let plain = scratch.join("plain");
+            let report = clone_tree(&tree, &[&plain], &CloneOptions::new()).unwrap();
+            assert_eq!(report.destinations[0].linked_because.total(), 0, "{what}");
+            assert_ne!(inode(&plain.join("index.js")), inode(&tree.join("index.js")), "{what}");
+        }
+    }
+}
+
+#[test]
+fn where_neither_a_clone_nor_a_link_is_possible_there_is_a_copy_and_both_reasons() {
+    let (scratch, Some(other)) = (Scratch::new(), Scratch::elsewhere()) else {
+        return crate::common::not_run(module_path!(), "there is no other filesystem");
+    };
+    store(&scratch);
+    let dest = other.join("dest");
+    let options = CloneOptions::new().or_hardlink();
+    let report = clone_list(package(&scratch), &[&dest], &options).unwrap();
+    let report = &report.destinations[0];
+    assert_eq!((report.files, report.copied_files, report.linked_files), (5, 5, 0));
+    assert_eq!(report.copied_because.filesystem, 5);
+    // A link to the file with another mode was not tried.
+    assert!(report.unlinked_because.filesystem >= 4, "{report:?}");
+    assert_eq!(report.method, Method::Copy);
 }
 
 #[test]
