@@ -13,7 +13,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::tree::{State, content, difference, many_files, work};
-use crate::{Random, Run, calve_command, expects_reflink, names, not_run, program, scratch};
+use crate::{
+    Random, Run, calve_command, can_strace, expects_reflink, names, not_run, program, scratch,
+    straced,
+};
 
 /// How long each of the loops runs. A race that is lost once in a minute needs more than the
 /// default.
@@ -376,6 +379,39 @@ fn a_worktree_that_is_dropped_while_another_is_at_it_is_gone_and_the_other_is_to
         assert_eq!(ends(&project, words).code, Some(0), "{words}");
     }
     assert_eq!(names(&project.join(".calve/indexes")).len(), 1);
+}
+
+#[test]
+fn a_worktree_that_another_process_is_starting_is_dropped_when_it_is_started() {
+    if !can_strace("a drop of a worktree that is being started") {
+        return;
+    }
+    let scratch = scratch();
+    let project = scratch.path().join("app");
+    many_files(&project, 40, 500, "project");
+    assert_eq!(ends(&project, "init -q").code, Some(0));
+    assert_eq!(ends(&project, "snapshot -q --name base").code, Some(0));
+    thread::scope(|scope| {
+        let started = scope.spawn(|| {
+            let delay = ["-e", "trace=renameat2", "-e", "inject=renameat2:delay_enter=500000"];
+            straced(&project, &delay, "start -q -j1 --from base w")
+        });
+        let mut told = 0;
+        while !started.is_finished() {
+            let run = ends(&project, "drop w");
+            let is_told = run.stderr.contains("its start is not finished");
+            assert!(
+                is_told || run.stderr.contains("no worktree") || run.code == Some(0),
+                "{run:?}"
+            );
+            told += usize::from(is_told);
+        }
+        assert_eq!(started.join().unwrap().code, Some(0));
+        println!("{told} drops were told");
+    });
+    ends(&project, "drop w");
+    assert_eq!(ends(&project, "list").stdout, "");
+    assert_eq!(ends(&project, "store verify -q").code, Some(0));
 }
 
 /// Each of two branches at one commit is merged because of the other.

@@ -712,6 +712,11 @@ impl<'a> Registry<'a> {
         self.recover_dropped()
     }
 
+    /// Whether a process of this system is starting the worktree.
+    pub(crate) fn is_being_started(self, row: &WorktreeRow) -> bool {
+        row.state == State::Starting && maker_lives(&row.maker) == Some(true)
+    }
+
     /// Whether the process that makes a worktree is dead.
     fn is_given_up(self, row: &WorktreeRow) -> bool {
         match maker_lives(&row.maker) {

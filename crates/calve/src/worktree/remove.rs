@@ -381,6 +381,10 @@ impl Worktree {
         &self,
         how: &DropOptions,
     ) -> Result<Result<DroppedWorktree, Vec<PathBuf>>, Error> {
+        if !how.force && self.store.registry().is_being_started(&self.row) {
+            let cause = io::Error::new(io::ErrorKind::WouldBlock, "its start is not finished");
+            return Err(Error::new(ErrorKind::Busy, Operation::DropWorktree, &self.path, cause));
+        }
         let since = Moment::now();
         let loss = self.git_loss(false);
         // Without a tree, only references can keep commits, and a lock says that the tree is
