@@ -1,8 +1,9 @@
 //! Helpers for files and folders that may belong to someone else, and for paths as bytes.
 
-use std::ffi::OsString;
+use std::ffi::{CStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{self, Access, AtFlags, Mode};
@@ -14,6 +15,10 @@ use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::{DIR_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::Meta;
 use crate::reflink::refusal::SystemCall;
+
+/// How much of a directory the system lists at once.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const LISTING_BYTES: usize = 32 * 1024;
 
 /// The content of a regular file of at most `most` bytes. This follows no link and waits for no
 /// pipe, because a store, and calve's own folder in a worktree, may come from someone else.
@@ -66,23 +71,53 @@ pub(crate) fn is_blank(path: &Path) -> io::Result<Option<bool>> {
 /// The entries of a directory, with their kinds. The standard library is not used for this: it
 /// aborts the process if a directory's descriptor cannot be closed.
 pub(crate) fn listed(dir: impl AsFd) -> io::Result<Vec<(OsString, fs::FileType)>> {
-    use std::os::unix::ffi::OsStringExt as _;
     let mut found = Vec::new();
-    for entry in fs::Dir::read_from(&dir)? {
-        let entry = entry?;
-        let name = entry.file_name();
+    each_in(&dir, |name, kind| {
         if matches!(name.to_bytes(), b"." | b"..") {
-            continue;
+            return Ok(());
         }
-        let kind = match entry.file_type() {
+        let kind = match kind {
             fs::FileType::Unknown => {
                 Meta::of(&fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)?).file_type()
             }
             kind => kind,
         };
         found.push((OsString::from_vec(name.to_bytes().to_vec()), kind));
-    }
+        Ok(())
+    })?;
     Ok(found)
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn each_in(
+    dir: impl AsFd,
+    mut each: impl FnMut(&CStr, fs::FileType) -> io::Result<()>,
+) -> io::Result<()> {
+    fs::seek(&dir, fs::SeekFrom::Start(0))?;
+    let mut buffer = Vec::with_capacity(LISTING_BYTES);
+    let mut entries = fs::RawDir::new(&dir, buffer.spare_capacity_mut());
+    while let Some(entry) = entries.next() {
+        match entry {
+            Ok(entry) => each(entry.file_name(), entry.file_type())?,
+            Err(Errno::INTR) => {}
+            // The directory was removed, so it is empty.
+            Err(Errno::NOENT) => break,
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn each_in(
+    dir: impl AsFd,
+    mut each: impl FnMut(&CStr, fs::FileType) -> io::Result<()>,
+) -> io::Result<()> {
+    for entry in fs::Dir::read_from(dir)? {
+        let entry = entry?;
+        each(entry.file_name(), entry.file_type())?;
+    }
+    Ok(())
 }
 
 /// The entries of the folder at a path. Empty if there is no such folder.

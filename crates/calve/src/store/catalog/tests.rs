@@ -284,6 +284,21 @@ fn a_database_whose_tables_are_not_those_of_its_version_is_not_migrated() {
     }
 }
 
+/// So that the first look at a new worktree writes nothing.
+#[test]
+fn a_worktree_whose_head_is_as_it_was_started_needs_no_note_of_it() {
+    for (branch, noted, expected) in [
+        (Some("a/b"), None, "ref: refs/heads/a/b"),
+        (None, None, "1234abcd"),
+        (Some("a/b"), Some("abcd"), "abcd"),
+        (None, Some("ref: refs/heads/c"), "ref: refs/heads/c"),
+    ] {
+        let [branch, head] = [branch, noted].map(|it| it.map(str::to_owned));
+        let linked = Linked { commit: "1234abcd".to_owned(), branch, head };
+        assert_eq!(linked.last_head(), expected, "{linked:?}");
+    }
+}
+
 #[test]
 fn what_a_worktree_is_for_git_is_read_as_it_was_written_and_nothing_else_is() {
     let (_dir, path) = a_database();

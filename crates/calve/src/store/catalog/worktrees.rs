@@ -58,11 +58,21 @@ pub(crate) struct Linked {
     pub(crate) commit: String,
     /// The branch that it was started on, without `refs/heads/`.
     pub(crate) branch: Option<String>,
-    /// The content of its `HEAD` when calve last saw it, in case that git forgets it.
+    /// The content of its `HEAD` when calve last saw it, in case that git forgets it. `None`: as it
+    /// was started.
     pub(crate) head: Option<String>,
 }
 
 impl Linked {
+    /// The content of its `HEAD` when calve last saw it.
+    pub(crate) fn last_head(&self) -> String {
+        match (&self.head, &self.branch) {
+            (Some(head), _) => head.clone(),
+            (None, Some(branch)) => format!("ref: refs/heads/{branch}"),
+            (None, None) => self.commit.clone(),
+        }
+    }
+
     fn encode(&self) -> String {
         let branch = self.branch.as_deref().unwrap_or_default();
         let head = self.head.as_deref().map(|head| format!("\nhead {head}")).unwrap_or_default();

@@ -26,7 +26,7 @@ impl Registry<'_> {
     /// command notes it.
     pub(super) fn note_head(self, row: &WorktreeRow, entry: &Registration) {
         let Some(linked) = &row.git else { return };
-        let Some(head) = entry.head().filter(|head| linked.head.as_ref() != Some(head)) else {
+        let Some(head) = entry.head().filter(|head| *head != linked.last_head()) else {
             return;
         };
         let linked = Linked { head: Some(head), ..linked.clone() };
@@ -121,17 +121,11 @@ impl Registry<'_> {
         project: &Repository,
         linked: &Linked,
     ) -> Result<(Option<String>, String), Failure> {
-        let branch = match &linked.head {
-            Some(head) => match head.strip_prefix("ref: refs/heads/") {
-                Some(branch) => Some(branch.to_owned()),
-                None => return Ok((None, head.clone())),
-            },
-            None => linked.branch.clone(),
-        };
-        let Some(branch) = branch else { return Ok((None, linked.commit.clone())) };
-        let there = project.branches(&[&branch])?;
+        let head = linked.last_head();
+        let Some(branch) = head.strip_prefix("ref: refs/heads/") else { return Ok((None, head)) };
+        let there = project.branches(&[branch])?;
         Ok(match there.into_iter().find(|found| found.name == branch) {
-            Some(found) if found.tree.is_none() => (Some(branch), found.commit),
+            Some(found) if found.tree.is_none() => (Some(branch.to_owned()), found.commit),
             Some(found) => (None, found.commit),
             None => (None, linked.commit.clone()),
         })

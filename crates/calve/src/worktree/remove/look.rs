@@ -1,9 +1,12 @@
 //! Looks at a tree that is being dropped: what in it changed since a moment, and which folders in it
 //! have work that neither git nor a snapshot knows of.
 
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{self, TrySendError};
 
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -56,54 +59,104 @@ pub(super) fn changed_since(
     since: Moment,
     mut scope: Scope<'_>,
 ) -> io::Result<Vec<PathBuf>> {
-    let mut changed = Vec::new();
     let top = match fs::open(root, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty()) {
         Ok(top) => top,
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(changed),
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(Vec::new()),
         Err(errno) => return Err(errno.into()),
     };
     let here = Meta::of(&fs::fstat(&top)?);
+    let mut changed = Vec::new();
     if here.modified() >= since.0 {
         changed.push(PathBuf::from("."));
     }
-    let (mut steps, mut folders) = (Steps::new(top), vec![PathBuf::new()]);
-    while let Some(folder) = folders.pop() {
-        if changed.len() >= PATHS_MOST {
-            break;
-        }
-        let Some(dir) = steps.open(&folder)? else {
-            changed.push(folder);
-            continue;
-        };
-        for (name, _) in listed(dir)? {
-            let path = folder.join(&name);
-            let is_left_out = name == OBJECTS || name.as_encoded_bytes().starts_with(SHARED_INDEX);
-            if folder.as_os_str().is_empty() && name == OWN || is_left_out && is_gits(&path, root) {
+    std::thread::scope(|threads| {
+        let mut helper = None;
+        let (mut steps, mut folders, mut looked) = (Steps::new(top), vec![PathBuf::new()], 0);
+        while let Some(folder) = folders.pop() {
+            if changed.len() >= PATHS_MOST {
+                break;
+            }
+            let Some(dir) = steps.open(&folder)? else {
+                changed.push(folder);
+                continue;
+            };
+            if Meta::of(&fs::fstat(&dir)?).dev != here.dev {
                 continue;
             }
-            let meta = match fs::statat(dir, &name, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) => Meta::of(&stat),
-                Err(Errno::NOENT) => {
-                    changed.push(path);
+            let is_root = folder.as_os_str().is_empty();
+            let mut names = Vec::new();
+            for (name, kind) in listed(&dir)? {
+                let is_cache = name == OBJECTS || name.as_encoded_bytes().starts_with(SHARED_INDEX);
+                if is_root && name == OWN || is_cache && is_gits(&folder.join(&name), root) {
                     continue;
                 }
-                Err(errno) => return Err(errno.into()),
-            };
-            if meta.changed >= since.0 {
-                changed.push(path.clone());
-            }
-            let is_folder = meta.file_type() == FileType::Directory && meta.dev == here.dev;
-            if is_folder
-                && match &mut scope {
-                    Scope::All => true,
-                    Scope::If(is_in) => is_in(&path)?,
+                if kind == FileType::Directory {
+                    let path = folder.join(&name);
+                    let is_in = match &mut scope {
+                        Scope::All => true,
+                        Scope::If(is_in) => is_in(&path)?,
+                    };
+                    if is_in {
+                        folders.push(path);
+                    }
                 }
-            {
-                folders.push(path);
+                names.push(name);
+            }
+            looked += 1;
+            if looked == ALONE {
+                let (send, batches) = mpsc::sync_channel::<FolderEntries>(WAITING_MOST);
+                let look = move || {
+                    let looked = batches.iter().map(|batch| batch.changed_since(since));
+                    looked.collect::<io::Result<Vec<_>>>()
+                };
+                let thread = std::thread::Builder::new().spawn_scoped(threads, look);
+                helper = thread.ok().map(|thread| (send, thread));
+            }
+            let mut batch = Some(FolderEntries { dir, folder, names });
+            if let Some((send, _)) = &helper {
+                batch = match batch.take().map(|batch| send.try_send(batch)) {
+                    Some(Err(TrySendError::Full(it) | TrySendError::Disconnected(it))) => Some(it),
+                    _ => None,
+                };
+            }
+            if let Some(batch) = batch {
+                changed.extend(batch.changed_since(since)?);
             }
         }
+        if let Some((send, thread)) = helper {
+            drop(send);
+            let panicked = |_| io::Error::other("a thread panicked");
+            changed.extend(thread.join().map_err(panicked)??.into_iter().flatten());
+        }
+        Ok(changed)
+    })
+}
+
+/// After so many folders, a second thread helps.
+const ALONE: usize = 8;
+/// Each batch that waits holds a descriptor.
+const WAITING_MOST: usize = 4;
+
+/// Entries of a folder.
+struct FolderEntries {
+    dir: Arc<OwnedFd>,
+    folder: PathBuf,
+    names: Vec<OsString>,
+}
+
+impl FolderEntries {
+    /// The paths of those that changed at `since` or later, or are gone.
+    fn changed_since(self, since: Moment) -> io::Result<Vec<PathBuf>> {
+        let mut changed = Vec::new();
+        for name in self.names {
+            match fs::statat(&self.dir, &name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) if Meta::of(&stat).changed < since.0 => {}
+                Ok(_) | Err(Errno::NOENT) => changed.push(self.folder.join(name)),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(changed)
     }
-    Ok(changed)
 }
 
 /// Whether the path is in a `.git` folder, or the root is a part of one.
@@ -115,7 +168,7 @@ fn is_gits(path: &Path, root: &Path) -> bool {
 struct Steps {
     top: OwnedFd,
     /// The folder that was opened last. Mostly the next one is inside.
-    last: Option<(PathBuf, OwnedFd)>,
+    last: Option<(PathBuf, Arc<OwnedFd>)>,
 }
 
 impl Steps {
@@ -124,7 +177,7 @@ impl Steps {
     }
 
     /// The folder at a path from the root. `None` if it is gone.
-    fn open(&mut self, folder: &Path) -> io::Result<Option<&OwnedFd>> {
+    fn open(&mut self, folder: &Path) -> io::Result<Option<Arc<OwnedFd>>> {
         let opened = match (&self.last, folder.parent(), folder.file_name()) {
             (Some((above, dir)), Some(parent), Some(name)) if above == parent => {
                 fs::openat(dir, name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())
@@ -133,7 +186,10 @@ impl Steps {
             _ => at::open_at(&self.top, folder),
         };
         match opened {
-            Ok(dir) => Ok(Some(&self.last.insert((folder.to_owned(), dir)).1)),
+            Ok(dir) => {
+                let (_, dir) = self.last.insert((folder.to_owned(), Arc::new(dir)));
+                Ok(Some(Arc::clone(dir)))
+            }
             Err(error) if at::is_gone(&error) => Ok(None),
             Err(error) => Err(error),
         }
@@ -164,7 +220,7 @@ pub(super) fn nested_in(root: &Path) -> Nested {
     while let Some(folder) = folders.pop() {
         let entries = match steps.open(&folder) {
             Ok(None) => continue,
-            Ok(Some(dir)) if fs::fstat(dir).map(|stat| Meta::of(&stat).dev).ok() != device => {
+            Ok(Some(dir)) if fs::fstat(&dir).map(|stat| Meta::of(&stat).dev).ok() != device => {
                 continue;
             }
             Ok(Some(dir)) => listed(dir).ok(),
@@ -197,4 +253,42 @@ pub(super) fn nested_in(root: &Path) -> Nested {
         }
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// More folders than one thread looks at alone.
+    #[test]
+    fn whatever_changes_is_found_in_whichever_folder_it_is() {
+        const FOLDERS: usize = 3 * ALONE;
+        let tree = tempfile::tempdir().unwrap();
+        let folder = |at: usize| tree.path().join(format!("d{at}"));
+        for at in 0..FOLDERS {
+            std::fs::create_dir_all(folder(at).join("inner")).unwrap();
+            std::fs::write(folder(at).join("a"), "a").unwrap();
+            std::fs::write(folder(at).join("inner/b"), "b").unwrap();
+        }
+        for at in 0..FOLDERS {
+            // No later time is the same.
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            let since = Moment::now();
+            let changed = |scope: Scope<'_>| changed_since(tree.path(), since, scope).unwrap();
+            assert_eq!(changed(Scope::All), Vec::<PathBuf>::new());
+            std::fs::write(folder(at).join("inner/b"), "c").unwrap();
+            let expected = [PathBuf::from(format!("d{at}/inner/b"))];
+            assert_eq!(changed(Scope::All), expected);
+            assert_eq!(
+                changed(Scope::If(&mut |it| Ok(!it.ends_with("inner")))),
+                Vec::<PathBuf>::new()
+            );
+        }
+        let since = Moment::now();
+        for at in 0..FOLDERS {
+            std::fs::remove_file(folder(at).join("a")).unwrap();
+        }
+        let changed = changed_since(tree.path(), since, Scope::All).unwrap();
+        assert!(changed.len() >= PATHS_MOST.min(FOLDERS), "{changed:?}");
+    }
 }

@@ -11,10 +11,21 @@
 //! where no process finds it.
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Read as _;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
+
+use rustix::fs::{self, Mode};
+use rustix::io::Errno;
+
+use crate::reflink::imp::DIR_FLAGS;
+use crate::store::files::listed;
 
 /// A process that works in a worktree.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,9 +63,8 @@ pub(super) fn living_in(root: &Path, depth: Depth) -> Vec<LivingProcess> {
 }
 
 fn found_in(root: &Path, depth: Depth) -> Vec<LivingProcess> {
-    // The kernel shows paths without links.
-    let Ok(root) = std::fs::canonicalize(root) else { return Vec::new() };
-    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let Some(tree) = TreeInProc::at(root, depth) else { return Vec::new() };
+    let Ok(processes) = listed(&tree.proc) else { return Vec::new() };
     let own = std::process::id();
     let above: HashSet<u32> = ancestors(own).collect();
     let program = program_of(own);
@@ -68,12 +78,11 @@ fn found_in(root: &Path, depth: Depth) -> Vec<LivingProcess> {
                     .any(|it| program_of(it) == program)
     };
     let mut found = Vec::new();
-    for entry in entries.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
-            continue;
-        };
-        if works_in(&entry.path(), &root, depth) && !is_ours(pid) {
-            let command = std::fs::read(entry.path().join("comm")).unwrap_or_default();
+    let mut maps = Vec::new();
+    for (name, _) in processes {
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+        if tree.has(&name, &mut maps) && !is_ours(pid) {
+            let command = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
             let command = String::from_utf8_lossy(command.trim_ascii_end()).into_owned();
             found.push(LivingProcess { pid, command });
         }
@@ -81,56 +90,111 @@ fn found_in(root: &Path, depth: Depth) -> Vec<LivingProcess> {
     found
 }
 
-/// Whether the process whose folder in `/proc` this is works in the tree.
-fn works_in(process: &Path, root: &Path, depth: Depth) -> bool {
-    let leads_in = |link: PathBuf| std::fs::read_link(link).is_ok_and(|to| to.starts_with(root));
-    if leads_in(process.join("cwd")) || leads_in(process.join("exe")) {
-        return true;
-    }
-    // In a container, the tree may be mounted at another path.
-    if is_below(process.join("cwd"), root) {
-        return true;
-    }
-    let open = std::fs::read_dir(process.join("fd"));
-    if open.is_ok_and(|open| open.flatten().any(|file| leads_in(file.path()))) {
-        return true;
-    }
-    depth == Depth::Thorough
-        && std::fs::read(process.join("maps")).is_ok_and(|maps| maps_a_file_in(&maps, root))
+/// No link in `/proc` is longer.
+const LINK_MOST_BYTES: usize = 4096;
+
+/// A tree, as the links in `/proc` name it.
+struct TreeInProc {
+    proc: OwnedFd,
+    /// The path of its root, and the same with a slash. The kernel shows paths without links.
+    root: Vec<u8>,
+    inside: Vec<u8>,
+    id: Option<(u64, u64)>,
+    /// This process's mount namespace.
+    namespace: Option<Vec<u8>>,
+    depth: Depth,
 }
 
-/// Whether a process in another mount namespace is in the tree: one of the folders above its
-/// current one is the tree's root.
-fn is_below(folder: PathBuf, root: &Path) -> bool {
-    let namespace = |process: &Path| std::fs::read_link(process.join("ns/mnt")).ok();
-    let process = folder.parent().unwrap_or(Path::new("/"));
-    match (namespace(process), namespace(Path::new("/proc/self"))) {
-        (Some(its), Some(ours)) if its != ours => {}
-        _ => return false,
+/// What `read` makes of the target of a link.
+fn link<T>(
+    dir: impl AsFd,
+    path: impl AsRef<Path>,
+    read: impl FnOnce(&[u8]) -> T,
+) -> Result<T, Errno> {
+    let mut buffer = [MaybeUninit::uninit(); LINK_MOST_BYTES];
+    fs::readlinkat_raw(dir, path.as_ref(), &mut buffer).map(|(target, _)| read(target))
+}
+
+impl TreeInProc {
+    fn at(root: &Path, depth: Depth) -> Option<Self> {
+        let path = std::fs::canonicalize(root).ok()?;
+        let proc = fs::open("/proc", DIR_FLAGS, Mode::empty()).ok()?;
+        let root = path.as_os_str().as_bytes().to_vec();
+        let mut tree = Self {
+            proc,
+            inside: [&*root, b"/"].concat(),
+            root,
+            id: identity(&path),
+            namespace: None,
+            depth,
+        };
+        tree.namespace = link(&tree.proc, "self/ns/mnt", <[u8]>::to_vec).ok();
+        Some(tree)
     }
-    let id = |path: &Path| std::fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
-    let Some(wanted) = id(root) else { return false };
-    let (mut at, mut last) = (folder, None);
-    while let Some(here) = id(&at) {
-        if here == wanted {
+
+    fn is_inside(&self, target: &[u8]) -> bool {
+        target == self.root || target.starts_with(&self.inside)
+    }
+
+    /// Whether the process with this number works in the tree. `maps` is room for its mappings.
+    fn has(&self, process: &OsStr, maps: &mut Vec<u8>) -> bool {
+        let process = Path::new(process);
+        let leads_in = |name: &str| link(&self.proc, process.join(name), |it| self.is_inside(it));
+        match leads_in("exe") {
+            Ok(true) => return true,
+            // A thread of the kernel, or a process that has ended, has no program and no files. If
+            // this process may not read one of the links, it may read none.
+            Err(Errno::NOENT | Errno::SRCH | Errno::ACCESS) => return false,
+            Ok(false) | Err(_) => {}
+        }
+        if leads_in("cwd") == Ok(true) || self.is_above(process) {
             return true;
         }
-        // The folder above the topmost one is that folder itself.
-        if last == Some(here) {
-            break;
+        if let Ok(open) = fs::openat(&self.proc, process.join("fd"), DIR_FLAGS, Mode::empty()) {
+            let files = listed(&open).unwrap_or_default();
+            let leads_in = |file: &OsStr| link(&open, file, |target| self.is_inside(target));
+            if files.iter().any(|(file, _)| leads_in(file) == Ok(true)) {
+                return true;
+            }
         }
-        (at, last) = (at.join(".."), Some(here));
+        self.depth == Depth::Thorough && {
+            maps.clear();
+            let read = File::open(Path::new("/proc").join(process).join("maps"))
+                .and_then(|mut file| file.read_to_end(maps));
+            read.is_ok() && maps_a_file_in(maps, &self.inside)
+        }
     }
-    false
+
+    /// Whether the current folder of a process is in the tree although its path says something
+    /// else: in another mount namespace, as a container has, the tree may be at another path.
+    fn is_above(&self, process: &Path) -> bool {
+        let is_other = link(&self.proc, process.join("ns/mnt"), |its| {
+            self.namespace.as_deref().is_some_and(|ours| its != ours)
+        });
+        if is_other != Ok(true) || self.id.is_none() {
+            return false;
+        }
+        let (mut at, mut last) = (Path::new("/proc").join(process).join("cwd"), None);
+        while let Some(here) = identity(&at) {
+            if Some(here) == self.id {
+                return true;
+            }
+            // The folder above the topmost one is that folder itself.
+            if last == Some(here) {
+                break;
+            }
+            (at, last) = (at.join(".."), Some(here));
+        }
+        false
+    }
 }
 
-/// Whether a list of mappings (proc_pid_maps(5)) has a file below `root`.
-fn maps_a_file_in(maps: &[u8], root: &Path) -> bool {
-    let mut wanted = root.as_os_str().as_bytes().to_vec();
-    wanted.push(b'/');
+/// Whether a list of mappings (proc_pid_maps(5)) has a file below the folder `inside`, which ends in
+/// a slash.
+fn maps_a_file_in(maps: &[u8], inside: &[u8]) -> bool {
     maps.split(|byte| *byte == b'\n').any(|line| {
         let path = line.iter().position(|byte| *byte == b'/').map(|at| &line[at..]);
-        path.is_some_and(|path| path.starts_with(&wanted))
+        path.is_some_and(|path| path.starts_with(inside))
     })
 }
 
@@ -151,7 +215,11 @@ fn parent_in(stat: &str) -> Option<u32> {
 }
 
 fn program_of(pid: u32) -> Option<(u64, u64)> {
-    let found = std::fs::metadata(format!("/proc/{pid}/exe")).ok()?;
+    identity(Path::new(&format!("/proc/{pid}/exe")))
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    let found = std::fs::metadata(path).ok()?;
     Some((found.dev(), found.ino()))
 }
 
@@ -182,7 +250,7 @@ mod tests {
             ("7f00-7f01 rw-p 00000000 00:00 0   [heap]\n", false),
             ("", false),
         ] {
-            assert_eq!(maps_a_file_in(maps.as_bytes(), Path::new("/t/w")), expected, "{maps}");
+            assert_eq!(maps_a_file_in(maps.as_bytes(), b"/t/w/"), expected, "{maps}");
         }
     }
 }
