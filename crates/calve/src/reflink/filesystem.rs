@@ -168,6 +168,13 @@ impl Filesystem {
         found
     }
 
+    /// Whether a flush of any file or folder writes all earlier changes of names and metadata. The
+    /// filesystem has one log, and writes it in its order (Linux'
+    /// Documentation/filesystems/xfs/xfs-delayed-logging-design). ext4 may have no journal.
+    pub(crate) fn has_one_log(&self) -> bool {
+        self.name == "xfs"
+    }
+
     /// The filesystem of that name.
     pub(crate) fn named(name: Option<&str>) -> &'static Self {
         let is_it = |row: &&Self| name.is_some_and(|name| row.name.eq_ignore_ascii_case(name));

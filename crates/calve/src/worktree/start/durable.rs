@@ -14,11 +14,17 @@
 //! commit of the filesystem's log. Several trees share one flush of the whole filesystem instead: it
 //! may write data of other programs, but thirteen files a tree cost more.
 //!
-//! btrfs has a log for each file, and writes it for each flush. But after the rename of a subvolume
-//! it cannot use its log (`btrfs_rename`: "force full log commit if subvolume involved"), and the
-//! flush of the folder commits everything that was done before, in all subvolumes. So there the
-//! small files need no flush of their own: their content is a part of the metadata as soon as it is
-//! written back. If a filesystem was set up otherwise (`max_inline=0`), the row gives them again.
+//! One tree needs no flush for each file where the flush of its folder, which follows the rename,
+//! commits everything that was done before. There the files are only written back:
+//!
+//! * XFS has one log, which reaches the disk in its order, and after the content that was written
+//!   back. Thirteen flushes would tell the disk thirteen times to empty its cache.
+//! * btrfs has a log for each file. But after the rename of a subvolume it cannot use it
+//!   (`btrfs_rename`: "force full log commit if subvolume involved"), and commits all subvolumes.
+//!   Small files are a part of the metadata as soon as they are written back; larger ones are
+//!   flushed. If a filesystem was set up otherwise (`max_inline=0`), the row gives them again.
+//!
+//! What no row can give again is flushed all the same.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -69,15 +75,15 @@ pub(super) fn flush(
         return Ok(());
     }
     let mut flush = Flush::default();
-    let committed = is_committed_with_its_folder(store, repository, arrived)?;
+    let committed_most_bytes = committed_with_its_folder(store, repository, arrived)?;
     for ((row, Arrived { stage, .. }), (git, mentions)) in rows.iter().zip(arrived).zip(dressed) {
         let root = stage.dir();
         for mention in mentions.iter().filter(|mention| mention.kept.is_none()) {
             flush.add(root, &mention.path)?;
         }
-        if committed {
+        if committed_most_bytes.is_some() {
             flush.wait()?;
-            flush.committed_most_bytes = Some(INLINE_MOST_BYTES);
+            flush.committed_most_bytes = committed_most_bytes;
         }
         flush.add(root, Path::new(OWN))?;
         match git {
@@ -101,23 +107,30 @@ pub(super) fn flush(
     flush.wait()
 }
 
-/// Whether a flush of the folder that the only tree is renamed in flushes everything on its
-/// filesystem, and the repository is on that.
-fn is_committed_with_its_folder(
+/// Up to which size a file is on the disk when it was written back and the folder that the only
+/// tree is renamed in was flushed. `None` if each file needs a flush.
+fn committed_with_its_folder(
     store: &Path,
     repository: Option<&Repository>,
     arrived: &[Arrived],
-) -> io::Result<bool> {
-    let [Arrived { stage, .. }] = arrived else { return Ok(false) };
-    let root = Meta::of(&fs::fstat(stage.dir())?);
-    if !sys::is_subvolume(stage.dir(), root.ino) {
-        return Ok(false);
-    }
-    // Each subvolume has a device of its own. The tree is a snapshot of one in the store, and there
-    // are no snapshots on other filesystems.
-    let Some(repository) = repository else { return Ok(true) };
+) -> io::Result<Option<u64>> {
+    let [Arrived { stage, .. }] = arrived else { return Ok(None) };
     let device = |path: &Path| Ok::<_, io::Error>(Meta::of(&fs::stat(path)?).dev);
-    Ok(device(&repository.common)? == device(store)?)
+    let root = Meta::of(&fs::fstat(stage.dir())?);
+    let (most_bytes, dev) = if sys::is_subvolume(stage.dir(), root.ino) {
+        // Each subvolume has a device of its own. The tree is a snapshot of one in the store, and
+        // there are no snapshots on other filesystems.
+        (INLINE_MOST_BYTES, device(store)?)
+    } else if Filesystem::of_file(stage.dir()).has_one_log() {
+        (u64::MAX, root.dev)
+    } else {
+        return Ok(None);
+    };
+    let is_beside = match repository {
+        Some(repository) => device(&repository.common)? == dev,
+        None => true,
+    };
+    Ok(is_beside.then_some(most_bytes))
 }
 
 /// Flushes the filesystems that the trees and the repository are on. `false`, and nothing is
