@@ -29,7 +29,7 @@ use super::object::{Entry, Kind, Time};
 use super::paths::local::{Local, Tree};
 use super::scan::{self, stat_of};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
-use crate::reflink::filesystem::Filesystems;
+use crate::reflink::filesystem::{Filesystem, Filesystems};
 use crate::reflink::imp::{DIR_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::{self, Attrs, Meta};
 use crate::report::Skipped;
@@ -272,7 +272,7 @@ impl Bring<'_> {
             entry.mtime.0 -= trees.local.map_or(0, |local| local.seconds_older(path));
             set_in_place(root, path, &entry).context(Operation::SetMetadata, || failed(path))?;
             given.insert(path.clone(), entry);
-            changed += 1;
+            changed += u64::from(!self.is_forgotten(path));
         }
         // Children come before their parents, because a change in a directory changes the
         // directory's time.
@@ -288,7 +288,7 @@ impl Bring<'_> {
                 entry = Entry { mtime: entry.mtime, ..now.clone() };
             }
             set_in_place(root, path, &entry).context(Operation::SetMetadata, || failed(path))?;
-            changed += 1;
+            changed += u64::from(!self.is_forgotten(path));
         }
         let discarded = staged.stage.discard();
         let (path, mut entry) = (Path::new(""), trees.target.root.clone());
@@ -296,11 +296,21 @@ impl Bring<'_> {
             // The snapshots agree on the root, or the root already has the target's metadata.
             entry = Entry { mtime: entry.mtime, ..trees.now.root.clone() };
         }
-        if !entry.same_metadata(&trees.now.root) {
-            changed += 1;
-        }
         set_in_place(root, path, &entry).context(Operation::SetMetadata, || self.path)?;
+        let is_other = !entry.same_metadata(&trees.now.root);
+        changed += u64::from(is_other && !self.is_forgotten(path));
         Ok(Applied { changed, removed, discarded, given })
+    }
+
+    /// Whether the filesystem has taken new metadata of an entry and forgotten it. It would count as
+    /// changed each time.
+    fn is_forgotten(&self, path: &Path) -> bool {
+        let Trees { now, .. } = self.trees;
+        !Filesystem::of_file(self.root).is_tested
+            && self.trees.find(now, path).is_some_and(|at| {
+                look_at(self.root, path)
+                    .is_ok_and(|found| found.is_some_and(|found| found.same_metadata(now.at(at))))
+            })
     }
 
     /// Makes the index of the target. Entries that the switch did not touch keep their stat from
