@@ -230,7 +230,7 @@ pub use store::{
 pub use tree::cost::{CopyCost, must_copy, never_shares_blocks};
 pub use tree::{CloneMode, CloneOptions, Existing, GitIndex, Reflink, clone_tree};
 #[cfg(unix)]
-pub use tree::{TreeEntry, clone_list};
+pub use tree::{FinishedFile, TreeEntry, clone_list};
 #[cfg(all(unix, feature = "store"))]
 pub use worktree::{
     Change, ChangeKind, ChangeScope, Diff, DiskUsage, DropOptions, DroppedWorktree, FileDiff,

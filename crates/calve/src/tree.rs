@@ -168,6 +168,43 @@ pub enum GitIndex {
     Ready,
 }
 
+/// A question of a path, relative to the source.
+pub(crate) type PathTest = dyn Fn(&Path) -> bool + Send + Sync;
+
+/// Hears of a file.
+#[cfg(unix)]
+pub(crate) type FileListener = dyn Fn(&FinishedFile<'_>) + Send + Sync;
+
+/// A function of the caller's.
+pub(crate) struct Callback<F: ?Sized>(pub(crate) Arc<F>);
+
+impl<F: ?Sized> Clone for Callback<F> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<F: ?Sized> std::fmt::Debug for Callback<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("function")
+    }
+}
+
+/// A regular file that has arrived, for [`CloneOptions::on_file`].
+#[cfg(unix)]
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct FinishedFile<'a> {
+    /// The destination, as it was given.
+    pub destination: &'a Path,
+    /// The file, relative to the destination.
+    pub path: &'a Path,
+    /// [`Reflink`](crate::Method::Reflink), [`Copy`](crate::Method::Copy),
+    /// [`Hardlink`](crate::Method::Hardlink) (also to a name of the file that arrived before) or
+    /// [`Symlink`](crate::Method::Symlink).
+    pub method: crate::report::Method,
+}
+
 /// How [`clone_tree`] works; built by value.
 #[derive(Debug, Clone)]
 pub struct CloneOptions {
@@ -178,6 +215,10 @@ pub struct CloneOptions {
     pub(crate) exclude: Vec<String>,
     pub(crate) include: Vec<String>,
     pub(crate) mutable: Vec<String>,
+    pub(crate) exclude_if: Option<Callback<PathTest>>,
+    pub(crate) mutable_if: Option<Callback<PathTest>>,
+    #[cfg(unix)]
+    pub(crate) on_file: Option<Callback<FileListener>>,
     pub(crate) gitignore: bool,
     pub(crate) xattrs: bool,
     pub(crate) git_index: GitIndex,
@@ -213,6 +254,10 @@ impl CloneOptions {
             exclude: Vec::new(),
             include: Vec::new(),
             mutable: Vec::new(),
+            exclude_if: None,
+            mutable_if: None,
+            #[cfg(unix)]
+            on_file: None,
             gitignore: false,
             xattrs: true,
             git_index: GitIndex::default(),
@@ -298,6 +343,42 @@ impl CloneOptions {
     #[must_use]
     pub fn mutable(mut self, glob: impl Into<String>) -> Self {
         self.mutable.push(glob.into());
+        self
+    }
+
+    /// Leaves out entries for whose path, relative to the source, `test` returns `true`, besides
+    /// those that match a pattern of [`exclude`](Self::exclude). [`include`](Self::include)
+    /// overrides it. Several threads may call `test` at once.
+    /// ```
+    /// use calve::CloneOptions;
+    /// use std::path::Path;
+    ///
+    /// let byte_code = |path: &Path| path.extension().is_some_and(|end| end == "pyc");
+    /// let options = CloneOptions::new().exclude_if(byte_code);
+    /// ```
+    #[must_use]
+    pub fn exclude_if(mut self, test: impl Fn(&Path) -> bool + Send + Sync + 'static) -> Self {
+        self.exclude_if = Some(Callback(Arc::new(test)));
+        self
+    }
+
+    /// Like [`mutable`](Self::mutable), for files for whose path, relative to the source, `test`
+    /// returns `true`. Several threads may call `test` at once.
+    #[must_use]
+    pub fn mutable_if(mut self, test: impl Fn(&Path) -> bool + Send + Sync + 'static) -> Self {
+        self.mutable_if = Some(Callback(Arc::new(test)));
+        self
+    }
+
+    /// Calls `done` for each regular file that has arrived whole. The file may still be in a stage,
+    /// which appears, or not, when everything is done. In a merge that
+    /// [keeps](Existing::Keep) what exists, a folder that another process made meanwhile may keep
+    /// its own file. There are no calls for a tree that arrives as a btrfs snapshot, nor in a dry
+    /// run. Several threads may call `done` at once; while it runs, its thread makes no files.
+    #[cfg(unix)]
+    #[must_use]
+    pub fn on_file(mut self, done: impl Fn(&FinishedFile<'_>) + Send + Sync + 'static) -> Self {
+        self.on_file = Some(Callback(Arc::new(done)));
         self
     }
 

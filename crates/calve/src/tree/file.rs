@@ -25,14 +25,14 @@ use super::source::{Named, Source};
 use super::staging::{self, stage_name};
 use super::tally::Because;
 use super::walk::Live;
-use super::{CloneMode, Existing, Reflink, tally, two_names};
+use super::{Callback, CloneMode, Existing, FinishedFile, Reflink, tally, two_names};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::copy::have_same_bytes;
 use crate::reflink::imp::{NEW_FILE_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::{self, Attrs, Meta};
 use crate::reflink::refusal::SystemCall;
 use crate::reflink::sys;
-use crate::report::SkipReason;
+use crate::report::{Method, SkipReason};
 
 /// How long calve waits for leases on files of the source: `/proc/sys/fs/lease-break-time` is 45 s
 /// by default.
@@ -488,6 +488,10 @@ impl<S: Source> Worker<'_, '_, S> {
     ) {
         self.note_arrived(dest, node, name, Arrived::Linked(instead));
         tally::count_linked(&mut self.tallies[dest], instead);
+        self.tell(dest, node, name, || match self.op.options.mode {
+            CloneMode::Symlink => Method::Symlink,
+            _ => Method::Hardlink,
+        });
         self.op.operation.files_done(1);
     }
 
@@ -950,7 +954,19 @@ impl<S: Source> Worker<'_, '_, S> {
         if let Some(because) = out.because {
             tally::count_unlinked(&mut self.tallies[dest], because);
         }
+        self.tell(dest, node, &job.name, || match copied {
+            None => Method::Reflink,
+            Some(_) => Method::Copy,
+        });
         Ok(Settled::Placed)
+    }
+
+    /// Tells the caller of a file that has arrived.
+    fn tell(&self, dest: usize, node: &Node<S>, name: &CStr, method: impl Fn() -> Method) {
+        if let Some(Callback(done)) = &self.op.options.on_file {
+            let (destination, path) = (&*self.op.dests[dest].path, &*node.path_of(name));
+            done(&FinishedFile { destination, path, method: method() });
+        }
     }
 
     /// Clones the file, or links or copies it and says why.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
-use super::CloneOptions;
+use super::{Callback, CloneOptions, PathTest};
 use crate::error::{Error, ErrorKind, Operation};
 
 /// The compiled patterns of one operation.
@@ -22,6 +22,8 @@ pub(crate) struct Filter {
     /// if they are excluded.
     leads_to_include: Gitignore,
     mutable: Gitignore,
+    exclude_if: Option<Callback<PathTest>>,
+    mutable_if: Option<Callback<PathTest>>,
     gitignore: bool,
     trivial: bool,
     #[cfg(unix)]
@@ -56,16 +58,22 @@ impl Filter {
                 leading.push(format!("/{}/", parts[..end].join("/")));
             }
         }
+        #[cfg(unix)]
+        let picks = options.picked.is_some();
+        #[cfg(not(unix))]
+        let picks = false;
         Ok(Self {
             exclude: compile(&options.exclude)?,
             include: compile(&options.include)?,
             leads_to_include: compile(&leading)?,
             mutable: compile(&options.mutable)?,
             gitignore: options.gitignore,
-            #[cfg(unix)]
-            trivial: options.exclude.is_empty() && !options.gitignore && options.picked.is_none(),
-            #[cfg(not(unix))]
-            trivial: options.exclude.is_empty() && !options.gitignore,
+            trivial: options.exclude.is_empty()
+                && options.exclude_if.is_none()
+                && !options.gitignore
+                && !picks,
+            exclude_if: options.exclude_if.clone(),
+            mutable_if: options.mutable_if.clone(),
             #[cfg(unix)]
             picked: options.picked.clone(),
         })
@@ -95,6 +103,7 @@ impl Filter {
         }
         let excluded = inside_excluded
             || self.exclude.matched(path, is_dir).is_ignore()
+            || self.exclude_if.as_ref().is_some_and(|Callback(test)| test(path))
             || chain.is_some_and(|chain| !is_gits_own(path) && chain.excludes(path, is_dir));
         if !excluded || self.include.matched(path, is_dir).is_ignore() {
             Decision::Keep
@@ -107,12 +116,13 @@ impl Filter {
 
     /// Whether the file at `path` must be a copy of its own in the link modes.
     pub(crate) fn is_mutable(&self, path: &Path) -> bool {
-        self.mutable.matched(path, false).is_ignore()
+        self.mutable_if.as_ref().is_some_and(|Callback(test)| test(path))
+            || self.mutable.matched(path, false).is_ignore()
             || path.ancestors().skip(1).any(|above| self.mutable.matched(above, true).is_ignore())
     }
 
     pub(super) fn has_mutable(&self) -> bool {
-        !self.mutable.is_empty()
+        !self.mutable.is_empty() || self.mutable_if.is_some()
     }
 }
 

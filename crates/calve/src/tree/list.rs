@@ -201,7 +201,8 @@ impl List {
             let folder = list.folder(&mut places, above, &path)?;
             // Links to these entries would turn one store of calve's into two with the same files.
             let is_own = || parts.iter().any(|part| *part == OWN);
-            let mutable = !is_link && (filter.is_mutable(&path) || is_own());
+            let mutable =
+                !is_link && (filter.is_mutable(&parts.iter().collect::<PathBuf>()) || is_own());
             let name = c_string(name, &path)?;
             let from = c_string(from.as_os_str(), &path)?;
             let entry = ListedEntry { name, mode, is_link, from, mutable };

@@ -4,6 +4,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use crate::common::odd::{file, set_xattr, stamp};
@@ -242,6 +243,67 @@ fn attributes_come_with_a_file_and_its_acl_only_without_a_mode() {
         assert_eq!(fs::metadata(&new).unwrap().permissions().mode() & 0o7777, expected, "{what}");
         let has = |name: &str| rustix::fs::lgetxattr(&new, name, &mut [0_u8; 0][..]).is_ok();
         assert_eq!((has("system.posix_acl_access"), has("user.note")), (acl, note), "{what}");
+    }
+}
+
+/// A manager's own rules, and its own progress: uv counts files, pnpm marks them.
+#[test]
+fn functions_say_what_is_left_out_and_mutable_and_hear_of_each_file() {
+    for mode in [CloneMode::Clone, CloneMode::Copy, CloneMode::Hardlink, CloneMode::Symlink] {
+        for existing in [Existing::Fail, Existing::Merge] {
+            let scratch = Scratch::new();
+            store(&scratch);
+            let what = format!("{mode:?}, {existing:?}");
+            let heard = Arc::new(Mutex::new(Vec::new()));
+            let listener = Arc::clone(&heard);
+            let options = CloneOptions::new()
+                .mode(mode)
+                .existing(existing)
+                .exclude_if(|path| path.starts_with("bin"))
+                .mutable_if(|path| path.ends_with("index.js"))
+                .on_file(move |file| {
+                    let found = (file.destination.join(file.path), file.method);
+                    listener.lock().unwrap().push(found);
+                });
+            let tree = scratch.join("tree");
+            clone_list(package(&scratch), &[&tree], &CloneOptions::new()).unwrap();
+            fs::hard_link(tree.join("lib/again.js"), tree.join("lib/further.js")).unwrap();
+            let (one, two, three) = (scratch.join("1"), scratch.join("2"), scratch.join("3"));
+            if existing == Existing::Merge {
+                fs::create_dir(&one).unwrap();
+            }
+            clone_list(package(&scratch), &[&one], &options).unwrap();
+            clone_tree(&tree, &[&two, &three], &options).unwrap();
+            let linked = match mode {
+                CloneMode::Hardlink => Some(Method::Hardlink),
+                CloneMode::Symlink => Some(Method::Symlink),
+                _ => None,
+            };
+            let shares = expects_reflink(scratch.path()) && mode != CloneMode::Copy;
+            let own = if shares { Method::Reflink } else { Method::Copy };
+            let mut expected = Vec::new();
+            for dest in [&one, &two, &three] {
+                assert!(!is_there(&dest.join("bin")), "{what}");
+                expected.push((dest.join("index.js"), own));
+                for path in ["lib/again.js", "lib/deep/a.js", "lib/none.js"] {
+                    expected.push((dest.join(path), linked.unwrap_or(own)));
+                }
+                if dest != &one {
+                    let further = linked.unwrap_or(Method::Hardlink);
+                    expected.push((dest.join("lib/further.js"), further));
+                }
+            }
+            let mut heard = heard.lock().unwrap().clone();
+            // Which of two names of a file is the first is not said.
+            for (path, method) in heard.iter_mut().chain(&mut expected) {
+                if path.ends_with("lib/again.js") || path.ends_with("lib/further.js") {
+                    *method = Method::Mixed;
+                }
+            }
+            heard.sort_by(|a, b| a.0.cmp(&b.0));
+            expected.sort_by(|a, b| a.0.cmp(&b.0));
+            assert_eq!(heard, expected, "{what}");
+        }
     }
 }
 
