@@ -53,7 +53,7 @@
 //! ```
 //! `examples/site_packages.rs` is a program of this kind, and the [guide for linkers] says when to
 //! use which mode. `clone_list` makes a tree of files that are anywhere, such as a store with a file
-//! for each content.
+//! for each content: `examples/node_modules.rs`.
 //!
 //! # Snapshots and worktrees
 //! On Unix, with the feature `store`, a *store* keeps *snapshots* of a project, each content once,

@@ -1,6 +1,9 @@
 //! Promise: the examples do what they claim, on every filesystem.
 
 #[expect(dead_code, unreachable_pub, reason = "a program that is called as a module")]
+#[path = "../../examples/node_modules.rs"]
+mod node_modules;
+#[expect(dead_code, unreachable_pub, reason = "a program that is called as a module")]
 #[path = "../../examples/site_packages.rs"]
 mod site_packages;
 #[expect(dead_code, unreachable_pub, reason = "a program that is called as a module")]
@@ -107,4 +110,39 @@ fn every_job_has_its_worktree_and_nothing_but_what_it_made_is_left() {
         assert!(store.worktrees().unwrap().is_empty());
     }
     assert!(!is_there(&project.join("RESULT")));
+}
+
+#[test]
+fn packages_of_a_store_with_a_file_for_each_content_become_node_modules() {
+    let scratch = Scratch::new();
+    let (store, modules) = (scratch.join("store"), scratch.join("node_modules"));
+    put(&store.join("3f/a9"), "module.exports = 1\n");
+    put(&store.join("00/01"), "#!/usr/bin/env node\n");
+    let list = "left\tindex.js\t3fa9\t644\n\
+                left\tbin/left\t0001\t755\n\
+                @s/right\tlib/index.js\t3fa9\t644\n";
+    // The second time over the existing files.
+    for round in ["first", "second"] {
+        let report = node_modules::install(&store, list, &modules).unwrap();
+        let made = &report.destinations[0];
+        assert_eq!((made.files, made.skipped.len()), (3, 0), "{round}");
+        // The store's file is not executable, so a link to it would not do.
+        let linked = if expects_reflink(scratch.path()) { 0 } else { 2 };
+        assert_eq!((made.linked_files, made.linked_because.total()), (linked, linked), "{round}");
+        for (path, content, mode) in [
+            ("left/index.js", "module.exports = 1\n", 0o644),
+            ("left/bin/left", "#!/usr/bin/env node\n", 0o755),
+            ("@s/right/lib/index.js", "module.exports = 1\n", 0o644),
+        ] {
+            let path = modules.join(path);
+            assert_eq!(fs::read_to_string(&path).unwrap(), content, "{round}: {path:?}");
+            assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, mode, "{round}: {path:?}");
+        }
+        assert_eq!(names(&modules), ["@s", "left"], "{round}");
+    }
+    assert_eq!(fs::metadata(store.join("00/01")).unwrap().mode() & 0o111, 0, "the store's own");
+    for wrong in ["left\tindex.js\t3fa9", "a\tb\t3\t644", "a\tb\t3fa9\t9"] {
+        let error = node_modules::install(&store, wrong, &modules).unwrap_err();
+        assert!(error.to_string().ends_with(wrong), "{error}");
+    }
 }
