@@ -189,6 +189,16 @@ fn what_only_git_has_and_what_git_does_not_list_is_work_to_a_drop() {
             "ddd",
         ),
         (
+            "a folder .git that is no repository",
+            "mkdir -p $W/d/.git; echo x >$W/d/.git/notes",
+            "d/.git",
+        ),
+        (
+            "a repository without its HEAD, where git ignores it",
+            "git init -q $W/built; git -C $W/built commit -q --allow-empty -m 1; rm $W/built/.git/HEAD",
+            "built",
+        ),
+        (
             "grafted",
             "git -C $W checkout -q --detach; git -C $W commit -q --allow-empty -m only; \
              echo \"$(git rev-parse main) $(git -C $W rev-parse HEAD)\" >.git/info/grafts",
@@ -200,7 +210,10 @@ fn what_only_git_has_and_what_git_does_not_list_is_work_to_a_drop() {
         desk.sh(script);
         let listed = desk.calve("list");
         assert!(
-            what == "grafted" || what == "patches wait" || !listed.stdout.contains("clean"),
+            matches!(what, "grafted" | "patches wait")
+                || work == "built"
+                || work == "d/.git"
+                || !listed.stdout.contains("clean"),
             "{what}: {listed:?}"
         );
         let run = desk.runs("drop w");

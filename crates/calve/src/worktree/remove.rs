@@ -332,6 +332,11 @@ impl Worktree {
             }
             loss.must_be_nothing(self, |work| self.is_in_the_base_snapshot(work, operation))?;
         }
+        if self.has_stray_work(seen, operation)? {
+            let why =
+                "it has folders .git that are no repositories, and git does not look into them";
+            return refused(ErrorKind::Changed, why, seen.nested.strays.clone());
+        }
         if !seen.nested.jj.is_empty() {
             let why = "it has repositories of jj, which no snapshot has";
             return refused(ErrorKind::Changed, why, seen.nested.jj.clone());
@@ -433,7 +438,10 @@ impl Worktree {
             || !how.discard && self.has_moved_aside()?
             || how.force
                 && !how.discard
-                && (is_last || self.would_lose_work(loss, room, operation)?);
+                && (is_last
+                    || !seen.nested.jj.is_empty()
+                    || self.has_stray_work(&seen, operation)?
+                    || self.would_lose_work(loss, room, operation)?);
         let _alone = self.alone_to_drop(how, operation)?;
         // A switch that was waited for has written another base snapshot.
         let this = self.now()?;
@@ -609,6 +617,22 @@ impl Worktree {
             Err(error) if error.kind() == ErrorKind::Cancelled => Err(error),
             lost => Ok(lost.unwrap_or(true)),
         }
+    }
+
+    /// Whether a folder that git neither looks into nor ignores has what the base snapshot lacks.
+    fn has_stray_work(&self, seen: &Seen, operation: &Running) -> Result<bool, Error> {
+        // Without a repository, every change counts in any case.
+        if seen.nested.strays.is_empty() || seen.loss.is_none() {
+            return Ok(false);
+        }
+        let (mut judge, mut paths) = (seen.work_at(&self.path)?, Vec::new());
+        for stray in &seen.nested.strays {
+            if judge.may_have_work(stray.parent().unwrap_or(stray))? {
+                paths.push(stray.clone());
+            }
+        }
+        Ok(!paths.is_empty()
+            && !self.is_in_the_base_snapshot(&Work { paths, ..Work::default() }, operation)?)
     }
 
     /// The row of a worktree that can be brought back. It records where its `HEAD` is now.

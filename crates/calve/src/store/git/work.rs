@@ -38,7 +38,7 @@ pub(crate) struct Work {
     /// has, a patch waits in git's folder, or git could not look into a folder.
     pub(crate) no_snapshot_has_it: bool,
     /// Those of the paths of which the index has other content than `HEAD`.
-    staged: Vec<PathBuf>,
+    pub(crate) staged: Vec<PathBuf>,
     /// Those of the paths that are submodules.
     pub(crate) submodules: Vec<Submodule>,
 }

@@ -204,6 +204,8 @@ pub(super) struct Nested {
     pub(super) repositories: Vec<PathBuf>,
     /// Folders `.jj` with a repository inside. In the root, too.
     pub(super) jj: Vec<PathBuf>,
+    /// Folders `.git` that are no repositories. git does not look into them, and lists none.
+    pub(super) strays: Vec<PathBuf>,
     /// Folders that could not be read.
     pub(super) unreadable: Vec<PathBuf>,
 }
@@ -233,12 +235,17 @@ pub(super) fn nested_in(root: &Path) -> Nested {
         let has = |wanted: &str, kind: FileType| {
             entries.iter().any(|(name, is)| name == wanted && *is == kind)
         };
-        let is_repository = has("HEAD", FileType::RegularFile)
-            && has(OBJECTS, FileType::Directory)
-            && has("refs", FileType::Directory);
-        if is_repository {
+        let is_gits = folder.file_name().is_some_and(|name| name == GIT);
+        let (has_head, has_refs) =
+            (has("HEAD", FileType::RegularFile), has("refs", FileType::Directory));
+        // Of a damaged repository git itself says that it cannot answer.
+        let is_repository = has_head && has_refs || is_gits && (has_head || has_refs);
+        if is_repository && has(OBJECTS, FileType::Directory) {
             found.repositories.push(folder);
             continue;
+        }
+        if is_gits && !entries.is_empty() {
+            found.strays.push(folder.clone());
         }
         let is_jj = folder.file_name().is_some_and(|name| name == JJ);
         if is_jj && has("repo", FileType::Directory) {
