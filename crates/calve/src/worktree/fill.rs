@@ -296,7 +296,7 @@ fn trees(path: &Path, from: Option<&Path>) -> Result<(Repository, Repository), E
                     "it is the main working tree of its repository, not a linked worktree",
                 ));
             }
-            main_tree(&tree).ok_or_else(|| {
+            main_tree(&tree)?.ok_or_else(|| {
                 refused(
                     ErrorKind::Git,
                     path,
@@ -331,17 +331,25 @@ fn working_tree(path: &Path, operation: Operation) -> Result<Repository, Error> 
     match git::find(&root) {
         Found::Repository(repository) => Ok(repository),
         Found::Nothing => refused("it is not the root of a working tree of git".to_owned()),
-        Found::Unusable(why) => refused(why.to_string()),
+        Found::NoWorkingTree(why) | Found::Unusable(why) => refused(why.to_string()),
     }
 }
 
-/// The main working tree of a linked worktree's repository.
-fn main_tree(tree: &Repository) -> Option<Repository> {
+/// The main working tree of a linked worktree's repository. `None`: it has none, or its settings say
+/// that it is elsewhere.
+///
+/// # Errors
+/// [`ErrorKind::Git`]: git could not be asked.
+fn main_tree(tree: &Repository) -> Result<Option<Repository>, Error> {
     // git itself derives the main working tree from the place of the repository.
-    let root = tree.common.parent().filter(|_| tree.common.ends_with(".git"))?;
+    let above = tree.common.parent().filter(|_| tree.common.ends_with(".git"));
+    let Some(root) = above else { return Ok(None) };
     match git::find(root) {
-        Found::Repository(main) if same(&main.git_dir, &tree.common) => Some(main),
-        _ => None,
+        Found::Repository(main) => Ok(Some(main).filter(|main| same(&main.git_dir, &tree.common))),
+        Found::Nothing | Found::NoWorkingTree(_) => Ok(None),
+        Found::Unusable(failure) => {
+            Err(Error::new(ErrorKind::Git, Operation::AskGit, root, failure))
+        }
     }
 }
 
@@ -358,7 +366,7 @@ fn other_roots(from: &Repository, root: &OwnedFd, operation: &Running) -> Result
     let own = fs::fstat(root).context(Operation::Read, || &from.root)?;
     let mut roots = Excluded::default();
     roots.add(root, &Meta::of(&own), operation.filesystems());
-    if let Some(main) = main_tree(from).filter(|main| main.root != from.root) {
+    if let Some(main) = main_tree(from)?.filter(|main| main.root != from.root) {
         let root = std::fs::canonicalize(&main.root).context(Operation::Resolve, || &main.root)?;
         roots.add_at((fs::CWD, &root), operation.filesystems());
     }

@@ -436,6 +436,14 @@ fn what_cannot_be_filled_is_refused_and_nothing_changes() {
         assert!(error.to_string().contains(words), "{path}: {error}");
     }
     assert_same(&before, &snapshot(desk.scratch.path()), "after errors");
+    // A git that fails has not said that there is none.
+    let head = at("project/.git/HEAD");
+    let kept = std::fs::read(&head).unwrap();
+    std::fs::remove_file(&head).unwrap();
+    let error = fill(at("tree"), &FillOptions::new(), &options()).unwrap_err();
+    assert_eq!((error.kind(), error.operation()), (ErrorKind::Git, Operation::AskGit), "{error}");
+    assert!(error.to_string().contains("not a git repository"), "{error}");
+    std::fs::write(&head, kept).unwrap();
     // From a worktree of the same repository, it works.
     fill(at("of-bare"), &from("beside"), &options()).unwrap();
 }

@@ -22,6 +22,8 @@ pub(crate) enum Found {
     /// The root has no `.git`.
     Nothing,
     Repository(Repository),
+    /// The root has a `.git`, but git says that it is no root of a working tree, and why.
+    NoWorkingTree(Failure),
     /// The root has a `.git`, but git does not work with it, or git is not installed.
     Unusable(Failure),
 }
@@ -117,22 +119,23 @@ pub(crate) fn find(root: &Path) -> Found {
     let output = match asked.run() {
         Ok(output) => output.bytes,
         Err(Failure::Refused(words)) if words.contains("must be run in a work tree") => {
-            return Found::Unusable(Failure::Refused(BARE.to_owned()));
+            return Found::NoWorkingTree(Failure::Refused(BARE.to_owned()));
         }
         Err(failure) => return Found::Unusable(failure),
     };
-    let refused = |words: &str| Found::Unusable(Failure::Refused(words.to_owned()));
     let lines: Vec<&[u8]> =
         output.strip_suffix(b"\n").unwrap_or(&output).split(|byte| *byte == b'\n').collect();
     let [top, git_dir, common] = lines.as_slice() else {
-        return refused("the path of the repository has a line break");
+        let why = "the path of the repository has a line break";
+        return Found::Unusable(Failure::Refused(why.to_owned()));
     };
     match (identity(&path_from(top)), identity(root)) {
         (Ok(Some(top)), Ok(Some(root))) if top == root => {}
         (Err(error), _) | (_, Err(error)) => return Found::Unusable(Failure::NotRun(error)),
         _ => {
             let top = String::from_utf8_lossy(top);
-            return refused(&format!("its setting core.worktree names another folder: {top}"));
+            let why = format!("its setting core.worktree names another folder: {top}");
+            return Found::NoWorkingTree(Failure::Refused(why));
         }
     }
     Found::Repository(Repository {

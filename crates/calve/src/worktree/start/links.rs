@@ -101,7 +101,9 @@ impl Links {
     ) -> Result<Result<Self, Refusal>, Error> {
         let repository = match git::find(root) {
             Found::Nothing => return Ok(Err(Refusal::NotThere)),
-            Found::Unusable(failure) => return Ok(Err(Refusal::Git(failure))),
+            Found::NoWorkingTree(failure) | Found::Unusable(failure) => {
+                return Ok(Err(Refusal::Git(failure)));
+            }
             Found::Repository(repository) => repository,
         };
         let mut linked = linked.clone();
@@ -132,7 +134,9 @@ impl Links {
     ) -> Result<Result<Self, Refusal>, Error> {
         let repository = match git::find(root) {
             Found::Nothing => return Ok(Err(Refusal::NotThere)),
-            Found::Unusable(failure) => return Ok(Err(Refusal::Git(failure))),
+            Found::NoWorkingTree(failure) | Found::Unusable(failure) => {
+                return Ok(Err(Refusal::Git(failure)));
+            }
             Found::Repository(repository) => repository,
         };
         let failed = |failure| Error::new(ErrorKind::Git, Operation::AskGit, root, failure);
