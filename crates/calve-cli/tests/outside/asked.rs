@@ -71,6 +71,43 @@ impl Desk {
     }
 }
 
+/// git in the worktree lists nothing of an ignored folder.
+#[test]
+fn work_in_a_repository_inside_an_ignored_folder_is_work_unless_the_base_has_it() {
+    for (in_project, in_tree, expected) in [
+        ("", "", Some(0)),
+        ("", "echo two >a", Some(1)),
+        ("", "rm a", Some(1)),
+        ("", "echo new >new", Some(1)),
+        ("", "echo out >out", Some(0)),
+        ("", "echo two >a; git add a; git show HEAD:a >a", Some(1)),
+        ("", "git update-index --assume-unchanged a; echo two >a", Some(1)),
+        ("", "git commit -qm two --allow-empty", Some(1)),
+        ("echo two >a; echo new >new", "", Some(0)),
+        ("echo two >a", "echo three >a", Some(1)),
+        ("echo two >a", "echo new >new", Some(1)),
+        ("echo new >new", "git add new", Some(0)),
+    ] {
+        let desk = Desk::new();
+        let nested = "git init -q built/n; cd built/n; echo one >a; echo out >.gitignore; git add .; git commit -qm one";
+        desk.sh(&format!("{nested}; {in_project}"));
+        desk.calve("start w");
+        desk.sh(&format!("cd $W/built/n; {in_tree}"));
+        let run = desk.runs("drop w");
+        let row = format!("{in_project:?}, {in_tree:?}: {run:?}");
+        assert_eq!(run.code, expected, "{row}");
+        if expected != Some(0) {
+            assert!(run.stderr.contains("built/n"), "{row}");
+            if in_tree.contains("commit") {
+                continue;
+            }
+            desk.calve("drop --force w");
+            desk.calve("restore --dropped w");
+            desk.sh("test -e $W/built/n/.git");
+        }
+    }
+}
+
 #[test]
 fn no_setting_no_variable_and_no_other_repository_hides_work_from_a_drop() {
     let variables = |name: &str| {

@@ -259,7 +259,9 @@ impl Worktree {
     /// * [`ErrorKind::Changed`] if the worktree has local changes: differences from its base
     ///   snapshot. If it has a repository, only those count that `git status` lists, too.
     ///   [`Error::details`] has the paths.
-    ///   Repositories of jj count, and folders that cannot be read.
+    ///   Repositories of jj count, and folders that cannot be read. Work in a repository of git
+    ///   inside the worktree counts, also where git ignores its folder, unless the base snapshot has
+    ///   it.
     /// * [`ErrorKind::CommitsOnlyHere`] if the worktree has commits that no branch, tag or other
     ///   reference of the project holds. [`Error::details`] has the commits. Those of repositories
     ///   inside the worktree count, also where git ignores them.
@@ -545,7 +547,12 @@ impl Worktree {
             // The kind decides below.
             let failed = |error: Error| io::Error::new(error.io_error().kind(), error);
             let mut judge = seen.work_at(place).map_err(failed)?;
-            let mut has_work = |folder: &Path| judge.may_have_work(folder).map_err(failed);
+            let nested = seen.nested.repositories.iter().filter_map(|path| path.parent());
+            let nested: Vec<&Path> = nested.collect();
+            let mut has_work = |folder: &Path| {
+                let leads_to = |it: &&Path| it.starts_with(folder) || folder.starts_with(it);
+                Ok(nested.iter().any(leads_to) || judge.may_have_work(folder).map_err(failed)?)
+            };
             found.extend(changed_since(place, since, Scope::If(&mut has_work))?);
             Ok(found)
         };

@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 
 use super::{COMMITS_MOST, Loss, LostModule};
 use crate::store::git::modules::Held;
-use crate::store::git::{Commit, Repository};
+use crate::store::git::{Commit, Repository, Tree, whole_work_in};
+use crate::store::layout::GIT;
 
 impl Loss {
-    /// Adds the commits of the repositories at these paths in the tree at `root`.
+    /// Adds the commits of the repositories at these paths in the tree at `root`, and the work in
+    /// their working trees. git does not list it for the tree at `root` if that ignores the folder.
     pub(in crate::worktree) fn with_nested(
         mut self,
         root: &Path,
@@ -34,8 +36,23 @@ impl Loss {
                 }));
             }
             self.submodules.push(LostModule { held, unheld });
+            self.add_work_of(root, path);
         }
         self
+    }
+
+    fn add_work_of(&mut self, root: &Path, repository: &Path) {
+        let Some(at) = repository.parent().filter(|_| repository.ends_with(GIT)) else { return };
+        let found =
+            Tree::at(&root.join(at)).and_then(|tree| tree.as_ref().map(whole_work_in).transpose());
+        let Some(found) = self.known(found).flatten() else { return };
+        let work = self.work.get_or_insert_default();
+        work.is_cut |= found.is_cut;
+        if found.no_snapshot_has_it {
+            // A snapshot does have this repository.
+            work.paths.push(repository.to_owned());
+        }
+        work.paths.extend(found.paths.into_iter().map(|path| at.join(path)));
     }
 
     /// The folders of git's registrations of the worktree.
