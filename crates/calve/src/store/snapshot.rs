@@ -193,7 +193,7 @@ impl Store {
         taking: &SnapshotOptions,
         operation: &Running,
     ) -> Result<SnapshotReport, Error> {
-        self.snapshot_with_manifest(taking, &mut None, operation).map(|(report, _)| report)
+        self.snapshot_with_manifest(taking, None, operation).map(|(report, _)| report)
     }
 
     /// The same, and the snapshot's manifest, for an operation that goes on with it. Reading it
@@ -202,7 +202,7 @@ impl Store {
     pub(crate) fn snapshot_with_manifest(
         &self,
         taking: &SnapshotOptions,
-        read: &mut Option<Known>,
+        read: Option<Known>,
         operation: &Running,
     ) -> Result<(SnapshotReport, Option<Manifest>), Error> {
         self.must_be_writable(Operation::TakeSnapshotWith)?;
@@ -219,7 +219,7 @@ impl Store {
             row = project()?;
         }
         let is_still = |read: &Known| read.row == row;
-        let known = match read.take().filter(is_still) {
+        let known = match read.filter(is_still) {
             Some(known) => known,
             None => self.known_if_sound(row)?,
         };

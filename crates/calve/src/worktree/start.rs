@@ -13,7 +13,7 @@ use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::ReflinkOutcome;
 use crate::reflink::sys;
 use crate::report::DestinationReport;
-use crate::store::catalog::{State, WorktreeRow};
+use crate::store::catalog::{Linked, State, WorktreeRow};
 use crate::store::id::SnapshotId;
 use crate::store::layout::OWN;
 use crate::store::manifest::Manifest;
@@ -41,13 +41,16 @@ mod git;
 mod later;
 mod links;
 mod loose;
+mod plan;
 
 #[cfg(feature = "remote")]
 pub use checkout::{CheckoutOptions, CheckoutReport};
 use dress::{Dressed, Dressing, Origin};
 pub use git::{GitMode, GitOutcome, LinkedWorktree, NoRepository};
 use git::{GitPlan, not_brought, other_settings};
+use later::Cloned;
 pub use links::StartBranch;
+use plan::{StartFacts, StartPlan};
 
 /// How many files are open beside the stages: locks, the database of a new snapshot, and the least
 /// that one tree needs.
@@ -258,10 +261,6 @@ impl Store {
     /// [`ErrorKind::WorktreeExists`], [`ErrorKind::DestinationExists`], [`ErrorKind::InvalidName`],
     /// [`ErrorKind::ReadOnly`]; [`ErrorKind::Damaged`] if content of the snapshot is lost. Then no
     /// worktree was started, and nothing is left but the snapshot, if one was taken.
-    #[expect(
-        clippy::too_many_lines,
-        reason = "goes when a start is planned before it is carried out"
-    )]
     pub fn start<N: AsRef<str>>(
         &self,
         names: &[N],
@@ -270,211 +269,178 @@ impl Store {
     ) -> Result<StartReport, Error> {
         let started = std::time::Instant::now();
         let operation = common.operation();
-        let loose = match (self.is_read_only() && !self.is_full(), options.from, &options.at) {
-            (true, Some(id), Some(folder)) => Some((id, folder)),
-            _ => None,
-        };
-        if loose.is_none() {
+        let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
+        let plan = StartPlan::of(options, self.facts(options)?)?;
+        if !matches!(plan, StartPlan::Loose(..)) {
             self.must_be_writable(Operation::StartWorktreeOf)?;
         }
-        let mut seen = HashSet::new();
-        for name in names.iter().map(AsRef::as_ref) {
-            check_name(name)?;
-            if name == PROJECT || !seen.insert(name) {
-                let cause = io::Error::new(io::ErrorKind::InvalidInput, "it was given twice");
-                return Err(Error::new(ErrorKind::InvalidName, Operation::UseName, name, cause));
-            }
-        }
+        check_names(&names)?;
         must_be_free(names.len() + OPEN_BESIDE)
             .context(Operation::StartManyWorktrees, || self.path())?;
-        let given: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
-        if let Some((id, folder)) = loose {
-            let git = GitPlan::of(options.git, self)?;
-            let object = self.object(id)?;
-            let folder = self.folder(Some(folder))?;
-            let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
-            let trees =
-                self.make_loose(id, &object, (git, options.paths), &names, &folder, &operation)?;
-            let names = names.into_iter().map(str::to_owned);
-            return Ok(StartReport {
-                snapshot: Some(id),
-                taken: None,
-                registered: false,
-                written_files: None,
-                worktrees: names
-                    .zip(trees)
-                    .map(|(name, tree)| {
-                        StartedWorktree::new(name, (object.files, object.bytes), tree)
-                    })
-                    .collect(),
-                elapsed: started.elapsed(),
-            });
+        let report = match plan {
+            StartPlan::Loose(id, folder) => {
+                self.start_loose((id, folder), &names, options, &operation)?
+            }
+            plan => self.start_registered(plan, &names, options, &operation)?,
+        };
+        Ok(StartReport { elapsed: started.elapsed(), ..report })
+    }
+
+    /// What a start is planned by. Only a start whose contents may be named later looks at the
+    /// project.
+    fn facts(&self, options: &StartOptions) -> Result<StartFacts, Error> {
+        let is_read_only = self.is_read_only() && !self.is_full();
+        if options.later.is_none() || is_read_only {
+            return Ok(StartFacts { is_read_only, ..StartFacts::default() });
         }
+        let row = self.catalog().worktree(PROJECT)?;
+        let filesystem = sys::filesystem_name(&self.project()?);
+        Ok(StartFacts {
+            is_read_only,
+            has_snapshot: row.is_some_and(|row| row.snapshot.is_some()),
+            can_clone: later::can_clone(filesystem.as_deref()),
+        })
+    }
+
+    /// Starts worktrees that the store knows.
+    fn start_registered(
+        &self,
+        plan: StartPlan<'_>,
+        names: &[&str],
+        options: &StartOptions,
+        operation: &Running,
+    ) -> Result<StartReport, Error> {
         if options.reflink == Reflink::Always {
             self.must_share(options)?;
         }
         self.registry().recover()?;
         // We check the names before the work of a snapshot. If two processes start the same name,
         // the claim below decides which one gets it.
-        for row in self.catalog().worktrees()? {
-            if seen.contains(row.name.as_str()) {
-                return Err(name_taken(&row.name, &row.path));
-            }
-        }
-        let (branch, base) = (&options.branch, options.base.as_deref());
-        if let (Some(base), Some(_)) = (base, options.from) {
-            let cause = io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "a worktree starts from a snapshot or at a commit, not both",
-            );
-            return Err(Error::new(ErrorKind::Git, Operation::CheckOut, base, cause));
+        if let Some(row) =
+            self.catalog().worktrees()?.iter().find(|row| names.contains(&row.name.as_str()))
+        {
+            return Err(name_taken(&row.name, &row.path));
         }
         // calve asks git several times, one after the other, and reads the store meanwhile.
-        let (planned, (mut read, of_given)) = std::thread::scope(|scope| {
-            let read = || self.read_ahead(options.from);
+        let (planned, ahead) = std::thread::scope(|scope| {
+            let read = || self.read_ahead(plan);
             let reader = std::thread::Builder::new().spawn_scoped(scope, read).ok();
-            let planned = GitPlan::for_new(options.git, (branch, base), &given, self);
+            let onto = (&options.branch, options.base.as_deref());
+            let planned = GitPlan::for_new(options.git, onto, names, self);
             (planned, reader.and_then(|reader| reader.join().ok()).unwrap_or_default())
         });
         let (mut git, not_linked) = planned?;
-        let at = options.at.as_deref();
-        let later = options.later.filter(|_| options.from.is_none() && base.is_none());
-        let mut taken = match later {
-            Some(least_bytes) => self.take_if_little_changed(least_bytes, &mut read, &operation)?,
-            None => None,
-        };
-        let cloned = match later.filter(|_| taken.is_none()) {
-            Some(least_bytes) => {
-                let folder = self.folder(at)?;
-                let places =
-                    places(given.iter().map(|name| folder.join(name)), Operation::StartWorktree)?;
-                let cloned = self.clone_unnamed(&places, least_bytes, &operation)?;
-                cloned.map(|cloned| (cloned, places))
-            }
-            None => None,
-        };
-        taken = match (options.from, &cloned) {
-            _ if taken.is_some() => taken,
-            (None, None) => {
-                let taking = SnapshotOptions::new();
-                Some(self.snapshot_with_manifest(&taking, &mut read, &operation)?)
-            }
-            _ => None,
-        };
-        let (taken, manifest) = taken.unzip();
-        let mut manifest = manifest.flatten().or(of_given);
-        let id = options.from.or(taken.as_ref().map(|taken| taken.id));
-        let (id, written_files) = match (&mut git, base, id) {
-            (GitPlan::Link(planned), Some(base), Some(id)) => {
-                // The base is another snapshot.
-                manifest = None;
-                let made =
-                    self.at_commit(&planned.repository, (base, &planned.commit), id, &operation)?;
-                let made = planned.base.insert(Box::new(made));
-                (Some(made.id), Some(made.written))
-            }
-            _ => (id, None),
-        };
-        // Nothing has the snapshot of a base as its own before the rows are there.
-        let _guard = self.share()?;
-        let object = id.map(|id| self.object(id)).transpose()?;
-        let folder = self.folder(at)?;
-        let paths: Vec<PathBuf> = given.iter().map(|name| folder.join(name)).collect();
-        let mut links = Vec::new();
-        let mut notes = Vec::new();
-        if let GitPlan::Link(planned) = &mut git {
-            if base.is_none() && options.from.is_none() {
-                notes = not_brought(&planned.repository);
-            }
-            planned.must_be_free(&paths)?;
-            if base.is_none() {
-                planned.follow_head();
-            }
-            links = planned.links.iter().map(|link| link.linked.clone()).collect();
+        let folder = || self.folder(options.at.as_deref());
+        let mut basis = self.basis(plan, ahead, || places_in(&folder()?, names), operation)?;
+        let mut written_files = None;
+        if let (GitPlan::Link(links), StartPlan::Commit(name), Some(id)) =
+            (&mut git, plan, basis.id)
+        {
+            let at = (name, &*links.commit);
+            let made = self.at_commit(&links.repository, at, id, operation)?;
+            // It is another snapshot.
+            (basis.id, basis.manifest, written_files) = (Some(made.id), None, Some(made.written));
+            links.base = Some(Box::new(made));
         }
-        let rows: Vec<WorktreeRow> = given
-            .iter()
-            .zip(&paths)
-            .enumerate()
-            .map(|(at, (name, path))| WorktreeRow {
-                name: (*name).to_owned(),
-                token: token(),
-                path: bytes_of(path),
-                snapshot: id,
-                state: State::Starting,
-                target: None,
-                maker: stage_name(),
-                created: now().0,
-                git: links.get(at).cloned(),
-            })
-            .collect();
-        let claim = self.registry().claim(rows)?;
-        let is_copy = matches!(git, GitPlan::Copy(_)).then_some(());
+        // Nothing has the snapshot of a base as its own before the rows are there. We hold the lock
+        // until the rows are marked, too: a process that cannot see the maker would take it for
+        // dead.
+        let _guard = self.share()?;
+        let object = basis.id.map(|id| self.object(id)).transpose()?;
+        let paths: Vec<PathBuf> = match &basis.cloned {
+            Some((_, places)) => places.iter().map(|place| place.path.clone()).collect(),
+            None => {
+                let folder = folder()?;
+                names.iter().map(|name| folder.join(name)).collect()
+            }
+        };
+        let (linked, mut notes) = prepare_links(&mut git, plan, &paths)?;
+        let claim = self.registry().claim(new_rows(names, &paths, basis.id, &linked))?;
+        let is_copy = matches!(git, GitPlan::Copy(_));
         let how = (git, options.paths);
-        let (files, trees) = match (cloned, id, &object) {
+        let (files, trees) = match (basis.cloned, basis.id, &object) {
             (Some((cloned, places)), ..) => {
-                (cloned.files(), self.publish_unnamed(cloned, &places, how, &operation, claim)?)
+                (cloned.files(), self.publish_unnamed(cloned, &places, how, operation, claim)?)
             }
             (None, Some(id), Some(object)) => {
-                let tree = SnapshotTree::new(self, (id, object), manifest);
-                ((object.files, object.bytes), self.make(tree, how, &operation, claim)?)
+                let tree = SnapshotTree::new(self, (id, object), basis.manifest);
+                ((object.files, object.bytes), self.make(tree, how, operation, claim)?)
             }
             _ => return Err(no_worktree(PROJECT)),
         };
-        if let Some((path, ())) = paths.first().zip(is_copy) {
+        if let Some(path) = paths.first().filter(|_| is_copy) {
             notes = other_settings(&self.project()?, path);
         }
-        let names = names.iter().map(|name| name.as_ref().to_owned());
+        let worktree = |(name, tree): (&&str, Started)| StartedWorktree {
+            not_linked: not_linked.clone(),
+            git_notes: notes.clone(),
+            ..StartedWorktree::new((*name).to_owned(), files, tree)
+        };
         Ok(StartReport {
-            snapshot: id,
-            taken,
+            snapshot: basis.id,
+            taken: basis.taken,
             registered: true,
             written_files,
-            worktrees: names
-                .zip(trees)
-                .map(|(name, tree)| StartedWorktree {
-                    not_linked: not_linked.clone(),
-                    git_notes: notes.clone(),
-                    ..StartedWorktree::new(name, files, tree)
-                })
-                .collect(),
-            elapsed: started.elapsed(),
+            worktrees: names.iter().zip(trees).map(worktree).collect(),
+            elapsed: Duration::ZERO,
         })
     }
 
-    /// The state of the project that the store knows, or the tree of the snapshot `from`, if a
-    /// start needs it. An error is no answer: the start reads the same again where it needs it.
-    fn read_ahead(&self, from: Option<SnapshotId>) -> (Option<Known>, Option<Manifest>) {
+    /// The state of the project that the store knows, or the tree of the snapshot, if the plan
+    /// needs it. An error is no answer: the start reads the same again where it needs it.
+    fn read_ahead(&self, plan: StartPlan<'_>) -> ReadAhead {
         let known = || self.known_if_sound(self.catalog().worktree(PROJECT).ok()??).ok();
         let tree = |id| self.catalog().manifest(id, &self.object(id).ok()?).ok();
-        match from {
-            None => (known(), None),
-            Some(id) if self.ready().shelf().reads_tree(id) => (None, tree(id)),
-            Some(_) => (None, None),
+        match plan {
+            StartPlan::Snapshot(id) | StartPlan::Loose(id, _) => {
+                let is_read = self.ready().shelf().reads_tree(id);
+                ReadAhead { known: None, tree: is_read.then(|| tree(id)).flatten() }
+            }
+            _ => ReadAhead { known: known(), tree: None },
         }
     }
 
-    /// Takes a snapshot of a project that has one already. `None` if the project has none, if more
-    /// than `most_bytes` bytes would have to be read for it, or where files are copied.
-    fn take_if_little_changed(
+    /// What the trees are made of, as the plan says. `places` is asked only if the project is
+    /// cloned before it is read.
+    fn basis(
         &self,
-        most_bytes: u64,
-        read: &mut Option<Known>,
+        plan: StartPlan<'_>,
+        ahead: ReadAhead,
+        places: impl FnOnce() -> Result<Vec<TreePlace>, Error>,
         operation: &Running,
-    ) -> Result<Option<(SnapshotReport, Option<Manifest>)>, Error> {
-        let row = self.catalog().worktree(PROJECT)?;
-        if row.is_none_or(|row| row.snapshot.is_none())
-            // A copy would be read again, once for nothing.
-            || !later::can_clone(sys::filesystem_name(&self.project()?).as_deref())
-        {
-            return Ok(None);
+    ) -> Result<Basis, Error> {
+        let mut known = ahead.known;
+        match plan {
+            StartPlan::Snapshot(id) | StartPlan::Loose(id, _) => {
+                return Ok(Basis { id: Some(id), manifest: ahead.tree, ..Basis::default() });
+            }
+            StartPlan::Clone { least_bytes, reads_first } => {
+                if reads_first {
+                    self.name_pending(operation)?;
+                    let limited = operation.reading_at_most(least_bytes);
+                    match self.snapshot_of_project(known.take(), &limited) {
+                        Err(error) if GivenUp::ended(&error) => {}
+                        taken => return taken,
+                    }
+                }
+                let places = places()?;
+                if let Some(cloned) = self.clone_unnamed(&places, least_bytes, operation)? {
+                    return Ok(Basis { cloned: Some((cloned, places)), ..Basis::default() });
+                }
+            }
+            StartPlan::Commit(_) | StartPlan::Project => {}
         }
-        self.name_pending(operation)?;
-        let limited = operation.reading_at_most(most_bytes);
-        match self.snapshot_with_manifest(&SnapshotOptions::new(), read, &limited) {
-            Err(error) if GivenUp::ended(&error) => Ok(None),
-            taken => taken.map(Some),
-        }
+        self.snapshot_of_project(known, operation)
+    }
+
+    fn snapshot_of_project(
+        &self,
+        known: Option<Known>,
+        operation: &Running,
+    ) -> Result<Basis, Error> {
+        let (taken, manifest) =
+            self.snapshot_with_manifest(&SnapshotOptions::new(), known, operation)?;
+        Ok(Basis { id: Some(taken.id), manifest, taken: Some(taken), cloned: None })
     }
 
     /// Tries the clones that a start needs.
@@ -537,7 +503,7 @@ impl Store {
         }
     }
 
-    /// Makes the trees of the claimed rows.
+    /// Makes the trees of the claimed rows. The caller shares the store.
     fn make(
         &self,
         mut tree: SnapshotTree<'_>,
@@ -545,9 +511,6 @@ impl Store {
         operation: &Running,
         claim: Claim<'_>,
     ) -> Result<Vec<Started>, Error> {
-        // We hold the lock until the rows are marked, too: a process that cannot see the maker
-        // would take it for dead.
-        let _guard = self.share()?;
         // From here on garbage collection keeps what the rows need, because they name the snapshot.
         // But the snapshot may have been forgotten just before.
         self.object(tree.id)?;
@@ -621,11 +584,87 @@ impl Worktree {
             false => PathMode::Own,
         };
         let claim = self.store.registry().claim_again(this.row);
+        let _guard = self.store.share()?;
         let tree = SnapshotTree::new(&self.store, (id, &object), None);
         let mut trees = self.store.make(tree, (git, paths), &options.operation(), claim)?;
         let tree = trees.pop().ok_or_else(|| no_worktree(&name))?;
         Ok(StartedWorktree::new(name, (object.files, object.bytes), tree))
     }
+}
+
+/// What was read while git was asked.
+#[derive(Default)]
+struct ReadAhead {
+    known: Option<Known>,
+    tree: Option<Manifest>,
+}
+
+/// What the trees of a start are made of: a snapshot, or clones of the project.
+#[derive(Default)]
+struct Basis {
+    id: Option<SnapshotId>,
+    /// The snapshot's tree, if it is in memory.
+    manifest: Option<Manifest>,
+    /// The snapshot, if the start has taken it.
+    taken: Option<SnapshotReport>,
+    cloned: Option<(Cloned, Vec<TreePlace>)>,
+}
+
+/// Fails if a name is none, or was given twice.
+fn check_names(names: &[&str]) -> Result<(), Error> {
+    let mut seen = HashSet::new();
+    for name in names {
+        check_name(name)?;
+        if !seen.insert(name) {
+            let cause = io::Error::new(io::ErrorKind::InvalidInput, "it was given twice");
+            return Err(Error::new(ErrorKind::InvalidName, Operation::UseName, name, cause));
+        }
+    }
+    Ok(())
+}
+
+fn places_in(folder: &Path, names: &[&str]) -> Result<Vec<TreePlace>, Error> {
+    places(names.iter().map(|name| folder.join(name)), Operation::StartWorktree)
+}
+
+/// The rows of new worktrees, which are being made.
+fn new_rows(
+    names: &[&str],
+    paths: &[PathBuf],
+    snapshot: Option<SnapshotId>,
+    linked: &[Linked],
+) -> Vec<WorktreeRow> {
+    let row = |(at, (name, path)): (usize, (&&str, &PathBuf))| WorktreeRow {
+        name: (*name).to_owned(),
+        token: token(),
+        path: bytes_of(path),
+        snapshot,
+        state: State::Starting,
+        target: None,
+        maker: stage_name(),
+        created: now().0,
+        git: linked.get(at).cloned(),
+    };
+    names.iter().zip(paths).enumerate().map(row).collect()
+}
+
+/// Fails if git cannot register worktrees at these paths. Returns what they are linked to, and what
+/// the user should know of the repository.
+fn prepare_links(
+    git: &mut GitPlan,
+    plan: StartPlan<'_>,
+    paths: &[PathBuf],
+) -> Result<(Vec<Linked>, Vec<String>), Error> {
+    let GitPlan::Link(links) = git else { return Ok((Vec::new(), Vec::new())) };
+    let notes = match plan {
+        StartPlan::Project | StartPlan::Clone { .. } => not_brought(&links.repository),
+        _ => Vec::new(),
+    };
+    links.must_be_free(paths)?;
+    if !matches!(plan, StartPlan::Commit(_)) {
+        links.follow_head();
+    }
+    Ok((links.links.iter().map(|link| link.linked.clone()).collect(), notes))
 }
 
 /// How the files of a published tree were made, and what it was dressed with.

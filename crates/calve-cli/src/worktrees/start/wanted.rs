@@ -66,7 +66,7 @@ impl Wanted<'_> {
 
     /// What the progress bar counts up to.
     pub(super) fn total(&self, basis: &Basis) -> Total<'_> {
-        if calve::filesystem_name(self.store.path()).as_deref() == Some("btrfs") {
+        if calve::Filesystem::of(self.store.path()).has_subvolumes {
             // A snapshot of a subvolume takes no time, however many files it has. Only the library
             // knows how much other work there is.
             return Total::Unknown;

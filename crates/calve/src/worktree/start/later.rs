@@ -450,7 +450,8 @@ impl Store {
         })
     }
 
-    /// Makes the trees of the claimed rows worktrees, whose contents are named later.
+    /// Makes the trees of the claimed rows worktrees, whose contents are named later. The caller
+    /// shares the store.
     pub(super) fn publish_unnamed(
         &self,
         cloned: Cloned,
@@ -459,7 +460,6 @@ impl Store {
         operation: &Running,
         claim: Claim<'_>,
     ) -> Result<Vec<Started>, Error> {
-        let _guard = self.share()?;
         let Cloned { arrived, manifest, base, project, trees, ready, before_walk, found } = cloned;
         let path = self.project()?;
         let root = super::super::open_dir(&path)?;

@@ -2,42 +2,52 @@
 //! trees are folders like any other.
 
 use std::path::Path;
+use std::time::Duration;
 
 use super::dress::{Dressing, Origin};
 use super::git::GitPlan;
-use super::{PathMode, Started, started};
-use crate::error::{Error, Operation};
+use super::{StartOptions, StartReport, StartedWorktree, places_in, started};
+use crate::error::Error;
 use crate::store::Store;
 use crate::store::id::SnapshotId;
-use crate::store::object::SnapshotObject;
-use crate::store::ready::{Arrived, TreePlace, places, publish_all};
+use crate::store::ready::{Arrived, TreePlace, publish_all};
 use crate::tree::running::Running;
 
 impl Store {
     /// Makes trees of a snapshot in `folder`, without marker, row and index.
-    pub(super) fn make_loose(
+    pub(super) fn start_loose(
         &self,
-        id: SnapshotId,
-        object: &SnapshotObject,
-        (git, paths): (GitPlan, PathMode),
+        (id, folder): (SnapshotId, &Path),
         names: &[&str],
-        folder: &Path,
+        options: &StartOptions,
         operation: &Running,
-    ) -> Result<Vec<Started>, Error> {
-        let roots = names.iter().map(|name| folder.join(name));
-        let places = places(roots, Operation::StartWorktree)?;
+    ) -> Result<StartReport, Error> {
+        let git = GitPlan::of(options.git, self)?;
+        let object = &self.object(id)?;
+        let places = places_in(&self.folder(Some(folder))?, names)?;
         operation.expect(object.files.saturating_mul(names.len() as u64));
         let manifest = self.catalog().manifest(id, object)?;
         let stages = places.iter().map(TreePlace::stage).collect::<Result<Vec<_>, _>>()?;
         let filled = self.fill(&manifest, &stages, &places, operation)?;
         let reports = filled.trees.into_iter().map(|(report, _)| report);
-        let arrived = stages.into_iter().zip(reports);
         let mut arrived: Vec<_> =
-            arrived.map(|(stage, report)| Arrived::new(stage, report)).collect();
+            stages.into_iter().zip(reports).map(|(it, report)| Arrived::new(it, report)).collect();
         let (origin, known) = (Origin::Snapshot(id, object), Some(&manifest));
+        let paths = options.paths;
         let dressing = Dressing { store: self, origin, known, git, paths, operation };
         let outcomes = dressing.dress(None, &arrived, &places)?;
         publish_all(&mut arrived, &places)?;
-        Ok(started(arrived, outcomes))
+        let files = (object.files, object.bytes);
+        let trees = names.iter().zip(started(arrived, outcomes));
+        Ok(StartReport {
+            snapshot: Some(id),
+            taken: None,
+            registered: false,
+            written_files: None,
+            worktrees: trees
+                .map(|(name, tree)| StartedWorktree::new((*name).to_owned(), files, tree))
+                .collect(),
+            elapsed: Duration::ZERO,
+        })
     }
 }
