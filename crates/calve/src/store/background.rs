@@ -14,7 +14,8 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// Gives the calling thread, and the threads that it starts from now on, the lowest priority. On
 /// Linux it also gets the disk only while nobody else wants it. For programs that call
-/// [`Store::make_ready_trees`] in the background. Without the right to do so, it does nothing.
+/// [`Store::make_ready_trees`](crate::Store::make_ready_trees) in the background. Without the right
+/// to do so, it does nothing.
 pub fn lowest_priority() {
     sys::lowest_priority();
 }
