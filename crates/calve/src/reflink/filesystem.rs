@@ -171,6 +171,7 @@ impl Filesystem {
     /// Whether a flush of any file or folder writes all earlier changes of names and metadata. The
     /// filesystem has one log, and writes it in its order (Linux'
     /// Documentation/filesystems/xfs/xfs-delayed-logging-design). ext4 may have no journal.
+    #[cfg(all(feature = "store", unix))]
     pub(crate) fn has_one_log(&self) -> bool {
         self.name == "xfs"
     }
