@@ -90,6 +90,17 @@ pub(super) struct KeptCommits {
     pub(super) in_submodules: Vec<(PathBuf, String)>,
 }
 
+impl KeptCommits {
+    /// These, and those that were made before.
+    pub(super) fn after(self, mut earlier: Self) -> Self {
+        earlier.references.extend(self.references);
+        earlier.references.dedup();
+        earlier.in_submodules.extend(self.in_submodules);
+        earlier.in_submodules.dedup();
+        earlier
+    }
+}
+
 impl Store {
     /// The answer of git about each of `worktrees`, in their order. `None` for a worktree without a
     /// repository. Several threads ask at once. git changes nothing, not even its indexes.

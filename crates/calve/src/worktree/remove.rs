@@ -231,6 +231,15 @@ struct Attempt<'a> {
     is_last: bool,
 }
 
+/// Why a drop begins again.
+#[derive(Default)]
+struct Again {
+    /// What changed meanwhile.
+    changed: Vec<PathBuf>,
+    /// The references that were made before. They stay, and the next attempt finds the commits held.
+    kept: KeptCommits,
+}
+
 /// How often a drop begins because something changed meanwhile.
 pub(super) const ATTEMPTS: u32 = 4;
 
@@ -363,7 +372,7 @@ impl Worktree {
             let cause = io::Error::new(io::ErrorKind::InvalidInput, "it is the project itself");
             return Err(Error::new(ErrorKind::InvalidName, Operation::Drop, &self.path, cause));
         }
-        let mut changed = Vec::new();
+        let mut again = Again::default();
         for number in 1..=ATTEMPTS {
             let this = self.now()?;
             let attempt = if this.is_away(how.force)? {
@@ -373,21 +382,23 @@ impl Worktree {
                 this.attempt(&attempt, operation)?
             };
             match attempt {
-                Ok(dropped) => return Ok(dropped),
-                Err(paths) => changed = paths,
+                Ok(mut dropped) => {
+                    dropped.kept = dropped.kept.after(again.kept);
+                    return Ok(dropped);
+                }
+                Err(Again { changed, kept }) => {
+                    again = Again { changed, kept: kept.after(again.kept) };
+                }
             }
         }
         let cause = io::Error::other("another process changes it all the time");
         Err(Error::new(ErrorKind::Changed, Operation::DropWorktree, &self.path, cause)
-            .with_details(changed))
+            .with_details(again.changed))
     }
 
     /// Forgets a worktree that has no folder. The inner error has what changed meanwhile: then
     /// nothing was done.
-    fn forget_missing(
-        &self,
-        how: &DropOptions,
-    ) -> Result<Result<DroppedWorktree, Vec<PathBuf>>, Error> {
+    fn forget_missing(&self, how: &DropOptions) -> Result<Result<DroppedWorktree, Again>, Error> {
         if !how.force && self.store.registry().is_being_started(&self.row) {
             let cause = io::Error::new(io::ErrorKind::WouldBlock, "its start is not finished");
             return Err(Error::new(ErrorKind::Busy, Operation::DropWorktree, &self.path, cause));
@@ -415,7 +426,9 @@ impl Worktree {
         };
         // Only the name goes.
         let forgotten = self.store.registry().forget(&self.row, is_still_away)?;
-        let Some(Taken { problems, .. }) = forgotten else { return Ok(Err(changed)) };
+        let Some(Taken { problems, .. }) = forgotten else {
+            return Ok(Err(Again { changed, kept }));
+        };
         let dropped = DroppedWorktree::new(Remains::Nothing, kept, problems);
         Ok(Ok(self.without_branch(dropped, loss.as_ref(), branch)))
     }
@@ -426,7 +439,7 @@ impl Worktree {
         &self,
         attempt: &Attempt<'_>,
         operation: &Running,
-    ) -> Result<Result<DroppedWorktree, Vec<PathBuf>>, Error> {
+    ) -> Result<Result<DroppedWorktree, Again>, Error> {
         let Attempt { how, room, is_last } = *attempt;
         self.must_be_there()?;
         self.must_hold_no_other()?;
@@ -485,7 +498,9 @@ impl Worktree {
         if taken.is_err() {
             away.back()?;
         }
-        let Some(Taken { done: in_store, mut problems }) = taken? else { return Ok(Err(changed)) };
+        let Some(Taken { done: in_store, mut problems }) = taken? else {
+            return Ok(Err(Again { changed, kept }));
+        };
         let remains = if keeps {
             Remains::Kept { until: SystemTime::now() + KEPT }
         } else {
