@@ -389,22 +389,6 @@ fn of_several_none_is_dropped_where_one_was_changed() {
     assert_eq!(done(&project, "list --dropped"), "");
 }
 
-#[test]
-fn of_two_with_one_name_the_one_that_was_dropped_last_comes_back() {
-    let (_scratch, project) = with_project();
-    let path = worktrees_of(&project).join("one");
-    for number in 0..6 {
-        done(&project, "start one");
-        fs::write(path.join(format!("new{number}")), "x").unwrap();
-        done(&project, "drop --force one");
-    }
-    for number in (0..6).rev() {
-        done(&project, "restore --dropped one");
-        assert!(path.join(format!("new{number}")).is_file(), "{number}");
-        done(&project, "drop --force --discard one");
-    }
-}
-
 /// Nobody was asked whether that work may go: `reset` said that an undo brings it back.
 #[test]
 fn a_drop_keeps_what_a_reset_moved_aside() {

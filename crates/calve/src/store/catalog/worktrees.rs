@@ -369,10 +369,8 @@ fn dropped_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<DroppedRow> {
 fn put_dropped(db: &Connection, kept: &DroppedRow) -> rusqlite::Result<()> {
     let DroppedRow { row, beside, dropped } = kept;
     db.execute(
-        // In whole seconds. Of two with one name, which one was the last must be known.
         "INSERT INTO dropped (token, name, path, snapshot, created, git, beside, dropped)
-            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7,
-                max(?8, ifnull((SELECT max(dropped) + 1 FROM dropped WHERE name = ?2), 0)))",
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
         params![
             row.token,
             row.name,
