@@ -288,7 +288,12 @@ impl Worktree {
             let room = std::mem::replace(&mut room, Room::OfReserve);
             store.must_be_writable(Operation::DropWorktreeOf)?;
             let this = Self { store: store.clone(), ..self.clone() };
-            this.now()?.drop_now(how, room, &options.operation())
+            let this = this.now()?;
+            this.drop_now(how, room, &options.operation()).map_err(|error| match error.kind() {
+                // Another process drops it meanwhile, so that files were missed.
+                ErrorKind::Changed => this.gone_or(error),
+                _ => error,
+            })
         })
     }
 
