@@ -125,6 +125,11 @@ pub(super) fn failed(operation: Operation, path: &Path, error: rusqlite::Error) 
     {
         return Error::io(operation, path, cause);
     }
+    // A moment ago the file for sharing could not grow, and now another file can.
+    let extended = error.sqlite_error().map(|error| error.extended_code);
+    if extended == Some(rusqlite::ffi::SQLITE_IOERR_SHMSIZE) {
+        return Error::io(operation, path, rustix::io::Errno::NOSPC);
+    }
     let kind = match code {
         None if matches!(error, rusqlite::Error::FromSqlConversionFailure(..)) => {
             ErrorKind::Damaged
