@@ -9,7 +9,7 @@
 //! and `ID.N` a tree that waits: of folders the ready trees themselves, of subvolumes their
 //! snapshots. The collector removes the ready trees of snapshots that nobody needs.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -48,7 +48,8 @@ pub(crate) mod vouched;
 pub(crate) use arrived::{Arrived, ArrivedGitIndex, ArrivedIndex, SnapshotTree};
 pub(crate) use arrived::{TreePlace, places, publish_all, unpublish_all};
 
-/// A project with at least this many entries has a ready tree unless the store is told otherwise.
+/// calve keeps a ready tree of a project with at least this many entries, unless the store's
+/// setting says how many it keeps.
 /// Below that, a start takes less than a quarter of a second.
 const LEAST_ENTRIES: u64 = 10_000;
 
@@ -105,8 +106,7 @@ pub(crate) trait Shelf {
         operation: &Running,
     ) -> Result<Vec<Arrived>, Error>;
 
-    /// Makes a ready tree of a snapshot, of which the next starts take theirs. Returns whether there
-    /// is one.
+    /// Makes a ready tree of a snapshot, for the next starts. Returns whether there is one.
     ///
     /// # Errors
     /// The tree could not be filled; nothing is left of it.
@@ -118,7 +118,8 @@ pub(crate) trait Shelf {
     fn reads_tree(&self, id: SnapshotId) -> bool;
 
     /// Makes ready trees of the project's snapshot `id` until there are as many as the store keeps,
-    /// and removes others. `dir` is their folder. Whatever happens, `report` says what was done.
+    /// and removes others. `dir` is their folder. After an error, too, `report`
+    /// says what was done.
     fn refill(
         &self,
         dir: &OwnedFd,
@@ -270,7 +271,7 @@ impl Store {
     }
 }
 
-/// What is the same for all ready trees.
+/// Access to the ready trees of a store, for what both implementations of [`Shelf`] share.
 #[derive(Clone, Copy)]
 pub(crate) struct ReadyTrees<'s> {
     store: &'s Store,
@@ -332,10 +333,15 @@ impl<'s> ReadyTrees<'s> {
         has_inodes && free > needed.saturating_mul(2).saturating_add(all / 20)
     }
 
+    /// The entries of the folder of ready trees. A folder that cannot be read has none that a start
+    /// could use: the start makes its tree anew.
+    fn names(self) -> Vec<(OsString, fs::FileType)> {
+        files::listed_at(&self.store.layout().ready_trees()).unwrap_or_default()
+    }
+
     /// The trees that wait, the one that waits for the longest time first.
     fn waiting(self) -> Vec<WaitingTree> {
-        let names = files::listed_at(&self.store.layout().ready_trees()).unwrap_or_default();
-        let waiting = names.into_iter().filter_map(|(name, kind)| {
+        let waiting = self.names().into_iter().filter_map(|(name, kind)| {
             let (stem, number) = name.to_str()?.split_once('.')?;
             let is_one = kind == fs::FileType::Directory && number.parse::<u64>().is_ok();
             let id = from_hex(stem).map(SnapshotId::from_bytes).filter(|_| is_one)?;
@@ -460,8 +466,7 @@ impl<'s> ReadyTrees<'s> {
 
     /// The snapshots that have a seal of a ready tree, the one that was used last first.
     fn latest(self) -> Vec<SnapshotId> {
-        let names = files::listed_at(&self.store.layout().ready_trees()).unwrap_or_default();
-        let used = names.iter().filter_map(|(name, _)| {
+        let used = self.names().into_iter().filter_map(|(name, _)| {
             let (stem, extension) = name.to_str()?.split_once('.')?;
             let id = from_hex(stem).map(SnapshotId::from_bytes)?;
             let seal = self.store.layout().ready_seal(id);

@@ -3,7 +3,8 @@
 //!
 //! The list is whole before anything is made, so calve finds what is wrong with it first: a path
 //! that leads out of the tree, two entries of one path. calve opens each file by its path, once for
-//! all destinations. Nobody waits for a file of the list: what is missing is an error.
+//! all destinations. If a file of the list is missing, calve
+//! reports that as an error at once.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, OsStr};

@@ -592,7 +592,7 @@ impl Worktree {
     }
 }
 
-/// What was read while git was asked.
+/// What a start reads of the store while it asks git.
 #[derive(Default)]
 struct ReadAhead {
     known: Option<Known>,

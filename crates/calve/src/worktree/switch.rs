@@ -352,9 +352,7 @@ impl Worktree {
         undo: Option<&Undo>,
     ) -> Result<(), Error> {
         let mended = moves.mend.keys().filter(|path| moves.by_hand.contains(*path));
-        let changed = moves.put.keys().chain(&moves.remove).chain(&moves.conflicts);
-        let back = undo.into_iter().flat_map(|it| it.record.deleted.iter().chain(&it.aside.files));
-        let changed = changed.chain(&moves.linked).chain(mended).chain(back);
+        let changed = moved(moves, undo).chain(mended);
         let folders: BTreeSet<&Path> = changed.filter_map(|path| path.parent()).collect();
         for folder in folders {
             // If it is not there, it is made; the switch itself meets any other error.
@@ -384,21 +382,15 @@ impl Worktree {
         if !mounts::any_below(&path) {
             return Ok(());
         }
-        let changed = moves.put.keys().chain(&moves.remove).chain(&moves.conflicts);
-        let changed = changed.chain(&moves.linked).chain(moves.mend.keys());
-        let back = undo.iter().flat_map(|undo| undo.record.deleted.iter().chain(&undo.aside.files));
-        for path in changed.chain(moves.directories.keys()).chain(back) {
-            let mut outer: Vec<&Path> = path.ancestors().collect();
-            // The root itself is at the end.
-            outer.pop();
-            for inner in outer.into_iter().rev() {
-                if mounts::same_mount((root.as_fd(), inner), (root.as_fd(), Path::new(".")))
-                    == Some(false)
-                {
-                    let why = "something is mounted there, and a switch changes nothing outside of its worktree: unmount it first";
-                    let cause = io::Error::new(io::ErrorKind::CrossesDevices, why);
-                    return Err(Error::io(Operation::Write, self.path.join(inner), cause));
-                }
+        let changed = moved(moves, undo).chain(moves.mend.keys()).chain(moves.directories.keys());
+        // Each once, and a folder before what is in it.
+        let paths: BTreeSet<&Path> = changed.flat_map(|path| path.ancestors()).collect();
+        for path in paths.into_iter().filter(|path| !path.as_os_str().is_empty()) {
+            let here = (root.as_fd(), Path::new("."));
+            if mounts::same_mount((root.as_fd(), path), here) == Some(false) {
+                let why = "something is mounted there, and a switch changes nothing outside of its worktree: unmount it first";
+                let cause = io::Error::new(io::ErrorKind::CrossesDevices, why);
+                return Err(Error::io(Operation::Write, self.path.join(path), cause));
             }
         }
         Ok(())
@@ -463,6 +455,13 @@ impl Worktree {
         };
         relocate.run(&found.mentions).map(drop)
     }
+}
+
+/// The paths that a switch makes, removes or moves aside, and those that an undo brings back.
+fn moved<'a>(moves: &'a Moves, undo: Option<&'a Undo>) -> impl Iterator<Item = &'a PathBuf> {
+    let back = undo.into_iter().flat_map(|it| it.record.deleted.iter().chain(&it.aside.files));
+    let changed = moves.put.keys().chain(&moves.remove).chain(&moves.conflicts);
+    changed.chain(&moves.linked).chain(back)
 }
 
 /// Whether a forced switch finds nothing that it would overwrite.

@@ -14,9 +14,8 @@ use crate::reflink::filesystem::Filesystem;
 const BUSY: Duration = Duration::from_secs(300);
 
 /// SQLite makes two files beside the database. On a full XFS a file that was removed leaves its
-/// place to a new one only after a moment. And on a full disk a file may have no room when SQLite
-/// writes it, and have some when we ask why, because another process empties the trash. So if SQLite
-/// cannot make its files, we try again after these.
+/// place to a new one only after a moment. So if SQLite cannot open its files, we try again after
+/// these.
 const CANNOT_OPEN_PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(200)];
 
 pub(super) const OPEN: OpenFlags = OpenFlags::SQLITE_OPEN_READ_WRITE;
@@ -57,19 +56,12 @@ pub(super) fn connect(path: &Path, flags: OpenFlags, with: With) -> Result<Conne
     };
     let mut result = open();
     for pause in CANNOT_OPEN_PAUSES {
-        let code = result.as_ref().err().and_then(rusqlite::Error::sqlite_error_code);
-        let has_no_files = matches!(
-            code,
-            Some(rusqlite::ErrorCode::CannotOpen | rusqlite::ErrorCode::SystemIoFailure)
-        );
-        if !has_no_files || !is_there(path) {
+        let cannot_open = result.as_ref().err().and_then(rusqlite::Error::sqlite_error_code)
+            == Some(rusqlite::ErrorCode::CannotOpen);
+        if !cannot_open || !is_there(path) {
             break;
         }
         std::thread::sleep(pause);
-        if code == Some(rusqlite::ErrorCode::SystemIoFailure) {
-            // ext4 gives back what removed files had when it writes its journal.
-            super::super::room::settle(folder);
-        }
         result = open();
     }
     result.map_err(|error| failed(Operation::Open, path, error))
@@ -125,7 +117,8 @@ pub(super) fn failed(operation: Operation, path: &Path, error: rusqlite::Error) 
     {
         return Error::io(operation, path, cause);
     }
-    // A moment ago the file for sharing could not grow, and now another file can.
+    // A moment ago the file for sharing could not grow, and now another file can: ext4 gives back
+    // what removed files had when it writes its journal. As a full disk, the store gets its reserve.
     let extended = error.sqlite_error().map(|error| error.extended_code);
     if extended == Some(rusqlite::ffi::SQLITE_IOERR_SHMSIZE) {
         return Error::io(operation, path, rustix::io::Errno::NOSPC);

@@ -143,8 +143,8 @@ impl Catalog {
     }
 
     /// Adds the rows of new worktrees, if all names are free. If not, returns a name that is taken
-    /// and the path of the worktree that has it. calve writes the rows to the disk before it calls git.
-    /// Otherwise a power cut could leave registrations of git that no row knows.
+    /// and the path of the worktree that has it. calve writes the rows to the disk before it calls
+    /// git. Otherwise a power cut could leave registrations of git that no row knows.
     pub(crate) fn claim(&self, rows: &[WorktreeRow]) -> Result<Option<(String, Vec<u8>)>, Error> {
         self.write(|tx| {
             let mut find = tx.prepare("SELECT path FROM worktrees WHERE name = ?1")?;

@@ -276,11 +276,11 @@ impl Registration {
     /// A part of the registration may be gone.
     pub(crate) fn remove(&self, stage: &Path) -> io::Result<()> {
         match self.put_aside(stage.join(stage_name())) {
-            Ok(Aside { stays: Some(error), was, is }) => {
-                Aside { stays: None, was, is }.remove()?;
-                Err(error)
+            Ok(mut aside) => {
+                let stays = aside.stays.take();
+                aside.remove()?;
+                stays.map_or(Ok(()), Err)
             }
-            Ok(aside) => aside.remove(),
             // Another process removed it first.
             Err(_) if std::fs::symlink_metadata(&self.folder).is_err() => Ok(()),
             Err(_) => {

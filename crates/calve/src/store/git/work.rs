@@ -62,9 +62,9 @@ pub(crate) struct NotTracked {
 /// Settings of the user, of the repository, or of a submodule, that let `git status` leave changes
 /// out. The options of the command do not reach the status of submodules, and settings do.
 ///
-/// With `core.ignoreCase`, as in a repository that came from macOS, git takes a new name for a tracked
-/// one that differs in case. (Where a filesystem does not tell the two apart, git lists it as a
-/// change.)
+/// With `core.ignoreCase`, as in a repository that came from macOS, git takes a new name for a
+/// tracked one that differs in case. (Where a filesystem does not tell the two apart, git lists it
+/// as a change.)
 const SHOW_ALL: [&str; 4] =
     ["-c", "status.showUntrackedFiles=normal", "-c", "core.ignoreCase=false"];
 /// Settings with which git compares less of a file than it knows of it, or believes a cache of
@@ -156,7 +156,7 @@ fn work_but_of_submodules(tree: &Tree) -> Result<(Work, Vec<Submodule>), Failure
     let special = tree.special()?;
     // git says nothing about these, whatever they have become.
     let is_there = |path: &PathBuf| std::fs::symlink_metadata(tree.root.join(path)).is_ok();
-    // Nor about a file of theirs that is not what was staged, or is not there.
+    // If such a file differs from what is staged, or is missing, git says nothing about that either.
     let hidden: HashSet<&PathBuf> = special.hidden.iter().collect();
     found.no_snapshot_has_it |= found.staged.iter().any(|path| hidden.contains(path));
     found.paths.extend(special.hidden.into_iter().filter(is_there));
@@ -225,7 +225,7 @@ pub(super) fn parse_status(output: &[u8]) -> Work {
                 _ => fields.nth(2).filter(|letters| letters.first() == Some(&b'S')),
             };
             let Some(path) = fields.last().map(path_from) else { continue };
-            // What is staged to be deleted is in `HEAD`.
+            // Of a staged deletion, `HEAD` has the content.
             if record.first() == Some(&b'1') && !matches!(record.get(2), Some(b'.' | b'D')) {
                 work.staged.push(path.clone());
             }

@@ -24,7 +24,7 @@
 //!   Small files are a part of the metadata as soon as they are written back; larger ones are
 //!   flushed. If a filesystem was set up otherwise (`max_inline=0`), the row gives them again.
 //!
-//! What no row can give again is flushed all the same.
+//! On each filesystem calve flushes the files that no row can give again.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -50,8 +50,8 @@ use crate::tree::staging::{flush_filesystem, sync_filesystem};
 /// How many files are open and flushed together. A start has room for as many.
 const FILES_TOGETHER: usize = 16;
 
-/// The largest file whose content btrfs keeps in its metadata, unless it is told otherwise: the
-/// mount option `max_inline` in btrfs(5).
+/// btrfs keeps the content of a file of at most this size in its metadata. This is the default of
+/// its mount option `max_inline` (btrfs(5)).
 const INLINE_MOST_BYTES: u64 = 2048;
 
 /// Files that are to be flushed.
