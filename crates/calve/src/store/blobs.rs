@@ -78,6 +78,9 @@ const MODE: Mode = Mode::RUSR.union(Mode::RGRP).union(Mode::ROTH);
 
 const BUFFER_BYTES: usize = 256 * 1024;
 
+/// How often a mirror is opened whose name changes hands each time.
+const OPEN_TRIES: usize = 8;
+
 /// The time that seals a mirror: between 1987 and 2004, so that no write today leaves it.
 pub(crate) fn seal_of(id: BlobId) -> (i64, i64) {
     let bytes = id.as_bytes();
@@ -426,9 +429,24 @@ impl Blobs {
         Ok(false)
     }
 
+    /// Opens the entry at the name of a blob. Where each process of the store puts the same content,
+    /// the name changes hands between the kernel's lookup and its open, and behind a server (NFS,
+    /// FUSE) that is `ESTALE`, also after the kernel's own second try.
+    fn open_mirror(&self, id: BlobId) -> Result<OwnedFd, Errno> {
+        let open = || fs::openat(&self.dir, path_of(id), SOURCE_FLAGS, Mode::empty());
+        let mut opened = open();
+        for _ in 1..OPEN_TRIES {
+            if !matches!(opened, Err(Errno::STALE)) {
+                break;
+            }
+            opened = open();
+        }
+        opened
+    }
+
     /// The entry at the name of a blob of `size` bytes.
     pub(crate) fn look(&self, id: BlobId, size: u64) -> io::Result<Mirror> {
-        let file = match fs::openat(&self.dir, path_of(id), SOURCE_FLAGS, Mode::empty()) {
+        let file = match self.open_mirror(id) {
             Ok(file) => file,
             Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => return Ok(Mirror::Missing),
             Err(errno) => return Err(errno.into()),
@@ -838,8 +856,7 @@ impl Blobs {
         }
         let mut fans = std::collections::BTreeSet::new();
         for id in ids {
-            let path = path_of(*id);
-            match fs::openat(&self.dir, &path, SOURCE_FLAGS, Mode::empty()) {
+            match self.open_mirror(*id) {
                 Ok(file) => {
                     fs::fsync(file)?;
                 }
@@ -847,7 +864,7 @@ impl Blobs {
                 Err(Errno::NOENT) => continue,
                 Err(errno) => return Err(errno.into()),
             }
-            fans.insert(path.to_bytes()[..2].to_vec());
+            fans.insert(path_of(*id).to_bytes()[..2].to_vec());
         }
         for fan in fans {
             let fan = super::manifest::os(&fan);
@@ -861,7 +878,7 @@ impl Blobs {
     /// flushes and seals it.
     pub(crate) fn seal(&self, ids: &[BlobId], flushed: (i64, u32)) -> io::Result<()> {
         for id in ids {
-            let file = match fs::openat(&self.dir, path_of(*id), SOURCE_FLAGS, Mode::empty()) {
+            let file = match self.open_mirror(*id) {
                 Ok(file) => file,
                 // Somebody packed it and dropped the mirror.
                 Err(Errno::NOENT) => continue,

@@ -289,11 +289,8 @@ impl Worktree {
             store.must_be_writable(Operation::DropWorktreeOf)?;
             let this = Self { store: store.clone(), ..self.clone() };
             let this = this.now()?;
-            this.drop_now(how, room, &options.operation()).map_err(|error| match error.kind() {
-                // Another process drops it meanwhile, so that files were missed.
-                ErrorKind::Changed => this.gone_or(error),
-                _ => error,
-            })
+            // Another process may drop it meanwhile, so that files or the folder were missed.
+            this.drop_now(how, room, &options.operation()).map_err(|error| this.gone_or(error))
         })
     }
 
