@@ -69,9 +69,9 @@ pub fn install(
         .mode(mode)
         // The installer writes to these in place. Byte code is not among them: Python replaces it
         // by a rename.
-        .mutable("*.dist-info/RECORD")
+        .mutable_if(|path| path.ends_with("RECORD") && is_named(path.parent(), ".dist-info"))
         // Scripts, headers and data go elsewhere; see `sources` for the rest of it.
-        .exclude("/*.data/")
+        .exclude_if(|path| path.iter().count() == 1 && is_named(Some(path), ".data"))
         // Many merges at once, each of one thread, rather than one after the other of many: most
         // wheels are small.
         .jobs(NonZeroUsize::MIN)
@@ -128,6 +128,12 @@ pub fn install(
         }
     }
     Ok(done)
+}
+
+/// Whether a path is one of the folders whose names the wheel format has: `NAME-VERSION.data`.
+fn is_named(path: Option<&Path>, ending: &str) -> bool {
+    let stem = path.and_then(|path| path.to_str()?.strip_suffix(ending));
+    stem.is_some_and(|stem| stem.contains('-'))
 }
 
 /// The trees of a wheel that go into `site-packages`: the wheel itself, and the parts that it keeps

@@ -46,7 +46,7 @@
 //! let options = CloneOptions::new()
 //!     .existing(Existing::Merge) // others may merge into it at the same time
 //!     .mode(CloneMode::Hardlink) // asked for by name; never a fallback
-//!     .mutable("RECORD"); // will be written to, so it must not be a link
+//!     .mutable_if(|path| path.ends_with("RECORD")); // will be written to, so it must not be a link
 //! let report = clone_tree("cache/numpy-2.1", &["venv/lib/python3.13/site-packages"], &options)?;
 //! # assert_eq!(report.destinations[0].linked_files, 1);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -163,14 +163,18 @@
 //! to choose, and how to get one without repartitioning.
 //!
 //! # Features
-//! * `store` (default): snapshots and worktrees. It needs a C compiler, for SQLite and zstd.
+//! * `store` (default): snapshots and worktrees. It needs a C compiler, for SQLite and zstd. The next
+//!   two come with it.
+//! * `patterns`: [`exclude`](CloneOptions::exclude), [`include`](CloneOptions::include),
+//!   [`mutable`](CloneOptions::mutable) and [`gitignore`](CloneOptions::gitignore). 14 packages.
+//! * `git-index`: [`CloneOptions::git_index`]. One package.
 //! * `remote`: stores push snapshots to, and pull them from, a place that several machines can
 //!   reach: a folder.
 //! * `cloud`: the same in buckets of S3, Google Cloud Storage and Azure. 130 packages more.
 //!
 //! Without the feature `store` the crate is the linker alone: [`clone_tree`], `clone_list`,
 //! [`clonefile_or_copy`] and the other functions for one file. Then it needs no C compiler, and
-//! depends on 18 crates on Linux:
+//! without any feature it depends on 4 crates on Linux (rustix and what that needs):
 //! ```toml
 //! calve = { version = "0.1", default-features = false }
 //! ```
@@ -182,6 +186,7 @@
 
 // Without the store, some functions are unused. A build with the store checks the whole library for
 // dead code.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(
     all(unix, not(feature = "store")),
     expect(dead_code, unused_imports, reason = "the store uses it")
@@ -227,8 +232,12 @@ pub use store::{
     SnapshotLog, SnapshotOptions, SnapshotReport, Store, StoreOptions, StoreStats, VerifyOptions,
     VerifyReport, WarmReport,
 };
+#[cfg(feature = "git-index")]
+pub use tree::GitIndex;
 pub use tree::cost::{CopyCost, must_copy, never_shares_blocks};
-pub use tree::{CloneMode, CloneOptions, Existing, GitIndex, Reflink, clone_tree};
+#[cfg(unix)]
+pub use tree::linker::Linker;
+pub use tree::{CloneMode, CloneOptions, Existing, Reflink, clone_tree};
 #[cfg(unix)]
 pub use tree::{FinishedFile, TreeEntry, clone_list};
 #[cfg(all(unix, feature = "store"))]

@@ -33,8 +33,10 @@ pub(crate) mod excluded;
 #[cfg(unix)]
 pub(crate) mod file;
 pub(crate) mod filter;
-#[cfg(unix)]
+#[cfg(all(unix, feature = "git-index"))]
 pub(crate) mod git_index;
+#[cfg(unix)]
+pub(crate) mod linker;
 #[cfg(unix)]
 pub(crate) mod links;
 #[cfg(unix)]
@@ -155,6 +157,7 @@ impl Existing {
 /// `.git`, and those of submodules.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
+#[cfg_attr(not(feature = "git-index"), expect(unreachable_pub, reason = "always `Exact`"))]
 pub enum GitIndex {
     /// It copies them byte for byte. They record the inode numbers and times of the source's files,
     /// so the first `git status` in the clone reads every file.
@@ -219,6 +222,8 @@ pub struct CloneOptions {
     pub(crate) mutable_if: Option<Callback<PathTest>>,
     #[cfg(unix)]
     pub(crate) on_file: Option<Callback<FileListener>>,
+    #[cfg(unix)]
+    pub(crate) linker: Option<linker::Linker>,
     pub(crate) gitignore: bool,
     pub(crate) xattrs: bool,
     pub(crate) git_index: GitIndex,
@@ -258,6 +263,8 @@ impl CloneOptions {
             mutable_if: None,
             #[cfg(unix)]
             on_file: None,
+            #[cfg(unix)]
+            linker: None,
             gitignore: false,
             xattrs: true,
             git_index: GitIndex::default(),
@@ -324,6 +331,7 @@ impl CloneOptions {
     /// slash matches a name at any depth, and one with a slash matches a path from the source's
     /// root. A slash at the end matches only directories. Braces are letters. calve does not enter
     /// a directory that it leaves out.
+    #[cfg(feature = "patterns")]
     #[must_use]
     pub fn exclude(mut self, glob: impl Into<String>) -> Self {
         self.exclude.push(glob.into());
@@ -332,6 +340,7 @@ impl CloneOptions {
 
     /// Keeps entries that match although an exclude pattern or an ignore file leaves them out. A
     /// pattern with a slash also reaches into directories that are left out.
+    #[cfg(feature = "patterns")]
     #[must_use]
     pub fn include(mut self, glob: impl Into<String>) -> Self {
         self.include.push(glob.into());
@@ -340,6 +349,7 @@ impl CloneOptions {
 
     /// In the link modes, and with [`or_hardlink`](Self::or_hardlink): what matches is cloned or
     /// copied, since it will be written to.
+    #[cfg(feature = "patterns")]
     #[must_use]
     pub fn mutable(mut self, glob: impl Into<String>) -> Self {
         self.mutable.push(glob.into());
@@ -382,9 +392,33 @@ impl CloneOptions {
         self
     }
 
+    /// Begins with what `linker` remembers of earlier calls, and adds what this one learns: see
+    /// [`Linker`](crate::Linker).
+    /// ```
+    /// use calve::{CloneOptions, Existing, Linker, clone_tree};
+    ///
+    /// # let desk = tempfile::tempdir()?;
+    /// # std::env::set_current_dir(&desk)?;
+    /// # for name in ["attrs", "numpy"] {
+    /// #     std::fs::create_dir_all(format!("cache/{name}/{name}"))?;
+    /// # }
+    /// let options = CloneOptions::new().existing(Existing::Merge).linker(&Linker::new());
+    /// for package in ["cache/attrs", "cache/numpy"] {
+    ///     clone_tree(package, &["site-packages"], &options)?;
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[cfg(unix)]
+    #[must_use]
+    pub fn linker(mut self, linker: &linker::Linker) -> Self {
+        self.linker = Some(linker.clone());
+        self
+    }
+
     /// Leaves out entries that the tree's `.gitignore` files (and `.git/info/exclude` of the root)
     /// name. calve reads no ignore file outside of the source: neither of a parent folder nor of
     /// the user. It reads no ignore file of more than 1 MiB.
+    #[cfg(feature = "patterns")]
     #[must_use]
     pub fn gitignore(mut self, yes: bool) -> Self {
         self.gitignore = yes;
@@ -401,6 +435,7 @@ impl CloneOptions {
     /// How calve treats the indexes of git repositories. By default they arrive unchanged: a clone
     /// has the source's bytes, unless the caller chooses otherwise. The command `calve clone` does
     /// choose otherwise.
+    #[cfg(feature = "git-index")]
     #[must_use]
     pub fn git_index(mut self, git_index: GitIndex) -> Self {
         self.git_index = git_index;

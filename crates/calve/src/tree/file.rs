@@ -334,7 +334,7 @@ impl<S: Source> Worker<'_, '_, S> {
         let op = self.op;
         op.options.hard_links_instead()
             && S::original(op, node, handles, entry).is_some_and(|original| {
-                op.dests.iter().all(|dest| dest.sharing.known(original.dev).refused)
+                op.dests.iter().all(|dest| dest.answers.sharing.known(original.dev).refused)
             })
     }
 
@@ -358,7 +358,7 @@ impl<S: Source> Worker<'_, '_, S> {
             return Ok(false);
         }
         let Some(original) = S::original(op, node, handles, entry) else { return Ok(false) };
-        if op.dests[dest].link_verdicts.known(original.dev).refused {
+        if op.dests[dest].answers.links.known(original.dev).refused {
             out.because = Some(Because::Filesystem);
             return Ok(false);
         }
@@ -369,7 +369,7 @@ impl<S: Source> Worker<'_, '_, S> {
             fs::unlinkat(dir, name, AtFlags::empty()).context(Operation::Link, path)?;
         }
         match fs::linkat(original.dir, original.name, dir, name, AtFlags::empty()) {
-            Ok(()) => op.dests[dest].link_verdicts.worked(original.dev),
+            Ok(()) => op.dests[dest].answers.links.worked(original.dev),
             Err(errno) => {
                 let refused = self.link_refused(dest, &original, errno);
                 out.because = Some(refused.map_err(|error| {
@@ -552,7 +552,7 @@ impl<S: Source> Worker<'_, '_, S> {
             self.op.operation.files_done(1);
             return Ok(Out::DONE);
         }
-        let refused = || self.op.dests[dest].sharing.known(job.from.dev).refused;
+        let refused = || self.op.dests[dest].answers.sharing.known(job.from.dev).refused;
         if self.replaces(node, &job.name).is_some() && refused() {
             return Ok(Out::DONE);
         }
@@ -1034,7 +1034,7 @@ impl<S: Source> Worker<'_, '_, S> {
         if op.options.mode == CloneMode::Copy || op.options.reflink == Reflink::Never {
             return Ok(Tried::No(Because::Disabled, None));
         }
-        let sharing = &op.dests[dest].sharing;
+        let sharing = &op.dests[dest].answers.sharing;
         // With `Reflink::Always` a refusal is an error, which should have this file's own errno. So
         // calve tries each file then.
         if sharing.known(job.from.dev).refused && op.options.reflink != Reflink::Always {

@@ -24,6 +24,29 @@ pub(crate) fn any_below(dir: &Path) -> bool {
     })
 }
 
+/// Sees whether anything was mounted or unmounted since the last look.
+#[derive(Debug)]
+pub(super) struct Watch(Option<std::fs::File>);
+
+impl Watch {
+    pub(super) fn new() -> Self {
+        let mounts = || std::fs::File::open("/proc/self/mountinfo").ok();
+        Self(cfg!(any(target_os = "linux", target_os = "android")).then(mounts).flatten())
+    }
+
+    /// Whether all mounts are what they were at the last call, or in `new`. In doubt the answer is
+    /// no.
+    pub(super) fn is_unchanged(&self) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let Some(mounts) = &self.0 else { return false };
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let mut watched = [PollFd::new(mounts, PollFlags::PRI)];
+        // The kernel sets POLLPRI and POLLERR once for each change (proc_pid_mounts(5)).
+        let polled = poll(&mut watched, Some(&now)).is_ok();
+        polled && !watched[0].revents().intersects(PollFlags::PRI | PollFlags::ERR)
+    }
+}
+
 /// Whether a filesystem with this device number is mounted. In doubt the answer is yes.
 #[cfg(all(feature = "store", any(target_os = "linux", target_os = "android")))]
 pub(crate) fn has_device(dev: u64) -> bool {

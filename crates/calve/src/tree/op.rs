@@ -12,17 +12,16 @@ use rustix::fs;
 
 use super::aside::Aside;
 use super::budget::Budget;
+use super::linker::Answers;
 use super::links::{Further, Links};
 use super::names::Placed;
 use super::node::{Handles, OpenDirs};
 use super::pool::{self, Halves, Queue, lock};
 use super::running::Running;
-use super::sharing::Sharing;
 use super::source::Source;
 use super::staging::Stage;
 use super::tally::{self, Finding};
 use super::targets::Target;
-use super::verdicts::Verdicts;
 use super::{CloneOptions, Existing, OWN};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::filesystem::Filesystem;
@@ -36,9 +35,7 @@ pub(crate) struct Dest {
     pub(super) path: PathBuf,
     /// In a merge: the stage for files that are not renamed into place yet.
     pub(super) merge_stage: Option<Stage>,
-    /// How the destination's filesystem answered clones (`sharing`) and hard links.
-    pub(super) sharing: Sharing,
-    pub(super) link_verdicts: Verdicts,
+    pub(super) answers: Arc<Answers>,
     /// The owner and group of files that this process makes there. A mount may choose other ones
     /// than this process has.
     pub(super) owner: OnceLock<(u32, u32)>,
@@ -51,8 +48,7 @@ impl Dest {
         Self {
             path,
             merge_stage,
-            sharing: Sharing::default(),
-            link_verdicts: Verdicts::default(),
+            answers: Arc::default(),
             owner: OnceLock::new(),
             keeps_metadata: OnceLock::new(),
         }

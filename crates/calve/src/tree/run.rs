@@ -18,6 +18,8 @@ use rustix::io::Errno;
 use super::aside::{self, Aside, Met, Roots};
 use super::excluded::Excluded;
 use super::filter::Filter;
+#[cfg(feature = "git-index")]
+use super::git_index;
 use super::list::{List, TreeEntry};
 use super::node::Handles;
 use super::op::{Call, Dest, DestState, Op};
@@ -29,8 +31,7 @@ use super::staging::{self, Stage};
 use super::targets::{Outer, Target, is_inside, look_at};
 use super::walk::Live;
 use super::{
-    CloneMode, CloneOptions, Dress, Existing, GitIndex, Reflink, git_index, listing, mounts, names,
-    tally,
+    CloneMode, CloneOptions, Dress, Existing, GitIndex, Reflink, listing, mounts, names, tally,
 };
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::filesystem::Filesystems;
@@ -393,7 +394,11 @@ impl Places {
                 false => DestState::of(new, false, folds),
             });
             places.indices.push(index);
-            places.dests.push(Dest::new(path(), merge_stage));
+            let mut dest = Dest::new(path(), merge_stage);
+            if let Some(linker) = &call.options.linker {
+                dest.answers = linker.answers(&dir);
+            }
+            places.dests.push(dest);
             places.roots.push(dir);
         }
         Ok(places)
@@ -428,11 +433,18 @@ fn walk_and_publish<S: Ready>(
     let (roots, states) = (std::mem::take(&mut places.roots), std::mem::take(&mut places.states));
     let op = call.op(from, std::mem::take(&mut places.dests))?;
     let before_walk = listing::now();
-    let merges = op.dests.iter().any(|dest| dest.merge_stage.is_some());
-    let merged_since = match (&root.side, merges && readies_indexes(options)) {
-        (Some(side), true) => Some(git_index::merge_begins(side)),
+    #[cfg(feature = "git-index")]
+    let merged_since = match &root.side {
+        Some(side)
+            if readies_indexes(options)
+                && op.dests.iter().any(|dest| dest.merge_stage.is_some()) =>
+        {
+            Some(git_index::merge_begins(side))
+        }
         _ => None,
     };
+    #[cfg(not(feature = "git-index"))]
+    let merged_since = None;
     let result = op
         .run(root, roots, states)
         .map(|(roots, _)| (S::ready_for_git(&op, &roots, before_walk, merged_since), roots));
@@ -486,6 +498,7 @@ fn readies_indexes(options: &CloneOptions) -> bool {
 }
 
 impl Ready for Live<'_> {
+    #[cfg(feature = "git-index")]
     fn ready_for_git(
         op: &Op<'_, Self>,
         roots: &Handles,

@@ -238,7 +238,7 @@ impl<S: Source> Worker<'_, '_, S> {
         let instead = op.options.hard_links_instead().then_some(Because::Filesystem);
         let mut unlinked = Vec::with_capacity(op.dests.len());
         for (dest, at) in op.dests.iter().enumerate() {
-            if hard && at.link_verdicts.known(dev).refused {
+            if hard && at.answers.links.known(dev).refused {
                 unlinked.push(Some(Because::Filesystem));
                 continue;
             }
@@ -254,7 +254,7 @@ impl<S: Source> Worker<'_, '_, S> {
                 }
                 Ok(_) => {
                     if hard {
-                        at.link_verdicts.worked(dev);
+                        at.answers.links.worked(dev);
                     }
                     self.count_link(dest, node, name, instead);
                     unlinked.push(None);
@@ -295,7 +295,7 @@ impl<S: Source> Worker<'_, '_, S> {
         // EPERM for another user's file concerns that file only (protected_hardlinks,
         // proc_sys_fs(5)), however many such files there are.
         let counts = errno == Errno::ACCESS || errno == Errno::PERM && is_own_file(original);
-        self.op.dests[dest].link_verdicts.refused(original.dev, verdict, counts);
+        self.op.dests[dest].answers.links.refused(original.dev, verdict, counts);
         Ok(because)
     }
 

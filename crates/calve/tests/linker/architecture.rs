@@ -370,11 +370,13 @@ fn defined(line: &str) -> Option<&str> {
 }
 
 /// The names of types that stand in more than one file. A platform's files may name their types as
-/// those of the other platforms do: only one of them is compiled.
+/// those of the other platforms do, and the file for a feature that is off as the feature's: only
+/// one of them is compiled.
 fn twice() -> Vec<String> {
     let mut files: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for source in sources() {
-        if source.name.contains("portable") || source.name.starts_with("reflink/sys/") {
+        let name = &source.name;
+        if name.contains("portable") || name.starts_with("reflink/sys/") || name.contains("/no_") {
             continue;
         }
         for name in source.lines.iter().filter_map(|(_, line)| defined(line)) {
