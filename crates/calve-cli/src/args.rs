@@ -103,7 +103,7 @@ const EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
 See 'calve help <COMMAND>' for the flags and examples of one command.";
 
 const DOCTOR_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
-  calve doctor                  within the current folder
+  calve doctor                  the project here, and what to do next
   calve doctor repo             within repo
   calve doctor repo /mnt/a /b   from repo to /mnt/a, and from repo to /b
 
@@ -142,8 +142,9 @@ pub(crate) enum Verb {
 
     /// Test whether paths can share blocks by reflink; if not, say why and what to do
     ///
-    /// With one path, doctor tests within it; with more, from the first to each of the others;
-    /// without a path, within the current folder.
+    /// With one path, doctor tests within it; with more, from the first to each of the others.
+    /// Without a path, it looks at the current folder, its git repository, its store and the
+    /// limits, and says which command comes next.
     #[command(after_help = DOCTOR_EXAMPLES)]
     Doctor(DoctorArgs),
 

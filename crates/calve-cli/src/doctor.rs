@@ -12,6 +12,8 @@ use crate::common::Common;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::filesystems::fix;
+#[cfg(unix)]
+use crate::here::Here;
 use crate::output::{BAD, GOOD, Output, encoded};
 use crate::system::Signals;
 use crate::text::{cause, errno_name, shown, wrapped};
@@ -71,6 +73,11 @@ pub(crate) fn run(
         output.warnings(&warned);
     }
     let filesystems = filesystems(&source, &verdicts);
+    // Without a path, doctor looks at the project here, too.
+    #[cfg(unix)]
+    let here = args.paths.is_empty().then(|| Here::look(common));
+    #[cfg(unix)]
+    let next = here.as_ref().map(|here| here.next(Some(all_reflink)));
     if output.json {
         let pairs = verdicts.iter().map(PairDocument::new).collect();
         #[cfg(unix)]
@@ -81,13 +88,25 @@ pub(crate) fn run(
             filesystems: filesystems.into_iter().map(FilesystemDocument::new).collect(),
             #[cfg(unix)]
             mentions,
+            #[cfg(unix)]
+            next: next.map(|(command, _)| command),
         })?;
     } else {
         let mut lines: String =
             verdicts.iter().map(|verdict| verdict.text(output.width())).collect();
         lines.extend(filesystems.into_iter().map(|found| line(&believed(found), output.width())));
         #[cfg(unix)]
-        let lines = lines + &told(&mentions, output);
+        let lines = {
+            let mut lines = lines;
+            for text in here.iter().flat_map(Here::lines) {
+                lines.push_str(&line(&text, output.width()));
+            }
+            lines.push_str(&told(&mentions, output));
+            if let Some((command, why)) = next {
+                lines.push_str(&line(&format!("next: {command}  ({why})"), output.width()));
+            }
+            lines
+        };
         output.styled_results(&lines)?;
     }
     Ok(if all_reflink { exit } else { Exit::Findings })
@@ -261,6 +280,10 @@ struct Document {
     /// Absent on Windows, which has no worktrees.
     #[cfg(unix)]
     mentions: Vec<crate::paths::MentionDocument>,
+    /// Only without a path.
+    #[cfg(unix)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
 }
 
 #[derive(Serialize)]

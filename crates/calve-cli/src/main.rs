@@ -2,8 +2,8 @@
 //!
 //! The `calve` library does the work. This crate has the command line ([`args`], [`common`]), the
 //! meaning of its words ([`session`]), the two output streams ([`output`], [`table`],
-//! [`progress`]), the texts ([`text`], [`summary`], [`failure`], [`tips`], [`filesystems`]) and the
-//! exit codes ([`exit`]).
+//! [`progress`]), the texts ([`text`], [`summary`], [`failure`], [`tips`], [`filesystems`], [`here`]) and
+//! the exit codes ([`exit`]).
 
 mod args;
 #[cfg(unix)]
@@ -17,6 +17,8 @@ mod doctor;
 mod exit;
 mod failure;
 mod filesystems;
+#[cfg(unix)]
+mod here;
 #[cfg(unix)]
 mod hook;
 mod manual;
@@ -182,6 +184,11 @@ fn run(cli: Cli) -> Result<Exit, clap::Error> {
 fn not_run(mut error: clap::Error, args: &[OsString]) -> Exit {
     let (json, color) = args::json_and_color(args);
     let output = Output { json, quiet: false, verbose: false, color };
+    #[cfg(unix)]
+    if args.len() == 1 {
+        output.say(here::greeting(&common::Common::default()));
+        return Exit::Usage;
+    }
     let tip = tips::put(&mut error);
     let styled = error.render().ansi().to_string();
     if !error.use_stderr() {

@@ -68,6 +68,12 @@ pub(crate) fn inside_repository(project: &Path) -> Option<String> {
     ))
 }
 
+/// The root of the git working tree that contains `current`.
+pub(crate) fn repository_around(current: &Path) -> Option<PathBuf> {
+    let current = fs::canonicalize(current).ok()?;
+    current.ancestors().find(|above| is_there(&git_of(above))).map(Path::to_owned)
+}
+
 /// The root of the git repository that contains `current`, if it is below `root` and another one
 /// than that of `root`. Submodules and linked worktrees belong to the repository of `root`.
 fn other_repository(current: &Path, root: &Path) -> Option<PathBuf> {

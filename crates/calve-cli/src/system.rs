@@ -112,6 +112,12 @@ pub(crate) fn raise_open_files() {
     }
 }
 
+/// How many files this process may have open.
+#[cfg(unix)]
+pub(crate) fn open_files() -> Option<u64> {
+    open_file_limits()?.current
+}
+
 /// The limits, if the system tells. A sandbox may refuse getrlimit(2), and rustix then panics.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn open_file_limits() -> Option<rustix::process::Rlimit> {

@@ -1,5 +1,8 @@
 //! Usage errors end with 2 and begin nothing; help is help.
 
+#[cfg(unix)]
+use std::fs;
+
 use crate::shown::{Lines, assert_lines};
 use crate::{calve, command, listing, run, with_source};
 
@@ -62,12 +65,41 @@ fn a_usage_error_is_a_json_document_too_where_json_was_asked_for() {
     }
 }
 
+/// Git's projects get the next command, which works when it is pasted; nobody gets seventy lines.
+#[cfg(unix)]
 #[test]
-fn no_command_shows_the_help_and_is_a_usage_error() {
+fn no_command_is_a_usage_error_that_says_what_calve_is_and_what_comes_next() {
     let scratch = with_source();
-    let run = calve(scratch.path(), "");
-    assert_eq!((run.code, run.stdout.as_str()), (Some(2), ""));
-    assert!(run.stderr.contains("Usage: calve"), "{run:?}");
+    let next = |folder: &str, expected: &str| {
+        let run = calve(&scratch.path().join(folder), "");
+        assert_eq!((run.code, run.stdout.as_str()), (Some(2), ""), "{folder}");
+        assert_eq!(run.stderr.lines().count(), 5, "{folder}: {run:?}");
+        assert!(run.stderr.starts_with("calve gives each coding agent"), "{folder}: {run:?}");
+        assert!(run.stderr.contains(&format!("\nnext: {expected}  (")), "{folder}: {run:?}");
+        let doctor = calve(&scratch.path().join(folder), "doctor");
+        let last = doctor.stdout.lines().next_back().unwrap_or_default();
+        let is_price = last.starts_with("next: calve volume create DIR  (");
+        assert!(last.starts_with(&format!("next: {expected}  (")) || is_price, "{doctor:?}");
+        let document = calve(&scratch.path().join(folder), "doctor --json").json();
+        assert!(document["next"] == expected || is_price, "{document}");
+    };
+    next("src", "calve init DIR");
+    let repository = scratch.path().join("src/.git");
+    fs::create_dir(&repository).unwrap();
+    next("src", "calve init");
+    let root = fs::canonicalize(scratch.path().join("src")).unwrap();
+    next("src/dir", &format!("calve init {}", root.display()));
+    fs::remove_dir(&repository).unwrap();
+    assert_eq!(calve(&root, "init -q").code, Some(0));
+    next("src", "calve start NAME");
+    assert_eq!(calve(&root, "start -q one").code, Some(0));
+    next("src/dir", "calve start NAME");
+    next("src.worktrees/one", "calve status");
+    let doctor = calve(&root, "doctor").stdout;
+    assert!(doctor.contains(", with 1 worktree\n"), "{doctor}");
+    assert_eq!(calve(&root, "doctor --json .").json()["next"], serde_json::Value::Null);
+    fs::write(root.join(".calve/format"), "nonsense").unwrap();
+    next("src", "calve list");
 }
 
 #[test]
