@@ -255,6 +255,9 @@ fn work_outlives_a_forced_drop_and_its_taking_back_that_are_killed_at_any_change
         let listed = calve(&app, "list --json").json()["worktrees"].as_array().unwrap().len();
         let kept = calve(&app, "list --dropped --json").json()["dropped"].as_array().unwrap().len();
         assert_eq!(listed + kept, 1, "{context}: {listed} and {kept}");
+        // git would delete it with the commits that only it holds.
+        let porcelain = desk.sh("git -C app worktree list --porcelain");
+        assert!(!porcelain.contains("prunable"), "{context}: {porcelain}");
         if kept == 1 {
             let back = calve(&app, BACK);
             assert_eq!(back.code, Some(0), "{context}: {back:?}");

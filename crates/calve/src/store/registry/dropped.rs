@@ -198,10 +198,11 @@ impl Registry<'_> {
         }
         let back = || -> io::Result<Registration> {
             let was = git::leads_to(place).ok();
-            let folder = put_registration(&kept, place, repository, &row.name)?;
             let gone = || io::Error::from(io::ErrorKind::NotFound);
-            let mut entry = Registration::read(folder)?.ok_or_else(gone)?;
+            let mut entry = Registration::read(kept.clone())?.ok_or_else(gone)?;
+            // Before git sees it: a crash must not leave one of which nobody knows whose it is.
             entry.point_at(&path_from(&row.path))?;
+            entry.folder = put_registration(&kept, place, repository, &row.name)?;
             let git_file = git::git_of(place);
             if let Some(was) = was
                 && entry.has_modules()
@@ -234,12 +235,25 @@ impl Registry<'_> {
         let is_back = |dropped: &&DroppedRow| {
             is_gone(&self.place_of(dropped)) && self.is_marked(&dropped.row)
         };
-        if !rows.iter().filter(is_away).any(is_aside) && !dropped.iter().any(|it| is_back(&it)) {
+        // Its registration was put back, and the tree was not.
+        let is_registered = |it: &&DroppedRow| {
+            it.row.git.is_some()
+                && is_gone(&self.layout.dropped_registration(&it.row.token))
+                && is_gone(&path_from(&it.row.path))
+                && !is_gone(&self.place_of(it))
+        };
+        if !rows.iter().filter(is_away).any(is_aside)
+            && !dropped.iter().any(|it| is_back(&it) || is_registered(&it))
+        {
             return Ok(());
         }
+        let repository = self.repository()?;
         self.catalog.settle_dropped(|rows, dropped| {
             for row in rows.iter().filter(is_away) {
                 self.not_dropped_after_all(row);
+            }
+            for dropped in dropped.iter().filter(is_registered) {
+                self.not_registered_after_all(dropped, repository.as_ref());
             }
             let is_free =
                 |dropped: &&DroppedRow| rows.iter().all(|row| row.name != dropped.row.name);
@@ -264,6 +278,17 @@ impl Registry<'_> {
                 }
             }
             let _ = move_tree(&place, &path_from(&row.path));
+        }
+    }
+
+    /// Puts the registration of a dropped worktree aside again. For git it would be one of a tree
+    /// that is gone, which its next prune deletes, with the commits that only it holds.
+    fn not_registered_after_all(self, dropped: &DroppedRow, repository: Option<&Repository>) {
+        let path = path_from(&dropped.row.path);
+        let entries = repository.map(Repository::registrations).and_then(Result::ok);
+        if let Some(entry) = entries.into_iter().flatten().find(|entry| entry.is_of(&path)) {
+            // If it stays, the next command tries again.
+            let _ = entry.put_aside(self.layout.dropped_registration(&dropped.row.token));
         }
     }
 
