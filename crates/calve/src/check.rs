@@ -61,6 +61,19 @@ fn disagree(what: Arguments<'_>) -> ! {
     std::process::abort()
 }
 
+/// Compares the answer that git gave about another worktree with the one that it gives about this
+/// one. A worktree that is changed meanwhile may have another one.
+pub(crate) fn same_answer<T: PartialEq + std::fmt::Debug>(
+    path: &Path,
+    own: &T,
+    others: &T,
+    is_still: bool,
+) {
+    if is_still && own != others {
+        disagree(format_args!("{}: {own:?}, and of one that is alike {others:?}", path.display()));
+    }
+}
+
 fn meta_of(file: impl AsFd) -> io::Result<Meta> {
     Ok(Meta::of(&fs::fstat(file)?))
 }

@@ -37,6 +37,8 @@ mod snapshots;
 mod streams;
 #[cfg(unix)]
 mod terminal;
+#[cfg(target_os = "linux")]
+mod untouched;
 #[cfg(unix)]
 mod upkeep;
 mod usage;

@@ -33,14 +33,14 @@ pub(crate) use self::registration::{
     Registration, folder_of, leads_nowhere, leads_to, worktrees_inside,
 };
 pub(crate) use self::repository::{
-    Branch, Found, Onto, Repository, branch_at, branch_in, can_be_a_branch, detach, find,
-    other_settings, read, works_as_a_copy,
+    Branch, Found, Onto, Repository, branch_at, branch_in, can_be_a_branch, detach, differ_by_tree,
+    find, other_settings, read, settings_in, works_as_a_copy,
 };
 pub use self::run::GIT_VARIABLES;
 pub(crate) use self::run::{Failure, Git};
 pub(crate) use self::work::{
-    Head, NotTracked, Work, ignored_of, not_tracked_but_matched, not_tracked_in, whole_work_in,
-    work_in,
+    Head, NotTracked, Work, heads_in, ignored_of, not_tracked_but_matched, not_tracked_in,
+    whole_work_in, work_in,
 };
 
 mod ask;

@@ -60,6 +60,9 @@ pub(crate) const MARKER: &str = "worktree";
 /// registration of a linked worktree, or the repository of a copy. `git clean -x` in the tree deletes
 /// the other one.
 pub(crate) const GIT_MARKER: &str = "calve-worktree";
+/// In the registration of a linked worktree: by what calve knows that nobody touched the tree. See
+/// [`seal`](super::ready::seal).
+pub(crate) const GIT_SEAL: &str = "calve-seal";
 /// This file in calve's own folder of a project says where the store is, if the store is elsewhere.
 pub(crate) const POINTER: &str = "project";
 /// In calve's own folder of a worktree that root did not make: says who made it. See

@@ -1,17 +1,20 @@
 //! Asks git about worktrees: which branch they are on, which work in them is not committed, and
 //! which commits a drop would lose.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::Worktree;
+use super::remove::look::Moment;
 use crate::error::{Error, ErrorKind, Operation};
 use crate::store::git::modules::{self, Held, TreeAndGitDir, Unheld};
 use crate::store::git::{self, Commit, Failure, Registration, Repository, Tips, Tree, Work};
 use crate::store::{Store, StoreOptions};
 use crate::tree::pool::lock;
 
+mod alike;
 mod branch;
 mod nested;
 
@@ -104,6 +107,10 @@ impl KeptCommits {
 impl Store {
     /// The answer of git about each of `worktrees`, in their order. `None` for a worktree without a
     /// repository. Several threads ask at once. git changes nothing, not even its indexes.
+    ///
+    /// On btrfs calve knows without a look which worktrees nobody touched since their start. Of
+    /// those that are alike, git looks at one. To know it, calve may have the filesystem write what
+    /// it has in memory, if that takes less time than the looks.
     pub fn git_status(
         &self,
         worktrees: &[Worktree],
@@ -111,30 +118,43 @@ impl Store {
     ) -> Vec<Result<Option<GitStatus>, Error>> {
         let project = self.repository().ok().flatten();
         let head = project.as_ref().and_then(|project| project.head_commit().ok()?);
-        let results: Vec<_> = worktrees.iter().map(|_| Mutex::new(Ok(None))).collect();
-        let next = AtomicUsize::new(0);
-        let work = || {
-            while let Some((result, worktree)) = {
-                let at = next.fetch_add(1, Ordering::Relaxed);
-                results.get(at).zip(worktrees.get(at))
-            } {
-                if options.cancel.is_cancelled() {
-                    return;
+        let jobs = options.operation().jobs();
+        let ask = |asked: &[usize]| {
+            by_threads(asked, jobs, |at: &usize| match options.cancel.is_cancelled() {
+                true => Ok(None),
+                false => worktrees[*at].git_status_beside(project.as_ref(), head.as_deref()),
+            })
+        };
+        let since = Moment::now();
+        let alike = project.as_ref().map(|project| alike::untouched(project, worktrees));
+        let alike = alike.unwrap_or_default();
+        let followers: HashSet<usize> =
+            alike.iter().flat_map(|group| group.others.iter().map(|(at, _)| *at)).collect();
+        let leaders: Vec<usize> =
+            (0..worktrees.len()).filter(|at| !followers.contains(at)).collect();
+        let mut answers: Vec<_> = worktrees.iter().map(|_| Ok(None)).collect();
+        for (at, answer) in leaders.iter().zip(ask(&leaders)) {
+            answers[*at] = answer;
+        }
+        let mut left = Vec::new();
+        for group in &alike {
+            match &answers[group.first] {
+                Ok(Some(status)) if group.may_follow(&worktrees[group.first], status, since) => {
+                    let status = status.clone();
+                    for (at, head) in &group.others {
+                        let branch = head.branch.clone();
+                        answers[*at] = Ok(Some(GitStatus { branch, ..status.clone() }));
+                    }
+                    #[cfg(calve_check)]
+                    group.check(worktrees, &status, project.as_ref());
                 }
-                *lock(result) = worktree.git_status_beside(project.as_ref(), head.as_deref());
+                _ => left.extend(group.others.iter().map(|(at, _)| *at)),
             }
-        };
-        std::thread::scope(|scope| {
-            // A thread spends half of its time waiting for git to start.
-            for _ in 1..(options.operation().jobs() * 2).min(worktrees.len()) {
-                let _ = std::thread::Builder::new().spawn_scoped(scope, work);
-            }
-            work();
-        });
-        let inner = |result: Mutex<_>| {
-            result.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
-        };
-        results.into_iter().map(inner).collect()
+        }
+        for (at, answer) in left.iter().zip(ask(&left)) {
+            answers[*at] = answer;
+        }
+        answers
     }
 
     /// The project's repository, if it has one.
@@ -142,6 +162,30 @@ impl Store {
         let project = self.project().map_err(|error| Failure::Refused(error.to_string()))?;
         git::read(&project).map_err(|error| unread(&git::git_of(&project), &error))
     }
+}
+
+/// Does `work` for each of `items` with several threads. The results are in the order of the items.
+fn by_threads<I: Sync, T: Send>(items: &[I], jobs: usize, work: impl Fn(&I) -> T + Sync) -> Vec<T> {
+    let results: Vec<Mutex<Option<T>>> = items.iter().map(|_| Mutex::new(None)).collect();
+    let next = AtomicUsize::new(0);
+    let worker = || {
+        while let Some((result, item)) = {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            results.get(at).zip(items.get(at))
+        } {
+            *lock(result) = Some(work(item));
+        }
+    };
+    std::thread::scope(|scope| {
+        // A thread spends half of its time waiting for git to start.
+        for _ in 1..(jobs * 2).min(items.len()) {
+            let _ = std::thread::Builder::new().spawn_scoped(scope, worker);
+        }
+        worker();
+    });
+    let inner =
+        |result: Mutex<_>| result.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    results.into_iter().filter_map(inner).collect()
 }
 
 impl Worktree {

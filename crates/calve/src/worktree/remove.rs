@@ -39,7 +39,7 @@ use crate::tree::removal;
 use crate::tree::running::Running;
 
 mod away;
-mod look;
+pub(super) mod look;
 mod processes;
 
 pub use processes::LivingProcess;

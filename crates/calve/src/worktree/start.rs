@@ -532,8 +532,10 @@ impl Store {
     ) -> Result<Vec<Started>, Error> {
         let outcomes = dressing.dress(Some(claim.rows()), &arrived, places)?;
         let repository = dressing.git.repository();
+        dressing.prepare_seals(&arrived, &outcomes);
         durable::flush(self.path(), repository, claim.rows(), &arrived, &outcomes)
             .context(Operation::Flush, || &places[0].path)?;
+        dressing.seal(claim.rows(), &arrived, &outcomes);
         publish_all(&mut arrived, places)?;
         // All are in one folder.
         let flushed = arrived[0].stage.sync_parent().context(Operation::Flush, || &places[0].path);

@@ -660,6 +660,25 @@ pub(crate) fn last_change(dir: impl AsFd) -> io::Result<u64> {
     Ok(subvolume_info(dir)?.ctransid)
 }
 
+/// What btrfs says about whether a subvolume was changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SubvolumeState {
+    /// No other subvolume of the filesystem ever has this number.
+    pub(crate) id: u64,
+    /// See [`last_change`].
+    pub(crate) last_change: u64,
+    /// The last transaction that wrote any block of the subvolume's tree, and that takes no further
+    /// change (`generation`).
+    pub(crate) committed: u64,
+}
+
+/// The state of the subvolume of `dir`. Needs no privileges.
+pub(crate) fn subvolume_state(dir: impl AsFd) -> io::Result<SubvolumeState> {
+    let info = subvolume_info(dir)?;
+    let SubvolumeInfo { treeid: id, ctransid: last_change, generation: committed, .. } = info;
+    Ok(SubvolumeState { id, last_change, committed })
+}
+
 /// The time at which the subvolume of `dir` was made as a snapshot of another one (`otime`), in
 /// seconds and nanoseconds. `None` if it is no snapshot.
 pub(crate) fn snapshot_made(dir: impl AsFd) -> io::Result<Option<(i64, i64)>> {

@@ -125,6 +125,19 @@ pub(crate) fn last_change(_dir: impl AsFd) -> io::Result<u64> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
+/// There are no subvolumes, so nobody has this.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SubvolumeState {
+    pub(crate) id: u64,
+    pub(crate) last_change: u64,
+    pub(crate) committed: u64,
+}
+
+/// See [`last_change`].
+pub(crate) fn subvolume_state(_dir: impl AsFd) -> io::Result<SubvolumeState> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 /// See [`last_change`].
 pub(crate) fn snapshot_made(_dir: impl AsFd) -> io::Result<Option<(i64, i64)>> {
     Err(io::ErrorKind::Unsupported.into())

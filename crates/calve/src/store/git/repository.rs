@@ -87,8 +87,7 @@ pub(crate) fn works_as_a_copy(root: &Path) -> Result<(), Failure> {
 pub(crate) fn other_settings(root: &Path, copy: &Path) -> Result<Vec<String>, Failure> {
     let list = |root: &Path| -> Result<BTreeMap<String, String>, Failure> {
         let Some(tree) = Tree::at(root)? else { return Ok(BTreeMap::new()) };
-        let output = tree.git().args(["config", "--list", "--includes", "-z"]).run()?;
-        let text = String::from_utf8_lossy(&output.bytes).into_owned();
+        let text = String::from_utf8_lossy(&settings_in(&tree)?).into_owned();
         let lines = text.split('\0').filter(|line| !line.is_empty());
         // The last value of a setting holds.
         Ok(lines
@@ -100,6 +99,22 @@ pub(crate) fn other_settings(root: &Path, copy: &Path) -> Result<Vec<String>, Fa
     let keys: BTreeSet<&String> = ours.keys().chain(theirs.keys()).collect();
     let differs = keys.into_iter().filter(|key| ours.get(*key) != theirs.get(*key));
     Ok(differs.cloned().collect())
+}
+
+/// All settings that hold in a working tree, each with its value and a zero byte.
+///
+/// # Errors
+/// git could not be asked.
+pub(crate) fn settings_in(tree: &Tree) -> Result<Vec<u8>, Failure> {
+    super::work::whole(tree.git().args(["config", "--list", "--includes", "-z"]).whole().run()?)
+}
+
+/// Whether another working tree of the same repository may have other settings than these.
+pub(crate) fn differ_by_tree(settings: &[u8]) -> bool {
+    const BY_TREE: [&[u8]; 2] = [b"includeif.", b"extensions.worktreeconfig"];
+    settings
+        .split(|byte| *byte == 0)
+        .any(|setting| BY_TREE.iter().any(|start| setting.starts_with(start)))
 }
 
 /// Asks git what the folder `root` is.

@@ -447,3 +447,30 @@ fn sixteen_at_once_are_all_registered_and_all_removed() {
     });
     assert_eq!(desk.known(), before);
 }
+
+#[test]
+fn the_heads_of_all_worktrees_and_whether_their_settings_may_differ_are_told_at_once() {
+    let desk = Desk::new();
+    desk.sh("cd project; git worktree add -q ../a -b x/y; git worktree add -q --detach '../b c'");
+    let repository = read(&desk.path("project")).unwrap().unwrap();
+    let commit = desk.sh("git -C project rev-parse HEAD").trim_end().to_owned();
+    let heads = heads_in(&repository).unwrap();
+    for (name, branch) in [("project", Some("main")), ("a", Some("x/y")), ("b c", None)] {
+        let expected = Head { branch: branch.map(str::to_owned), commit: Some(commit.clone()) };
+        assert_eq!(heads.get(&desk.path(name)), Some(&expected), "{name}");
+    }
+    assert_eq!(heads.len(), 3);
+    for (setting, expected) in [
+        ("a.b c", false),
+        ("extensions.worktreeConfig true", true),
+        ("includeIf.onbranch:main.path nothing", true),
+    ] {
+        desk.sh(&format!("cd project; git config {setting}"));
+        let settings = settings_in(&repository.tree()).unwrap();
+        assert_eq!(differ_by_tree(&settings), expected, "{setting}");
+        desk.sh(&format!(
+            "cd project; git config --unset-all {}",
+            setting.split(' ').next().unwrap()
+        ));
+    }
+}

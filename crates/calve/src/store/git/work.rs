@@ -1,6 +1,6 @@
 //! The uncommitted work in a working tree.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -240,6 +240,38 @@ pub(super) fn parse_status(output: &[u8]) -> Work {
     }
     work.head = Some(Head { branch, commit });
     work
+}
+
+/// Where `HEAD` is in each linked worktree of a repository that has a commit, by the worktree's
+/// root. One process tells it of all.
+///
+/// # Errors
+/// git could not be asked. Before 2.36 it cannot answer.
+pub(crate) fn heads_in(repository: &Repository) -> Result<HashMap<PathBuf, Head>, Failure> {
+    let output = repository.git().args(["worktree", "list", "--porcelain", "-z"]).whole().run()?;
+    Ok(parse_heads(&whole(output)?))
+}
+
+/// Parses the output of `git worktree list --porcelain -z`: each fact of a worktree ends in a zero
+/// byte, and each worktree in one more.
+pub(super) fn parse_heads(output: &[u8]) -> HashMap<PathBuf, Head> {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (mut found, mut root) = (HashMap::new(), None);
+    for fact in output.split(|byte| *byte == 0) {
+        if let Some(path) = fact.strip_prefix(b"worktree ") {
+            root = Some(path_from(path));
+        } else if let Some(id) = fact.strip_prefix(b"HEAD ")
+            && let Some(root) = &root
+            && id.iter().any(|digit| *digit != b'0')
+        {
+            found.insert(root.clone(), Head { branch: None, commit: Some(text(id)) });
+        } else if let Some(name) = fact.strip_prefix(b"branch refs/heads/")
+            && let Some(head) = root.as_ref().and_then(|root| found.get_mut(root))
+        {
+            head.branch = Some(text(name));
+        }
+    }
+    found
 }
 
 /// The entries of a working tree that git does not track. Writes nothing.

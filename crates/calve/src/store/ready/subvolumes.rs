@@ -379,9 +379,7 @@ impl Subvolumes<'_> {
     /// snapshot of it, and nobody has changed it.
     fn has_seal(&self, tree: &OwnedFd, id: SnapshotId) -> bool {
         let seal = read_plain(fs::CWD, &self.store.layout().ready_seal(id), seal::MOST_BYTES);
-        let is_subvolume =
-            fs::fstat(tree).is_ok_and(|stat| sys::is_subvolume(tree, Meta::of(&stat).ino));
-        is_subvolume && seal.is_ok_and(|seal| seal::holds(&seal, tree))
+        seal::is_subvolume(tree) && seal.is_ok_and(|seal| seal::holds(&seal, tree))
     }
 
     /// Notes that a ready tree was used now. If that fails, the tree is evicted sooner.
@@ -517,8 +515,7 @@ fn available_memory() -> Option<u64> {
 }
 
 fn available_in(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.trim().strip_suffix("kB")?.trim_end().parse::<u64>().ok()?.checked_mul(1024)
+    seal::memory_in(meminfo, "MemAvailable:")
 }
 
 #[cfg(test)]

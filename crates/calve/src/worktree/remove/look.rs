@@ -27,10 +27,10 @@ const SHARED_INDEX: &[u8] = b"sharedindex.";
 /// A moment by the clock that inodes have. An inode that changes later has a time that is not
 /// before it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Moment((i64, i64));
+pub(in crate::worktree) struct Moment((i64, i64));
 
 impl Moment {
-    pub(super) fn now() -> Self {
+    pub(in crate::worktree) fn now() -> Self {
         // The kernel gives inodes the time of its last tick. The precise clock is ahead of that.
         #[cfg(target_os = "linux")]
         let clock = rustix::time::ClockId::RealtimeCoarse;
@@ -42,7 +42,7 @@ impl Moment {
 }
 
 /// Which folders are looked at.
-pub(super) enum Scope<'a> {
+pub(in crate::worktree) enum Scope<'a> {
     All,
     /// Those for which this returns true.
     If(&'a mut dyn FnMut(&Path) -> io::Result<bool>),
@@ -54,7 +54,7 @@ pub(super) enum Scope<'a> {
 ///
 /// # Errors
 /// A folder could not be read.
-pub(super) fn changed_since(
+pub(in crate::worktree) fn changed_since(
     root: &Path,
     since: Moment,
     mut scope: Scope<'_>,

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use rustix::fs::{self, AtFlags, Mode};
+use rustix::fs::{self, AtFlags, Mode, Timespec, Timestamps};
 
 use super::PathMode;
 use super::git::{GitOutcome, GitPlan, LinkedWorktree};
@@ -20,15 +20,16 @@ use crate::error::{Context as _, Error, Operation};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::{self, Meta};
 use crate::report::DestinationReport;
-use crate::store::at::{last, open_parent};
+use crate::store::at::{last, open_at, open_parent};
 use crate::store::catalog::{Linked, State, WorktreeRow};
-use crate::store::files::listed_at;
+use crate::store::clock;
+use crate::store::files::{listed, listed_at};
 use crate::store::format;
 use crate::store::git::modules::{MODULES, Module, Modules};
 use crate::store::git::{self, Registration};
 use crate::store::id::SnapshotId;
 use crate::store::index::Index;
-use crate::store::layout::GIT;
+use crate::store::layout::{GIT, OWN};
 use crate::store::manifest::Manifest;
 use crate::store::materialize::wanted;
 use crate::store::object::{Entry, Kind, SnapshotObject};
@@ -36,6 +37,7 @@ use crate::store::paths::Relocation;
 use crate::store::paths::found::{Found, PathMention, keep_living, number_at};
 use crate::store::paths::local::Tree;
 use crate::store::ready::git_index::ReadyGitIndex;
+use crate::store::ready::seal::{self, WorktreeSeal};
 use crate::store::ready::vouched::{Clones, Known, Snapshots};
 use crate::store::ready::{Arrived, ArrivedGitIndex, TreePlace};
 use crate::store::scan::stat_of;
@@ -43,7 +45,7 @@ use crate::store::{Store, path_from};
 use crate::tree::git_index::{self, Nobody, Source, Trees, Vouches};
 use crate::tree::pool::{cancelled, lock};
 use crate::tree::running::Running;
-use crate::tree::staging::Stage;
+use crate::tree::staging::{Stage, sync_filesystem};
 use crate::worktree::relocate::{Relocate, Whose, all_kept};
 use crate::worktree::repository;
 use crate::worktree::submodules::{Connected, Submodules, outer_first};
@@ -90,7 +92,68 @@ pub(super) struct Dressing<'a> {
     pub(super) operation: &'a Running,
 }
 
+/// A worktree that is started alone is sealed if git's index has as many entries as this. The seal
+/// takes one more commit of the filesystem, which costs more than a look at fewer files.
+const SEALED_LEAST_ENTRIES: u64 = 10_000;
+
+/// The trees that can be sealed, and git's registrations of them.
+fn sealable<'t>(
+    arrived: &'t [Arrived],
+    dressed: &'t [Dressed],
+) -> impl Iterator<Item = (&'t Arrived, PathBuf)> {
+    let least_entries = if arrived.len() == 1 { SEALED_LEAST_ENTRIES } else { 0 };
+    arrived.iter().zip(dressed).filter_map(move |(tree, (git, _))| {
+        let GitOutcome::Linked(linked) = git else { return None };
+        // The repositories of submodules are outside of the tree.
+        let can_be = linked.submodules == 0
+            && linked.ready_index_entries >= least_entries
+            && seal::is_subvolume(tree.stage.dir());
+        can_be.then(|| git::leads_to(&tree.stage.path()).ok().map(|folder| (tree, folder)))?
+    })
+}
+
 impl Dressing<'_> {
+    /// Gives the entries that were dressed an access time behind their last change. Otherwise the
+    /// first command that reads them would break the worktree's seal (`relatime`, mount(8)).
+    pub(super) fn prepare_seals(&self, arrived: &[Arrived], dressed: &[Dressed]) {
+        // A minute is more than it takes to set it in all trees.
+        let last_access = Timespec { tv_sec: clock::now().0.saturating_add(60), tv_nsec: 0 };
+        let last_modification = Timespec { tv_sec: 0, tv_nsec: fs::UTIME_OMIT as _ };
+        let times = Timestamps { last_access, last_modification };
+        for (Arrived { stage, .. }, _) in sealable(arrived, dressed) {
+            let root = stage.dir();
+            let own = open_at(root, Path::new(OWN)).and_then(listed).unwrap_or_default();
+            let own = own.into_iter().map(|(name, _)| Path::new(OWN).join(name));
+            let dressed = [".", GIT, OWN].map(PathBuf::from).into_iter().chain(own);
+            for path in dressed {
+                // A seal that is broken without a cause costs a look.
+                let _ = fs::utimensat(root, &path, &times, AtFlags::SYMLINK_NOFOLLOW);
+            }
+        }
+    }
+
+    /// Seals the linked worktrees that are subvolumes. They were dressed and flushed, and no other
+    /// process knows their trees. Without a seal, calve looks at the tree.
+    pub(super) fn seal(&self, rows: &[WorktreeRow], arrived: &[Arrived], dressed: &[Dressed]) {
+        // The trees of one start are snapshots of one subvolume.
+        let content = match self.origin {
+            Origin::Snapshot(id, _) => id.to_string(),
+            Origin::Project { .. } => {
+                format!("start-{}", rows.first().map_or("", |row| row.token.as_str()))
+            }
+        };
+        for (Arrived { stage, .. }, registration) in sealable(arrived, dressed) {
+            // Several trees share a flush of the filesystem.
+            if arrived.len() == 1 && sync_filesystem(stage.dir()).is_err() {
+                continue;
+            }
+            if let Some(seal) = WorktreeSeal::of(stage.dir(), &content) {
+                // A worktree without a seal is looked at.
+                let _ = seal.write(&registration);
+            }
+        }
+    }
+
     /// Dresses the trees that have arrived. If the store knows them, `rows` are their rows.
     pub(super) fn dress(
         &self,

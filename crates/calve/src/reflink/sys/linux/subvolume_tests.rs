@@ -178,6 +178,47 @@ fn a_write_that_was_not_flushed_is_in_the_snapshot_and_the_last_change_then_tell
     btrfs.remove("template");
 }
 
+/// A change in a transaction that is not over does not move the number, so a state of that time would
+/// hide the next change.
+#[test]
+fn after_a_flush_a_state_is_settled_and_every_later_change_shows_in_it_after_another() {
+    let test = "after_a_flush_a_state_is_settled_and_every_later_change_shows_in_it_after_another";
+    let Some(btrfs) = Btrfs::new(test) else { return };
+    create_subvolume(&btrfs.1, c"template").unwrap();
+    let template = File::open(btrfs.path("template")).unwrap();
+    let path = btrfs.path("template/file");
+    std::fs::write(&path, vec![b'x'; 100_000]).unwrap();
+    let file = File::options().write(true).open(&path).unwrap();
+    let is_settled = |state: SubvolumeState| state.last_change <= state.committed;
+    for round in 0..20 {
+        btrfs.flush();
+        let state = subvolume_state(&template).unwrap();
+        assert!(is_settled(state), "{state:?}");
+        match round % 3 {
+            0 => file.write_all_at(b"Q", round).unwrap(),
+            1 => std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap(),
+            _ => std::fs::write(btrfs.path("template/new"), "").unwrap(),
+        }
+        btrfs.flush();
+        let later = subvolume_state(&template).unwrap();
+        assert_eq!(later.id, state.id);
+        assert!(later.last_change > state.last_change && is_settled(later), "{state:?} {later:?}");
+    }
+    // Another process may commit between two of these steps.
+    let hides = (0..100).any(|_| {
+        btrfs.flush();
+        std::fs::write(btrfs.path("template/one"), "").unwrap();
+        let state = subvolume_state(&template).unwrap();
+        std::fs::remove_file(btrfs.path("template/one")).unwrap();
+        let later = subvolume_state(&template).unwrap();
+        assert!(!is_settled(state) || later.last_change > state.last_change);
+        later == state
+    });
+    assert!(hides, "a state of a transaction that is not over was never seen");
+    drop((template, file));
+    btrfs.remove("template");
+}
+
 #[test]
 fn only_a_subvolume_is_deleted_and_only_if_no_other_is_inside() {
     let Some(btrfs) = Btrfs::new("only_a_subvolume_is_deleted_and_only_if_no_other_is_inside")

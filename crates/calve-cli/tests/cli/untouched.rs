@@ -1,0 +1,241 @@
+//! Promise: of worktrees that nobody touched git looks at one, and work is never called clean.
+
+use std::fs;
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rustix::fs::{OFlags, XattrFlags};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{Run, calve, command, not_run, run, scratch, worktrees_of};
+
+const FILES: usize = 600;
+const CONTENT: &str = "some bytes, more than a filesystem keeps in its metadata for a small file\n";
+
+/// A project with git, whose paths are so long that git's index is large, and a `git` that notes
+/// what it was asked.
+struct Desk {
+    scratch: TempDir,
+    project: PathBuf,
+    /// From the root of a tree to the folder with the files.
+    folder: PathBuf,
+}
+
+impl Desk {
+    fn new() -> Self {
+        let scratch = scratch();
+        let root = fs::canonicalize(scratch.path()).unwrap();
+        let project = root.join("p");
+        let folder: PathBuf = (0..8).map(|at| format!("{at}{}", "d".repeat(230))).collect();
+        fs::create_dir_all(project.join(&folder)).unwrap();
+        for at in 0..FILES {
+            let content = format!("{at}\n{}", CONTENT.repeat(50));
+            fs::write(project.join(&folder).join(format!("f{at}")), content).unwrap();
+        }
+        fs::write(project.join(".gitignore"), "built\n").unwrap();
+        let bin = root.join("bin");
+        fs::create_dir(&bin).unwrap();
+        let git =
+            "#!/bin/sh\necho \"$@\" >>\"${0%/*}/../asked\"\nPATH=${PATH#*:} exec git \"$@\"\n";
+        fs::write(bin.join("git"), git).unwrap();
+        fs::set_permissions(bin.join("git"), fs::Permissions::from_mode(0o755)).unwrap();
+        let desk = Self { scratch, project, folder };
+        desk.sh(
+            "git init -q -b main; git add -A; git -c user.name=n -c user.email=e commit -qm one",
+        );
+        assert_eq!(calve(&desk.project, "init -q").code, Some(0));
+        desk
+    }
+
+    #[track_caller]
+    fn sh(&self, script: &str) {
+        let mut command = Command::new("sh");
+        let done = command.args(["-ec", script]).current_dir(&self.project).status().unwrap();
+        assert!(done.success(), "{script}");
+    }
+
+    #[track_caller]
+    fn calve(&self, words: &str) -> Run {
+        let mut command = command(&self.project, words.split_whitespace());
+        let path = std::env::var("PATH").unwrap();
+        let bin = fs::canonicalize(self.scratch.path()).unwrap().join("bin");
+        let run = run({
+            command.env("PATH", format!("{}:{path}", bin.display()));
+            command
+        });
+        assert_eq!(run.code, Some(0), "{words}: {run:?}");
+        run
+    }
+
+    /// What `list` says of the changes in each worktree, and of how many trees git looked at the
+    /// files for that.
+    #[track_caller]
+    fn listed(&self) -> (Vec<(String, u64)>, usize) {
+        let log = self.project.with_file_name("asked");
+        let _ = fs::remove_file(&log);
+        let document = self.calve("list --json").json();
+        let row = |row: &Value| {
+            let changes = row["git"]["changes"].as_u64().unwrap();
+            (row["name"].as_str().unwrap().to_owned(), changes)
+        };
+        let rows = document["worktrees"].as_array().unwrap().iter().map(row).collect();
+        let asked = fs::read_to_string(log).unwrap();
+        (rows, asked.lines().filter(|line| line.contains(" status ")).count())
+    }
+
+    /// The same when there is little that waits to be written to the disks of this machine: then a
+    /// flush pays.
+    #[track_caller]
+    fn listed_on_a_quiet_machine(&self, most_looks: usize) -> (Vec<(String, u64)>, usize) {
+        for _ in 0..40 {
+            rustix::fs::sync();
+            let listed = self.listed();
+            if listed.1 <= most_looks {
+                return listed;
+            }
+        }
+        self.listed()
+    }
+
+    fn file(&self, worktree: &str, name: &str) -> PathBuf {
+        worktrees_of(&self.project).join(worktree).join(&self.folder).join(name)
+    }
+
+    fn is_on_btrfs(&self) -> bool {
+        let mut command = Command::new("stat");
+        let kind = command.args(["-f", "-c", "%T"]).arg(&self.project).output().unwrap().stdout;
+        kind == b"btrfs\n"
+    }
+}
+
+type Edit = fn(&Path);
+
+/// Edits of a file, and how many changes git lists of each.
+const EDITS: [(&str, u64, Edit); 18] = [
+    ("a byte in its place", 1, |file| {
+        let file = fs::OpenOptions::new().write(true).open(file).unwrap();
+        file.write_all_at(b"X", 9).unwrap();
+    }),
+    ("a byte past the caches", 1, |file| {
+        let flags = OFlags::WRONLY | OFlags::SYNC;
+        let file = rustix::fs::open(file, flags, rustix::fs::Mode::empty()).unwrap();
+        rustix::io::pwrite(&file, b"X", 9).unwrap();
+    }),
+    ("a byte at the end", 1, |file| {
+        let file = fs::OpenOptions::new().append(true).open(file).unwrap();
+        std::io::Write::write_all(&mut &file, b"X").unwrap();
+    }),
+    ("other content", 1, |file| fs::write(file, "X").unwrap()),
+    ("a shorter file", 1, |file| {
+        fs::OpenOptions::new().write(true).open(file).unwrap().set_len(3).unwrap();
+    }),
+    ("a longer file", 1, |file| {
+        let file = fs::OpenOptions::new().write(true).open(file).unwrap();
+        let flags = rustix::fs::FallocateFlags::empty();
+        rustix::fs::fallocate(&file, flags, 0, 1 << 20).unwrap();
+    }),
+    ("a hole", 1, |file| {
+        let file = fs::OpenOptions::new().write(true).open(file).unwrap();
+        let flags = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
+        rustix::fs::fallocate(&file, flags, 0, 16).unwrap();
+    }),
+    ("the content of another file, shared", 1, |file| {
+        let other = fs::File::open(file.with_file_name("f599")).unwrap();
+        let file = fs::File::create(file).unwrap();
+        rustix::fs::ioctl_ficlone(&file, &other).unwrap();
+    }),
+    ("another file in its place", 1, |file| {
+        fs::write(file.with_file_name("new"), "X").unwrap();
+        fs::rename(file.with_file_name("new"), file).unwrap();
+    }),
+    ("another name", 2, |file| fs::rename(file, file.with_file_name("other")).unwrap()),
+    ("a link in its place", 1, |file| {
+        fs::remove_file(file).unwrap();
+        symlink("X", file).unwrap();
+    }),
+    ("gone", 1, |file| fs::remove_file(file).unwrap()),
+    ("a new file", 1, |file| fs::write(file.with_file_name("new"), "X").unwrap()),
+    ("a program", 1, |file| {
+        fs::set_permissions(file, fs::Permissions::from_mode(0o755)).unwrap();
+    }),
+    ("what git ignores", 0, |file| fs::write(file.with_file_name("built"), "X").unwrap()),
+    ("a time", 0, |file| {
+        fs::File::open(file).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+    }),
+    ("an attribute", 0, |file| {
+        rustix::fs::setxattr(file, c"user.x", b"1", XattrFlags::empty()).unwrap();
+    }),
+    ("the same content again", 0, |file| fs::write(file, fs::read(file).unwrap()).unwrap()),
+];
+
+/// A list looked at each file of each worktree, and took 42 seconds for a hundred worktrees of 78,000
+/// files that nobody had touched.
+#[test]
+fn git_looks_at_one_of_the_worktrees_that_nobody_touched_and_at_each_that_somebody_did() {
+    let desk = Desk::new();
+    if !desk.is_on_btrfs() {
+        not_run(
+            "git_looks_at_one_of_the_worktrees_that_nobody_touched_and_at_each_that_somebody_did",
+            "only btrfs says whether a tree was touched",
+        );
+        return;
+    }
+    let names: Vec<String> = (0..EDITS.len() + 6).map(|at| format!("w{at:02}")).collect();
+    desk.calve(&format!("start -q {}", names.join(" ")));
+    let mut expected: Vec<(String, u64)> = names.iter().map(|name| (name.clone(), 0)).collect();
+    assert_eq!(desk.listed_on_a_quiet_machine(1), (expected.clone(), 1));
+    // A user's own look is no touch.
+    desk.sh("for w in ../p.worktrees/*; do git -C $w status >../words; done");
+    assert_eq!(desk.listed_on_a_quiet_machine(1), (expected.clone(), 1));
+
+    // An open file that is written to later, and no other process sees it.
+    let held = fs::OpenOptions::new().write(true).open(desk.file("w22", "f1")).unwrap();
+    for (at, (what, changes, edit)) in EDITS.iter().enumerate() {
+        edit(&desk.file(&names[at + 1], "f7"));
+        expected[at + 1].1 = *changes;
+        assert_eq!(desk.listed().0, expected, "{what}");
+    }
+    held.write_all_at(b"X", 5).unwrap();
+    expected[22].1 = 1;
+    assert_eq!(desk.listed().0, expected, "by a file that was open");
+
+    // What git knows, and no file of the tree.
+    let touched = EDITS.len() + 1;
+    assert_eq!(desk.listed_on_a_quiet_machine(touched + 1), (expected.clone(), touched + 1));
+    desk.sh("git -C ../p.worktrees/w21 rm -q --cached .gitignore");
+    expected[21].1 = 2;
+    assert_eq!(desk.listed().0, expected, "what is staged");
+    desk.sh(
+        "cd ../p.worktrees/w20; git -c user.name=n -c user.email=e commit -q --allow-empty -m x",
+    );
+    let rows = desk.calve("list --json").json();
+    assert_eq!(rows["worktrees"][20]["git"]["ahead"], 1);
+    assert_eq!(rows["worktrees"][20]["git"]["branch"], "w20");
+    assert_eq!(rows["worktrees"][19]["git"]["ahead"], 0);
+}
+
+/// A change in the transaction of btrfs in which a worktree was published does not move the number of
+/// the last change.
+#[test]
+fn work_that_begins_the_moment_a_worktree_is_there_is_seen() {
+    let desk = Desk::new();
+    for round in 0..8 {
+        let names: Vec<String> = (0..4).map(|at| format!("r{round}w{at}")).collect();
+        let edited = names[1].clone();
+        let file = desk.file(&edited, "f7");
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while fs::symlink_metadata(&file).is_err() {
+                    std::hint::spin_loop();
+                }
+                fs::remove_file(&file).unwrap();
+            });
+            desk.calve(&format!("start -q {}", names.join(" ")));
+        });
+        for (name, changes) in desk.listed().0 {
+            assert_eq!(changes, u64::from(name.ends_with("w1")), "{name}");
+        }
+    }
+}
