@@ -174,3 +174,90 @@ fn what_no_command_is_would_be_found() {
     assert_eq!(quoted(&texts[0]), ["calve b{name}", "git c"]);
     assert_eq!(filled("calve{named} start {x}G", ""), "calve start 8G");
 }
+
+/// The words of a line of shell, without what follows in a comment, after a pipe or in a file.
+fn words(line: &str) -> Vec<String> {
+    let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
+    for character in line.chars() {
+        match (quote, character) {
+            (None, '#') if word.is_none() => break,
+            (None, '|' | '<' | '>' | ';' | '&') => break,
+            (None, ' ') => words.extend(word.take()),
+            (None, '\'' | '"') => {
+                quote = Some(character);
+                word.get_or_insert_default();
+            }
+            (Some(open), close) if open == close => quote = None,
+            _ => word.get_or_insert_default().push(character),
+        }
+    }
+    words.extend(word);
+    words
+}
+
+/// The commands of calve in a page: those in its blocks, and those in its text.
+fn commands_of(page: &str) -> Vec<(bool, String)> {
+    // Cargo.toml has 'calve = …'.
+    let is_calve = |it: &str| it.starts_with("calve ") && !it.starts_with("calve =");
+    let mut found = Vec::new();
+    let mut is_code = false;
+    for line in page.lines() {
+        if line.trim_start().starts_with("```") {
+            is_code = !is_code;
+        } else if is_code {
+            let line = line.split_once("$ ").map_or(line, |(_, command)| command);
+            for part in line.trim().split(" && ").filter(|it| is_calve(it)) {
+                found.push((true, part.to_owned()));
+            }
+        } else {
+            let code = line.split('`').skip(1).step_by(2);
+            found.extend(code.filter(|it| is_calve(it)).map(|it| (false, it.to_owned())));
+        }
+    }
+    found
+}
+
+/// Pages named commands that calve no longer had. In a text, a command may leave out arguments.
+#[test]
+fn each_command_of_a_page_is_one_that_calve_has() {
+    use clap::CommandFactory as _;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut pages = vec![root.join("README.md"), root.join("SECURITY.md")];
+    for entry in fs::read_dir(root.join("docs")).unwrap() {
+        let path = entry.unwrap().path();
+        pages.extend(path.extension().is_some_and(|end| end == "md").then_some(path));
+    }
+    let command = Cli::command();
+    let (mut count, mut wrong) = (0, Vec::new());
+    for page in &pages {
+        for (is_code, line) in commands_of(&fs::read_to_string(page).unwrap()) {
+            count += 1;
+            let words = words(&line);
+            let has_verb = || {
+                let verb = words
+                    .iter()
+                    .skip(1)
+                    .find(|word| word.chars().all(|it| it.is_ascii_lowercase() || it == '-'));
+                verb.is_none_or(|verb| {
+                    verb.starts_with('-')
+                        || verb == "help"
+                        || command.find_subcommand(verb).is_some()
+                })
+            };
+            // An ellipsis stands for arguments, and a variable may have any value.
+            let is_sketch = line.contains(['…', '[', '$']);
+            let understood = match is_code && !is_sketch {
+                true => match Cli::try_parse_from(&words) {
+                    Ok(_) => true,
+                    Err(error) => !error.use_stderr(),
+                },
+                false => has_verb(),
+            };
+            if !understood {
+                wrong.push(format!("{}: {line}", page.display()));
+            }
+        }
+    }
+    assert!(count > 200, "{count}");
+    assert_eq!(wrong, [""; 0]);
+}

@@ -12,6 +12,10 @@ use crate::{not_run, scratch, with_input};
 
 const GUIDE: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/worktrees.md"));
 
+const FIVE_MINUTES: &str =
+    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/five-minutes.md"));
+const README: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md"));
+
 /// A section of the guide.
 fn section(title: &str) -> &'static str {
     let start = GUIDE.find(&format!("\n## {title}\n")).unwrap_or_else(|| panic!("no {title}"));
@@ -226,4 +230,48 @@ fn claude_code_and_an_alias_of_git_start_worktrees_by_the_lines_in_the_guide() {
         desk.run_with(".", &remove, &[], &message.to_string());
     }
     assert!(!Path::new(&path).try_exists().unwrap());
+}
+
+/// Runs commands one after the other in one shell. `status` and `doctor` may have findings (3).
+fn run_session(desk: &Desk, folder: &str, commands: &[&str]) {
+    let lines = commands.iter().map(|command| {
+        let command = command.split_once("  #").map_or(*command, |(command, _)| command);
+        format!("{command} || {{ code=$?; test $code = 3 || exit $code; }}\n")
+    });
+    desk.run(folder, &lines.collect::<String>());
+}
+
+#[test]
+fn the_five_minutes_run_as_they_stand_on_their_page() {
+    let Some(desk) = Desk::new("the_five_minutes_run_as_they_stand_on_their_page") else {
+        return;
+    };
+    let shell: Vec<&str> = FIVE_MINUTES.split("```sh\n").skip(1).collect();
+    let commands: Vec<&str> =
+        shell.iter().flat_map(|it| it.split("```").next()).flat_map(str::lines).collect();
+    assert!(commands.len() > 15, "{commands:?}");
+    run_session(&desk, ".", &commands);
+    assert_eq!(
+        desk.run("app", "cat fix; ls ../app.worktrees; git branch --format '%(refname:short)'"),
+        "fixed\nfix-2\nmain"
+    );
+}
+
+#[test]
+fn the_first_session_of_the_readme_runs_as_it_stands() {
+    let Some(desk) = Desk::new("the_first_session_of_the_readme_runs_as_it_stands") else {
+        return;
+    };
+    // Its compiler is none here.
+    desk.run("bin", "printf '#!/bin/sh\n' >cargo; chmod +x cargo");
+    let (_, block) = README.split_once("```console\n").unwrap();
+    let (block, _) = block.split_once("```").unwrap();
+    let commands: Vec<&str> = block
+        .lines()
+        .filter_map(|line| line.split_once(" $ "))
+        .map(|(_, command)| command)
+        .collect();
+    assert!(commands.len() > 2, "{commands:?}");
+    run_session(&desk, "app", &commands);
+    assert_eq!(desk.run("app.worktrees/agent-1", "cat target/out"), "built");
 }

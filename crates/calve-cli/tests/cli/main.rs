@@ -16,6 +16,7 @@ mod hooks;
 mod imports;
 #[cfg(unix)]
 mod lost;
+mod pages;
 #[cfg(unix)]
 mod places;
 #[cfg(unix)]
