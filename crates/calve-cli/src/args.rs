@@ -19,6 +19,8 @@ mod hooks;
 mod misuse;
 #[cfg(unix)]
 mod remote;
+#[cfg(unix)]
+mod restore;
 mod shells;
 #[cfg(unix)]
 mod snapshots;
@@ -32,7 +34,7 @@ mod volume;
 mod worktrees;
 
 #[cfg(unix)]
-pub(crate) use changes::{DiffArgs, ResetArgs, SwitchArgs, Switching};
+pub(crate) use changes::DiffArgs;
 pub(crate) use clone::CloneArgs;
 #[cfg(unix)]
 pub(crate) use hooks::{ClaudeHook, HookVerb};
@@ -41,18 +43,18 @@ pub(crate) use remote::{
     CheckoutArgs, KeyArgs, PullArgs, PushArgs, RemoteGcArgs, RemoteVerb, TransferArgs,
 };
 #[cfg(unix)]
+pub(crate) use restore::{RestoreArgs, UndoArgs};
+#[cfg(unix)]
 pub(crate) use shells::{CdArgs, InitShell, PathArgs};
 #[cfg(unix)]
-pub(crate) use snapshots::{
-    CaptureArgs, InitArgs, LogArgs, NameArgs, Naming, ShowArgs, SnapshotArgs, Telling,
-};
+pub(crate) use snapshots::{InitArgs, LogArgs, NameArgs, Naming, ShowArgs, SnapshotArgs};
 #[cfg(unix)]
 pub(crate) use store::{GcArgs, StoreVerb};
 #[cfg(target_os = "linux")]
 pub(crate) use volume::{CreateArgs, GrowArgs, RemoveArgs, VolumeVerb};
 #[cfg(unix)]
 pub(crate) use worktrees::{
-    DropArgs, DuArgs, FillArgs, ListArgs, ReshareArgs, RestoreArgs, StartArgs, StatusArgs,
+    DropArgs, DuArgs, FillArgs, ListArgs, ReshareArgs, StartArgs, StatusArgs,
 };
 
 const ABOUT: &str =
@@ -61,7 +63,7 @@ const ABOUT: &str =
 pub(crate) const EXIT_CODES: &str = "\u{1b}[1;4mExit codes:\u{1b}[0m
   0        done
   1        failed; calve leaves no half-made tree behind, but what a merge or a
-           switch has finished stays
+           restore has finished stays
   2        the command line was not understood; nothing was done
   3        done, with findings: entries that were left out, changes, damage, or
            paths that cannot reflink
@@ -157,11 +159,11 @@ pub(crate) enum Verb {
     #[command(after_help = snapshots::INIT_EXAMPLES)]
     Init(InitArgs),
 
-    /// Take a snapshot of the project as it is now, and print its id
+    /// Record the tree that one is in, the project or a worktree, and print the snapshot's id
     ///
     /// The snapshot holds everything except .calve, the .git in the root, and what .calveignore
-    /// files name. calve reads only what changed since the last snapshot. Inside a worktree, it
-    /// takes a snapshot of the worktree, like 'calve capture'.
+    /// files name. calve reads only what changed since the last snapshot. It becomes the tree's
+    /// base snapshot; the old one is its parent.
     #[cfg(unix)]
     #[command(after_help = snapshots::SNAPSHOT_EXAMPLES)]
     Snapshot(SnapshotArgs),
@@ -235,33 +237,27 @@ pub(crate) enum Verb {
     #[command(after_help = changes::DIFF_EXAMPLES)]
     Diff(DiffArgs),
 
-    /// Take a snapshot of a worktree as it is now, and print its id
+    /// Give a tree the content of a snapshot, or of its base snapshot
     ///
-    /// It becomes the worktree's base snapshot; the old base snapshot is its parent. calve reads
-    /// only what changed.
+    /// Touches only what differs. WORKTREE is a name or a path [default: the one that contains the
+    /// current folder]; SNAPSHOT is a name, an id, or the start of an id. Local changes are moved
+    /// aside, and 'calve undo' brings them back. Before it changes the project itself, calve says
+    /// what it would change, and asks for the project's name. A worktree that was dropped, or whose
+    /// folder was deleted, comes back.
     #[cfg(unix)]
-    #[command(after_help = snapshots::CAPTURE_EXAMPLES)]
-    Capture(CaptureArgs),
+    #[command(after_help = restore::RESTORE_EXAMPLES,
+        override_usage = "calve restore [OPTIONS] [SNAPSHOT] [WORKTREE]")]
+    Restore(RestoreArgs),
 
-    /// Make a worktree match another snapshot, touching only what differs
+    /// Bring back what the last restore or drop of a tree took
     ///
-    /// WORKTREE is a name or a path [default: the one that contains the current folder]. SNAPSHOT
-    /// is a name, an id, or the start of an id. If local changes are in the way, calve changes
-    /// nothing, unless you give --force. It keeps what a forced switch overwrites until the next
-    /// one: --undo brings it back. Before it switches the project itself, calve asks for its name.
+    /// The tree gets the snapshot that it was based on before, and the local changes that were
+    /// moved aside. A worktree that was dropped, or whose folder was deleted, comes back. Before it
+    /// changes the project itself, calve says what it would change, and asks for the project's
+    /// name.
     #[cfg(unix)]
-    #[command(after_help = changes::SWITCH_EXAMPLES,
-        override_usage = "calve switch [OPTIONS] [WORKTREE] <SNAPSHOT>\n       calve switch [OPTIONS] [WORKTREE] --undo")]
-    Switch(SwitchArgs),
-
-    /// Make a worktree match its base snapshot again
-    ///
-    /// Like 'calve switch' to the base snapshot, but overwrites local changes. calve keeps them:
-    /// 'calve switch --undo' brings them back. Before it resets the project itself, calve asks for
-    /// its name.
-    #[cfg(unix)]
-    #[command(after_help = changes::RESET_EXAMPLES)]
-    Reset(ResetArgs),
+    #[command(after_help = restore::UNDO_EXAMPLES)]
+    Undo(UndoArgs),
 
     /// Remove worktrees
     ///
@@ -271,11 +267,6 @@ pub(crate) enum Verb {
     #[cfg(unix)]
     #[command(after_help = worktrees::DROP_EXAMPLES)]
     Drop(DropArgs),
-
-    /// Make the folder of a worktree again, from its base snapshot, after it was deleted by hand
-    #[cfg(unix)]
-    #[command(after_help = worktrees::RESTORE_EXAMPLES)]
-    Restore(RestoreArgs),
 
     /// List the snapshots, newest first
     ///

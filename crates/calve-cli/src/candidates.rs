@@ -51,18 +51,25 @@ pub(crate) fn remotes(word: &OsStr) -> Vec<CompletionCandidate> {
     remotes.iter().filter_map(|it| offer(&it.name, word, harmless(&it.url).into_owned())).collect()
 }
 
-/// For `calve switch [WORKTREE] SNAPSHOT`: after a worktree only snapshots, before it worktrees and
-/// snapshots.
-pub(crate) fn switchable(word: &OsStr) -> Vec<CompletionCandidate> {
-    let named = store().and_then(|store| store.worktrees().ok()).unwrap_or_default();
-    let line: Vec<OsString> = line().collect();
-    let before = line.split_last().map_or(&[][..], |(_, before)| before);
-    if named.iter().any(|worktree| before.iter().any(|word| *word == *worktree.name())) {
-        return snapshots(word);
-    }
-    let mut either = worktrees(word);
+/// For the first word of `calve restore [SNAPSHOT] [WORKTREE]`.
+pub(crate) fn restorable(word: &OsStr) -> Vec<CompletionCandidate> {
+    let mut either = undoable(word);
     either.extend(snapshots(word));
     either
+}
+
+/// For `calve undo`: worktrees, and names of dropped ones.
+pub(crate) fn undoable(word: &OsStr) -> Vec<CompletionCandidate> {
+    let dropped = store().and_then(|store| store.dropped_worktrees().ok()).unwrap_or_default();
+    let mut known = worktrees(word);
+    for kept in dropped {
+        let time = crate::text::utc(kept.dropped);
+        let candidate = offer(&kept.name, word, format!("dropped {time}"));
+        let is_new =
+            |it: &CompletionCandidate| known.iter().all(|k| k.get_value() != it.get_value());
+        known.extend(candidate.filter(is_new));
+    }
+    known
 }
 
 fn named(log: &[Snapshot], word: &OsStr) -> Vec<CompletionCandidate> {

@@ -1,24 +1,22 @@
-//! `calve diff`, `switch`, `reset`.
+//! `calve diff`.
 
-use std::ffi::OsStr;
-use std::io::{self, BufRead as _, BufWriter, IsTerminal as _, Write};
-use std::path::Path;
+use std::io::{self, BufWriter, IsTerminal as _, Write};
 
-use calve::{Diff, ErrorKind, FileDiff, SwitchOptions, SwitchReport, Worktree};
+use calve::{Diff, FileDiff, Worktree};
 use clap::builder::styling::{Effects, Style};
 use serde::Serialize;
 
-use crate::args::{DiffArgs, ResetArgs, Switching};
-use crate::clone::{SkippedDocument, finding};
+use crate::args::DiffArgs;
+use crate::clone::SkippedDocument;
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::failure::stored::{argument, own, worktree_failure};
+use crate::failure::stored::worktree_failure;
 use crate::output::{BAD, CAUTION, GOOD, Output, PathFields, STRONG, encoded, encoded_bytes};
 use crate::progress::Total;
 use crate::session::Session;
 use crate::snapshots::tell_skipped;
 use crate::table::{Cell, Column, Table};
-use crate::text::{self, count, counted, harmless, shell_word, short};
+use crate::text::{count, counted, harmless, short};
 use crate::worktrees::WorktreeFields;
 use crate::worktrees::status::{change_name, change_style};
 
@@ -218,160 +216,6 @@ fn totals(diff: &Diff, limits: &str) -> String {
     }
 }
 
-pub(crate) fn switch(switching: Switching<'_>, session: Session<'_>) -> Result<Exit, Failure> {
-    match switching {
-        Switching::To { worktree, snapshot, force } => {
-            let worktree = session.worktree(worktree)?;
-            let word = snapshot.to_string_lossy();
-            let id =
-                session.resolve(worktree.store(), &word).map_err(|failure| {
-                    match how_to_go_to(&word, &worktree) {
-                        Some(hint) => Failure { hint: Some(hint), ..failure },
-                        None => failure,
-                    }
-                })?;
-            if worktree.is_project() && !force {
-                let path = shell_word(worktree.path());
-                let force = format!(
-                    "to give the project the files of that snapshot, run: calve switch --force {path} {}",
-                    shell_word(snapshot)
-                );
-                let others = how_to_go_to(&word, &worktree).unwrap_or_else(|| {
-                    format!("'calve switch WORKTREE {}' switches a worktree", shell_word(snapshot))
-                });
-                confirm("switch", &worktree, format!("{others}; {force}"))?;
-            }
-            // The project may have uncommitted work that its base snapshot has, too: a start takes
-            // one. Only a forced switch notes the way back.
-            let how = SwitchOptions::new().force(force || worktree.is_project());
-            let report = session
-                .work(Total::Unknown, |options| worktree.switch(id, &how, options))
-                .map_err(|error| worktree_failure(&error, &worktree))?;
-            tell(&worktree, &report, "moved aside", session)
-        }
-        Switching::Undo { worktree } => {
-            let worktree = session.worktree(worktree)?;
-            let report = session
-                .work(Total::Unknown, |options| worktree.undo(options))
-                .map_err(|error| undo_failure(&error, &worktree))?;
-            tell(&worktree, &report, "brought back", session)
-        }
-    }
-}
-
-fn undo_failure(error: &calve::Error, worktree: &Worktree) -> Failure {
-    let failure = worktree_failure(error, worktree);
-    let hint = match error.kind() {
-        // A forced undo would have to lose one of two states that the user made by hand.
-        ErrorKind::Changed => "run 'calve capture' first: it keeps the changes in a snapshot".to_owned(),
-        ErrorKind::SnapshotNotFound => {
-            "--undo undoes the last forced switch or reset, if that overwrote local changes, and only once; \
-             'calve log' lists the snapshots"
-                .to_owned()
-        }
-        _ => return failure,
-    };
-    Failure { hint: Some(hint), ..failure }
-}
-
-/// How to go to the worktree that `word` names, if it names another one than `here`. With other
-/// tools, a switch goes there.
-fn how_to_go_to(word: &str, here: &Worktree) -> Option<String> {
-    let there = here.store().worktree(word).ok().filter(|there| there.path() != here.path())?;
-    let (name, path) = (shell_word(Path::new(word)), shell_word(there.path()));
-    Some(format!(
-        "to go to the worktree {name}: cd {path} (or 'calve cd {name}', if your shell has the function of calve shell-init)"
-    ))
-}
-
-/// Asks whether to overwrite files of the project itself. A user in one of its folders may only
-/// have forgotten to name a worktree.
-fn confirm(verb: &'static str, project: &Worktree, way_out: String) -> Result<(), Failure> {
-    let path = project.path();
-    let name = path.file_name().unwrap_or(path.as_os_str());
-    let refused = |why: &str| own(verb, path, ErrorKind::InvalidName, why, way_out.as_str());
-    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-        return Err(refused("it is the project itself"));
-    }
-    let shown = harmless(&name.to_string_lossy()).into_owned();
-    let what = if verb == "reset" { "resets" } else { "switches" };
-    eprint!("This {what} the project itself. To go on, type its name, {shown}: ");
-    let mut answer = String::new();
-    let read = io::stdin().lock().read_line(&mut answer);
-    match read.is_ok() && OsStr::new(answer.trim_end_matches(['\r', '\n'])) == name {
-        true => Ok(()),
-        false => Err(refused("it is the project itself, and that is not its name")),
-    }
-}
-
-pub(crate) fn reset(args: &ResetArgs, session: Session<'_>) -> Result<Exit, Failure> {
-    let worktree = session.worktree(args.worktree.as_deref())?;
-    if worktree.is_project() && !args.force {
-        let way_out = format!(
-            "'calve reset WORKTREE' resets a worktree; to reset the project, run: calve reset --force {}",
-            shell_word(worktree.path())
-        );
-        confirm("reset", &worktree, way_out)?;
-    }
-    let report = session
-        .work(Total::Unknown, |options| worktree.reset(options))
-        .map_err(|error| worktree_failure(&error, &worktree))?;
-    tell(&worktree, &report, "moved aside", session)
-}
-
-/// Prints what calve did. `kept` says what became of local changes.
-fn tell(
-    worktree: &Worktree,
-    report: &SwitchReport,
-    kept: &str,
-    session: Session<'_>,
-) -> Result<Exit, Failure> {
-    let output = session.output;
-    let findings: Vec<String> =
-        report.skipped.iter().map(|skipped| finding(&skipped.path, &skipped.reason)).collect();
-    output.warnings(&findings);
-    let name = if worktree.is_project() { "the project" } else { worktree.name() };
-    let mut line = format!(
-        "{} is at snapshot {}: {} changed, {} removed",
-        harmless(name),
-        short(report.to),
-        count(report.changed),
-        count(report.removed)
-    );
-    if !report.kept.is_empty() {
-        line.push_str(&format!(", {} {kept}", count(report.kept.len() as u64)));
-    }
-    line.push_str(&format!(", {}", text::duration(report.elapsed)));
-    if kept == "moved aside" {
-        // The hint names the worktree, because the user may be in another one.
-        let name = argument(worktree);
-        if !report.kept.is_empty() {
-            line.push_str(&format!("; 'calve switch{name} --undo' brings them back"));
-        } else if worktree.is_project() && report.from != report.to {
-            line.push_str(&format!("; 'calve switch{name} --undo' takes it back"));
-        }
-    }
-    if output.verbose {
-        for path in &report.kept {
-            output.summary(format_args!("{kept}: {}", text::shown(path)));
-        }
-    }
-    output.summary(line);
-    if output.json {
-        output.document(&SwitchDocument {
-            worktree: WorktreeFields::new(worktree),
-            from: report.from.to_string(),
-            to: report.to.to_string(),
-            changed_entries: report.changed,
-            removed_entries: report.removed,
-            kept: report.kept.iter().map(|path| PathFields::new(path)).collect(),
-            skipped: report.skipped.iter().map(SkippedDocument::new).collect(),
-            elapsed_seconds: report.elapsed.as_secs_f64(),
-        })?;
-    }
-    Ok(if findings.is_empty() { Exit::Done } else { Exit::Findings })
-}
-
 /// The JSON document of `diff`; docs/json.md says what each field of these means.
 #[derive(Serialize)]
 struct DiffDocument {
@@ -435,18 +279,4 @@ impl FileDocument {
             new_bytes: file.new_bytes,
         }
     }
-}
-
-/// The JSON document of `switch` and `reset`.
-#[derive(Serialize)]
-struct SwitchDocument {
-    #[serde(flatten)]
-    worktree: WorktreeFields,
-    from: String,
-    to: String,
-    changed_entries: u64,
-    removed_entries: u64,
-    kept: Vec<PathFields>,
-    skipped: Vec<SkippedDocument>,
-    elapsed_seconds: f64,
 }

@@ -128,15 +128,11 @@ fn run(cli: Cli) -> Result<Exit, clap::Error> {
         #[cfg(unix)]
         Verb::Diff(args) => changes::diff(args, session),
         #[cfg(unix)]
-        Verb::Capture(args) => snapshots::capture(args, session),
-        #[cfg(unix)]
-        Verb::Switch(args) => changes::switch(args.switching()?, session),
-        #[cfg(unix)]
-        Verb::Reset(args) => changes::reset(args, session),
-        #[cfg(unix)]
         Verb::Drop(args) => worktrees::drop::run(args, session),
         #[cfg(unix)]
         Verb::Restore(args) => worktrees::restore::run(args, session),
+        #[cfg(unix)]
+        Verb::Undo(args) => worktrees::restore::undo(args, session),
         #[cfg(unix)]
         Verb::Log(args) => snapshots::log(args, session),
         #[cfg(unix)]

@@ -176,12 +176,6 @@ impl Session<'_> {
         }
     }
 
-    /// The worktree, or the project, whose root is at `path`. Without a path, the one that contains
-    /// the current folder.
-    pub(crate) fn tree(&self, path: Option<&Path>) -> Result<Worktree, Failure> {
-        path.map_or_else(|| self.here(), |path| self.at(&self.common.resolve(path)))
-    }
-
     fn named(&self, name: &str, word: &Path) -> Result<Worktree, Failure> {
         let path = self.common.resolve(word);
         let is_folder = path.is_dir();
@@ -270,7 +264,7 @@ fn know_again(place: &Discovered) {
 }
 
 /// The name that `word` may be. `None` if it can only be a path.
-fn name(word: &Path) -> Option<&str> {
+pub(crate) fn name(word: &Path) -> Option<&str> {
     let is_path = |word: &OsStr| {
         let bytes = word.as_encoded_bytes();
         bytes.contains(&b'/') || [&b"."[..], b".."].contains(&bytes)

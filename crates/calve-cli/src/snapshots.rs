@@ -1,4 +1,4 @@
-//! `calve init`, `snapshot`, `capture`, `log`, `show`, `name`.
+//! `calve init`, `snapshot`, `log`, `show`, `name`.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use calve::{
 };
 use serde::Serialize;
 
-use crate::args::{CaptureArgs, InitArgs, LogArgs, Naming, ShowArgs, SnapshotArgs, Telling};
+use crate::args::{InitArgs, LogArgs, Naming, ShowArgs, SnapshotArgs};
 use crate::clone::{SkippedDocument, finding};
 use crate::exit::Exit;
 use crate::failure::stored::{own, store_failure, store_flag, worktree_failure};
@@ -131,24 +131,17 @@ fn is_same(one: &Path, other: &Path) -> bool {
 }
 
 pub(crate) fn snapshot(args: &SnapshotArgs, session: Session<'_>) -> Result<Exit, Failure> {
-    take(&session.tree(args.root.as_deref())?, &args.telling, session)
-}
-
-pub(crate) fn capture(args: &CaptureArgs, session: Session<'_>) -> Result<Exit, Failure> {
-    take(&session.worktree(args.worktree.as_deref())?, &args.telling, session)
-}
-
-fn take(worktree: &Worktree, telling: &Telling, session: Session<'_>) -> Result<Exit, Failure> {
+    let worktree = &session.worktree(args.of.as_deref())?;
     // The next snapshot has about as many files as the last one, so nobody has to count them.
     let total = match worktree.snapshot() {
         Some(_) => Total::Unknown,
         None => Total::Tree { root: worktree.path(), times: 1, own: true },
     };
     let mut taking = SnapshotOptions::new();
-    if let Some(message) = &telling.message {
+    if let Some(message) = &args.message {
         taking = taking.message(message);
     }
-    if let Some(name) = &telling.name {
+    if let Some(name) = &args.name {
         taking = taking.name(name);
     }
     let report = session
@@ -156,8 +149,9 @@ fn take(worktree: &Worktree, telling: &Telling, session: Session<'_>) -> Result<
         .map_err(|error| worktree_failure(&error, worktree))?;
     let output = session.output;
     let exit = tell_skipped(&report.skipped, session);
-    if let Some(name) = &telling.name {
+    if let Some(name) = &args.name {
         session.warn_of_namesake(worktree.store(), name, report.id);
+        warn_of_worktree(worktree, name, output);
     }
     output.summary(taken(&report, worktree.path(), worktree.store().path(), output));
     let told = if output.json {
@@ -173,6 +167,19 @@ fn take(worktree: &Worktree, telling: &Telling, session: Session<'_>) -> Result<
         _ => failure,
     })?;
     Ok(exit)
+}
+
+/// Warns if the snapshot got the name of another worktree, which the user may have meant.
+fn warn_of_worktree(worktree: &Worktree, name: &str, output: Output) {
+    if worktree.name() != name && worktree.store().worktree(name).is_ok() {
+        let tree = if worktree.is_project() { "the project" } else { worktree.name() };
+        let (name, word) = (harmless(name), text::shell_word(Path::new(name)));
+        output.warning(format_args!(
+            "this is a snapshot of {}, and {name} is a worktree as well: 'calve snapshot --of {}' records the worktree",
+            harmless(tree),
+            harmless(&word)
+        ));
+    }
 }
 
 /// Prints what a snapshot or a comparison leaves out, as findings.
@@ -411,7 +418,7 @@ struct InitDocument {
     expected_copies: Option<CostDocument>,
 }
 
-/// The JSON document of `snapshot` and `capture`.
+/// The JSON document of `snapshot`.
 #[derive(Serialize)]
 pub(crate) struct SnapshotDocument {
     snapshot: String,

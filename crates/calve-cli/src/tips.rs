@@ -7,7 +7,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use crate::args;
 
 /// Commands that people try, and the tip.
-const COMMANDS: [(&[&str], &str); 14] = [
+const COMMANDS: [(&[&str], &str); 16] = [
     (&["gc", "prune", "clean", "cleanup"], "'calve store gc' removes content that nothing needs"),
     (&["stats", "df", "info"], "'calve store stats' prints what the store holds"),
     (&["pack", "compress"], "'calve store pack' compresses content that is not in use"),
@@ -15,10 +15,12 @@ const COMMANDS: [(&[&str], &str); 14] = [
     (&["repair"], "'calve store verify --repair' mends damaged content"),
     (&["warm", "unpack"], "'calve store warm' unpacks snapshots ahead of time"),
     (&["remove", "rm", "delete", "del"], "'calve drop NAME' removes a worktree"),
-    (&["undo", "revert"], "'calve switch --undo' undoes a reset or a forced switch"),
+    (&["switch", "goto"], "'calve cd NAME' goes there, 'calve restore SNAPSHOT' changes files"),
+    (&["reset"], "'calve restore [WORKTREE]' brings a tree back to its base snapshot"),
+    (&["revert"], "'calve undo [WORKTREE]' takes back the last restore or drop"),
     (&["new", "create", "add", "worktree"], "'calve start NAME' makes a worktree"),
     (&["ls", "worktrees"], "'calve list' lists the worktrees"),
-    (&["commit", "save"], "'calve capture [WORKTREE]' takes a snapshot of a worktree"),
+    (&["commit", "save", "capture"], "'calve snapshot [NAME]' records the tree that one is in"),
     (&["tag", "branch"], "'calve name SNAPSHOT NAME' gives a snapshot a name"),
     (&["snapshots", "history"], "'calve log' lists the snapshots"),
     (&["copy", "cp"], "'calve clone SRC DST' clones a tree"),
@@ -34,12 +36,13 @@ const OF_STORE: [(&[&str], &str); 5] = [
 ];
 
 /// Flags that people try with a command, and the tip.
-const FLAGS: [(&str, &[&str], &str); 4] = [
+const FLAGS: [(&str, &[&str], &str); 5] = [
     (
-        "reset",
-        &["--hard"],
-        "no flag is needed: a reset keeps local changes, and 'calve switch --undo' brings them back",
+        "restore",
+        &["--dropped"],
+        "no flag is needed: 'calve restore NAME' brings back a dropped worktree",
     ),
+    ("snapshot", &["--name"], "no flag is needed: calve snapshot NAME"),
     (
         "clone",
         &["--force", "-f"],

@@ -1,11 +1,10 @@
 //! The arguments of the verbs about changes.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
 use clap_complete::engine::ArgValueCompleter;
 
-use super::misuse::Misuse;
 use crate::candidates;
 use crate::text::shown;
 
@@ -26,23 +25,6 @@ pub(crate) const DIFF_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
 The patch leaves out what git patches cannot hold: empty folders, other mode
 bits, owners, attributes, times, and the content of .git. The exit code does not
 say whether there are changes; that of 'calve status' does.";
-
-pub(crate) const SWITCH_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
-  calve switch fix-1 ready
-      Touches only what differs between the two snapshots.
-  calve switch ready
-      Switches the worktree, or the project, that contains the current folder.
-      In the project, calve asks; to go to a worktree: 'calve cd fix-1'.
-  calve switch --force fix-1 ready && calve switch fix-1 --undo
-      There and back again, with all local changes.
-
-Local changes that are not in the way stay as they are.";
-
-pub(crate) const RESET_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
-  calve reset fix-1
-      Makes fix-1 match its base snapshot again.
-  calve switch fix-1 --undo
-      Brings back everything that was changed, added or deleted.";
 
 /// The arguments of `calve diff`.
 #[derive(Debug, Args)]
@@ -96,63 +78,4 @@ impl ScopeArgs {
             [_, ..] => format!("{ignored}, in {} paths", self.paths.len()),
         }
     }
-}
-
-/// The arguments of `calve switch`.
-#[derive(Debug, Args)]
-pub(crate) struct SwitchArgs {
-    /// The worktree [default: the one that contains the current folder], and the snapshot
-    #[arg(value_name = "[WORKTREE] SNAPSHOT", num_args = 0..=2, hide = true,
-        add = ArgValueCompleter::new(candidates::switchable))]
-    words: Vec<PathBuf>,
-
-    /// Overwrite local changes that are in the way, and switch the project itself without asking
-    /// for its name; --undo brings them back
-    #[arg(short, long, conflicts_with = "undo")]
-    force: bool,
-
-    /// Undo the last forced switch, or the last reset
-    #[arg(long)]
-    undo: bool,
-}
-
-/// The meaning of the arguments of `calve switch`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Switching<'a> {
-    To { worktree: Option<&'a Path>, snapshot: &'a Path, force: bool },
-    Undo { worktree: Option<&'a Path> },
-}
-
-impl SwitchArgs {
-    /// Interprets the words. A single word is the snapshot, or with `--undo` the worktree.
-    pub(crate) fn switching(&self) -> Result<Switching<'_>, Misuse> {
-        match (self.undo, self.words.as_slice()) {
-            (true, []) => Ok(Switching::Undo { worktree: None }),
-            (true, [worktree]) => Ok(Switching::Undo { worktree: Some(worktree) }),
-            (true, _) => Err(Misuse::new(
-                "switch",
-                "--undo goes back to the snapshot before; it takes no SNAPSHOT",
-            )),
-            (false, [snapshot]) => {
-                Ok(Switching::To { worktree: None, snapshot, force: self.force })
-            }
-            (false, [worktree, snapshot]) => {
-                Ok(Switching::To { worktree: Some(worktree), snapshot, force: self.force })
-            }
-            (false, _) => Err(Misuse::new("switch", "SNAPSHOT is missing: to which one?")),
-        }
-    }
-}
-
-/// The arguments of `calve reset`.
-#[derive(Debug, Args)]
-pub(crate) struct ResetArgs {
-    /// Reset the project itself without asking for its name
-    #[arg(short, long)]
-    pub(crate) force: bool,
-
-    /// Its name or path [default: the one that contains the current folder]
-    #[arg(value_name = "WORKTREE", value_hint = ValueHint::DirPath,
-        add = ArgValueCompleter::new(candidates::worktrees))]
-    pub(crate) worktree: Option<PathBuf>,
 }

@@ -14,7 +14,7 @@ use super::units::{TIMES, parse_rate, parse_time};
 use crate::candidates;
 
 pub(crate) const PUSH_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
-  calve snapshot --name ready && calve push ready
+  calve snapshot ready && calve push ready
       Others get it by 'calve pull ready' and 'calve start --from team/ready'.
   calve push --as nightly
       The snapshot that the current folder is based on, as nightly.

@@ -25,7 +25,10 @@ Later commands find the store from any folder inside the project, and from
 inside its worktrees.";
 
 pub(crate) const SNAPSHOT_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
-  calve snapshot -m 'dependencies installed' --name ready
+  calve snapshot ready -m 'dependencies installed'
+      Records the tree that one is in, the project or a worktree, as ready.
+  calve snapshot --of fix-1 fixed
+      Records the worktree fix-1 from anywhere.
   before=$(calve snapshot -q)
       Standard output has only the id.
   calve start --from ready fix-1
@@ -34,11 +37,6 @@ pub(crate) const SNAPSHOT_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
 If nothing changed and you give no message, calve prints the id of the last
 snapshot again. Exits with 3 if entries were left out (sockets, devices, files
 that kept changing); warnings name them.";
-
-pub(crate) const CAPTURE_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
-  calve capture fix-1 -m 'tests pass' --name fixed
-  calve capture
-      Captures the worktree that contains the current folder.";
 
 pub(crate) const LOG_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve log -n 5
@@ -72,40 +70,21 @@ pub(crate) struct InitArgs {
     pub(crate) volume: Option<PathBuf>,
 }
 
-/// The message and the name of a new snapshot.
+/// The arguments of `calve snapshot`.
 #[derive(Debug, Args)]
-pub(crate) struct Telling {
+pub(crate) struct SnapshotArgs {
+    /// Give it this name
+    #[arg(value_name = "NAME")]
+    pub(crate) name: Option<String>,
+
     /// Say why you take it; with a message, calve makes a new snapshot even if nothing changed
     #[arg(short, long, value_name = "MSG")]
     pub(crate) message: Option<String>,
 
-    /// Also give it this name
-    #[arg(long, value_name = "NAME")]
-    pub(crate) name: Option<String>,
-}
-
-/// The arguments of `calve snapshot`.
-#[derive(Debug, Args)]
-pub(crate) struct SnapshotArgs {
-    /// The root of the project, or of a worktree [default: the one that contains the current
-    /// folder]
-    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
-    pub(crate) root: Option<PathBuf>,
-
-    #[command(flatten)]
-    pub(crate) telling: Telling,
-}
-
-/// The arguments of `calve capture`.
-#[derive(Debug, Args)]
-pub(crate) struct CaptureArgs {
-    /// Its name or path [default: the one that contains the current folder]
-    #[arg(value_name = "WORKTREE", value_hint = ValueHint::DirPath,
+    /// Record this worktree, by name or path [default: the tree that contains the current folder]
+    #[arg(long, value_name = "WORKTREE", value_hint = ValueHint::DirPath,
         add = ArgValueCompleter::new(candidates::worktrees))]
-    pub(crate) worktree: Option<PathBuf>,
-
-    #[command(flatten)]
-    pub(crate) telling: Telling,
+    pub(crate) of: Option<PathBuf>,
 }
 
 /// The arguments of `calve log`.

@@ -55,8 +55,8 @@ pub(crate) const LIST_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve list --status
       Also compares each worktree with its base snapshot: clean or changed.
   calve list --dropped
-      The dropped worktrees that 'calve restore --dropped NAME' can bring back,
-      how long ago each was dropped, and until when it is kept.
+      The dropped worktrees that 'calve undo NAME' can bring back, how long ago
+      each was dropped, and until when it is kept.
   calve list --disk
       Also says what a drop of each worktree alone would free, and of how much.
 
@@ -99,12 +99,12 @@ prints names as they are; for names with line breaks, use --json.";
 
 pub(crate) const DROP_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve drop fix-1 fix-2
-  calve capture fix-3 --name fix-3 && calve drop fix-3
-      Keeps the changes as a snapshot; 'calve start --from fix-3 again' starts a
+  calve snapshot --of fix-3 fixed && calve drop fix-3
+      Keeps the changes as a snapshot; 'calve start --from fixed again' starts a
       worktree from it.
   calve drop --force fix-4
       Removes fix-4 even if it has changes. For seven days
-      'calve restore --dropped fix-4' brings it back.
+      'calve undo fix-4' brings it back.
   calve drop --delete-branch fix-5
       Removes fix-5 and, if it is merged, its branch.
   calve drop --dry-run fix-6 fix-7
@@ -114,21 +114,6 @@ A worktree with a git repository has changes if 'git status' lists something;
 files that git ignores are deleted with it. Its branch stays. Commits that no
 branch or tag of the project has become refs/calve/dropped/NAME there, with
 --force.";
-
-pub(crate) const RESTORE_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
-  rm -rf ../repo.worktrees/fix-1
-  calve restore fix-1
-      Makes fix-1 again from its base snapshot.
-  calve drop --force fix-2
-  calve restore --dropped fix-2
-      Brings fix-2 back, with all files as they were.
-  calve restore --dropped fix-2 --as fix-2-old
-      The same, if fix-2 is the name of another worktree by now.
-
-Without --dropped, changes since the base snapshot are lost with the files. A
-linked worktree of git is at its branch again; commits in a repository of its
-own (--git copy) are lost. A worktree that was only moved needs no restore: run
-a command such as 'calve status' inside it, and calve knows its new path.";
 
 /// The default of `--prefix`.
 const PREFIX: &str = "worktree";
@@ -356,7 +341,7 @@ pub(crate) struct DropArgs {
     #[arg(short, long)]
     pub(crate) force: bool,
 
-    /// With --force: delete the changes now; 'calve restore --dropped' cannot bring them back
+    /// With --force: delete the changes now; 'calve undo' cannot bring them back
     #[arg(long, requires = "force")]
     pub(crate) discard: bool,
 
@@ -367,25 +352,4 @@ pub(crate) struct DropArgs {
     /// Remove nothing; say how much space it would free
     #[arg(long)]
     pub(crate) dry_run: bool,
-}
-
-/// The arguments of `calve restore`.
-#[derive(Debug, Args)]
-pub(crate) struct RestoreArgs {
-    /// Its name, or the path that it had
-    #[arg(value_name = "NAME", value_hint = ValueHint::AnyPath,
-        add = ArgValueCompleter::new(candidates::worktrees))]
-    pub(crate) worktree: PathBuf,
-
-    /// Bring back the worktree that 'calve drop --force' removed last under this name
-    #[arg(long, conflicts_with = "mode")]
-    pub(crate) dropped: bool,
-
-    /// With --dropped: give it another name, and put it beside its old path
-    #[arg(long = "as", value_name = "NAME", requires = "dropped",
-        value_parser = NonEmptyStringValueParser::new())]
-    pub(crate) new_name: Option<String>,
-
-    #[command(flatten)]
-    pub(crate) git: GitArgs,
 }

@@ -80,6 +80,11 @@ pub(crate) fn argument(worktree: &Worktree) -> String {
     }
 }
 
+/// The flag that names a worktree for `calve snapshot`, with a space before it.
+pub(crate) fn of_argument(worktree: &Worktree) -> String {
+    case::of_name(&argument(worktree))
+}
+
 fn hint(error: &calve::Error, worktree: Option<&Worktree>) -> Option<String> {
     way_out(&Case {
         kind: error.kind(),

@@ -1,43 +1,300 @@
-//! `calve restore`.
+//! `calve restore` and `calve undo`.
 
+use std::ffi::OsStr;
+use std::io::{self, BufRead as _, IsTerminal as _};
 use std::path::Path;
 use std::time::Instant;
 
-use calve::{ErrorKind, Worktree, WorktreeState};
+use calve::{
+    ErrorKind, GitMode, SnapshotId, Store, SwitchOptions, SwitchReport, Worktree, WorktreeState,
+};
+use serde::Serialize;
 
 use super::WorktreeFields;
 use super::start::document::StartedDocument;
 use super::start::tell::{tell_git, tell_trees};
-use crate::args::RestoreArgs;
+use crate::args::{RestoreArgs, UndoArgs};
+use crate::clone::{SkippedDocument, finding};
 use crate::exit::Exit;
-use crate::failure::Failure;
-use crate::failure::stored::{own, store_failure, worktree_failure};
+use crate::failure::stored::{of_argument, own, store_failure, worktree_failure};
+use crate::failure::{Failure, Kind};
+use crate::output::PathFields;
 use crate::progress::Total;
-use crate::session::Session;
-use crate::text::{harmless, shell_word};
+use crate::session::{self, Session};
+use crate::text::{self, count, counted, harmless, shell_word, short};
+
+/// What `calve restore` is to do.
+enum Wanted {
+    /// Give a tree the content of this snapshot, or of its base.
+    Content(Worktree, Option<SnapshotId>),
+    /// Make a worktree whose folder was deleted.
+    Deleted(Worktree),
+    /// Bring back a worktree that was dropped under this name.
+    Dropped(Store, String),
+}
 
 pub(crate) fn run(args: &RestoreArgs, session: Session<'_>) -> Result<Exit, Failure> {
-    if args.dropped {
-        return restore_dropped(args, session);
+    let wanted = match (&args.first, &args.second) {
+        (None, _) => Wanted::Content(session.here()?, None),
+        (Some(word), None) => meant(word, session)?,
+        (Some(snapshot), Some(word)) => {
+            let worktree = session
+                .worktree(Some(word))
+                .map_err(|failure| in_other_order(snapshot, word, session).unwrap_or(failure))?;
+            let id = session.resolve(worktree.store(), &snapshot.to_string_lossy())?;
+            Wanted::Content(worktree, Some(id))
+        }
+    };
+    match wanted {
+        Wanted::Content(worktree, to) => content(&worktree, to, args, session),
+        Wanted::Deleted(worktree) => make_again(&worktree, args.git.mode(), session),
+        Wanted::Dropped(store, name) => bring_back(&store, &name, &name, session),
     }
-    let worktree = session.worktree(Some(&args.worktree))?;
-    if worktree.is_project() {
-        return Err(own(
-            "restore",
-            worktree.path(),
+}
+
+/// What a single word means: a snapshot for the tree that one is in, or a worktree.
+fn meant(word: &Path, session: Session<'_>) -> Result<Wanted, Failure> {
+    let of_tree = |worktree: Worktree| {
+        let state = worktree.state().map_err(|error| worktree_failure(&error, &worktree))?;
+        Ok(match state {
+            WorktreeState::Missing => Wanted::Deleted(worktree),
+            _ => Wanted::Content(worktree, None),
+        })
+    };
+    let Some(name) = session::name(word) else { return of_tree(session.worktree(Some(word))?) };
+    let worktree = match session.worktree(Some(word)) {
+        Err(failure) if failure.kind == Kind::Library(ErrorKind::WorktreeNotFound) => Err(failure),
+        worktree => Ok(worktree?),
+    };
+    let store = match &worktree {
+        Ok(worktree) => worktree.store().clone(),
+        Err(_) => session.store()?,
+    };
+    let was_dropped = worktree.is_err() && is_kept(&store, name)?;
+    let snapshot = match store.resolve(name) {
+        Err(error) if error.kind() == ErrorKind::SnapshotNotFound => None,
+        // No single snapshot is meant by the start of several ids.
+        Err(error)
+            if error.kind() == ErrorKind::SnapshotAmbiguous
+                && (was_dropped || worktree.is_ok()) =>
+        {
+            None
+        }
+        id => Some(id.map_err(|error| store_failure(&error))?),
+    };
+    match (worktree, snapshot) {
+        (Ok(worktree), None) => of_tree(worktree),
+        (Err(_), None) if was_dropped => Ok(Wanted::Dropped(store, name.to_owned())),
+        (Err(failure), None) => Err(Failure {
+            cause: "no worktree and no snapshot has this name".into(),
+            hint: Some("'calve list' lists the worktrees, 'calve log' the snapshots".to_owned()),
+            ..failure
+        }),
+        (Err(_), Some(id)) if !was_dropped => {
+            session.warn_of_namesake(&store, name, id);
+            Ok(Wanted::Content(session.here()?, Some(id)))
+        }
+        (worktree, Some(_)) => Err(ambiguous(name, worktree.ok().as_ref())),
+    }
+}
+
+/// Whether a dropped worktree of this name can be brought back.
+fn is_kept(store: &Store, name: &str) -> Result<bool, Failure> {
+    let kept = store.dropped_worktrees().map_err(|error| store_failure(&error))?;
+    Ok(kept.iter().any(|it| it.name == name))
+}
+
+/// `name` is a snapshot, and a worktree, or a dropped one.
+fn ambiguous(name: &str, worktree: Option<&Worktree>) -> Failure {
+    let word = shell_word(Path::new(name));
+    let is_there = |it: &&Worktree| it.state().is_ok_and(|it| it != WorktreeState::Missing);
+    let other = match worktree.filter(is_there) {
+        Some(worktree) => {
+            format!("'calve restore {}' restores the worktree", shell_word(worktree.path()))
+        }
+        None => format!("'calve undo {word}' brings back the worktree"),
+    };
+    own(
+        "restore",
+        Path::new(name),
+        ErrorKind::SnapshotAmbiguous,
+        "this is the name of a worktree, and also means a snapshot",
+        format!(
+            "{other}; 'calve restore {word} .' gives the snapshot's content to the tree that contains the current folder"
+        ),
+    )
+}
+
+/// The error if somebody wrote the worktree before the snapshot.
+fn in_other_order(first: &Path, second: &Path, session: Session<'_>) -> Option<Failure> {
+    let worktree = session.worktree(Some(first)).ok()?;
+    worktree.store().resolve(second.to_str()?).ok()?;
+    Some(own(
+        "restore",
+        worktree.path(),
+        ErrorKind::WorktreeNotFound,
+        "the snapshot comes before the worktree",
+        format!("calve restore {} {}", shell_word(second), shell_word(first)),
+    ))
+}
+
+/// Gives a tree the content of a snapshot.
+fn content(
+    worktree: &Worktree,
+    to: Option<SnapshotId>,
+    args: &RestoreArgs,
+    session: Session<'_>,
+) -> Result<Exit, Failure> {
+    let how = SwitchOptions::new().whole(true);
+    let failed = |error: calve::Error| worktree_failure(&error, worktree);
+    if worktree.is_project() && !args.force {
+        let planned = session
+            .work(Total::Unknown, |options| match to {
+                Some(to) => worktree.would_switch(to, &how, options),
+                None => worktree.would_reset(options),
+            })
+            .map_err(failed)?;
+        let word = to
+            .and(args.first.as_deref())
+            .map_or_else(String::new, |word| format!(" {}", shell_word(word)));
+        let others = match to {
+            Some(_) => format!("'calve restore{word} WORKTREE' changes a worktree"),
+            None => "'calve restore WORKTREE' changes a worktree".to_owned(),
+        };
+        confirm("restore", worktree, &planned, &format!("restore --force{word}"), &others)?;
+    }
+    let report = session
+        .work(Total::Unknown, |options| match to {
+            Some(to) => worktree.switch(to, &how, options),
+            None => worktree.reset(options),
+        })
+        .map_err(failed)?;
+    tell(worktree, &report, "moved aside", session)
+}
+
+/// Asks whether to change files of the project itself, and says which. A user in one of its folders
+/// may only have forgotten to name a worktree.
+fn confirm(
+    verb: &'static str,
+    project: &Worktree,
+    planned: &SwitchReport,
+    forced: &str,
+    others: &str,
+) -> Result<(), Failure> {
+    if (planned.changed, planned.removed) == (0, 0) && planned.kept.is_empty() {
+        return Ok(());
+    }
+    let path = project.path();
+    let name = path.file_name().unwrap_or(path.as_os_str());
+    let mut what = format!(
+        "{} would change and {} be removed",
+        counted(planned.changed, "entry"),
+        count(planned.removed)
+    );
+    if !planned.kept.is_empty() {
+        let kept = match verb {
+            "undo" => "come back",
+            _ => "with local changes would be moved aside ('calve undo' brings them back)",
+        };
+        what.push_str(&format!("; {} {kept}", counted(planned.kept.len() as u64, "file")));
+    }
+    let refused = |why: &str| Failure {
+        details: planned.kept.clone().into(),
+        ..own(
+            verb,
+            path,
             ErrorKind::InvalidName,
-            "it is the project itself",
-            "'calve reset --force' makes the project match its base snapshot",
-        ));
+            &format!("{why}: {what}"),
+            format!("to change the project, run: calve {forced} {}; {others}", shell_word(path)),
+        )
+    };
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return Err(refused("this is the project itself"));
     }
+    let shown = harmless(&name.to_string_lossy()).into_owned();
+    eprintln!("This is the project itself, {}: {what}.", text::shown(path));
+    eprint!("To go on, type its name, {shown}: ");
+    let mut answer = String::new();
+    let read = io::stdin().lock().read_line(&mut answer);
+    match read.is_ok() && OsStr::new(answer.trim_end_matches(['\r', '\n'])) == name {
+        true => Ok(()),
+        false => Err(refused("this is the project itself, and that is not its name")),
+    }
+}
+
+/// Prints what calve did. `kept` says what became of local changes.
+fn tell(
+    worktree: &Worktree,
+    report: &SwitchReport,
+    kept: &str,
+    session: Session<'_>,
+) -> Result<Exit, Failure> {
+    let output = session.output;
+    let findings: Vec<String> =
+        report.skipped.iter().map(|skipped| finding(&skipped.path, &skipped.reason)).collect();
+    output.warnings(&findings);
+    let name = if worktree.is_project() { "the project" } else { worktree.name() };
+    let mut line = format!(
+        "{} is at snapshot {}: {} changed, {} removed",
+        harmless(name),
+        short(report.to),
+        count(report.changed),
+        count(report.removed)
+    );
+    if !report.kept.is_empty() {
+        line.push_str(&format!(", {} {kept}", count(report.kept.len() as u64)));
+    }
+    line.push_str(&format!(", {}", text::duration(report.elapsed)));
+    if kept == "moved aside" {
+        let undo = format!("'calve undo{}'", to_undo(worktree, session));
+        if !report.kept.is_empty() {
+            line.push_str(&format!("; {undo} brings them back"));
+        } else if report.keeps_earlier {
+            line.push_str(&format!("; {undo} brings back what an earlier restore moved aside"));
+        } else if report.from != report.to {
+            line.push_str(&format!("; {undo} takes it back"));
+        }
+    }
+    if output.verbose {
+        for path in &report.kept {
+            output.summary(format_args!("{kept}: {}", text::shown(path)));
+        }
+    }
+    output.summary(line);
+    if output.json {
+        output.document(&ContentDocument {
+            worktree: WorktreeFields::new(worktree),
+            from: report.from.to_string(),
+            to: report.to.to_string(),
+            changed_entries: report.changed,
+            removed_entries: report.removed,
+            kept: report.kept.iter().map(|path| PathFields::new(path)).collect(),
+            skipped: report.skipped.iter().map(SkippedDocument::new).collect(),
+            elapsed_seconds: report.elapsed.as_secs_f64(),
+        })?;
+    }
+    Ok(if findings.is_empty() { Exit::Done } else { Exit::Findings })
+}
+
+/// The argument that names the tree in a hint, with a space before it: the user may be elsewhere.
+fn to_undo(worktree: &Worktree, session: Session<'_>) -> String {
+    match worktree.is_project() {
+        true if session.here().is_ok_and(|here| here.is_project()) => String::new(),
+        true => format!(" {}", shell_word(worktree.path())),
+        false => format!(" {}", shell_word(Path::new(worktree.name()))),
+    }
+}
+
+/// Makes a worktree whose folder is gone.
+fn make_again(worktree: &Worktree, git: GitMode, session: Session<'_>) -> Result<Exit, Failure> {
     let started = Instant::now();
     let files = match worktree.snapshot() {
         Some(id) => worktree.store().show(id).map_err(|error| store_failure(&error))?.files,
         None => 0,
     };
     let restored = session
-        .work(Total::Files(files), |options| worktree.restore(args.git.mode(), options))
-        .map_err(|error| restore_failure(&error, &worktree))?;
+        .work(Total::Files(files), |options| worktree.restore(git, options))
+        .map_err(|error| restore_failure(&error, worktree))?;
     let trees = [restored.report.clone()];
     let mut exit = tell_trees(&trees, started.elapsed(), worktree.store(), session);
     if tell_git(std::slice::from_ref(&restored), session) == Exit::Findings {
@@ -64,25 +321,28 @@ fn restore_failure(error: &calve::Error, worktree: &Worktree) -> Failure {
             "the folder there is not this worktree (it may be another project's): move it away and try again, or run \
              'calve drop --force {name}', which forgets the worktree and leaves that folder"
         ),
-        _ => format!("'calve reset {name}' makes it match its base snapshot"),
+        // Another process has made it meanwhile.
+        _ => format!("'calve restore {name}' makes it match its base snapshot"),
     };
     Failure { hint: Some(hint), ..failure }
 }
 
-/// Brings back a worktree that `drop --force` removed.
-fn restore_dropped(args: &RestoreArgs, session: Session<'_>) -> Result<Exit, Failure> {
-    let store = session.store()?;
-    let name = args.worktree.to_string_lossy();
-    let new_name = args.new_name.as_deref().unwrap_or(&name);
-    let worktree = store.restore_dropped(&name, new_name).map_err(|error| {
+/// Brings back a worktree that was dropped.
+fn bring_back(
+    store: &Store,
+    name: &str,
+    new_name: &str,
+    session: Session<'_>,
+) -> Result<Exit, Failure> {
+    let worktree = store.restore_dropped(name, new_name).map_err(|error| {
         let failure = store_failure(&error);
         let hint = match error.kind() {
             ErrorKind::WorktreeNotFound => {
                 "'calve list --dropped' lists the worktrees that are kept".to_owned()
             }
             ErrorKind::WorktreeExists | ErrorKind::DestinationExists => {
-                let word = shell_word(Path::new(&*name));
-                format!("'calve restore --dropped {word} --as NAME' gives it another name")
+                let word = shell_word(Path::new(name));
+                format!("'calve undo {word} --as NAME' gives it another name")
             }
             _ => return failure,
         };
@@ -96,4 +356,95 @@ fn restore_dropped(args: &RestoreArgs, session: Session<'_>) -> Result<Exit, Fai
         output.results(&output.path_lines([worktree.path()]))?;
     }
     Ok(Exit::Done)
+}
+
+pub(crate) fn undo(args: &UndoArgs, session: Session<'_>) -> Result<Exit, Failure> {
+    let name = args.worktree.as_deref().and_then(session::name);
+    if let (Some(new_name), Some(word)) = (&args.new_name, &args.worktree) {
+        return bring_back(&session.store()?, &word.to_string_lossy(), new_name, session);
+    }
+    let worktree = match (session.worktree(args.worktree.as_deref()), name) {
+        (Err(failure), Some(name))
+            if failure.kind == Kind::Library(ErrorKind::WorktreeNotFound) =>
+        {
+            let store = session.store()?;
+            return match is_kept(&store, name)? {
+                true => bring_back(&store, name, name, session),
+                false => Err(Failure {
+                    hint: Some(
+                        "'calve list' lists the worktrees, 'calve list --dropped' those that were dropped and are kept"
+                            .to_owned(),
+                    ),
+                    ..failure
+                }),
+            };
+        }
+        (worktree, _) => worktree?,
+    };
+    let state = worktree.state().map_err(|error| worktree_failure(&error, &worktree))?;
+    if state == WorktreeState::Missing {
+        return make_again(&worktree, GitMode::Best, session);
+    }
+    let failed = |error: calve::Error| undo_failure(&error, &worktree);
+    if worktree.is_project() && !args.force {
+        let planned =
+            session.work(Total::Unknown, |options| worktree.would_undo(options)).map_err(failed)?;
+        confirm(
+            "undo",
+            &worktree,
+            &planned,
+            "undo --force",
+            "'calve undo WORKTREE' changes a worktree",
+        )?;
+    }
+    let report = session.work(Total::Unknown, |options| worktree.undo(options)).map_err(failed)?;
+    tell(&worktree, &report, "brought back", session)
+}
+
+fn undo_failure(error: &calve::Error, worktree: &Worktree) -> Failure {
+    let failure = worktree_failure(error, worktree);
+    let hint = match error.kind() {
+        // A forced undo would have to lose one of two states that the user made by hand.
+        ErrorKind::Changed => format!(
+            "run 'calve snapshot{}' first: it keeps the changes in a snapshot",
+            of_argument(worktree)
+        ),
+        ErrorKind::SnapshotNotFound => nothing_to_undo(worktree),
+        _ => return failure,
+    };
+    Failure { hint: Some(hint), ..failure }
+}
+
+/// What the user may have meant by an undo of a tree that nothing was taken from.
+fn nothing_to_undo(worktree: &Worktree) -> String {
+    let kept = worktree.store().dropped_worktrees().unwrap_or_default();
+    let last = match worktree.is_project() {
+        true => kept.first(),
+        false => kept.iter().find(|it| it.name == worktree.name()),
+    };
+    match last {
+        Some(kept) => {
+            let word = shell_word(Path::new(&kept.name));
+            let other = if worktree.is_project() { "" } else { " --as NAME" };
+            format!("'calve undo {word}{other}' brings back the worktree {word}, which was dropped")
+        }
+        None => "undo takes back the last restore of a tree, once; 'calve log' lists the snapshots, and \
+                 'calve restore SNAPSHOT' gives the tree the content of one"
+            .to_owned(),
+    }
+}
+
+/// The JSON document of `restore` and `undo` for a tree that is there; docs/json.md says what each
+/// field means.
+#[derive(Serialize)]
+struct ContentDocument {
+    #[serde(flatten)]
+    worktree: WorktreeFields,
+    from: String,
+    to: String,
+    changed_entries: u64,
+    removed_entries: u64,
+    kept: Vec<PathFields>,
+    skipped: Vec<SkippedDocument>,
+    elapsed_seconds: f64,
 }

@@ -139,55 +139,108 @@ fn a_patch_that_nobody_reads_fails_quietly() {
 }
 
 #[test]
-fn a_switch_touches_what_differs_and_refuses_what_was_changed() {
+fn a_restore_gives_the_content_of_a_snapshot_and_an_undo_takes_all_of_it_back() {
     let (_scratch, project, root) = with_changes();
+    let changes = calve(&project, "status w").stdout;
     fs::write(project.join("a"), "later\n").unwrap();
     fs::write(project.join("other"), "x\n").unwrap();
     let from = calve(&root, "show --json").json()["snapshot"].clone();
-    let to = done(&project, "snapshot --name later");
+    let to = done(&project, "snapshot later");
 
-    let refused = calve(&project, "switch --json w later");
-    assert_eq!(
-        (refused.code, refused.json()["error"]["kind"].as_str()),
-        (Some(1), Some("changed"))
+    let restored = calve(&project, "restore later w");
+    assert_eq!((restored.code, restored.stdout.as_str()), (Some(0), ""), "{restored:?}");
+    assert!(
+        restored.stderr.starts_with(&format!("w is at snapshot {}: ", &to[..12])),
+        "{restored:?}"
     );
-    assert_eq!(refused.json()["error"]["details"], json!(["a"]));
-    let lines: Vec<&str> = refused.stderr.lines().collect();
-    assert_eq!(lines.len(), 3, "{refused:?}");
-    assert_eq!(lines[1], "  a");
-    assert!(lines[2].contains("'calve capture w'") && lines[2].contains("--force"), "{refused:?}");
-    assert_eq!(read(&root.join("other")), None);
-
-    let forced = calve(&project, "switch --force w later");
-    assert_eq!((forced.code, forced.stdout.as_str()), (Some(0), ""), "{forced:?}");
-    assert!(forced.stderr.starts_with(&format!("w is at snapshot {}: ", &to[..12])), "{forced:?}");
-    assert!(forced.stderr.contains("1 moved aside"), "{forced:?}");
+    assert!(restored.stderr.contains("4 moved aside"), "{restored:?}");
+    assert!(restored.stderr.contains("; 'calve undo w' brings them back"), "{restored:?}");
     assert_eq!(read(&root.join("a")).as_deref(), Some("later\n"));
     assert_eq!(read(&root.join("other")).as_deref(), Some("x\n"));
-    assert!(root.join("dir/c").is_file(), "what is not in the way stays");
+    assert!(
+        !root.join("dir/c").try_exists().unwrap(),
+        "the tree has what the snapshot has, and nothing else"
+    );
+    assert_eq!(calve(&project, "status w").stdout, "");
 
-    let back = calve(&root, "switch --undo --json").json();
-    assert_eq!((&back["from"], &back["to"]), (&json!(to), &from));
+    // Another one finds no work. It keeps what the first moved aside, and says so.
+    let on = calve(&root, "restore");
+    assert_eq!(on.code, Some(0), "{on:?}");
+    let first = from.as_str().unwrap();
+    let on = calve(&root, &format!("restore {first}"));
+    assert!(on.stderr.contains("'calve undo w' brings back what an earlier restore"), "{on:?}");
+    assert_eq!(read(&root.join("a")).as_deref(), Some("alpha\n"));
+
+    let back = calve(&root, "undo --json").json();
+    assert_eq!((&back["from"], &back["to"]), (&from, &from));
     assert_eq!(read(&root.join("a")).as_deref(), Some("alpha\nmore\n"));
     assert_eq!(read(&root.join("other")), None);
-    let nothing = calve(&project, "switch w --undo");
+    assert_eq!(calve(&project, "status w").stdout, changes);
+    let nothing = calve(&project, "undo w");
     assert_eq!(nothing.code, Some(1));
     assert!(nothing.stderr.contains("there is nothing to undo"), "{nothing:?}");
-    assert!(
-        nothing.stderr.contains("hint: --undo undoes the last forced switch or reset"),
-        "{nothing:?}"
-    );
+    assert!(nothing.stderr.contains("hint: undo takes back the last restore"), "{nothing:?}");
+}
+
+#[test]
+fn a_word_that_means_a_worktree_and_a_snapshot_is_refused_with_the_way_to_both() {
+    let (_scratch, project) = with_project();
+    done(&project, "start both one");
+    let root = worktrees_of(&project).join("both");
+    let other = worktrees_of(&project).join("one");
+    fs::write(root.join("a"), "theirs\n").unwrap();
+    let named = calve(&project, "snapshot --of both both");
+    assert!(named.code == Some(0) && !named.stderr.contains("warning"), "{named:?}");
+    let named = calve(&other, "snapshot both");
+    assert!(named.stderr.contains("'calve snapshot --of both' records the worktree"), "{named:?}");
+    done(&project, "snapshot --of both both");
+    fs::write(root.join("a"), "edited\n").unwrap();
+    let refused = calve(&other, "restore both");
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    let by_path = format!("calve restore {}", root.display());
+    for way in [&*by_path, "calve restore both ."] {
+        assert!(refused.stderr.contains(&format!("'{way}'")), "{refused:?}");
+    }
+    assert_eq!(read(&root.join("a")).as_deref(), Some("edited\n"));
+    done(&other, by_path.strip_prefix("calve ").unwrap());
+    assert_eq!(read(&root.join("a")).as_deref(), Some("theirs\n"));
+    assert_eq!(read(&other.join("a")).as_deref(), Some("alpha\n"));
+    done(&other, "restore both .");
+    assert_eq!(read(&other.join("a")).as_deref(), Some("theirs\n"));
+    // A worktree that is gone has another way back.
+    for (gone, undone) in [("drop --force both", "both"), ("", "one")] {
+        match gone {
+            "" => fs::remove_dir_all(&other).unwrap(),
+            words => drop(done(&project, words)),
+        }
+        done(&project, &format!("name both {undone}"));
+        let refused = calve(&project, &format!("restore {undone}"));
+        assert!(refused.stderr.contains(&format!("'calve undo {undone}'")), "{refused:?}");
+        done(&project, &format!("undo {undone}"));
+        assert!(worktrees_of(&project).join(undone).is_dir());
+    }
+}
+
+#[test]
+fn the_snapshot_comes_before_the_worktree() {
+    let (_scratch, project) = with_project();
+    done(&project, "start w");
+    done(&project, "snapshot s");
+    let refused = calve(&project, "restore w s");
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.stderr.contains("hint: calve restore s w\n"), "{refused:?}");
+    done(&project, "restore s w");
 }
 
 #[test]
 fn with_one_word_it_is_the_snapshot_and_the_current_folders_worktree() {
     let (_scratch, project) = with_project();
-    done(&project, "snapshot --name one");
+    done(&project, "snapshot one");
     done(&project, "start w");
     let root = worktrees_of(&project).join("w");
     fs::write(root.join("a"), "two\n").unwrap();
-    done(&root, "capture --name two");
-    let mut document = calve(&root.join("dir"), "switch --json one").json();
+    done(&root, "snapshot two");
+    let mut document = calve(&root.join("dir"), "restore --json one").json();
     let fields = document.as_object_mut().unwrap();
     assert!(fields.remove("elapsed_seconds").unwrap().is_f64());
     assert!(fields.remove("changed_entries").unwrap().as_u64().unwrap() >= 1);
@@ -202,15 +255,15 @@ fn with_one_word_it_is_the_snapshot_and_the_current_folders_worktree() {
     assert_document(&document, &expected);
     assert_eq!(read(&root.join("a")).as_deref(), Some("alpha\n"));
     // The project, too.
-    let project_too = calve(&project, "switch --force --json two").json();
+    let project_too = calve(&project, "restore --force --json two").json();
     assert_eq!(project_too["name"], json!(null));
     assert_eq!(read(&project.join("a")).as_deref(), Some("two\n"));
 }
 
-/// With git and other tools, a switch goes to a branch or a worktree. Whoever means that must not
-/// lose the project's files.
+/// With git and other tools, a switch goes to a branch or a worktree. calve has no such verb, and
+/// whoever is in the project must not lose its files by a word.
 #[test]
-fn the_project_is_switched_by_force_alone_where_nobody_can_be_asked_and_that_can_be_undone() {
+fn the_project_changes_by_force_alone_where_nobody_can_be_asked_and_that_can_be_undone() {
     let (_scratch, project) = with_project();
     fs::write(project.join("mine"), "untracked").unwrap();
     done(&project, "start w v");
@@ -218,69 +271,69 @@ fn the_project_is_switched_by_force_alone_where_nobody_can_be_asked_and_that_can
     fs::write(root.join("a"), "two\n").unwrap();
     fs::write(root.join("extra"), "theirs").unwrap();
     fs::remove_file(root.join("mine")).unwrap();
-    done(&root, "capture --name w");
+    done(&root, "snapshot s");
     // Work that a snapshot has, which a start took, and work that none has.
     fs::write(project.join("dir/b"), "edited").unwrap();
     done(&project, "start later");
     fs::write(project.join("a"), "edited").unwrap();
     fs::write(project.join("extra"), "mine").unwrap();
-    let before = ["a", "dir/b", "mine", "extra"].map(|name| read(&project.join(name)));
-    let there = root.to_str().unwrap();
-    let force = format!("calve switch --force {} w", project.display());
-    for (words, parts) in [
-        ("switch w", ["the project itself", there, &force]),
-        ("switch --json w", ["the project itself", there, &force]),
-        ("-C dir switch w", ["the project itself", there, &force]),
-        ("switch . w", ["the project itself", there, &force]),
-        ("switch v", ["no snapshot", "cd ", "'calve cd v'"]),
+    let names = ["a", "dir/b", "mine", "extra"];
+    let now = || names.map(|name| read(&project.join(name)));
+    let before = now();
+    let (path, itself) = (project.to_str().unwrap(), "this is the project itself: ");
+    let force = format!("run: calve restore --force s {path}");
+    let base = format!("run: calve restore --force {path}");
+    for (words, code, parts) in [
+        ("restore s", 1, [itself, "\n  a\n  extra\n", &force]),
+        ("restore --json s", 1, [itself, "2 files with local changes", &force]),
+        ("-C dir restore s", 1, [itself, "would be moved aside", &force]),
+        ("restore s .", 1, [itself, "would change", &force]),
+        ("restore", 1, [itself, "\n  a\n  extra\n", &base]),
+        ("-C dir restore", 1, [itself, "2 files with local changes", &base]),
+        ("restore .", 1, [itself, "would change", &base]),
+        ("switch v", 2, ["unrecognized", "'calve cd NAME'", "'calve restore SNAPSHOT'"]),
+        ("--json switch v", 2, ["unrecognized", "'calve cd NAME'", "'calve restore SNAPSHOT'"]),
     ] {
         let run = calve(&project, words);
-        assert_eq!(run.code, Some(1), "{words}: {run:?}");
+        assert_eq!(run.code, Some(code), "{words}: {run:?}");
         assert!(parts.iter().all(|part| run.stderr.contains(part)), "{words}: {run:?}");
-        assert_eq!(["a", "dir/b", "mine", "extra"].map(|name| read(&project.join(name))), before);
+        assert_eq!(now(), before, "{words}");
     }
-    let run = calve(&project, "switch --force w");
-    assert!(run.code == Some(0) && run.stderr.contains("'calve switch --undo'"), "{run:?}");
+    let run = calve(&project, "restore --force s");
+    assert!(run.code == Some(0) && run.stderr.contains("'calve undo'"), "{run:?}");
     assert_eq!(read(&project.join("a")).as_deref(), Some("two\n"));
     assert_eq!(read(&project.join("extra")).as_deref(), Some("theirs"));
-    done(&project, "switch --undo");
-    assert_eq!(["a", "dir/b", "mine", "extra"].map(|name| read(&project.join(name))), before);
-}
-
-/// A user who forgets to name the worktree may be in the project, and does not mean the project.
-#[test]
-fn the_project_itself_is_reset_by_force_alone_where_nobody_can_be_asked() {
-    let (_scratch, project) = with_project();
-    done(&project, "snapshot");
-    fs::create_dir_all(project.join("dir")).unwrap();
-    for words in ["reset", "-C dir reset", "reset .", "--json reset"] {
-        fs::write(project.join("a"), "edited").unwrap();
-        let run = calve(&project, words);
-        assert_eq!(run.code, Some(1), "{run:?}");
-        let hint = format!("to reset the project, run: calve reset --force {}", project.display());
-        assert!(
-            run.stderr.contains("it is the project itself") && run.stderr.contains(&hint),
-            "{run:?}"
-        );
-        assert_eq!(fs::read_to_string(project.join("a")).unwrap(), "edited");
-    }
-    done(&project, "reset --force");
-    assert_eq!(fs::read_to_string(project.join("a")).unwrap(), "alpha\n");
-    done(&project, "switch --undo");
-    assert_eq!(fs::read_to_string(project.join("a")).unwrap(), "edited");
+    // An undo says what it would do, too.
+    let after = now();
+    let refused = calve(&project, "undo");
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    let parts = [itself, "2 files come back", "calve undo --force"];
+    assert!(parts.iter().all(|part| refused.stderr.contains(part)), "{refused:?}");
+    assert_eq!(now(), after);
+    done(&project, "undo --force");
+    assert_eq!(now(), before);
+    done(&project, "restore --force");
+    assert_eq!(read(&project.join("a")).as_deref(), Some("alpha\n"));
+    let again = calve(&project, "restore");
+    assert_eq!(again.code, Some(0), "there is nothing to ask about: {again:?}");
+    // The hint is right where it is read.
+    done(&root, &format!("undo --force {path}"));
+    assert_eq!(now(), before);
+    let from_there = calve(&root, &format!("restore --force {path}")).stderr;
+    assert!(from_there.contains(&format!("'calve undo {path}'")), "{from_there}");
 }
 
 #[test]
-fn a_reset_makes_it_what_its_snapshot_is_and_can_be_taken_back() {
+fn without_a_snapshot_it_is_the_base_and_can_be_taken_back() {
     let (_scratch, project, root) = with_changes();
-    let run = calve(&project, "reset w -v");
+    let run = calve(&project, "restore w -v");
     assert_eq!((run.code, run.stdout.as_str()), (Some(0), ""), "{run:?}");
     assert!(run.stderr.contains("moved aside: a\n"), "{run:?}");
-    assert!(run.stderr.contains("'calve switch w --undo' brings them back"), "{run:?}");
+    assert!(run.stderr.contains("'calve undo w' brings them back"), "{run:?}");
     assert_eq!(calve(&project, "status w").code, Some(0));
     assert_eq!(read(&root.join("a")).as_deref(), Some("alpha\n"));
-    done(&root, "switch --undo");
+    done(&root, "undo");
     assert_eq!(calve(&project, "status w").stdout, "M a\nD dir/b\nA dir/c\nA new\n");
-    let kept = calve(&root, "reset --json").json()["kept"].clone();
+    let kept = calve(&root, "restore --json").json()["kept"].clone();
     assert!(kept.as_array().unwrap().contains(&json!({ "path": "new" })), "{kept}");
 }

@@ -91,6 +91,7 @@ fn must_work(directory: &Path, advised: &str, error: &str) {
 
 #[test]
 fn what_is_advised_works_where_it_is_advised() {
+    let edited = "calve start -q w; echo z >../app.worktrees/w/f";
     let rows: &[(&str, &str, &str, &[&str])] = &[
         // The preparation, the folder, the command, and those of its hints that the test pastes.
         ("", "app", "start main", &["calve start --base main main-2"]),
@@ -127,13 +128,8 @@ fn what_is_advised_works_where_it_is_advised() {
             &["git worktree remove -f -f ROOT/app.worktrees/mine", "calve start -b other mine"],
         ),
         ("calve start -q w", "app", "start w", &["calve drop w", "calve start w"]),
-        ("calve start -q w; echo z >../app.worktrees/w/f", "app", "drop w", &["calve capture w"]),
-        (
-            "calve start -q w; echo z >../app.worktrees/w/f",
-            "app",
-            "drop w",
-            &["calve drop --force w", "calve restore --dropped w"],
-        ),
+        (edited, "app", "drop w", &["calve snapshot --of w"]),
+        (edited, "app", "drop w", &["calve drop --force w", "calve undo w"]),
         (
             "calve start -q --detach w; git -C ../app.worktrees/w commit -q --allow-empty -m 2",
             "app",
@@ -150,13 +146,13 @@ fn what_is_advised_works_where_it_is_advised() {
         ("", "app", "status none", &["calve list"]),
         ("", "app", "show none", &["calve log"]),
         ("", "app", "start --base none w", &["git log --oneline --all"]),
-        ("calve start -q w", "app", "switch w none", &["calve log"]),
-        ("calve start -q w", "app", "reset", &["calve reset --force ROOT/app"]),
+        ("calve start -q w", "app", "restore none w", &["calve log"]),
+        ("calve start -q w; echo z >f", "app", "restore", &["calve restore --force ROOT/app"]),
         (
-            "calve snapshot -q --name s >/dev/null",
+            "calve snapshot -q s >/dev/null; echo z >f",
             "app",
-            "switch s",
-            &["calve switch --force ROOT/app s"],
+            "restore s",
+            &["calve restore --force s ROOT/app"],
         ),
         ("git init -q sub", "app/sub", "start w", &["calve init ROOT/app/sub"]),
         ("git init -q sub", "app/sub", "start w", &["calve --store ROOT/app/.calve start NAME"]),

@@ -26,7 +26,7 @@ fn a_worktree_whose_mark_was_cleaned_away_is_known_to_every_verb() {
             (&w, "diff", 0),
             (&w, "init", 1),
             (&app, "drop w", 1),
-            (&w, "capture --name s", 0),
+            (&w, "snapshot s", 0),
             (&w, "status", 0),
             (&app, "start -q --from s x", 0),
         ] {
@@ -38,14 +38,14 @@ fn a_worktree_whose_mark_was_cleaned_away_is_known_to_every_verb() {
         // What was taken away by a stash comes back, since calve put nothing in its place.
         sh(&w, "echo more >>f; git stash -q -a; git stash pop -q");
         assert_eq!(in_git(&w, "status").code, Some(3), "{mode}");
-        let reset = in_git(&w, "reset");
-        assert_eq!(reset.code, Some(0), "{mode}: {reset:?}");
+        let restored = in_git(&w, "restore");
+        assert_eq!(restored.code, Some(0), "{mode}: {restored:?}");
         assert_eq!(sh(&w, "git status --short | grep calve || true").as_deref(), Some(""));
-        assert_eq!(in_git(&w, "switch --undo").code, Some(0), "{mode}");
+        assert_eq!(in_git(&w, "undo").code, Some(0), "{mode}");
         let copy = root.join("copy");
         sh(&root, &format!("cp -a {} {}", w.display(), copy.display()));
         sh(&copy, "git clean -fdxq || true; rm -rf .calve");
-        let run = in_git(&copy, "capture");
+        let run = in_git(&copy, "snapshot");
         assert_eq!(run.code, Some(1), "a copy is no worktree: {mode}: {run:?}");
         let dropped = in_git(&app, "drop --force w");
         assert_eq!(dropped.code, Some(0), "{mode}: {dropped:?}");

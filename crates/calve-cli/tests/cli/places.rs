@@ -252,7 +252,7 @@ fn a_store_of_another_user_is_refused_unless_it_is_named() {
         (&project, "status ../p.worktrees/w", "store_untrusted"),
         (&worktree, "status", "store_untrusted"),
         (&worktree, "drop .", "store_untrusted"),
-        (&worktree, "reset", "store_untrusted"),
+        (&worktree, "restore", "store_untrusted"),
         (&project, "store gc", "store_untrusted"),
         (&project, "NAMED status", "the project"),
         (&project, "NAMED status w", "w"),

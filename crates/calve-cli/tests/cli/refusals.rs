@@ -8,7 +8,7 @@ use crate::{calve, command, done, run, with_project, worktrees_of};
 #[test]
 fn each_refusal_has_its_kind_and_a_way_out_and_changes_nothing() {
     let (_scratch, project) = with_project();
-    done(&project, "snapshot --name first");
+    done(&project, "snapshot first");
     done(&project, "start w gone");
     let beside = worktrees_of(&project);
     fs::remove_dir_all(beside.join("gone")).unwrap();
@@ -29,8 +29,8 @@ fn each_refusal_has_its_kind_and_a_way_out_and_changes_nothing() {
         ("start x --from none", "snapshot_not_found", "none", "'calve log'"),
         ("name none x", "snapshot_not_found", "none", "'calve log'"),
         ("name --delete none", "snapshot_not_found", "none", "'calve name'"),
-        ("switch w none", "snapshot_not_found", "none", "'calve log'"),
-        ("switch w --undo", "snapshot_not_found", "nothing to undo", "the last forced switch"),
+        ("restore none w", "snapshot_not_found", "none", "'calve log'"),
+        ("undo w", "snapshot_not_found", "nothing to undo", "the last restore"),
         ("store warm none", "snapshot_not_found", "none", "'calve log'"),
         ("status none", "worktree_not_found", "none", "'calve list'"),
         ("drop none", "worktree_not_found", "none", "'calve list'"),
@@ -40,20 +40,18 @@ fn each_refusal_has_its_kind_and_a_way_out_and_changes_nothing() {
         ("start occupied", "destination_exists", "occupied", "--at"),
         ("status gone", "worktree_missing", "gone", "'calve restore gone'"),
         ("diff gone", "worktree_missing", "gone", "'calve drop --force gone'"),
-        ("capture gone", "worktree_missing", "gone", "'calve restore gone'"),
-        ("reset gone", "worktree_missing", "gone", "'calve restore gone'"),
-        ("switch gone first", "worktree_missing", "gone", "'calve restore gone'"),
+        ("snapshot --of gone", "worktree_missing", "gone", "'calve restore gone'"),
+        ("restore first gone", "worktree_missing", "gone", "'calve restore gone'"),
         ("drop w", "changed", "w", "'calve drop --force w'"),
         ("drop w gone", "changed", "w", "'calve drop --force w'"),
         ("drop .", "invalid_name", "the project itself", ".calve"),
-        ("restore .", "invalid_name", "the project itself", "'calve reset --force'"),
         ("start a/b", "invalid_name", "a/b: it has a slash", "'calve start --at a b'"),
         ("start ../b", "invalid_name", "../b: it has a slash", "'calve start --at .. b'"),
         ("start ..", "invalid_name", "starts with", "no slash"),
         ("start x x", "invalid_name", "x", "given twice"),
         ("name first a/b", "invalid_name", "a/b", "no slash"),
         (&id_as_name, "invalid_name", "looks like", "no slash"),
-        ("snapshot --name a/b", "invalid_name", "a/b", "no slash"),
+        ("snapshot a/b", "invalid_name", "a/b", "no slash"),
     ];
     // A start that fails late leaves the snapshot that it took, so the log is no part of this.
     let state = || [done(&project, "list"), done(&project, "name")];
@@ -81,7 +79,7 @@ fn each_refusal_has_its_kind_and_a_way_out_and_changes_nothing() {
 #[test]
 fn a_project_without_a_snapshot_says_how_to_take_one() {
     let (_scratch, project) = with_project();
-    for words in ["status", "diff", "reset --force", "show"] {
+    for words in ["status", "diff", "restore --force", "show"] {
         let run = calve(&project, words);
         assert_eq!(run.code, Some(1), "{words}: {run:?}");
         assert!(
@@ -114,9 +112,12 @@ fn a_word_that_calve_does_not_have_is_told_what_does_that() {
         ("pack --all", "'calve store pack'"),
         ("help verify", "'calve store verify'"),
         ("rm w", "'calve drop NAME'"),
-        ("undo", "'calve switch --undo'"),
+        ("switch w", "'calve cd NAME' goes there, 'calve restore SNAPSHOT' changes files"),
+        ("reset --hard", "'calve restore [WORKTREE]'"),
+        ("capture w", "'calve snapshot [NAME]'"),
+        ("snapshot --name s", "calve snapshot NAME"),
+        ("restore --dropped w", "'calve restore NAME'"),
         ("store prune", "'calve store gc'"),
-        ("reset --hard w", "'calve switch --undo'"),
     ] {
         let run = calve(&project, words);
         assert_eq!((run.code, run.stdout.as_str()), (Some(2), ""), "{words}: {run:?}");
@@ -132,18 +133,16 @@ fn a_word_that_calve_does_not_have_is_told_what_does_that() {
 #[test]
 fn words_that_say_nothing_are_usage_errors() {
     let (_scratch, project) = with_project();
-    done(&project, "snapshot --name s");
+    done(&project, "snapshot s");
     for (words, part) in [
         ("start", "<NAME>"),
         ("start -n 2 x", "cannot be used with"),
         ("start -n 0", "0 is not in"),
         ("start --prefix p x", "--prefix needs -n"),
         ("drop", "<NAME>"),
-        ("restore", "<NAME>"),
-        ("switch", "SNAPSHOT is missing: to which one?"),
-        ("switch a b c", "unexpected"),
-        ("switch a b --undo", "--undo goes back"),
-        ("switch --undo --force", "cannot be used with"),
+        ("restore a b c", "unexpected"),
+        ("undo a b", "unexpected"),
+        ("undo --as x", "<WORKTREE>"),
         ("diff --stat --patch", "cannot be used with"),
         ("name s", "SNAPSHOT comes before NAME"),
         ("name --delete s x", "cannot be used with"),

@@ -66,7 +66,7 @@ impl Desk {
 #[test]
 fn a_snapshot_goes_from_one_project_to_another_under_its_name() {
     let desk = Desk::new();
-    let id = desk.done(&desk.here, "snapshot --name ready");
+    let id = desk.done(&desk.here, "snapshot ready");
     let pushed = desk.run(&desk.here, "push ready");
     assert_eq!((pushed.code, pushed.stdout.trim_end()), (Some(0), id.as_str()), "{pushed:?}");
     assert!(pushed.stderr.contains("team/ready is now snapshot"), "{pushed:?}");
@@ -97,7 +97,7 @@ fn a_snapshot_goes_from_one_project_to_another_under_its_name() {
 #[test]
 fn each_verb_has_its_document() {
     let desk = Desk::new();
-    let id = desk.done(&desk.here, "snapshot --name ready");
+    let id = desk.done(&desk.here, "snapshot ready");
     let list = desk.json(&desk.here, "remote list --json");
     assert_eq!(list["remotes"][0]["name"], "team");
     assert_eq!(list["remotes"][0]["url"], desk.url);
@@ -131,7 +131,7 @@ fn each_verb_has_its_document() {
 #[test]
 fn what_is_damaged_is_told_and_a_push_mends_what_is_gone() {
     let desk = Desk::new();
-    let id = desk.done(&desk.here, "snapshot --name ready");
+    let id = desk.done(&desk.here, "snapshot ready");
     desk.done(&desk.here, "push ready");
     for flag in ["", " --quick"] {
         let sound = desk.run(&desk.here, &format!("remote verify{flag}"));
@@ -181,7 +181,7 @@ fn a_collection_marks_first_and_removes_later_and_what_is_named_stays() {
     let desk = Desk::new();
     for text in ["first", "second", "third", "fourth"] {
         plant(&desk.here, &[("own", text)]);
-        desk.done(&desk.here, "snapshot --name ready");
+        desk.done(&desk.here, "snapshot ready");
         desk.done(&desk.here, "push ready");
     }
     let kept = desk.run(&desk.here, "remote gc --grace 0s");
@@ -230,7 +230,7 @@ fn a_key_is_made_once_and_signs_what_is_pushed() {
 
     desk.done(&desk.there, "remote remove team");
     desk.done(&desk.there, &format!("remote add team {} --key {public}", desk.url));
-    desk.done(&desk.here, "snapshot --name ready");
+    desk.done(&desk.here, "snapshot ready");
     fs::rename(&file, file.with_extension("away")).unwrap();
     desk.done(&desk.here, "push ready");
     let refused = desk.run(&desk.there, "pull ready");
@@ -279,7 +279,7 @@ fn the_keys_that_a_project_names_count_when_its_user_says_so_and_never_by_a_pull
     let [ada, grace, eve] = ["ada", "grace", "eve"].map(key);
     let push = |who: &str, text: &str| {
         plant(&desk.here, &[("own", text)]);
-        desk.done(&desk.here, "snapshot --name ready");
+        desk.done(&desk.here, "snapshot ready");
         desk.done(&desk.here, &format!("push ready --key {}/{who}", root.display()));
     };
     let trusted = || {
@@ -370,7 +370,7 @@ fn the_keys_that_a_project_names_count_when_its_user_says_so_and_never_by_a_pull
 #[test]
 fn a_file_of_keys_that_is_none_is_refused_with_the_reason_and_a_pull_goes_on_without_it() {
     let desk = Desk::new();
-    desk.done(&desk.here, "snapshot --name ready");
+    desk.done(&desk.here, "snapshot ready");
     desk.done(&desk.here, "push ready");
     let file = desk.there.join(".calvekeys");
     let key = desk.done(&desk.here, "key");
@@ -413,7 +413,7 @@ fn a_file_of_keys_that_is_none_is_refused_with_the_reason_and_a_pull_goes_on_wit
 fn a_checkout_is_a_project_that_pulls_starts_and_pushes() {
     let desk = Desk::new();
     let root = desk.here.parent().unwrap().to_owned();
-    let id = desk.done(&desk.here, "snapshot --name ready");
+    let id = desk.done(&desk.here, "snapshot ready");
     desk.done(&desk.here, "push ready");
     let words = format!("checkout {} ready fresh", desk.url);
     let made = desk.run(&root, &words);
@@ -427,7 +427,7 @@ fn a_checkout_is_a_project_that_pulls_starts_and_pushes() {
     let path = desk.done(&fresh, "start --from origin/ready w");
     assert_eq!(fs::read_to_string(Path::new(&path).join("a")).unwrap(), "alpha\n");
     fs::write(fresh.join("a"), "edited\n").unwrap();
-    let second = desk.done(&fresh, "snapshot --name ready");
+    let second = desk.done(&fresh, "snapshot ready");
     desk.done(&fresh, "push ready --limit-rate 1G");
     assert_eq!(desk.done(&desk.here, "pull ready --limit-rate 1G"), second);
 
@@ -481,7 +481,7 @@ fn a_remote_makes_its_own_folder_and_none_above() {
 #[test]
 fn what_cannot_be_done_is_refused_with_the_way_out() {
     let desk = Desk::new();
-    let id = desk.done(&desk.here, "snapshot --name ready");
+    let id = desk.done(&desk.here, "snapshot ready");
     let url = &desk.url;
     for (words, kind, cause, hint) in [
         ("pull none", "snapshot_not_found", "no such name", "'calve remote names'"),

@@ -158,7 +158,7 @@ fn push_says_which_secrets_it_sends_before_anything_is_sent() {
     let url = format!("file://{}", project.with_file_name("remote").display());
     done(&project, &format!("remote init {url}"));
     done(&project, &format!("remote add team {url}"));
-    done(&project, "snapshot --name ready");
+    done(&project, "snapshot ready");
     let run = calve(&project, "push --json ready");
     let secrets = json!([
         { "path": ".env", "kind": "settings" },
@@ -174,7 +174,7 @@ fn push_says_which_secrets_it_sends_before_anything_is_sent() {
     let shell =
         std::process::Command::new("sh").current_dir(&project).args(["-ec", command]).status();
     assert!(shell.unwrap().success(), "{command}");
-    done(&project, "snapshot --name ready");
+    done(&project, "snapshot ready");
     let run = calve(&project, "push --json ready");
     assert_eq!(run.json()["pushed"][0]["secrets"], json!([]), "{run:?}");
     assert!(!run.stderr.contains("secret"), "{run:?}");

@@ -14,7 +14,7 @@ use crate::{Run, calve, command, done, run, with_project, worktrees_of};
 /// snapshots `ready` and a later one.
 fn with_names() -> (TempDir, PathBuf) {
     let (scratch, project) = with_project();
-    done(&project, "snapshot --name ready");
+    done(&project, "snapshot ready");
     done(&project, "start one two");
     let blank = scratch.path().join("it's a  blank");
     let mut start = command(&project, ["start", "-q", "x$(y)", "--at"]);
@@ -105,8 +105,10 @@ fn a_tab_completes_commands_flags_and_the_names_of_worktrees_and_snapshots() {
             (&["calve", "start", "--from", ""], &["ready", &id]),
             (&["calve", "name", "--delete", ""], &["ready"]),
             (&["calve", "store", "warm", "ready", &id[..3]], &[&id]),
-            (&["calve", "switch", "t"], &["two"]),
-            (&["calve", "switch", "two", ""], &["ready", &id]),
+            (&["calve", "restore", "t"], &["two"]),
+            (&["calve", "restore", "r"], &["ready"]),
+            (&["calve", "restore", "ready", "t"], &["two"]),
+            (&["calve", "undo", "t"], &["two"]),
             (&["calve", "-C", "../p", "diff", "o"], &["one"]),
             (&["calve", "cd", "../p.w"], &["../p.worktrees"]),
         ] {

@@ -84,7 +84,7 @@ fn a_snapshot_prints_its_id_alone_and_the_summary_says_what_was_read() {
 #[test]
 fn the_document_of_a_snapshot_is_as_documented() {
     let (_scratch, project) = with_project();
-    let run = calve(&project, "snapshot --json -m why --name first");
+    let run = calve(&project, "snapshot --json -m why first");
     assert_eq!(run.code, Some(0), "{run:?}");
     let mut document = run.json();
     let fields = document.as_object_mut().unwrap();
@@ -108,7 +108,7 @@ fn the_document_of_a_snapshot_is_as_documented() {
 fn what_cannot_be_kept_is_a_finding_that_names_it() {
     let (_scratch, project) = with_project();
     let _socket = UnixListener::bind(project.join("socket")).unwrap();
-    for words in ["snapshot", "capture"] {
+    for words in ["snapshot", "snapshot --of ."] {
         let run = calve(&project, words);
         assert_eq!(run.code, Some(3), "{words}: {run:?}");
         assert!(run.stderr.contains("warning: socket: left out: socket"), "{words}: {run:?}");
@@ -125,7 +125,7 @@ fn log_show_and_name_tell_of_the_same_snapshots() {
     let first = done(&project, "snapshot");
     fs::write(project.join("a"), "changed\n").unwrap();
     let message = "a\u{1b}[2Jb\nsecond line";
-    let run = run(command(&project, ["snapshot", "--name", "ready", "-m", message]));
+    let run = run(command(&project, ["snapshot", "ready", "-m", message]));
     let second = run.stdout.trim_end().to_owned();
 
     let log = done(&project, "log");
@@ -192,9 +192,9 @@ fn names_are_set_taken_over_listed_and_deleted() {
 #[test]
 fn a_snapshot_that_is_damaged_is_a_finding_and_the_others_are_listed() {
     let (_scratch, project) = with_project();
-    done(&project, "snapshot -m first --name first");
-    done(&project, "snapshot -m second --name second");
-    done(&project, "snapshot -m third --name third");
+    done(&project, "snapshot -m first first");
+    done(&project, "snapshot -m second second");
+    done(&project, "snapshot -m third third");
     let database = project.join(".calve/index.db");
     let mut bytes = fs::read(&database).unwrap();
     // In its message, which its hash is about, too; the name is another row.
@@ -232,7 +232,7 @@ fn a_name_that_starts_the_id_of_another_snapshot_stands_for_its_own_and_both_are
     let first = done(&project, "snapshot");
     let name = &first[..6];
     let warning = format!("warning: {name} is the name of snapshot ");
-    let second = calve(&project, &format!("snapshot -m second --name {name}"));
+    let second = calve(&project, &format!("snapshot -m second {name}"));
     let id = second.stdout.trim_end();
     assert_eq!(second.code, Some(0), "{second:?}");
     assert!(second.stderr.contains(&warning) && second.stderr.contains(&id[..12]), "{second:?}");

@@ -84,7 +84,7 @@ fn cells(line: &str) -> usize {
 /// Worktrees of long and wide names, and snapshots of long messages and names.
 fn with_long_names() -> (TempDir, PathBuf) {
     let (scratch, project) = with_project();
-    let mut snapshot = command(&project, ["snapshot", "--name", "ready", "-m"]);
+    let mut snapshot = command(&project, ["snapshot", "ready", "-m"]);
     snapshot
         .arg("why this was done, in more words than there is room for on any line of a terminal");
     assert_eq!(snapshot.status().unwrap().code(), Some(0));
@@ -153,7 +153,7 @@ fn what_tells_of_a_pair_of_paths_is_wrapped_at_words() {
 fn errors_and_hints_are_wrapped_at_words_on_a_terminal_and_only_there() {
     let (_scratch, project) = with_project();
     done(&project, "start w");
-    for words in ["start w", "restore w", "start -n 2 w", "--store none list", "switch w --undo"] {
+    for words in ["start w", "restore none", "start -n 2 w", "--store none list", "undo w"] {
         let piped = calve(&project, words);
         for columns in [40, 80, 400] {
             let (code, text) = on_terminal(&project, words, columns);
@@ -373,13 +373,13 @@ fn a_bar_is_gone_when_a_signal_stopped_the_work() {
 }
 
 #[test]
-fn whoever_resets_the_project_itself_types_its_name() {
+fn whoever_restores_the_project_itself_types_its_name() {
     let (_scratch, project) = with_project();
     done(&project, "snapshot");
     let name = project.file_name().unwrap().to_str().unwrap();
     for (typed, expected) in [(name, Some(0)), ("", Some(1)), ("yes", Some(1))] {
         fs::write(project.join("a"), "edited").unwrap();
-        let mut run = OnTerminal::start(command(&project, ["reset"]), 80);
+        let mut run = OnTerminal::start(command(&project, ["restore"]), 80);
         run.until(&format!("type its name, {name}: "));
         run.terminal.write_all(format!("{typed}\n").as_bytes()).unwrap();
         let (code, text) = run.end();

@@ -21,7 +21,7 @@ fn document(project: &Path, words: &str) -> Value {
 #[test]
 fn each_command_has_its_document() {
     let (_scratch, project) = with_project();
-    let id = done(&project, "snapshot --name s");
+    let id = done(&project, "snapshot s");
     let stats = document(&project, "store stats --json");
     for (field, expected) in [
         ("snapshots", json!(1)),
@@ -124,7 +124,7 @@ fn the_words_for_people_are_on_the_right_streams() {
 fn old_snapshots_are_forgotten_only_where_that_is_asked_for() {
     let (_scratch, project) = with_project();
     let old = done(&project, "snapshot -m old");
-    done(&project, "snapshot -m kept --name kept");
+    done(&project, "snapshot -m kept kept");
     done(&project, "snapshot -m last");
     assert_eq!(document(&project, "store gc --json --grace 0")["snapshots"], json!([]));
     let forgotten = document(&project, "store gc --json --grace 0 --expire 0")["snapshots"].clone();
@@ -148,7 +148,7 @@ fn mirror(store: &Path, content: &str) -> PathBuf {
 #[test]
 fn damage_is_a_finding_that_names_the_file_and_the_paths_it_stands_for() {
     let (_scratch, project) = with_project();
-    done(&project, "snapshot --name s");
+    done(&project, "snapshot s");
     let path = mirror(&project.join(".calve"), "beta\n");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     fs::write(&path, "gamma\n").unwrap();

@@ -135,7 +135,7 @@ fn help_and_version_are_results() {
 #[test]
 fn every_command_has_its_help_with_examples_in_eighty_columns() {
     let scratch = with_source();
-    let verbs = "clone doctor init snapshot start list path cd status diff capture switch reset drop restore log show name \
+    let verbs = "clone doctor init snapshot start list path cd status diff drop restore undo log show name \
                  push pull remote key store hook shell-init completions man";
     let overview = calve(scratch.path(), "--help").stdout;
     for verb in verbs.split_whitespace() {

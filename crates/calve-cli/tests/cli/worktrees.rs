@@ -54,7 +54,7 @@ fn worktrees_start_beside_the_project_and_their_paths_are_the_result() {
 #[test]
 fn a_count_numbers_the_names_and_from_and_at_say_what_and_where() {
     let (_scratch, project) = with_project();
-    done(&project, "snapshot --name before");
+    done(&project, "snapshot before");
     fs::write(project.join("a"), "after\n").unwrap();
     for (words, paths, content) in [
         ("start -n 2", &["../p.worktrees/worktree-1", "../p.worktrees/worktree-2"][..], "after\n"),
@@ -169,17 +169,17 @@ fn a_name_that_is_not_utf8_is_printed_raw_and_encoded_in_json() {
 }
 
 #[test]
-fn a_capture_is_the_base_from_then_on() {
+fn a_snapshot_is_the_base_from_then_on() {
     let (_scratch, project) = with_project();
     done(&project, "start w");
     let root = worktrees_of(&project).join("w");
     fs::write(root.join("a"), "more\n").unwrap();
-    let id = done(&project, "capture w -m done --name result");
+    let id = done(&project, "snapshot --of w -m done result");
     assert_eq!(id.len(), 64);
     assert_eq!(calve(&project, "status w").code, Some(0));
     assert!(done(&project, "show result").contains(&id));
     assert!(done(&root, "show").contains(&format!("snapshot  {id}")));
-    assert_eq!(done(&root, "capture"), id, "unchanged");
+    assert_eq!(done(&root, "snapshot"), id, "unchanged");
     assert_eq!(done(&root, "snapshot"), id, "inside of a worktree it is the worktree's");
     assert_eq!(read(&project.join("a")), "alpha\n");
 }
@@ -248,7 +248,7 @@ fn log_and_show_say_of_which_worktree_and_branch_a_snapshot_is() {
     let mut ids = Vec::new();
     for name in ["same", "named", "loose"] {
         fs::write(worktrees_of(&project).join(name).join("a"), name).unwrap();
-        ids.push(done(&project, &format!("capture -q {name}")));
+        ids.push(done(&project, &format!("snapshot -q --of {name}")));
     }
     let log = done(&project, "log");
     let origins: Vec<&str> = log.lines().filter_map(|line| line.rsplit("  ").next()).collect();
@@ -366,7 +366,7 @@ fn of_several_none_is_dropped_where_one_was_changed() {
         format!("dropped one, two\nforgot three: nothing is at {three}, so calve deleted no files")
     );
     assert!(kept.starts_with("the changes of two are kept until 2"), "{kept}");
-    assert!(kept.ends_with("Z: 'calve restore --dropped two' brings it back"), "{kept}");
+    assert!(kept.ends_with("Z: 'calve undo two' brings it back"), "{kept}");
     assert_eq!(done(&project, "list"), "");
     until_deleted(&project.join(".calve"));
 
@@ -376,10 +376,10 @@ fn of_several_none_is_dropped_where_one_was_changed() {
     assert!(listed.starts_with(start) && listed.ends_with(&end), "{listed}");
     let document = calve(&project, "list --dropped --json").json();
     assert_eq!(document["dropped"][0]["path"], json!(path.to_str()));
-    let none = calve(&project, "restore --dropped one");
+    let none = calve(&project, "undo one");
     assert_eq!(none.code, Some(1));
     assert!(none.stderr.contains("'calve list --dropped'"), "{none:?}");
-    let back = calve(&project, "restore --dropped two");
+    let back = calve(&project, "undo two");
     assert_eq!(back.stdout, format!("{}\n", path.display()), "{back:?}");
     assert_eq!(back.stderr, "two is back, as it was dropped\n");
     assert_eq!(done(&project, "list --dropped"), "");
@@ -389,18 +389,18 @@ fn of_several_none_is_dropped_where_one_was_changed() {
     assert_eq!(done(&project, "list --dropped"), "");
 }
 
-/// Nobody was asked whether that work may go: `reset` said that an undo brings it back.
+/// Nobody was asked whether that work may go: `restore` said that an undo brings it back.
 #[test]
-fn a_drop_keeps_what_a_reset_moved_aside() {
+fn a_drop_keeps_what_a_restore_moved_aside() {
     let (_scratch, project) = with_project();
     done(&project, "start one");
     let path = worktrees_of(&project).join("one");
     fs::write(path.join("new"), "x").unwrap();
-    done(&project, "reset one");
+    done(&project, "restore one");
     let dropped = calve(&project, "drop one");
-    assert!(dropped.stderr.contains("'calve restore --dropped one'"), "{dropped:?}");
-    done(&project, "restore --dropped one");
-    done(&project, "switch one --undo");
+    assert!(dropped.stderr.contains("'calve undo one'"), "{dropped:?}");
+    done(&project, "undo one");
+    done(&project, "undo one");
     assert_eq!(fs::read(path.join("new")).unwrap(), b"x");
     // Nothing is aside any more.
     fs::remove_file(path.join("new")).unwrap();
@@ -525,7 +525,7 @@ fn a_name_in_the_commands_of_a_hint_is_one_word_to_a_shell() {
         for (words, told) in [
             (format!("drop {name}"), format!("'calve drop --force {word}'")),
             (format!("drop {name} other"), format!("'calve drop --force {word}'")),
-            (format!("reset {name}"), format!("'calve switch {word} --undo'")),
+            (format!("restore {name}"), format!("'calve undo {word}'")),
         ] {
             let run = calve(&project, &words);
             assert!(run.stderr.contains(&told), "{words}: {run:?}");
@@ -596,16 +596,12 @@ fn what_was_deleted_by_hand_is_restored_or_dropped() {
     assert_eq!(read(&one.join("dir/b")), "beta\n");
     assert_eq!(calve(&project, "status one").code, Some(0));
     let there = calve(&project, "restore --json one");
-    assert_eq!(
-        (there.code, &there.json()["error"]["kind"]),
-        (Some(1), &json!("destination_exists"))
-    );
-    assert!(there.stderr.contains("'calve reset one'"), "{there:?}");
-    // In a copy of the project it is the first one's, and no reset is the way out.
+    assert_eq!((there.code, &there.json()["kept"]), (Some(0), &json!([])));
+    // In a copy of the project it is the first one's.
     let copy = project.with_file_name("copy");
     assert!(Command::new("cp").arg("-a").args([&project, &copy]).status().unwrap().success());
     let others = calve(&copy, "restore one").stderr;
-    assert!(others.contains("another project's") && !others.contains("reset"), "{others}");
+    assert!(others.contains("another project's") && !others.contains("match"), "{others}");
     // By the path it had, as well.
     let two = beside.join("two");
     let forgot = calve(&project, "drop ../p.worktrees/two");
@@ -657,7 +653,7 @@ fn a_project_that_is_cloned_as_links_has_a_store_of_its_own() {
         };
         assert_eq!(state(&copy).as_deref(), Some("missing"), "{mode}");
         done(&copy, "drop -q --force w");
-        done(&copy, "snapshot -q --name of-the-copy");
+        done(&copy, "snapshot -q of-the-copy");
         assert_eq!(state(&project).as_deref(), Some("ready"), "{mode}");
         done(&project, "status w");
         done(&project, "store verify");

@@ -102,7 +102,7 @@ fn work_in_a_repository_inside_an_ignored_folder_is_work_unless_the_base_has_it(
                 continue;
             }
             desk.calve("drop --force w");
-            desk.calve("restore --dropped w");
+            desk.calve("undo w");
             desk.sh("test -e $W/built/n/.git");
         }
     }
@@ -259,7 +259,7 @@ fn what_only_git_has_and_what_git_does_not_list_is_work_to_a_drop() {
         // By force, all of it is kept.
         desk.calve("drop -q --force w");
         if what != "grafted" {
-            desk.calve("restore -q --dropped w");
+            desk.calve("undo -q w");
             let again = desk.runs("drop w");
             assert_eq!(
                 (again.code, again.stderr.contains(work)),
@@ -316,7 +316,7 @@ fn without_an_answer_of_git_nothing_is_dropped_and_by_force_everything_is_kept()
                     desk.sh("sed -i '/^.core$/d' .git/config");
                 }
                 desk.sh("rm -rf ../.gitconfig; git gc -q --prune=now");
-                let run = desk.runs("restore --dropped w");
+                let run = desk.runs("undo w");
                 assert_eq!(run.code, Some(0), "{what}: {run:?}");
                 assert_eq!(
                     fs::read_to_string(desk.tree().join("file")).unwrap(),

@@ -91,7 +91,7 @@ fn trees_that_are_deeper_and_more_than_files_may_be_open_are_snapshotted_started
         deep_project(&project, depth);
         let run = |words: &str| done(&row, &project, limit, &format!("{words} -j {jobs}"));
         run("init");
-        run("snapshot --name one");
+        run("snapshot one");
         fs::write(folder(&project, depth).join("new"), "new").unwrap();
         fs::write(folder(&project, depth / 2).join("new"), "new").unwrap();
         run(&format!("start -n {count} --prefix w --at {}", trees.display()));
@@ -107,13 +107,13 @@ fn trees_that_are_deeper_and_more_than_files_may_be_open_are_snapshotted_started
         // Both open each entry from the root, which takes a second for each million steps.
         let switches = depth <= 300;
         if switches {
-            run("reset w-1");
+            run("restore w-1");
             assert_same(&row, &project, &worktree);
         }
         fs::write(&changed, "changed by hand again").unwrap();
-        run("capture w-1");
+        run("snapshot --of w-1");
         if switches {
-            run("switch w-1 one");
+            run("restore one w-1");
             assert!(!changed.try_exists().unwrap(), "{row}");
         }
         run("drop --force w-1");

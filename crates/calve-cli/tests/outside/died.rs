@@ -291,7 +291,7 @@ impl World {
                 self.touch(&name);
                 self.edit(&root)?;
                 let tree = tree_of(&root)?;
-                let run = calve(&app, &format!("capture --json {name} -m captured"));
+                let run = calve(&app, &format!("snapshot --json --of {name} -m captured"));
                 if done(&run) {
                     let id = run.json()["snapshot"].as_str().unwrap().to_owned();
                     self.snapshots.insert(id.clone(), Kept { tree, may_be_forgotten: false });
@@ -319,7 +319,7 @@ impl World {
                 if self.random.below(2) == 0 {
                     self.edit(&self.folder().join(&name))?;
                 }
-                let run = calve(&app, &format!("switch --force --json {name} {id}"));
+                let run = calve(&app, &format!("restore --json {id} {name}"));
                 if done(&run) {
                     self.worktrees.get_mut(&name).unwrap().snapshot = id;
                 }
@@ -329,7 +329,7 @@ impl World {
                 let Some(name) = worktree else { return Ok(None) };
                 self.touch(&name);
                 self.edit(&self.folder().join(&name))?;
-                calve(&app, &format!("reset --json {name}"))
+                calve(&app, &format!("restore --json {name}"))
             }
             Verb::Drop => {
                 let Some(name) = worktree else { return Ok(None) };

@@ -131,7 +131,7 @@ fn a_swap_file_is_refused_alone() {
     assert_eq!(run.count("reflinked_files"), 100, "{run:?}");
     // Whatever else takes it in has all of it, too, or says that it has not.
     let merged = calve(directory, "clone --json --existing merge src without");
-    for words in ["init -q", "snapshot -q --name taken"] {
+    for words in ["init -q", "snapshot -q taken"] {
         let run = calve(&directory.join("src"), words);
         if run.code != Some(0) {
             assert!(run.stderr.contains("swap") && run.stderr.contains("ETXTBSY"), "{run:?}");

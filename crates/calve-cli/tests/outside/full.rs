@@ -53,12 +53,12 @@ impl Place {
             }
         });
         place.must("init");
-        place.must("snapshot --name one");
+        place.must("snapshot one");
         place.must("start w1 w2 w3 w4 w5 w6 --from one");
         for number in 0..4 {
             place.write(&app, number);
         }
-        place.must("snapshot --name two");
+        place.must("snapshot two");
         for worktree in ["w1", "w3"] {
             let root = place.folder().join(worktree);
             for number in 3..6 {
@@ -250,9 +250,9 @@ fn assert_ways_out(place: &Place, errno: &str) {
     for words in [
         "snapshot --json -m new",
         "start --json new --from two",
-        "capture --json w1",
-        "switch --json w2 two",
-        "reset --json w3",
+        "snapshot --json --of w1",
+        "restore --json two w2",
+        "restore --json w3",
         "name --json one eins",
         "store pack --json --all",
         "store warm --json one",
@@ -286,7 +286,7 @@ fn on_a_full_disk_what_reads_works_what_frees_space_works_and_the_rest_says_why_
     place.give(30 << 20);
     place.must("snapshot -m new");
     place.must("start new --from two");
-    place.must("capture w1");
+    place.must("snapshot --of w1");
     place.must("store verify");
 }
 
@@ -312,14 +312,14 @@ fn a_remote_on_a_full_disk_is_collected_and_then_takes_pushes_again() {
         for number in 0..8 {
             place.write(root, number);
         }
-        must(root, "snapshot --name ready");
+        must(root, "snapshot ready");
     }
     must(&app, "push ready");
     // The snapshot has no name there, so nobody needs it.
-    let id = must(&other, "snapshot --name again").stdout.trim().to_owned();
+    let id = must(&other, "snapshot again").stdout.trim().to_owned();
     must(&other, &format!("push {id}"));
     place.write(&app, 0);
-    must(&app, "snapshot --name ready");
+    must(&app, "snapshot ready");
     place.fill();
     let full = calve(&app, "push ready --json");
     assert_eq!(full.json()["error"]["kind"], "storage_full", "{full:?}");
@@ -355,9 +355,9 @@ fn a_disk_that_fills_up_on_the_way_is_told_of_and_its_space_is_given_back() {
     for words in [
         "snapshot --json -m new",
         "start --json new --from one",
-        "capture --json w1",
-        "switch --json w2 two",
-        "reset --json w3",
+        "snapshot --json --of w1",
+        "restore --json two w2",
+        "restore --json w3",
         "clone --json --exclude .calve --reflink never . ../cloned",
         "clone --json --exclude .calve --existing merge --mode copy . ../merged",
         "store pack --json --all",

@@ -178,7 +178,7 @@ fn a_hostile_tree_arrives_as_it_is_as_a_clone_and_through_a_store() {
         check(&calve(directory, "clone -q src clone"), &directory.join("clone"), "cloned");
         let run = calve(directory, "-C src init -q");
         assert_eq!(run.code, Some(0), "{name}: {run:?}");
-        let run = calve(directory, "-C src snapshot -q --name one");
+        let run = calve(directory, "-C src snapshot -q one");
         assert_eq!(run.code, Some(0), "{name}: {run:?}");
         let worktree = directory.join("src.worktrees/w");
         check(&calve(directory, "-C src start -q --from one w"), &worktree, "started");
@@ -212,11 +212,11 @@ fn what_cannot_be_changed_stops_a_switch_a_reset_and_a_merge_by_its_name_and_not
         let directory = scratch.path();
         let project = directory.join("app");
         many_files(&project, 20, 3000, "first");
-        for words in ["init -q", "snapshot -q --name first"] {
+        for words in ["init -q", "snapshot -q first"] {
             assert_eq!(calve(&project, words).code, Some(0));
         }
         many_files(&project, 20, 3000, "second");
-        for words in ["snapshot -q --name second", "start -q --from first w"] {
+        for words in ["snapshot -q second", "start -q --from first w"] {
             assert_eq!(calve(&project, words).code, Some(0));
         }
         let root = directory.join("app.worktrees/w");
@@ -237,22 +237,22 @@ fn what_cannot_be_changed_stops_a_switch_a_reset_and_a_merge_by_its_name_and_not
         let now = |wanted, after: &str| {
             assert_eq!(difference(wanted, &work(&root)), "", "{flag}, after {after}");
         };
-        refused("switch -q w second", "d0/f7");
+        refused("restore -q second w", "d0/f7");
         tool(&root, &format!("chattr {other} d0/f7")).unwrap();
         // Between the two snapshots; the same again ends it.
-        assert_eq!(calve(&project, "switch -q w second").code, Some(0), "{flag}");
+        assert_eq!(calve(&project, "restore -q second w").code, Some(0), "{flag}");
         now(&second, "the switch");
         // A reset moves added files aside, but not a file that cannot be moved.
         fs::write(root.join("d0/added"), "by hand").unwrap();
         let changed = work(&root);
         tool(&root, &format!("chattr {flag} d0/added")).unwrap();
-        refused("reset -q w", "d0/added");
-        now(&changed, "a reset that was refused");
+        refused("restore -q w", "d0/added");
+        now(&changed, "a restore that was refused");
         tool(&root, &format!("chattr {other} d0/added")).unwrap();
-        assert_eq!(calve(&project, "reset -q w").code, Some(0), "{flag}");
-        now(&second, "the reset");
-        assert_eq!(calve(&project, "switch -q w --undo").code, Some(0), "{flag}");
-        now(&changed, "the undo of the reset");
+        assert_eq!(calve(&project, "restore -q w").code, Some(0), "{flag}");
+        now(&second, "the restore");
+        assert_eq!(calve(&project, "undo -q w").code, Some(0), "{flag}");
+        now(&changed, "the undo of the restore");
         // A drop removes the worktree from its place at once. The file stays in the trash until it
         // can be removed.
         tool(&root, &format!("chattr {flag} d0/f9")).unwrap();
@@ -282,7 +282,7 @@ fn what_is_mounted_in_a_worktree_outlives_its_reset_its_switch_and_its_drop() {
     let directory = scratch.path();
     let project = directory.join("app");
     many_files(&project, 250, 300, "first");
-    for words in ["init -q", "snapshot -q --name first"] {
+    for words in ["init -q", "snapshot -q first"] {
         assert_eq!(calve(&project, words).code, Some(0));
     }
     many_files(&directory.join("other"), 120, 300, "outside");
@@ -291,17 +291,15 @@ fn what_is_mounted_in_a_worktree_outlives_its_reset_its_switch_and_its_drop() {
     fs::create_dir(directory.join("same/spool")).unwrap();
     let private = fs::Permissions::from_mode(0o600);
     fs::set_permissions(directory.join("same/f100"), private).unwrap();
-    assert_eq!(calve(&project, "snapshot -q --name second").code, Some(0));
+    assert_eq!(calve(&project, "snapshot -q second").code, Some(0));
     for (outside, at, words) in [
-        ("other", "d1", "reset -q w"),
-        ("other", "d1", "switch -q w second"),
-        ("other", "d1", "switch -q --force w second"),
-        ("same", "d1", "reset -q w"),
-        ("same", "d1", "switch -q w second"),
-        ("same", "d1", "switch -q --force w second"),
-        ("other", "new", "reset -q w"),
-        ("other", "new", "capture -q w"),
-        ("other", "d1", "capture -q w"),
+        ("other", "d1", "restore -q w"),
+        ("other", "d1", "restore -q second w"),
+        ("same", "d1", "restore -q w"),
+        ("same", "d1", "restore -q second w"),
+        ("other", "new", "restore -q w"),
+        ("other", "new", "snapshot -q --of w"),
+        ("other", "d1", "snapshot -q --of w"),
         ("other", "d1", "drop -q --force w"),
         ("other", "new", "drop -q --force w"),
         ("other", "d1", "clone -q --existing replace app ../destination"),
@@ -400,7 +398,7 @@ fn a_file_that_has_content_and_no_size_arrives_with_its_content_or_is_named() {
     let calve = env!("CARGO_BIN_EXE_calve");
     let line = format!(
         "mount --bind /proc/version app/version && {calve} clone app clone; echo $?
-         cd app && {calve} snapshot -q --name s; echo $?; {calve} start --from s w; echo $?"
+         cd app && {calve} snapshot -q s; echo $?; {calve} start --from s w; echo $?"
     );
     let output =
         program("unshare", directory).args(["--mount", "sh", "-c", &line]).output().unwrap();
@@ -588,7 +586,7 @@ fn a_git_that_waits_for_ever_is_ended() {
     for (words, code, says) in [
         ("list", 3, "waits for a pipe"),
         ("drop a", 1, "waits for a pipe"),
-        ("drop --force a", 0, "restore --dropped a"),
+        ("drop --force a", 0, "undo a"),
     ] {
         let run = calve(&app, words);
         assert_eq!(run.code, Some(code), "{words}: {run:?}");

@@ -284,7 +284,7 @@ db.commit()
     let scratch = scratch();
     let app = scratch.path().join("app");
     many_files(&app, 3, 100, "content");
-    for words in ["init", "snapshot --name one", "start mine"] {
+    for words in ["init", "snapshot one", "start mine"] {
         assert_eq!(calve(&app, words).code, Some(0));
     }
     let rows =
@@ -475,7 +475,7 @@ fn a_fill_that_is_killed_among_hard_links_is_brought_to_its_end_by_the_next_one(
 /// The names of a file go aside one after the other.
 #[test]
 fn a_forced_switch_that_is_killed_among_hard_links_is_finished_by_the_same_command() {
-    if !can_strace("a forced switch that is killed among hard links") {
+    if !can_strace("a restore that is killed among hard links") {
         return;
     }
     let scratch = scratch();
@@ -487,11 +487,11 @@ fn a_forced_switch_that_is_killed_among_hard_links_is_finished_by_the_same_comma
     };
     fs::write(app.join("big"), vec![b'x'; 100_000]).unwrap();
     fs::hard_link(app.join("big"), app.join("b/too")).unwrap();
-    for words in ["init -q", "snapshot -q --name one"] {
+    for words in ["init -q", "snapshot -q one"] {
         done(words, "before");
     }
     fs::write(app.join("big"), "changed").unwrap();
-    done("snapshot -q --name two", "before");
+    done("snapshot -q two", "before");
     let tree = scratch.path().join("app.worktrees/w");
     let mut killed = 0;
     for call in ["renameat", "renameat2", "linkat", "unlinkat"] {
@@ -501,10 +501,10 @@ fn a_forced_switch_that_is_killed_among_hard_links_is_finished_by_the_same_comma
             fs::write(tree.join("big"), "work").unwrap();
             let (trace, inject) =
                 (format!("trace={call}"), format!("inject={call}:signal=KILL:when={number}"));
-            let words = "switch -q -j1 --force w two";
+            let words = "restore -q -j1 two w";
             let run = straced(&app, &["-e", &trace, "-e", &inject], words);
             killed += usize::from(run.code != Some(0));
-            done("switch -q --force w two", &context);
+            done("restore -q two w", &context);
             for name in ["big", "b/too"] {
                 assert_eq!(fs::read(tree.join(name)).unwrap(), b"changed", "{context}: {name}");
             }

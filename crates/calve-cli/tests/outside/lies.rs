@@ -120,7 +120,7 @@ fn an_edit_in_the_second_of_a_snapshot_is_seen_whatever_clock_the_filesystem_has
         }
         for (file, look, asked) in [
             ("seen/p/f", "snapshot", "start --at ../../w second"),
-            ("seen/w/made/f", "capture made", "drop made"),
+            ("seen/w/made/f", "snapshot --of made", "drop made"),
         ] {
             // Before, between and after the two edits it is the same second.
             loop {
@@ -396,7 +396,7 @@ fn what_a_filesystem_forgets_is_not_changed_by_each_reset() {
         name: "second reset",
         commands: "INIT; -C seen/p --store ../../store start --at ../w made; \
                    -C seen/p --store ../../store reset made; \
-                   -C seen/p --store ../../store reset made",
+                   -C seen/p --store ../../store restore made",
         made: "behind/w/made",
     };
     for modes in ["forgets-times", "clamps-times", "forgets-modes", "chmod=EPERM", "seconds"] {
@@ -529,7 +529,7 @@ fn a_store_is_used_only_on_the_side_that_made_it_and_keeps_all_that_was_acknowle
             for number in 0..8 {
                 let name = format!("{writer}-{number}");
                 fs::write(home.join(root).join(writer), &name).unwrap();
-                let run = calve(home, &format!("-C {root} snapshot -q --name {name}"));
+                let run = calve(home, &format!("-C {root} snapshot -q {name}"));
                 match run.code {
                     Some(0) => acknowledged.push(name),
                     _ => assert!(run.stderr.contains("--store DIR"), "{root}: {run:?}"),

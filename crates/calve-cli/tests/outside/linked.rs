@@ -41,7 +41,7 @@ impl Desk {
             mkdir app && cd app && git init -q -b main && mkdir src && echo a >src/a && echo b >b && git add -A
             git submodule --quiet add ../lib lib && git commit -qm one",
         );
-        for words in ["init -q", "snapshot -q --name one"] {
+        for words in ["init -q", "snapshot -q one"] {
             assert_eq!(calve(&desk.app(), words).code, Some(0));
         }
         desk.before = desk.known();
@@ -241,7 +241,7 @@ fn a_drop_that_is_killed_at_any_change_is_brought_to_its_end_by_another() {
 #[test]
 fn work_outlives_a_forced_drop_and_its_taking_back_that_are_killed_at_any_change() {
     const DROP: &str = "drop -q --force w";
-    const BACK: &str = "restore -q --dropped w";
+    const BACK: &str = "undo -q w";
     if !can_strace("a drop by force that is killed") {
         return;
     }
@@ -394,7 +394,7 @@ fn no_commit_is_lost_and_no_registration_left_by_random_work_with_kills_between(
             }
             15 => Some(format!("start -q --detach {name}")),
             16 => Some(format!("start -q -b again-{round} {name}")),
-            _ => Some(format!("restore -q --dropped {name}")),
+            _ => Some(format!("undo -q {name}")),
         };
         // All that is anywhere now must stay.
         let heads = "git worktree list --porcelain | sed -n 's/^HEAD //p'";

@@ -237,7 +237,7 @@ fn pushed(directory: &Path, project: &Path) -> String {
         "init".to_owned(),
         format!("remote init {url}"),
         format!("remote add team {url}"),
-        "snapshot --name ready".to_owned(),
+        "snapshot ready".to_owned(),
         "push ready".to_owned(),
     ] {
         let run = calve(project, &words);

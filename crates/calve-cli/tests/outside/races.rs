@@ -40,7 +40,7 @@ pub(crate) fn ends(directory: &Path, words: &str) -> Run {
 }
 
 /// What a worker does.
-const VERBS: [&str; 5] = ["start", "capture", "switch", "reset", "drop"];
+const VERBS: [&str; 5] = ["start", "snapshot", "restore", "undo", "drop"];
 
 /// The number of commands of each kind, by result.
 #[derive(Default)]
@@ -142,19 +142,19 @@ impl Worker<'_> {
                 0 | 1 => {
                     now = self.edit(&root);
                     snapshot = format!("s{}-{}-{step}", self.number, self.made);
-                    self.tally.done(&root, &format!("capture -q --name {snapshot}"));
-                    self.assert_is(&root, &now, "capture");
+                    self.tally.done(&root, &format!("snapshot -q {snapshot}"));
+                    self.assert_is(&root, &now, "snapshot");
                     self.known.push((snapshot.clone(), now.clone()));
                 }
                 2 => {
                     (snapshot, now) = self.choose();
-                    self.tally.done(self.project, &format!("switch -q {name} {snapshot}"));
-                    self.assert_is(&root, &now, "switch");
+                    self.tally.done(self.project, &format!("restore -q {snapshot} {name}"));
+                    self.assert_is(&root, &now, "restore");
                 }
                 3 => {
                     self.edit(&root);
-                    self.tally.done(&root, "reset -q");
-                    self.assert_is(&root, &now, "reset");
+                    self.tally.done(&root, "restore -q");
+                    self.assert_is(&root, &now, "restore");
                 }
                 _ => {
                     let (other, there) = self.choose();
@@ -164,11 +164,11 @@ impl Worker<'_> {
                         continue;
                     }
                     let edited = self.edit(&root);
-                    self.tally.done(&root, &format!("switch -q --force {other}"));
-                    self.tally.done(&root, "switch -q --undo");
-                    self.assert_is(&root, &edited, "switch and undo");
-                    self.tally.done(&root, "reset -q");
-                    self.assert_is(&root, &now, "reset");
+                    self.tally.done(&root, &format!("restore -q {other}"));
+                    self.tally.done(&root, "undo -q");
+                    self.assert_is(&root, &edited, "restore and undo");
+                    self.tally.done(&root, "restore -q");
+                    self.assert_is(&root, &now, "restore");
                 }
             }
             let status = self.tally.run(self.project, &format!("status {name}"));
@@ -201,7 +201,7 @@ fn four_processes_get_their_own_trees_exactly_while_the_store_is_packed_collecte
     fs::write(project.join("large"), vec![7; 300_000]).unwrap();
     let tally = &Tally::default();
     tally.run(project, "init -q");
-    tally.run(project, "snapshot -q --name base");
+    tally.run(project, "snapshot -q base");
     let base = work(project);
     let started = Instant::now();
     let until = started + seconds();
@@ -322,7 +322,7 @@ fn of_two_that_start_one_name_at_once_one_does_and_the_other_is_told_and_leaves_
             _ => ["start --json --from base same", "start --json --from base same"],
         };
         if round == 0 {
-            assert_eq!(ends(&project, "snapshot -q --name base").code, Some(0));
+            assert_eq!(ends(&project, "snapshot -q base").code, Some(0));
         }
         let mut runs = both(&project, words);
         let both_names = runs[1].code == Some(0) && round % 3 == 1;
@@ -350,16 +350,16 @@ fn a_worktree_that_is_dropped_while_another_is_at_it_is_gone_and_the_other_is_to
     let project = scratch.path().join("app");
     many_files(&project, 300, 500, "one");
     assert_eq!(ends(&project, "init -q").code, Some(0));
-    assert_eq!(ends(&project, "snapshot -q --name one").code, Some(0));
+    assert_eq!(ends(&project, "snapshot -q one").code, Some(0));
     many_files(&project, 300, 500, "two");
-    assert_eq!(ends(&project, "snapshot -q --name two").code, Some(0));
+    assert_eq!(ends(&project, "snapshot -q two").code, Some(0));
     let root = scratch.path().join("app.worktrees/w");
     let mut told = 0;
     for round in 0..2 * ROUNDS {
         assert_eq!(ends(&project, "start -q --from one w").code, Some(0), "{round}");
         many_files(&root, 30, 500, "by hand");
         let other =
-            ["switch --force w two", "reset w", "capture w", "status w", "diff w"][round % 5];
+            ["restore two w", "restore w", "snapshot --of w", "status w", "diff w"][round % 5];
         let [ran, dropped] = both(&project, [&format!("{other} --json"), "drop -q --force w"]);
         assert_eq!(dropped.code, Some(0), "{round}, {other}: {dropped:?} {ran:?}");
         if ran.code == Some(1) {
@@ -390,7 +390,7 @@ fn a_worktree_that_another_process_is_starting_is_dropped_when_it_is_started() {
     let project = scratch.path().join("app");
     many_files(&project, 40, 500, "project");
     assert_eq!(ends(&project, "init -q").code, Some(0));
-    assert_eq!(ends(&project, "snapshot -q --name base").code, Some(0));
+    assert_eq!(ends(&project, "snapshot -q base").code, Some(0));
     thread::scope(|scope| {
         let started = scope.spawn(|| {
             let delay = ["-e", "trace=renameat2", "-e", "inject=renameat2:delay_enter=500000"];

@@ -225,7 +225,7 @@ fn no_commit_and_no_content_is_lost_whatever_git_does_beside_a_drop_and_whenever
         assert!(matches!(listed.code, Some(0 | 3)), "{words}");
         if result == "dropped" {
             // Nothing is kept of a tree without work.
-            let restored = calve(&round.project, "restore --dropped w");
+            let restored = calve(&round.project, "undo w");
             *tally.entry(format!("restored {:?}", restored.code)).or_default() += 1;
         }
         let lost = round.lost();

@@ -29,15 +29,15 @@ const VERBS: [&str; 12] = [
     "init",
     "start a",
     "status a",
-    "snapshot --name s",
+    "snapshot s",
     // A file was edited by now.
-    "reset --force a",
-    "switch --undo a",
+    "restore --force a",
+    "undo a",
     "clone . ../copy",
     "clone . ../copied --mode copy",
     "list",
     "drop --force a",
-    "restore --dropped a",
+    "restore a",
     "store gc",
 ];
 
@@ -74,12 +74,12 @@ const ROWS: &[Row] = &[
             ("init", 1, "File too large (EFBIG)"),
             ("start a", 1, ""),
             ("status a", 1, ""),
-            ("snapshot --name s", 1, ""),
-            ("reset --force a", 1, ""),
-            ("switch --undo a", 1, ""),
+            ("snapshot s", 1, ""),
+            ("restore --force a", 1, ""),
+            ("undo a", 1, ""),
             ("list", 1, ""),
             ("drop --force a", 1, ""),
-            ("restore --dropped a", 1, ""),
+            ("restore a", 1, ""),
             ("store gc", 1, ""),
         ],
     },
@@ -89,10 +89,10 @@ const ROWS: &[Row] = &[
         except: &[
             ("start a", 1, "could not open '/dev/null'"),
             ("status a", 1, "no worktree"),
-            ("reset --force a", 1, "no worktree"),
-            ("switch --undo a", 1, "no worktree"),
+            ("restore --force a", 1, "no worktree"),
+            ("undo a", 1, "no worktree"),
             ("drop --force a", 1, "no worktree"),
-            ("restore --dropped a", 1, "no dropped worktree"),
+            ("restore a", 1, "no worktree"),
         ],
     },
     // A limit of processes that is reached. calve works in its own thread, and needs git for git's.
@@ -101,10 +101,10 @@ const ROWS: &[Row] = &[
         except: &[
             ("start a", 1, "a limit of processes is reached"),
             ("status a", 1, "no worktree"),
-            ("reset --force a", 1, "no worktree"),
-            ("switch --undo a", 1, "no worktree"),
+            ("restore --force a", 1, "no worktree"),
+            ("undo a", 1, "no worktree"),
             ("drop --force a", 1, "no worktree"),
-            ("restore --dropped a", 1, "no dropped worktree"),
+            ("restore a", 1, "no worktree"),
         ],
     },
     // Landlock's first version: no entry goes from one folder to another.
@@ -213,12 +213,12 @@ fn where_no_process_can_be_made_worktrees_are_used_and_what_git_must_say_is_not_
     for (verb, code, says) in [
         ("status a", 3, ""),
         ("list", 3, "EAGAIN"),
-        ("reset --force a", 0, ""),
-        ("switch --undo a", 0, ""),
+        ("restore --force a", 0, ""),
+        ("undo a", 0, ""),
         ("drop b", 1, reached),
         ("fill ../app.worktrees/b", 1, reached),
         ("drop --force a", 0, ""),
-        ("restore --dropped a", 1, "EAGAIN"),
+        ("restore a", 1, "EAGAIN"),
         ("start c --git none", 3, "calve.afterStart"),
         ("store gc", 0, ""),
     ] {
@@ -227,7 +227,7 @@ fn where_no_process_can_be_made_worktrees_are_used_and_what_git_must_say_is_not_
         assert!(run.stderr.contains(says), "{verb}: {run:?}");
     }
     assert!(file("b").is_file());
-    for words in ["restore --dropped a", "drop b"] {
+    for words in ["undo a", "drop b"] {
         assert_eq!(calve(&app, words).code, Some(0), "{words}");
     }
     assert_eq!(fs::read(file("a")).unwrap(), b"work");
@@ -252,7 +252,7 @@ fn in_each_sandbox_each_verb_works_or_says_why_not() {
         let app = project(scratch.path());
         let edited = scratch.path().join("app.worktrees/a/d/file");
         for verb in VERBS {
-            if verb.starts_with("reset") && edited.try_exists().unwrap() {
+            if verb.starts_with("restore") && edited.try_exists().unwrap() {
                 fs::write(&edited, "work").unwrap();
             }
             let run = sandboxed(launcher, sandbox, scratch.path(), &app, verb);
@@ -297,12 +297,12 @@ fn an_owner_that_a_user_namespace_does_not_know_is_no_change() {
     let scratch = scratch();
     let app = project(scratch.path());
     chown(app.join("d/file"), Some(12_345), Some(12_345)).unwrap();
-    for words in ["init", "snapshot --name s"] {
+    for words in ["init", "snapshot s"] {
         assert_eq!(calve(&app, words).code, Some(0), "{words}");
     }
     let edited = scratch.path().join("app.worktrees/a/d/file");
-    for verb in ["start a --from s", "status a", "reset --force a", "status a", "drop a"] {
-        if verb.starts_with("reset") {
+    for verb in ["start a --from s", "status a", "restore --force a", "status a", "drop a"] {
+        if verb.starts_with("restore") {
             fs::write(&edited, "work").unwrap();
         }
         let run = sandboxed(launcher, &["user-namespace"], scratch.path(), &app, verb);
@@ -342,7 +342,7 @@ fn a_worktree_in_an_overlays_lower_layer_is_dropped_and_brought_back() {
         return not_run(test, &format!("no overlay here: {made:?}"));
     }
     fs::write(path("lower/app.worktrees/b/work"), "work").unwrap();
-    let run = within(overlay, &["drop a", "drop --force b", "restore --dropped b"]);
+    let run = within(overlay, &["drop a", "drop --force b", "undo b"]);
     assert_eq!(run.code, Some(0), "{run:?}");
     let back = path("upper/app.worktrees/b/work");
     assert_eq!(fs::read_to_string(back).unwrap(), "work", "{run:?}");
@@ -398,11 +398,11 @@ fn with_a_nested_subvolume_a_reset_is_done_or_refused_as_a_whole_and_a_drop_is_d
     let is_work = |path: &str| fs::read(tree.join(path)).is_ok_and(|found| found == b"work");
     let both = || (is_work("d/file"), is_work("d/nested/new"));
     for (value, verb, code, expected) in [
-        ("true", "reset --force a", 1, (true, true)),
-        ("false", "reset --force a", 0, (false, false)),
-        ("", "switch --undo a", 0, (true, true)),
+        ("true", "restore --force a", 1, (true, true)),
+        ("false", "restore --force a", 0, (false, false)),
+        ("", "undo a", 0, (true, true)),
         ("true", "drop --force a", 0, (false, false)),
-        ("", "restore --dropped a", 0, (true, true)),
+        ("", "restore a", 0, (true, true)),
         ("false", "drop --force --discard a", 0, (false, false)),
     ] {
         if !value.is_empty() {
@@ -412,7 +412,7 @@ fn with_a_nested_subvolume_a_reset_is_done_or_refused_as_a_whole_and_a_drop_is_d
         assert_eq!((run.code, both()), (Some(code), expected), "{verb}: {run:?}");
         assert_eq!(run.stderr.contains("ro false"), code == 1, "{verb}: {run:?}");
         // An undo makes an ordinary folder of it.
-        if verb.starts_with("switch") {
+        if verb.starts_with("undo") {
             fs::remove_dir_all(tree.join("d/nested")).unwrap();
             tool(&tree, "btrfs subvolume create d/nested").unwrap();
             fs::write(tree.join("d/nested/new"), "work").unwrap();

@@ -48,10 +48,10 @@ impl Verb {
             Snapshot => "snapshot --json -j 1",
             Start => "start --json -j 1 c",
             StartFrom => "start --json -j 1 --from one c",
-            Capture => "capture --json -j 1 a",
-            Switch => "switch --json -j 1 --force a two",
-            Reset => "reset --json -j 1 a",
-            Undo => "switch --json -j 1 --undo a",
+            Capture => "snapshot --json -j 1 --of a",
+            Switch => "restore --json -j 1 two a",
+            Reset => "restore --json -j 1 a",
+            Undo => "undo --json -j 1 a",
             Drop => "drop --json -j 1 --force c",
             Restore => "restore --json -j 1 a",
             Pack => "store pack --json -j 1",
@@ -135,7 +135,7 @@ impl World {
         done(calve(&app, "init -q"));
         set_mtime(&app, 103);
         let one = state(&app);
-        done(calve(&app, "snapshot -q --name one"));
+        done(calve(&app, "snapshot -q one"));
         done(calve(&app, "start -q a b"));
         // Every kind of change between the two.
         fs::write(app.join("f0"), "two\n".repeat(3000)).unwrap();
@@ -152,7 +152,7 @@ impl World {
         for (at, name) in ["f0", "f1", "new", "dir/f7/inner", "link"].into_iter().enumerate() {
             set_mtime(&app.join(name), 300 + at as u64);
         }
-        done(calve(&app, "snapshot -q --name two"));
+        done(calve(&app, "snapshot -q two"));
         let mut world = Self {
             verb,
             many,
@@ -222,11 +222,11 @@ impl World {
             StartFrom => {}
             Capture => self.rewrite(&self.tree("a"), number),
             Switch | Reset | Undo => {
-                self.done("switch -q --force a one");
-                self.done("reset -q a");
+                self.done("restore -q one a");
+                self.done("restore -q a");
                 self.change_by_hand();
                 if verb == Undo {
-                    self.done("switch -q --force a two");
+                    self.done("restore -q two a");
                 }
             }
             Drop => drop(self.done("start -q --from one c")),
@@ -413,7 +413,7 @@ impl World {
 
     /// Brings back the files that the last forced switch moved aside, and compares.
     fn undone(&self, before: &Seen) -> Option<String> {
-        let run = calve(&self.app(), "switch -q --undo a");
+        let run = calve(&self.app(), "undo -q a");
         if run.code != Some(0) {
             return Some(format!("it cannot be undone: {run:?}"));
         }

@@ -379,7 +379,7 @@ fn a_host_that_fills_is_told_in_time_and_nothing_is_lost() {
             let _ = fs::write(&at, vec![number; 100 << 20]);
         }
         let synced = tool(&host.path(), "sync -f trees");
-        let snapshot = calve(&project, "capture one");
+        let snapshot = calve(&project, "snapshot --of one");
         println!("{filesystem}: {synced:?}, {:?} {}", snapshot.code, snapshot.stderr);
         assert_ne!(snapshot.code, Some(0), "a capture of what is not on the disk: {snapshot:?}");
 

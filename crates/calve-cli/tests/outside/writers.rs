@@ -385,7 +385,7 @@ struct Episode<'a> {
     _scratch: TempDir,
 }
 
-const COMMANDS: &[&str] = &["snapshot", "start", "capture", "clone", "status"];
+const COMMANDS: &[&str] = &["snapshot", "start", "of a worktree", "clone", "status"];
 
 impl<'a> Episode<'a> {
     fn new(kind: &'a Kind) -> Result<Self, String> {
@@ -402,7 +402,7 @@ impl<'a> Episode<'a> {
         // On btrfs a worktree is a subvolume, into which nothing can be renamed from outside.
         let in_worktree =
             Writer::start(kind, &worktree.join("data/f"), &worktree.join(".calve/beside"))?;
-        let run = ends(&project, "capture -q w");
+        let run = ends(&project, "snapshot -q --of w");
         assert_eq!(run.code, Some(0), "{run:?}");
         let bases = [files(&project.join("data")), files(&worktree.join("data"))];
         Ok(Self { kind, project, worktree, in_project, in_worktree, bases, _scratch: scratch })
@@ -427,11 +427,11 @@ impl<'a> Episode<'a> {
         tally: &mut Tally,
     ) {
         let command = COMMANDS[random.one_of(COMMANDS.len())];
-        let captures = command == "capture";
+        let captures = command == "of a worktree";
         let (root, words) = match command {
             "snapshot" => (&self.project, "snapshot -q".to_owned()),
             "start" => (&self.project, format!("start -q t{number}")),
-            "capture" => (&self.worktree, "capture -q".to_owned()),
+            "of a worktree" => (&self.worktree, "snapshot -q".to_owned()),
             "clone" => (&self.project, format!("clone -q . ../c{number}")),
             _ => (&self.project, "status -q".to_owned()),
         };
@@ -522,8 +522,7 @@ impl<'a> Episode<'a> {
                 format!("nothing changed: {status:?}"),
             ),
         }
-        let next = if captures { "capture -q" } else { "snapshot -q" };
-        let run = ends(&root, next);
+        let run = ends(&root, "snapshot -q");
         assert_eq!(run.code, Some(0), "{context}: nobody writes: {run:?}");
         let after = self.tree(&format!("u{number}"), run.stdout.trim_end());
         if after != there {

@@ -72,6 +72,7 @@ pub(crate) mod undo;
 #[derive(Debug, Clone, Default)]
 pub struct SwitchOptions {
     force: bool,
+    whole: bool,
 }
 
 impl SwitchOptions {
@@ -88,6 +89,30 @@ impl SwitchOptions {
         self.force = yes;
         self
     }
+
+    /// Whether calve moves *all* local changes aside, so that the tree equals the snapshot
+    /// afterwards. [`Worktree::undo`] brings them back.
+    #[must_use]
+    pub fn whole(mut self, yes: bool) -> Self {
+        self.whole = yes;
+        self
+    }
+
+    fn changes(&self) -> Changes {
+        match (self.whole, self.force) {
+            (true, _) => Changes::Reset,
+            (false, true) => Changes::MoveAside,
+            (false, false) => Changes::Respect,
+        }
+    }
+}
+
+/// One switch, reset or undo.
+struct Transit<'a> {
+    to: SnapshotId,
+    what: Changes,
+    undo: Option<&'a Undo>,
+    dry_run: bool,
 }
 
 /// What [`Worktree::switch`], [`Worktree::reset`] or [`Worktree::undo`] did.
@@ -106,6 +131,9 @@ pub struct SwitchReport {
     /// [`Worktree::undo`] brings them back. A report of [`Worktree::undo`] has the paths that it
     /// brought back.
     pub kept: Vec<PathBuf>,
+    /// An earlier switch had moved work aside, and this one had nothing to move. So that work is
+    /// kept, and [`Worktree::undo`] takes back both.
+    pub keeps_earlier: bool,
     /// Entries that arrived without a part of themselves. Also folders whose names kept changing
     /// while calve listed them ([`SkipReason::Restless`]): calve may not have seen changes by hand
     /// in them.
@@ -136,23 +164,54 @@ impl Worktree {
         how: &SwitchOptions,
         options: &StoreOptions,
     ) -> Result<SwitchReport, Error> {
-        let what = if how.force { Changes::MoveAside } else { Changes::Respect };
-        let operation = options.operation();
-        self.alone(&operation, |this| Ok(this.transit(to, what, None, &operation)?.0))
+        self.transits(Some(to), how.changes(), false, options)
+    }
+
+    /// What [`Worktree::switch`] would do. Changes nothing.
+    ///
+    /// # Errors
+    /// The same as for [`Worktree::switch`].
+    pub fn would_switch(
+        &self,
+        to: SnapshotId,
+        how: &SwitchOptions,
+        options: &StoreOptions,
+    ) -> Result<SwitchReport, Error> {
+        self.transits(Some(to), how.changes(), true, options)
     }
 
     /// Makes the worktree equal to its base snapshot. Files also get the times of the snapshot,
     /// unless `.calveignore` leaves anything out: see [`Worktree::switch`]. [`Worktree::undo`] can
-    /// bring back everything that was changed, added or deleted by hand, until the next forced
-    /// switch or reset.
+    /// bring back everything that was changed, added or deleted by hand, until the next switch or
+    /// reset that moves something aside.
     ///
     /// # Errors
     /// The same as for [`Worktree::switch`].
     pub fn reset(&self, options: &StoreOptions) -> Result<SwitchReport, Error> {
+        self.transits(None, Changes::Reset, false, options)
+    }
+
+    /// What [`Worktree::reset`] would do. Changes nothing.
+    ///
+    /// # Errors
+    /// The same as for [`Worktree::switch`].
+    pub fn would_reset(&self, options: &StoreOptions) -> Result<SwitchReport, Error> {
+        self.transits(None, Changes::Reset, true, options)
+    }
+
+    /// Brings the worktree to `to`, or to its base snapshot.
+    fn transits(
+        &self,
+        to: Option<SnapshotId>,
+        what: Changes,
+        dry_run: bool,
+        options: &StoreOptions,
+    ) -> Result<SwitchReport, Error> {
         let operation = options.operation();
         self.alone(&operation, |this| {
-            let to = this.based_on()?;
-            Ok(this.transit(to, Changes::Reset, None, &operation)?.0)
+            let to = to.map_or_else(|| this.based_on(), Ok)?;
+            let transit = Transit { to, what, undo: None, dry_run };
+            Ok(this.transit(&transit, &operation)?.0)
         })
     }
 
@@ -216,11 +275,10 @@ impl Worktree {
 
     fn transit(
         &self,
-        to: SnapshotId,
-        what: Changes,
-        undo: Option<&Undo>,
+        transit: &Transit<'_>,
         operation: &Running,
     ) -> Result<(SwitchReport, Times), Error> {
+        let Transit { to, what, undo, dry_run } = *transit;
         let started = std::time::Instant::now();
         self.must_be_there()?;
         let from = self.based_on()?;
@@ -263,6 +321,9 @@ impl Worktree {
             return Err(self.in_the_way(&moves));
         }
         let mut report = begun(from, to);
+        if dry_run {
+            return Ok((planned(report, &moves, undo), moves.times));
+        }
         // We read the metadata before the stage changes the root's time.
         let metadata = match what {
             Changes::Respect => Vec::new(),
@@ -292,11 +353,13 @@ impl Worktree {
         let restless = scan.skipped.iter().filter(|it| it.reason == SkipReason::Restless);
         report.skipped = restless.chain(&staged.skipped).cloned().collect();
         let row = WorktreeRow { state: State::Switching, target: Some(to), ..self.row.clone() };
-        // The same forced switch or reset may be called again when it is done. Then it moves
-        // nothing aside, and does not replace the undo data of the first call.
-        let again =
-            interrupted.is_none() && from == to && has_no_changes(&moves) && self.has_undo()?;
-        let moves_aside = what != Changes::Respect && !again;
+        let mut moves_aside = what != Changes::Respect;
+        if moves_aside && interrupted.is_none() && has_no_changes(&moves) {
+            // Work that an earlier switch moved aside is worth more than the way back from a tree
+            // without any. And the same switch may be called again when it is done.
+            report.keeps_earlier = self.has_moved_aside()?;
+            moves_aside = !(report.keeps_earlier || from == to && self.has_undo()?);
+        }
         if moves_aside {
             // We write this before we mark the row. After the mark, changes by hand cannot be told
             // from a switch that is half done.
@@ -477,9 +540,21 @@ fn begun(from: SnapshotId, to: SnapshotId) -> SwitchReport {
         changed: 0,
         removed: 0,
         kept: Vec::new(),
+        keeps_earlier: false,
         skipped: Vec::new(),
         elapsed: Duration::ZERO,
     }
+}
+
+/// What a switch or an undo would report.
+fn planned(mut report: SwitchReport, moves: &Moves, undo: Option<&Undo>) -> SwitchReport {
+    report.changed = (moves.put.len() + moves.mend.len()) as u64;
+    report.removed = moves.remove.len() as u64;
+    report.kept = match undo {
+        Some(undo) => undo.aside.files.iter().map(|path| shown(path)).collect(),
+        None => undo::kept(moves),
+    };
+    report
 }
 
 /// What a switch does with each path. `left_out` as in [`Trees::decide_times`].

@@ -16,3 +16,9 @@ pub(super) struct Case<'a> {
     /// error is not about a worktree, or is about the project.
     pub(super) name: &'a str,
 }
+
+/// The flag that names a worktree for `calve snapshot`, for an argument that names it elsewhere. Both
+/// have a space before them, and may be empty.
+pub(super) fn of_name(name: &str) -> String {
+    if name.is_empty() { String::new() } else { format!(" --of{name}") }
+}

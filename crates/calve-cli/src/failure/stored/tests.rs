@@ -47,8 +47,7 @@ fn every_kind_that_a_store_knows_has_a_way_out() {
         (ErrorKind::Conflict, Operation::Fill, "--from DIR"),
         (ErrorKind::InvalidPattern, Operation::ReadPatterns, "relative path"),
         (ErrorKind::InvalidName, Operation::UseBranch, "--detach"),
-        (ErrorKind::Changed, Operation::SwitchWorktree, "'calve capture w'"),
-        (ErrorKind::Changed, Operation::SwitchWorktree, "'calve switch w --undo'"),
+        (ErrorKind::Changed, Operation::SwitchWorktree, "'calve snapshot --of w'"),
         (ErrorKind::InvalidName, Operation::UseName, "no slash"),
         (
             ErrorKind::Overlap,

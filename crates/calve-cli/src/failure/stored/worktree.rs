@@ -5,7 +5,7 @@ use std::path::Path;
 
 use calve::{ErrorKind, Operation};
 
-use super::case::Case;
+use super::case::{Case, of_name};
 use crate::text::shell_word;
 
 /// What to do about a worktree as such: its name, its folder, its changes.
@@ -32,17 +32,17 @@ pub(super) fn way_out(case: &Case<'_>) -> Option<String> {
         {
             format!(
                 "run 'calve drop{name}' as a user who may read them, or change their mode; 'calve drop --force{name}' \
-                 drops the worktree, and 'calve restore --dropped{name}' brings it back for seven days"
+                 drops the worktree, and 'calve undo{name}' brings it back for seven days"
             )
         }
         ErrorKind::Changed if operation == Operation::DropWorktree => format!(
-            "commit it, or keep it in a snapshot with 'calve capture{name}'; 'calve drop --force{name}' drops the \
-             worktree, and 'calve restore --dropped{name}' brings it back for seven days"
+            "commit it, or keep it in a snapshot with 'calve snapshot{}'; 'calve drop --force{name}' drops the \
+             worktree, and 'calve undo{name}' brings it back for seven days",
+            of_name(name)
         ),
-        ErrorKind::Changed => format!(
-            "'calve capture{name}' keeps the changes in a snapshot; --force overwrites them, and \
-             'calve switch{name} --undo' brings them back"
-        ),
+        ErrorKind::Changed => {
+            format!("'calve snapshot{}' keeps the changes in a snapshot", of_name(name))
+        }
         ErrorKind::CommitsOnlyHere => format!(
             "'git -C {} switch -c BRANCH' keeps them on a branch; 'calve drop --force{name}' keeps them as \
              refs/calve/dropped/NAME in the project",

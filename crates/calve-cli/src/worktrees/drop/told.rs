@@ -89,7 +89,7 @@ fn dropped_notes(worktree: &Worktree, dropped: &DroppedWorktree) -> Vec<String> 
     let until = dropped.can_be_restored_until().map(|until| {
         let word = harmless(&shell_word(Path::new(worktree.name()))).into_owned();
         format!(
-            "the changes of {name} are kept until {}: 'calve restore --dropped {word}' brings it back",
+            "the changes of {name} are kept until {}: 'calve undo {word}' brings it back",
             text::utc(until)
         )
     });

@@ -177,10 +177,10 @@ impl World {
                 Some(3) => {}
                 _ => self.fail(format!("{status:?}")),
             }
-            self.must(&format!("reset {name}"));
+            self.must(&format!("restore {name}"));
             let differ = differences(&tree_of(&root).unwrap(), &wanted);
             if !differ.is_empty() {
-                self.fail(format!("{name}, {state}, was reset and differs: {differ:?}"));
+                self.fail(format!("{name}, {state}, was restored and differs: {differ:?}"));
             }
             self.must(&format!("status {name}"));
             let tried = Tried { snapshot: id, settled: true, fresh: false };
@@ -200,7 +200,7 @@ impl World {
         self.snapshots.insert(id, Kept { tree, may_be_forgotten: false });
         if let Some(name) = self.worktrees.keys().next().cloned() {
             let tree = tree_of(&self.folder().join(&name)).unwrap();
-            let run = self.must(&format!("capture --json {name} -m after"));
+            let run = self.must(&format!("snapshot --json --of {name} -m after"));
             let id = run.json()["snapshot"].as_str().unwrap().to_owned();
             self.worktrees.get_mut(&name).unwrap().snapshot.clone_from(&id);
             self.snapshots.insert(id, Kept { tree, may_be_forgotten: false });

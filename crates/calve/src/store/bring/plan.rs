@@ -30,7 +30,7 @@ pub(crate) enum Changes {
     Respect,
     /// They stay, but those in the way are moved aside.
     MoveAside,
-    /// All of them are moved aside.
+    /// All of them are moved aside, so that the tree equals the target.
     Reset,
 }
 
@@ -325,13 +325,17 @@ impl Trees<'_> {
             };
             wanted.insert(delta.path, differs);
         }
+        // An undo of a switch must know what the tree had at a path, even if the target has the same
+        // there. A reset to the base snapshot replaces nothing by the same.
+        let notes_all = what == Changes::MoveAside
+            || what == Changes::Reset && (root_differs || !wanted.is_empty());
         let is_below = |path: &PathBuf| !path.as_os_str().is_empty();
         let explained = explained.into_iter().filter(is_below);
         wanted.extend(explained.map(|path| (path, true)));
         let root = Path::new("");
         if moves.by_hand.contains(root)
             && (root_differs || what == Changes::Reset)
-            && (what == Changes::MoveAside || !self.is_done(Some(ROOT), Some(ROOT)))
+            && (notes_all || !self.is_done(Some(ROOT), Some(ROOT)))
         {
             moves.conflicts.insert(root.to_owned());
         }
@@ -356,9 +360,8 @@ impl Trees<'_> {
                 // The snapshots agree on this path, so changes by hand stay.
                 continue;
             }
-            // A path that already is as the target has it is not a conflict. But before the switch
-            // it was so, too, and with `MoveAside` the undo must know that.
-            if changed && (what == Changes::MoveAside || !self.is_done(now, target)) {
+            // A path that already is as the target has it is not a conflict.
+            if changed && (notes_all || !self.is_done(now, target)) {
                 moves.conflicts.insert(path.clone());
             }
             self.way_is_clear(path, target, &mut moves);

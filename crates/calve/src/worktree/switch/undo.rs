@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{self, AtFlags, Mode, Timespec, Timestamps};
 use rustix::io::Errno;
 
-use super::SwitchReport;
+use super::{SwitchReport, Transit};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::NEW_FILE_FLAGS;
 use crate::reflink::meta::{self, Meta};
@@ -41,10 +41,19 @@ impl Worktree {
     /// [`Worktree::switch`]. [`ErrorKind::SnapshotNotFound`] if there is nothing to take back.
     pub fn undo(&self, options: &StoreOptions) -> Result<SwitchReport, Error> {
         let operation = options.operation();
-        self.alone(&operation, |this| this.undo_alone(&operation))
+        self.alone(&operation, |this| this.undo_alone(false, &operation))
     }
 
-    fn undo_alone(&self, operation: &Running) -> Result<SwitchReport, Error> {
+    /// What [`Worktree::undo`] would do. Changes nothing.
+    ///
+    /// # Errors
+    /// The same as for [`Worktree::undo`].
+    pub fn would_undo(&self, options: &StoreOptions) -> Result<SwitchReport, Error> {
+        let operation = options.operation();
+        self.alone(&operation, |this| this.undo_alone(true, &operation))
+    }
+
+    fn undo_alone(&self, dry_run: bool, operation: &Running) -> Result<SwitchReport, Error> {
         self.must_be_there()?;
         let Some((record, noted)) = self.record()? else {
             let cause = io::Error::new(io::ErrorKind::NotFound, "there is nothing to undo");
@@ -63,8 +72,12 @@ impl Worktree {
         self.must_not_be_gits(&record, &aside)?;
         let undo = Undo { record, noted, aside };
         let record = &undo.record;
-        let (mut report, times) =
-            self.transit(record.from, Changes::Respect, Some(&undo), operation)?;
+        let (to, what) = (record.from, Changes::Respect);
+        let transit = Transit { to, what, undo: Some(&undo), dry_run };
+        let (mut report, times) = self.transit(&transit, operation)?;
+        if dry_run {
+            return Ok(report);
+        }
         let root = open_dir(&self.path)?;
         let back = || -> io::Result<Vec<PathBuf>> {
             let mut back = Vec::new();
@@ -379,12 +392,17 @@ impl Worktree {
             };
             moved().context(Operation::MoveAside, || self.path.join(path))?;
         }
-        let mended = moves.mend.keys().filter(|path| moves.by_hand.contains(*path));
-        let mut kept: Vec<PathBuf> =
-            moves.conflicts.iter().chain(mended).map(|path| shown(path)).collect();
-        kept.sort();
-        Ok(kept)
+        Ok(kept(moves))
     }
+}
+
+/// The paths whose changes by hand a switch moves aside or notes.
+pub(super) fn kept(moves: &Moves) -> Vec<PathBuf> {
+    let mended = moves.mend.keys().filter(|path| moves.by_hand.contains(*path));
+    let mut kept: Vec<PathBuf> =
+        moves.conflicts.iter().chain(mended).map(|path| shown(path)).collect();
+    kept.sort();
+    kept
 }
 
 /// Renames the undo data, if there is any, to the name of a leftover. Returns that name.

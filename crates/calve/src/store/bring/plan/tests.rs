@@ -94,6 +94,13 @@ fn a_plan_puts_what_differs_and_names_what_was_changed_by_hand_and_is_in_the_way
         ("", "f:b", "", None, Respect, ""),
         ("", "f:b", "", None, Reset, "-f !f"),
         ("", "f:b", "f:a", None, Respect, "+f !f"),
+        // A reset to another snapshot leaves nothing that the target does not have, and an undo of
+        // it knows what was there.
+        ("f:a", "f:b", "f:c", None, Reset, "+f !f"),
+        ("f:a", "f:b", "f:b", None, Reset, "+f !f"),
+        ("f:a", "f:a g:b", "f:c", None, Reset, "-g +f !g"),
+        ("f:a g:a", "f:b g:a", "f:a g:b", None, Reset, "+f +g !f"),
+        ("f:a g:a", "f:A g:a", "f:a g:b", None, Reset, "+g ~f"),
         // An owner or a mode was changed by hand.
         ("f:a", "f:A", "f:a", None, Respect, ""),
         ("f:a", "f:A", "f:b", None, Respect, "+f !f"),
