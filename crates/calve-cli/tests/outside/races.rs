@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
@@ -412,6 +413,42 @@ fn a_worktree_that_another_process_is_starting_is_dropped_when_it_is_started() {
     ends(&project, "drop w");
     assert_eq!(ends(&project, "list").stdout, "");
     assert_eq!(ends(&project, "store verify -q").code, Some(0));
+}
+
+/// A process that is stopped, or waits for a disk, may have the database for good.
+#[test]
+fn a_wait_for_the_database_ends_when_it_is_told_to_and_says_who_has_it() {
+    const HOLDER: &str = "
+import sqlite3, sys
+store = sqlite3.connect('.calve/index.db', isolation_level=None)
+store.execute('BEGIN IMMEDIATE')
+print('held', flush=True)
+sys.stdin.read()
+";
+    let scratch = scratch();
+    fs::write(scratch.path().join("file"), "content").unwrap();
+    assert_eq!(ends(scratch.path(), "init -q").code, Some(0));
+    let mut holder = program("python3", scratch.path());
+    holder.args(["-c", HOLDER]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let Ok(mut holder) = holder.spawn() else {
+        return not_run("a database that somebody has", "needs python3");
+    };
+    let mut said = String::new();
+    BufReader::new(holder.stdout.take().unwrap()).read_line(&mut said).unwrap();
+    assert_eq!(said, "held\n");
+    for signal in ["INT", "TERM"] {
+        // Its own output is that of the command.
+        let mut told = program("timeout", scratch.path());
+        told.args(["--signal", signal, "4", env!("CARGO_BIN_EXE_calve"), "start", "-q", "w"]);
+        let told = told.output().unwrap();
+        let stderr = String::from_utf8_lossy(&told.stderr);
+        let who = format!("process {} (python3", holder.id());
+        assert!(stderr.contains(&who), "{signal}: {told:?}");
+    }
+    drop(holder.stdin.take());
+    holder.wait().unwrap();
+    assert_eq!(names(scratch.path()), [".calve", "file"]);
+    assert_eq!(ends(scratch.path(), "start -q w").code, Some(0));
 }
 
 /// Each of two branches at one commit is merged because of the other.

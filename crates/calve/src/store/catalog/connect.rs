@@ -6,12 +6,29 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags};
 
 use super::super::files::may_write;
+use super::super::stopping::{STOPPED_MOST, is_stopping};
 use crate::error::{Error, ErrorKind, Operation};
 use crate::reflink::filesystem::Filesystem;
 
-/// How long a connection waits for the write lock. No process holds the lock for long, but a slow
-/// disk under many writers may take its time.
-const BUSY: Duration = Duration::from_secs(300);
+/// How long a connection waits for the write lock, in pauses. No process holds the lock for long,
+/// but a slow disk under many writers may take its time: five minutes.
+const BUSY_MOST: i32 = 3000;
+
+/// Waits for the write lock of another process. Returns whether to try again.
+fn waits(tries: i32) -> bool {
+    let pause = Duration::from_millis(match tries {
+        0..2 => 1,
+        2..12 => 10,
+        12..30 => 25,
+        _ => 100,
+    });
+    let waited = pause * tries.unsigned_abs();
+    if tries > BUSY_MOST || is_stopping() && waited > STOPPED_MOST {
+        return false;
+    }
+    std::thread::sleep(pause);
+    true
+}
 
 /// SQLite makes two files beside the database. On a full XFS a file that was removed leaves its
 /// place to a new one only after a moment. So if SQLite cannot open its files, we try again after
@@ -48,7 +65,7 @@ pub(super) fn connect(path: &Path, flags: OpenFlags, with: With) -> Result<Conne
             connection.pragma_update(None, "journal_mode", journal)?;
             connection.pragma_query_value(None, "user_version", |_| Ok(()))?;
         }
-        connection.busy_timeout(BUSY)?;
+        connection.busy_handler(Some(waits))?;
         // If the database is in this mode already, this takes no lock.
         connection.pragma_update(None, "journal_mode", journal)?;
         connection.set_prepared_statement_cache_capacity(32);
@@ -123,11 +140,15 @@ pub(super) fn failed(operation: Operation, path: &Path, error: rusqlite::Error) 
     if extended == Some(rusqlite::ffi::SQLITE_IOERR_SHMSIZE) {
         return Error::io(operation, path, rustix::io::Errno::NOSPC);
     }
+    if let Some(Code::DatabaseBusy | Code::DatabaseLocked) = code {
+        let by = writer_of(path).map(|by| format!(": {by} writes to it")).unwrap_or_default();
+        let cause = std::io::Error::other(format!("{error}{by}"));
+        return Error::new(ErrorKind::Busy, operation, path, cause);
+    }
     let kind = match code {
         None if matches!(error, rusqlite::Error::FromSqlConversionFailure(..)) => {
             ErrorKind::Damaged
         }
-        Some(Code::DatabaseBusy | Code::DatabaseLocked) => ErrorKind::Busy,
         Some(Code::DiskFull) => ErrorKind::StorageFull,
         Some(Code::ReadOnly) => ErrorKind::ReadOnly,
         Some(Code::PermissionDenied) => ErrorKind::PermissionDenied,
@@ -135,4 +156,33 @@ pub(super) fn failed(operation: Operation, path: &Path, error: rusqlite::Error) 
         _ => ErrorKind::Io,
     };
     Error::new(kind, operation, path, std::io::Error::other(error))
+}
+
+/// The process that has the write lock of the database, as `process 4711 (calve)`. `None` if the
+/// system does not say: only Linux does, of processes that this one may see (`proc_locks(5)`).
+fn writer_of(path: &Path) -> Option<String> {
+    use std::os::unix::fs::MetadataExt as _;
+    // The locks of the log are in the file for sharing (<https://sqlite.org/walformat.html>). The
+    // fields of a line: number, POSIX, ADVISORY, WRITE, process, device:inode, range. The device is
+    // that of the superblock, which on btrfs no file has, so the process's own files decide.
+    let mut shared = path.as_os_str().to_owned();
+    shared.push("-shm");
+    let files = [path.as_os_str(), &shared].into_iter().flat_map(std::fs::metadata);
+    let files: Vec<(u64, u64)> = files.map(|found| (found.dev(), found.ino())).collect();
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    locks.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        let [_, "POSIX", _, "WRITE", pid, place, ..] = fields[..] else { return None };
+        let inode: u64 = place.rsplit(':').next()?.parse().ok()?;
+        if pid == std::process::id().to_string() || files.iter().all(|file| file.1 != inode) {
+            return None;
+        }
+        let mut open = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten();
+        let is_it = |found: std::fs::Metadata| files.contains(&(found.dev(), found.ino()));
+        if !open.any(|entry| std::fs::metadata(entry.path()).is_ok_and(is_it)) {
+            return None;
+        }
+        let command = std::fs::read(format!("/proc/{pid}/comm")).ok()?;
+        Some(format!("process {pid} ({})", String::from_utf8_lossy(command.trim_ascii_end())))
+    })
 }
