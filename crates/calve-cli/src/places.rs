@@ -74,6 +74,13 @@ pub(crate) fn repository_around(current: &Path) -> Option<PathBuf> {
     current.ancestors().find(|above| is_there(&git_of(above))).map(Path::to_owned)
 }
 
+/// The root of the git repository that contains `current`, if a start may make a store there: it has
+/// a repository of its own, and is neither a linked worktree nor a submodule.
+pub(crate) fn without_store(current: &Path) -> Option<PathBuf> {
+    let root = repository_around(current)?;
+    git_of(&root).join("HEAD").is_file().then_some(root)
+}
+
 /// The root of the git repository that contains `current`, if it is below `root` and another one
 /// than that of `root`. Submodules and linked worktrees belong to the repository of `root`.
 fn other_repository(current: &Path, root: &Path) -> Option<PathBuf> {

@@ -88,14 +88,37 @@ impl Session<'_> {
         Ok(place.store)
     }
 
-    /// The store of which a start makes worktrees.
+    /// The store of which a start makes worktrees. If the root of a git repository has none, calve
+    /// makes one there.
     pub(crate) fn store_to_start_from(&self) -> Result<Store, Failure> {
         if self.common.store().is_none() {
-            let place = Store::discover(self.current()).map_err(|error| store_failure(&error))?;
+            let place = match Store::discover(self.current()) {
+                // A mark or a pointer that leads nowhere has a story of its own.
+                Err(error)
+                    if error.kind() == ErrorKind::StoreNotFound && error.other_path().is_none() =>
+                {
+                    match places::without_store(&self.current()) {
+                        Some(root) => return self.new_store(&root),
+                        None => return Err(store_failure(&error)),
+                    }
+                }
+                place => place.map_err(|error| store_failure(&error))?,
+            };
             let store = place.store.path();
             places::must_not_be_in_another_repository(&self.current(), store, &place.root)?;
         }
         self.store()
+    }
+
+    fn new_store(&self, root: &Path) -> Result<Store, Failure> {
+        places::must_be_meant(root)?;
+        let made = match Store::init(root) {
+            // Another start was faster.
+            Err(error) if error.kind() == ErrorKind::StoreExists => return self.store(),
+            made => made.map_err(|error| store_failure(&error))?,
+        };
+        self.output.summary(format_args!("made a store for {}", crate::text::shown(root)));
+        Ok(made)
     }
 
     /// Finds a worktree that was moved. calve knows its new path as soon as any command runs in it.

@@ -59,8 +59,8 @@ pub use scope::ChangeScope;
 #[cfg(feature = "remote")]
 pub use start::{CheckoutOptions, CheckoutReport};
 pub use start::{
-    GitMode, GitOutcome, LinkedWorktree, NoRepository, PathMode, StartBranch, StartOptions,
-    StartReport, StartedWorktree,
+    FoundBranch, GitMode, GitOutcome, LinkedWorktree, NoRepository, PathMode, StartBranch,
+    StartOptions, StartReport, StartedWorktree,
 };
 pub use switch::{SwitchOptions, SwitchReport};
 

@@ -15,6 +15,13 @@ pub(crate) const START_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve start fix-1 fix-2
       Two worktrees of the project as it is now, with dependencies and
       uncommitted work.
+  calve start feat/x
+      The branch feat/x in the folder feat-x. If there is such a branch, here or
+      at a remote, the worktree is at its commit; otherwise it is a new one.
+  calve start pr/12
+      A pull request that git fetches from the remote; mr/12 for GitLab.
+  calve start -x 'npm test' try
+      Also runs a command in the new worktree, and prints its exit status.
   calve start -n 8 --prefix agent
       Eight worktrees, agent-1 … agent-8.
   calve start --from ready --at /mnt/xfs/jobs job-7
@@ -121,7 +128,7 @@ const PREFIX: &str = "worktree";
 /// The arguments of `calve start`.
 #[derive(Debug, Default, Args)]
 pub(crate) struct StartArgs {
-    /// Names of the worktrees; their folders get the same names
+    /// New names, or a branch to work on, or pr/N; the folder of feat/x is feat-x
     #[arg(value_name = "NAME", required_unless_present = "count", conflicts_with = "count",
         value_parser = NonEmptyStringValueParser::new())]
     names: Vec<String>,
@@ -167,6 +174,10 @@ pub(crate) struct StartArgs {
     #[arg(long, value_name = "COMMIT", conflicts_with = "from",
         value_parser = NonEmptyStringValueParser::new())]
     pub(crate) base: Option<String>,
+
+    /// Run CMD with sh in each new worktree, and print its exit status
+    #[arg(short = 'x', long, value_name = "CMD", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) execute: Option<String>,
 
     /// Do not run the command of git's setting calve.afterStart
     #[arg(long)]
@@ -214,6 +225,14 @@ impl StartArgs {
     /// or at the project's.
     pub(crate) fn on_branch(branch: Option<String>, base: Option<String>) -> Self {
         Self { branch, base, ..Self::default() }
+    }
+
+    /// Whether flags say what the worktrees start from, or on which branches, so that the names
+    /// are no more than names.
+    pub(crate) fn says_what_to_start(&self) -> bool {
+        let has_no_branch = matches!(self.git.mode, Some(GitWord::Copy | GitWord::None));
+        let says_branch = self.branch.is_some() || self.detach || has_no_branch;
+        says_branch || self.base.is_some() || self.from.is_some() || self.count.is_some()
     }
 
     /// The HEAD of linked worktrees.

@@ -302,7 +302,7 @@ fn make_again(worktree: &Worktree, git: GitMode, session: Session<'_>) -> Result
     }
     let output = session.output;
     let told = if output.json {
-        output.document(&StartedDocument::new(&restored, None))
+        output.document(&StartedDocument::new(&restored, [None; 2]))
     } else {
         output.results(&output.path_lines([worktree.path()]))
     };

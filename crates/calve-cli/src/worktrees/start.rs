@@ -21,22 +21,25 @@ mod failure;
 mod price;
 pub(super) mod tell;
 mod wanted;
+mod words;
 
 use document::StartDocument;
 use failure::start_failure;
 use tell::{tell_git, tell_paths, tell_trees};
 use wanted::{Basis, Wanted};
+use words::Asked;
 
 pub(crate) fn run(
     args: &StartArgs,
-    names: &[String],
+    words: &[String],
     session: Session<'_>,
 ) -> Result<Exit, Failure> {
     let store = &session.store_to_start_from()?;
     let project = &store.project().map_err(|error| store_failure(&error))?;
     #[cfg(target_os = "linux")]
     crate::volume::store::must_have_room(store.path(), session.output)?;
-    let wanted = Wanted { args, names, store, project, session };
+    let asked = &Asked::of(args, words, store, project)?;
+    let wanted = Wanted { args, asked, store, project, session };
     let basis = wanted.basis()?;
     let options = wanted.options(&basis);
     let price = match args.reflink {
@@ -44,7 +47,7 @@ pub(crate) fn run(
         StartReflink::Always => None,
     };
     let report = session
-        .work(wanted.total(&basis), |common| store.start(names, &options, common))
+        .work(wanted.total(&basis), |common| store.start(&asked.names, &options, common))
         .map_err(|error| start_failure(&error, &wanted))?;
     Made { wanted, basis, report }.finish(price)
 }
@@ -67,7 +70,8 @@ impl Made<'_> {
         let mut exit = self.tell_files(&trees).and(self.tell_rest(&trees));
         let (after, ran) = self.run_after();
         exit = exit.and(ran);
-        if after.iter().any(|code| *code != Some(0)) {
+        let given = self.run_given();
+        if after.iter().chain(&given).any(|code| *code != Some(0)) {
             exit = match session.signals.cancel().is_cancelled() {
                 true => session.signals.exit(),
                 false => Exit::Findings,
@@ -77,7 +81,7 @@ impl Made<'_> {
             refill_behind(store);
         }
         let told = if output.json {
-            output.document(&StartDocument::new(report, &after, price))
+            output.document(&StartDocument::new(report, &after, &given, price))
         } else {
             output.results(&output.path_lines(trees.iter().map(|tree| tree.path.as_path())))
         };
@@ -96,14 +100,14 @@ impl Made<'_> {
 
     /// Prints what calve read and wrote.
     fn tell_files(&self, trees: &[DestinationReport]) -> Exit {
-        let Wanted { args, session, store, project, .. } = self.wanted;
+        let Wanted { asked, session, store, project, .. } = self.wanted;
         let (output, report) = (session.output, &self.report);
         let mut exit = Exit::Done;
         if let Some(snapshot) = &report.taken {
             exit = tell_skipped(&snapshot.skipped, session);
             output.summary(taken(snapshot, project, store.path(), output));
         }
-        if let (Some(base), Some(written)) = (&args.base, report.written_files) {
+        if let (Some(base), Some(written)) = (asked.base_in_words(), report.written_files) {
             output.summary(format!(
                 "git wrote {} of {}; all other files are the project's",
                 counted(written, "file"),
@@ -130,7 +134,7 @@ impl Made<'_> {
     fn tell_rest(&self, trees: &[DestinationReport]) -> Exit {
         let Wanted { args, session, project, .. } = self.wanted;
         let (output, report) = (session.output, &self.report);
-        let mut exit = tell_git(&report.worktrees, session);
+        let mut exit = tell_git(&report.worktrees, session).and(self.set_upstream());
         tell_paths(&report.worktrees, project, session);
         let first = trees.first().filter(|_| args.at.is_none());
         if let Some(remark) = first.and_then(|tree| places::inside_project(&tree.path, project)) {
@@ -152,6 +156,44 @@ impl Made<'_> {
         exit
     }
 
+    /// Lets the new branch of a remote's branch follow that one.
+    fn set_upstream(&self) -> Exit {
+        let Wanted { asked, session, store, .. } = self.wanted;
+        let (Some(upstream), [branch]) = (&asked.upstream, &*asked.branches) else {
+            return Exit::Done;
+        };
+        match store.set_upstream(branch, upstream) {
+            Ok(()) => {
+                let (branch, upstream) = (harmless(branch), harmless(upstream));
+                session.output.summary(format_args!("the branch {branch} follows {upstream}"));
+                Exit::Done
+            }
+            Err(error) => {
+                let failure = store_failure(&error);
+                session.output.warning(format_args!(
+                    "the branch {} has no upstream: {}",
+                    harmless(branch),
+                    failure.message()
+                ));
+                Exit::Findings
+            }
+        }
+    }
+
+    /// Runs the command of `-x` in each worktree. Returns its exit codes.
+    fn run_given(&self) -> Vec<Option<i32>> {
+        let Wanted { args, session, project, .. } = self.wanted;
+        let Some(command) = &args.execute else { return Vec::new() };
+        let codes = after::run(command, "-x", project, &self.report, session);
+        for (started, code) in self.report.worktrees.iter().zip(&codes) {
+            if let Some(code) = code {
+                let name = harmless(&started.name);
+                session.output.summary(format_args!("{name}: -x ended with exit status {code}"));
+            }
+        }
+        codes
+    }
+
     /// Runs the user's command in each worktree, if there is one. Returns its exit codes.
     fn run_after(&self) -> (Vec<Option<i32>>, Exit) {
         let Wanted { args, session, project, .. } = self.wanted;
@@ -160,7 +202,9 @@ impl Made<'_> {
         }
         match after::command(project) {
             Ok(None) => (Vec::new(), Exit::Done),
-            Ok(Some(command)) => (after::run(&command, project, &self.report, session), Exit::Done),
+            Ok(Some(command)) => {
+                (after::run(&command, after::KEY, project, &self.report, session), Exit::Done)
+            }
             Err(why) => {
                 session.output.warning(format_args!(
                     "no command ran in the new worktrees, because git cannot say whether calve.afterStart is set: {}",

@@ -100,14 +100,14 @@ fn what_is_advised_works_where_it_is_advised() {
         (
             "git branch old; git commit -q --allow-empty -m 2",
             "app",
-            "start old",
-            &["calve start --base old old"],
+            "start old other",
+            &["calve start old"],
         ),
         (
             "git branch old; git commit -q --allow-empty -m 2",
             "app",
-            "start old",
-            &["calve start -b old-2 old"],
+            "start -b old w",
+            &["calve start -b old-2 w"],
         ),
         (
             "git branch old; git commit -q --allow-empty -m 2",

@@ -16,6 +16,8 @@ mod hooks;
 mod imports;
 #[cfg(unix)]
 mod lost;
+#[cfg(unix)]
+mod newcomer;
 mod pages;
 #[cfg(unix)]
 mod places;

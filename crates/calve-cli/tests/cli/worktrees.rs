@@ -100,7 +100,7 @@ fn the_document_of_a_start_is_that_of_clone_for_each_worktree() {
 fn of_several_names_all_start_or_none() {
     let (_scratch, project) = with_project();
     done(&project, "start one");
-    for words in ["start two one", "start two two", "start two a/b", "start two --from none"] {
+    for words in ["start two one", "start two two", "start two ../b", "start two --from none"] {
         assert_eq!(calve(&project, words).code, Some(1), "{words}");
         assert!(!worktrees_of(&project).join("two").try_exists().unwrap(), "{words}");
         assert_eq!(done(&project, "list").lines().count(), 1, "{words}");

@@ -33,6 +33,7 @@ use crate::tree::staging::stage_name;
 
 mod arrive;
 mod base;
+mod branches;
 #[cfg(feature = "remote")]
 mod checkout;
 mod dress;
@@ -43,6 +44,7 @@ mod links;
 mod loose;
 mod plan;
 
+pub use branches::FoundBranch;
 #[cfg(feature = "remote")]
 pub use checkout::{CheckoutOptions, CheckoutReport};
 use dress::{Dressed, Dressing, Origin};

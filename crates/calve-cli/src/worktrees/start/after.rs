@@ -19,7 +19,7 @@ use crate::session::Session;
 use crate::text::shown;
 
 /// The setting.
-const KEY: &str = "calve.afterStart";
+pub(super) const KEY: &str = "calve.afterStart";
 
 /// The command for new worktrees of a project. `None`: there is none, or git is not installed.
 ///
@@ -53,17 +53,18 @@ pub(crate) fn command(project: &Path) -> Result<Option<String>, String> {
     Ok((!text.trim().is_empty()).then(|| text.to_owned()))
 }
 
-fn without_another_repository(mut command: Command) -> Command {
+pub(super) fn without_another_repository(mut command: Command) -> Command {
     for name in calve::GIT_VARIABLES {
         command.env_remove(name);
     }
     command
 }
 
-/// Runs the command in one worktree after the other. Returns the exit code of each: 128 + N if
+/// Runs the command of `of` in one worktree after the other. Returns the exit code of each: 128 + N if
 /// signal N ended it, 127 if it could not be run; `None` if calve was stopped before.
 pub(crate) fn run(
     command: &str,
+    of: &str,
     project: &Path,
     report: &StartReport,
     session: Session<'_>,
@@ -80,7 +81,7 @@ pub(crate) fn run(
             Err(error) => (127, error.to_string()),
         };
         session.output.warning(format_args!(
-            "{}: the command of {KEY} failed ({why}); the worktree stays, and the command can be run again in it",
+            "{}: the command of {of} failed ({why}); the worktree stays, and the command can be run again in it",
             shown(path)
         ));
         Some(code)

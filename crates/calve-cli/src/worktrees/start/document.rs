@@ -36,11 +36,13 @@ pub(crate) struct StartedDocument<'a> {
     commit: Option<&'a str>,
     repository: Option<DestinationDocument>,
     after_start: Option<i32>,
+    execute: Option<i32>,
     mentions: Vec<MentionDocument>,
 }
 
 impl<'a> StartedDocument<'a> {
-    pub(crate) fn new(started: &'a StartedWorktree, after_start: Option<i32>) -> Self {
+    pub(crate) fn new(started: &'a StartedWorktree, codes: [Option<i32>; 2]) -> Self {
+        let [after_start, execute] = codes;
         let (git, no_git_because, repository) = match &started.git {
             GitOutcome::Linked(_) => ("linked", None, None),
             GitOutcome::Copied(report) => ("copy", None, Some(DestinationDocument::new(report))),
@@ -62,6 +64,7 @@ impl<'a> StartedDocument<'a> {
             commit,
             repository,
             after_start,
+            execute,
             mentions: MentionDocument::all(&started.mentions),
         }
     }
@@ -79,15 +82,16 @@ fn no_git_because(why: NoRepository) -> &'static str {
 }
 
 impl<'a> StartDocument<'a> {
-    /// `after` has the exit codes of the command that ran in each worktree, if there is such a
-    /// command.
+    /// `after` has the exit codes of the command of git's setting in each worktree, if there is such
+    /// a command, and `given` those of the command of `-x`.
     pub(super) fn new(
         report: &'a StartReport,
         after: &[Option<i32>],
+        given: &[Option<i32>],
         price: Option<CopyCost>,
     ) -> Self {
-        let codes = after.iter().copied().chain(std::iter::repeat(None));
-        let documents = report.worktrees.iter().zip(codes);
+        let code = |codes: &[Option<i32>], at: usize| codes.get(at).copied().flatten();
+        let documents = report.worktrees.iter().enumerate();
         let first = report.worktrees.first();
         Self {
             snapshot: report.snapshot.map(|id| id.to_string()),
@@ -97,7 +101,9 @@ impl<'a> StartDocument<'a> {
             registered: report.registered,
             written_files: report.written_files,
             expected_copies: price.map(CostDocument::new),
-            worktrees: documents.map(|(it, code)| StartedDocument::new(it, code)).collect(),
+            worktrees: documents
+                .map(|(at, it)| StartedDocument::new(it, [code(after, at), code(given, at)]))
+                .collect(),
             elapsed_seconds: report.elapsed.as_secs_f64(),
         }
     }

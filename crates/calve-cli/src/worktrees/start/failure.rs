@@ -24,8 +24,14 @@ pub(super) fn start_failure(error: &calve::Error, wanted: &Wanted<'_>) -> Failur
                  'calve start --at {folder} {name}' puts it into that folder"
             )
         }
+        (ErrorKind::WorktreeExists | ErrorKind::DestinationExists, _, Some(name))
+            if !path.join(".git").is_file()
+                && name.to_str().is_some_and(|it| wanted.asked.other_branch(it).is_some()) =>
+        {
+            other_folder(&name.to_string_lossy(), error.other_path().unwrap_or(path), wanted)
+        }
         (ErrorKind::BranchExists, ..) => {
-            let hint = taken_branch(error, wanted.args, wanted.names);
+            let hint = taken_branch(error, wanted.args, &wanted.asked.names);
             match error.other_path().filter(|tree| is_of_nobody(tree, wanted.store)) {
                 Some(tree) => format!(
                     "{hint}; 'git worktree remove {}' removes the other one",
@@ -49,6 +55,22 @@ pub(super) fn start_failure(error: &calve::Error, wanted: &Wanted<'_>) -> Failur
         _ => return failure,
     };
     Failure { hint: Some(hint), ..failure }
+}
+
+/// How to start a worktree whose folder's name was made from its branch and is taken.
+fn other_folder(name: &str, path: &Path, wanted: &Wanted<'_>) -> String {
+    let word = |text: &str| shell_word(Path::new(text));
+    let is_taken = |name: &String| {
+        wanted.store.worktree(name).is_ok() || path.with_file_name(name).symlink_metadata().is_ok()
+    };
+    let free = (2..).map(|number| format!("{name}-{number}")).find(|name| !is_taken(name));
+    let base = wanted.asked.base_in_words().map(|base| format!(" --base {}", word(base)));
+    format!(
+        "'calve start{} -b {} {}' puts it into another folder",
+        base.unwrap_or_default(),
+        word(wanted.asked.other_branch(name).unwrap_or(name)),
+        word(&free.unwrap_or_default())
+    )
 }
 
 /// Whether a working tree is neither the project nor a worktree that the store knows.

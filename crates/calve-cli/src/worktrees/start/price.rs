@@ -10,7 +10,7 @@ impl Wanted<'_> {
     /// size of the last snapshot. Without one, the store takes a copy, too.
     pub(super) fn price(&self, known: Option<CopyCost>) -> Option<CopyCost> {
         let (project, store) = (self.project, self.store.path());
-        let times = self.names.len() as u64;
+        let times = self.asked.names.len() as u64;
         // The default folder is on the store's filesystem.
         let at = self.args.at.as_deref();
         let folder = at.map_or_else(|| store.to_owned(), |at| self.session.common.resolve(at));

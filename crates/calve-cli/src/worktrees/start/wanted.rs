@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use calve::{CopyCost, PathMode, Reflink, Snapshot, SnapshotId, StartOptions, Store};
+use calve::{CopyCost, PathMode, Reflink, Snapshot, SnapshotId, StartBranch, StartOptions, Store};
 
+use super::words::Asked;
 use crate::args::StartArgs;
 use crate::choices::StartReflink;
 use crate::failure::Failure;
@@ -22,7 +23,7 @@ const BYTES_READ_PER_CLONE: u64 = 4096;
 /// What the user wants to start, and from where.
 pub(super) struct Wanted<'a> {
     pub(super) args: &'a StartArgs,
-    pub(super) names: &'a [String],
+    pub(super) asked: &'a Asked,
     pub(super) store: &'a Store,
     pub(super) project: &'a Path,
     pub(super) session: Session<'a>,
@@ -71,7 +72,7 @@ impl Wanted<'_> {
             // knows how much other work there is.
             return Total::Unknown;
         }
-        let times = self.names.len() as u64;
+        let times = self.asked.names.len() as u64;
         match &basis.snapshot {
             Some(snapshot) if basis.from.is_some() => {
                 Total::Files(snapshot.files.saturating_mul(times))
@@ -84,14 +85,18 @@ impl Wanted<'_> {
 
     pub(super) fn options(&self, basis: &Basis) -> StartOptions {
         let args = self.args;
-        let mut options = StartOptions::new().git(args.git.mode()).branch(args.start_branch());
+        let branch = match args.start_branch() {
+            StartBranch::OfItsName => StartBranch::Each(self.asked.branches.clone()),
+            branch => branch,
+        };
+        let mut options = StartOptions::new().git(args.git.mode()).branch(branch);
         if let Some(id) = basis.from {
             options = options.from(id);
         }
         if let Some(at) = &args.at {
             options = options.at(self.session.common.resolve(at));
         }
-        if let Some(base) = &args.base {
+        if let Some(base) = &self.asked.base {
             options = options.base(base.as_str());
         }
         if args.keep_paths {

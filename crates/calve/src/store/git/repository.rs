@@ -299,6 +299,38 @@ impl Repository {
             .collect())
     }
 
+    /// The references at remotes that hold a branch of this name, by what was fetched last.
+    ///
+    /// # Errors
+    /// git could not be asked.
+    pub(crate) fn remote_branches(&self, name: &str) -> Result<Vec<String>, Failure> {
+        let asked = self.git().args(["for-each-ref", "--format=%(refname)"]);
+        let output = asked.arg(format!("refs/remotes/*/{name}")).run()?;
+        let found = String::from_utf8_lossy(&output.bytes).into_owned();
+        // The name itself may have characters of a pattern.
+        let is_it = |reference: &&str| {
+            let below = reference.strip_prefix("refs/remotes/").and_then(|it| it.split_once('/'));
+            below.is_some_and(|(_, branch)| branch == name)
+        };
+        let found: Vec<String> = found.lines().filter(is_it).map(str::to_owned).collect();
+        if found.len() < 2 {
+            return Ok(found);
+        }
+        let default = self.git().args(["config", "--get", "checkout.defaultRemote"]);
+        let default = line(&default.may_end_with(1).run()?.bytes);
+        let preferred = format!("refs/remotes/{default}/{name}");
+        Ok(if found.contains(&preferred) { vec![preferred] } else { found })
+    }
+
+    /// Gives a branch an upstream.
+    ///
+    /// # Errors
+    /// git refused, or could not be asked.
+    pub(crate) fn set_upstream(&self, branch: &str, upstream: &str) -> Result<(), Failure> {
+        let upstream = format!("--set-upstream-to={upstream}");
+        self.git().args(["branch", "-q", &upstream, branch]).run().map(drop)
+    }
+
     /// Makes a branch for the worktree with this token.
     ///
     /// # Errors

@@ -109,7 +109,8 @@ impl GitPlan {
             }
             return Ok((Self::of(mode, store)?, None));
         }
-        let is_told = *onto != StartBranch::OfItsName || base.is_some();
+        let is_told =
+            matches!(onto, StartBranch::Named(_) | StartBranch::Detached) || base.is_some();
         match Links::plan(&project, names, onto, base)? {
             Ok(links) => Ok((Self::Link(links), None)),
             Err(why) if mode == GitMode::Linked || is_told => {

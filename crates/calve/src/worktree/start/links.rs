@@ -35,6 +35,8 @@ pub enum StartBranch {
     OfItsName,
     /// This branch.
     Named(String),
+    /// For each worktree the branch at its place in this list. Without a repository, none.
+    Each(Vec<String>),
     /// The commit of the project's `HEAD`, and no branch.
     Detached,
 }
@@ -153,12 +155,13 @@ impl Links {
         let wanted: Vec<&str> = match onto {
             StartBranch::OfItsName => names.to_vec(),
             StartBranch::Named(branch) => vec![branch],
+            StartBranch::Each(branches) => branches.iter().map(String::as_str).collect(),
             StartBranch::Detached => Vec::new(),
         };
-        if matches!(onto, StartBranch::Named(_)) && names.len() != 1 {
+        if !wanted.is_empty() && wanted.len() != names.len() {
             let cause = io::Error::new(
                 io::ErrorKind::InvalidInput,
-                "only one worktree can have a branch checked out",
+                "each worktree needs a branch of its own",
             );
             return Err(Error::new(ErrorKind::InvalidName, Operation::UseBranch, wanted[0], cause));
         }

@@ -1,0 +1,211 @@
+//! What the words of a start mean: names of worktrees, branches, pull requests.
+
+use std::io;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use calve::{ErrorKind, FoundBranch, Store};
+
+use super::after::without_another_repository;
+use crate::args::StartArgs;
+use crate::failure::Failure;
+use crate::failure::stored::{own, store_failure};
+use crate::text::{harmless, shell_word};
+
+/// The worktrees that the words ask for.
+#[derive(Debug, Default)]
+pub(super) struct Asked {
+    /// The names of the worktrees and of their folders.
+    pub(super) names: Vec<String>,
+    /// The branch of each: the word itself.
+    pub(super) branches: Vec<String>,
+    /// The commit at which they start, if it is not the project's.
+    pub(super) base: Option<String>,
+    /// The upstream of the branch, if the branch is only at a remote.
+    pub(super) upstream: Option<String>,
+}
+
+impl Asked {
+    /// # Errors
+    /// A word means a branch that cannot be worked on like this; git or the remote could not be
+    /// asked.
+    pub(super) fn of(
+        args: &StartArgs,
+        words: &[String],
+        store: &Store,
+        project: &Path,
+    ) -> Result<Self, Failure> {
+        let names = words.iter().map(|word| folder_of(word)).collect();
+        let mut asked =
+            Self { names, branches: words.to_vec(), base: args.base.clone(), upstream: None };
+        if args.says_what_to_start() {
+            return Ok(asked);
+        }
+        for word in words {
+            let Some((base, upstream)) = commit_of(word, store, project)? else { continue };
+            if words.len() > 1 {
+                return Err(own(
+                    "start",
+                    Path::new(word),
+                    ErrorKind::BranchExists,
+                    "this branch is at another commit than the project, and all worktrees of one start are at the same",
+                    format!("'calve start {}' works on it", shell_word(Path::new(word))),
+                ));
+            }
+            (asked.base, asked.upstream) = (Some(base), upstream);
+        }
+        Ok(asked)
+    }
+
+    /// The branch of the worktree with this name, if it has another name.
+    pub(super) fn other_branch(&self, name: &str) -> Option<&str> {
+        let at = self.names.iter().position(|it| it == name)?;
+        self.branches.get(at).map(String::as_str).filter(|branch| *branch != name)
+    }
+
+    /// The commit in words: a branch without the folder in which git keeps it.
+    pub(super) fn base_in_words(&self) -> Option<&str> {
+        let base = self.base.as_deref()?;
+        let known = ["refs/heads/", "refs/remotes/"];
+        Some(known.iter().find_map(|folder| base.strip_prefix(folder)).unwrap_or(base))
+    }
+}
+
+/// The folder of a worktree on the branch `word`. A path is none, and stays as it is: the library
+/// says what is wrong with it.
+fn folder_of(word: &str) -> String {
+    let is_branch = !word.starts_with(['.', '/', '-', '~'])
+        && word.split('/').all(|part| !["", ".", ".."].contains(&part));
+    if is_branch { word.replace('/', "-") } else { word.to_owned() }
+}
+
+/// The commit at which a worktree of this word starts, and the upstream of its branch. `None`: at
+/// the project's, with its uncommitted work.
+fn commit_of(
+    word: &str,
+    store: &Store,
+    project: &Path,
+) -> Result<Option<(String, Option<String>)>, Failure> {
+    let failed = |error: calve::Error| store_failure(&error);
+    match store.find_branch(word).map_err(failed)? {
+        FoundBranch::Here => Ok(Some((format!("refs/heads/{word}"), None))),
+        FoundBranch::Remotes(remotes) => match remotes.as_slice() {
+            [remote] => {
+                let upstream = remote.strip_prefix("refs/remotes/").map(str::to_owned);
+                Ok(Some((remote.clone(), upstream)))
+            }
+            several => Err(of_several_remotes(word, several)),
+        },
+        FoundBranch::Nowhere => match pull_request(word) {
+            Some(reference) => fetched(word, &reference, project),
+            None => Ok(None),
+        },
+        _ => Ok(None),
+    }
+}
+
+fn of_several_remotes(word: &str, remotes: &[String]) -> Failure {
+    let short = |it: &String| it.strip_prefix("refs/remotes/").unwrap_or(it).to_owned();
+    let remotes: Vec<String> = remotes.iter().map(short).collect();
+    let quoted = |word: &str| shell_word(Path::new(word));
+    own(
+        "start",
+        Path::new(word),
+        ErrorKind::BranchExists,
+        &format!("several remotes have this branch: {}", remotes.join(", ")),
+        format!(
+            "'calve start --base {} {}' starts from that one; git's setting checkout.defaultRemote names one for always",
+            quoted(&remotes[0]),
+            quoted(word)
+        ),
+    )
+}
+
+/// The reference of a pull request (`pr/12`) or a merge request (`mr/12`) at a remote.
+fn pull_request(word: &str) -> Option<String> {
+    let (kind, number) = word.split_once('/')?;
+    let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    match kind {
+        "pr" if is_number => Some(format!("refs/pull/{number}/head")),
+        "mr" if is_number => Some(format!("refs/merge-requests/{number}/head")),
+        _ => None,
+    }
+}
+
+/// Lets git fetch the reference, and returns its commit. `None` if there is no remote.
+fn fetched(
+    word: &str,
+    reference: &str,
+    project: &Path,
+) -> Result<Option<(String, Option<String>)>, Failure> {
+    let remotes = git(project, &["remote"])?;
+    let default =
+        git(project, &["config", "--default", "origin", "--get", "checkout.defaultRemote"])?;
+    let remotes: Vec<&str> = remotes.lines().collect();
+    let Some(remote) = remotes.iter().find(|it| **it == default.trim()).or(remotes.first()) else {
+        return Ok(None);
+    };
+    let listed = git(project, &["ls-remote", "--", remote, reference])?;
+    let Some(id) = listed.split_whitespace().next() else {
+        let (word, name) = (shell_word(Path::new(word)), folder_of(word));
+        return Err(own(
+            "start",
+            Path::new(reference),
+            ErrorKind::CommitNotFound,
+            &format!("the remote {remote} has no such reference"),
+            format!("'calve start -b {word} {name}' makes a new branch of this name"),
+        ));
+    };
+    git(project, &["fetch", "-q", "--no-tags", "--no-write-fetch-head", "--", remote, reference])?;
+    Ok(Some((id.to_owned(), None)))
+}
+
+/// What git prints. It may ask for a password.
+fn git(project: &Path, words: &[&str]) -> Result<String, Failure> {
+    let failed = |cause: &str| {
+        let why = harmless(cause.trim()).into_owned();
+        let hint = "try again when git can reach the remote ('git fetch')";
+        own("ask git about", project, ErrorKind::Git, &why, hint)
+    };
+    let mut command = without_another_repository(Command::new("git"));
+    command.arg("-C").arg(project).args(words).stdin(Stdio::inherit());
+    let output = command.output().map_err(|error: io::Error| failed(&error.to_string()))?;
+    match output.status.success() {
+        true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+        false => Err(failed(&String::from_utf8_lossy(&output.stderr))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_branch_has_a_folder_and_a_path_stays_what_it_is() {
+        for (word, folder) in [
+            ("fix", "fix"),
+            ("feat/x", "feat-x"),
+            ("a/b/c", "a-b-c"),
+            ("../x", "../x"),
+            ("/x", "/x"),
+            ("a//b", "a//b"),
+            ("a/", "a/"),
+        ] {
+            assert_eq!(folder_of(word), folder);
+        }
+    }
+
+    #[test]
+    fn a_request_is_a_kind_and_a_number() {
+        for (word, reference) in [
+            ("pr/12", Some("refs/pull/12/head")),
+            ("mr/3", Some("refs/merge-requests/3/head")),
+            ("pr/x", None),
+            ("pr/", None),
+            ("pr", None),
+            ("fix/12", None),
+        ] {
+            assert_eq!(pull_request(word).as_deref(), reference, "{word}");
+        }
+    }
+}

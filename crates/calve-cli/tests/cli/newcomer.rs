@@ -1,0 +1,150 @@
+//! The walk of somebody who knows git and never saw calve: the first commands that they type work,
+//! or say which command does that.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::{Run, command, not_run, plant, run, scratch};
+
+/// Runs lines of sh in `folder`, with git's settings of the test alone.
+#[track_caller]
+fn sh(folder: &Path, lines: &str) -> String {
+    let mut shell = Command::new("sh");
+    shell.args(["-ec", lines]).current_dir(folder);
+    let output = alone(&mut shell).output().unwrap();
+    assert!(output.status.success(), "{lines}: {output:?}");
+    String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+}
+
+fn alone(command: &mut Command) -> &mut Command {
+    for (name, value) in [
+        ("GIT_CONFIG_NOSYSTEM", "1"),
+        ("GIT_CONFIG_GLOBAL", "/dev/null"),
+        ("GIT_AUTHOR_NAME", "Ada"),
+        ("GIT_AUTHOR_EMAIL", "ada@example.org"),
+        ("GIT_COMMITTER_NAME", "Ada"),
+        ("GIT_COMMITTER_EMAIL", "ada@example.org"),
+    ] {
+        command.env(name, value);
+    }
+    command
+}
+
+/// Runs calve; `words` are its arguments, split at spaces.
+#[track_caller]
+fn calve(folder: &Path, words: &str) -> Run {
+    let mut command = command(folder, words.split_whitespace());
+    alone(&mut command);
+    run(command)
+}
+
+#[track_caller]
+fn done(folder: &Path, words: &str) -> Run {
+    let run = calve(folder, words);
+    assert_eq!(run.code, Some(0), "{words}: {run:?}");
+    run
+}
+
+/// A clone `app` of a repository with the branches main, old, at a commit of its own here, and
+/// theirs, which is only at the remote, and with the pull request 7 and the merge request 8. In it is
+/// uncommitted work.
+fn clone() -> Option<(TempDir, PathBuf)> {
+    Command::new("git").arg("--version").output().ok()?;
+    let scratch = scratch();
+    let root = fs::canonicalize(scratch.path()).unwrap();
+    plant(&root, &[("origin/f", "main\n")]);
+    sh(
+        &root.join("origin"),
+        "git init -qb main; git add -A; git commit -qm main
+         git switch -qc theirs; echo theirs >f; git commit -qam theirs
+         git switch -qc request main; echo request >f; git commit -qam request
+         git update-ref refs/pull/7/head HEAD; git update-ref refs/merge-requests/8/head HEAD
+         git switch -q main; git branch -qD request",
+    );
+    sh(
+        &root,
+        "git clone -q origin app; cd app
+         git switch -qc old; echo old >f; git commit -qam old; git switch -q main; echo mine >new",
+    );
+    let app = root.join("app");
+    Some((scratch, app))
+}
+
+#[test]
+fn what_somebody_who_knows_git_types_first_works() {
+    let Some((_scratch, app)) = clone() else {
+        return not_run("what_somebody_who_knows_git_types_first_works", "there is no git");
+    };
+    let beside = app.with_file_name("app.worktrees");
+    let read = |name: &str| fs::read_to_string(beside.join(name)).unwrap_or_default();
+    let in_tree = |name: &str, line: &str| sh(&beside.join(name), line);
+
+    // There is no store yet. A new branch has the uncommitted work.
+    let first = done(&app, "start feat/x");
+    assert_eq!(first.stdout.trim_end(), beside.join("feat-x").to_str().unwrap());
+    let made = format!("made a store for {}\n", app.display());
+    assert!(first.stderr.starts_with(&made), "{first:?}");
+    assert_eq!(in_tree("feat-x", "git branch --show-current"), "feat/x");
+    assert_eq!(read("feat-x/new"), "mine\n");
+    // The folder is taken.
+    let taken = calve(&app, "start feat-x");
+    assert_eq!(taken.code, Some(1), "{taken:?}");
+    fs::create_dir_all(beside.join("a-b/by")).unwrap();
+    let taken = calve(&app, "start a/b");
+    assert_eq!(taken.code, Some(1), "{taken:?}");
+    assert!(taken.stderr.contains("'calve start -b a/b a-b-2'"), "{taken:?}");
+    done(&app, "start -b a/b a-b-2");
+
+    // An existing branch is worked on, and is refused where it is checked out.
+    done(&app, "start old");
+    assert_eq!((read("old/f").as_str(), read("old/new").as_str()), ("old\n", ""));
+    let elsewhere = calve(&app, "start main");
+    assert_eq!(elsewhere.code, Some(1), "{elsewhere:?}");
+    assert!(elsewhere.stderr.contains(app.to_str().unwrap()), "{elsewhere:?}");
+    // A branch that only the remote has is made, and follows that one.
+    let remote = done(&app, "start theirs");
+    assert!(remote.stderr.contains("the branch theirs follows origin/theirs"), "{remote:?}");
+    assert_eq!(read("theirs/f"), "theirs\n");
+    assert_eq!(in_tree("theirs", "git rev-parse --abbrev-ref @{u}"), "origin/theirs");
+    // Requests are fetched.
+    for (word, name) in [("pr/7", "pr-7"), ("mr/8", "mr-8")] {
+        done(&app, &format!("start {word}"));
+        assert_eq!(read(&format!("{name}/f")), "request\n");
+        assert_eq!(in_tree(name, "git branch --show-current"), word);
+    }
+    let none = calve(&app, "start pr/9");
+    assert_eq!(none.code, Some(1), "{none:?}");
+    assert!(none.stderr.contains("refs/pull/9/head"), "{none:?}");
+    assert!(none.stderr.contains("'calve start -b pr/9 pr-9'"), "{none:?}");
+
+    // A command in each new worktree.
+    let mut exits = command(&app, ["start", "-x", "echo \"$CALVE_NAME\" >ran; exit 3", "x", "y"]);
+    alone(&mut exits);
+    let exits = run(exits);
+    assert_eq!(exits.code, Some(3), "{exits:?}");
+    for name in ["x", "y"] {
+        assert!(
+            exits.stderr.contains(&format!("{name}: -x ended with exit status 3\n")),
+            "{exits:?}"
+        );
+        assert_eq!(read(&format!("{name}/ran")), format!("{name}\n"));
+    }
+
+    // There is no switch: it says which commands go there and change files. What a restore and a
+    // drop took comes back.
+    let switch = calve(&app, "switch old");
+    assert_eq!(switch.code, Some(2), "{switch:?}");
+    assert!(switch.stderr.contains("'calve cd NAME' goes there"), "{switch:?}");
+    fs::write(beside.join("old/f"), "edited\n").unwrap();
+    done(&app, "restore old");
+    assert_eq!(read("old/f"), "old\n");
+    done(&app, "undo old");
+    assert_eq!(read("old/f"), "edited\n");
+    done(&app, "drop --force old");
+    done(&app, "undo old");
+    assert_eq!(read("old/f"), "edited\n");
+    done(&app, "drop theirs");
+}
