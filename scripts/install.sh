@@ -20,7 +20,7 @@ fail() {
 uninstall() {
     rm -f "$prefix/bin/calve" "$share/bash-completion/completions/calve" "$share/zsh/site-functions/_calve" \
         "$share/fish/vendor_completions.d/calve.fish" "$share/man/man1/calve.1" "$share/man/man1/calve-"*.1
-    echo "calve is removed from $prefix; its stores stay ('.calve' in each project)"
+    echo "calve is removed from $prefix; the stores of your projects stay"
 }
 
 target() {
