@@ -91,7 +91,7 @@ pub(crate) use clock::now;
 pub(crate) use files::{bytes_of, listed, open_plain, parent_of, path_from, read_plain};
 pub(crate) use id::token;
 pub(crate) use layout::is_pack_name;
-pub(crate) use marker::{Marked, Marker};
+pub(crate) use marker::{MarkPlace, Marker};
 
 use blobs::Blobs;
 use catalog::{Catalog, State, WorktreeRow};
@@ -234,7 +234,7 @@ impl Store {
         if is_store(&project) || project.parent().is_some_and(is_store) {
             return Err(inside("it is a part of a store"));
         }
-        if store.is_none() && Marker::read(&path)?.is_some() {
+        if store.is_none() && Marker::read(&MarkPlace::of_worktree(&project))?.is_some() {
             return Err(inside("it is a worktree, and its store is elsewhere"));
         }
         if git::is_in_repository(&project) {
@@ -560,7 +560,9 @@ fn must_have_no_other(project: &Path, path: &Path) -> Result<(), Error> {
     if Layout(&own).has_store() {
         return Ok(());
     }
-    let Some(Marker { store, .. }) = Marker::read_of(&own, Marked::Project)? else { return Ok(()) };
+    let Some(Marker { store, .. }) = Marker::read(&MarkPlace::of_project(project))? else {
+        return Ok(());
+    };
     let is_same = store == path
         || std::fs::canonicalize(path).is_ok_and(|path| path == store)
         || parent_of(path).is_ok_and(|(parent, name)| {

@@ -12,6 +12,7 @@
 //!   indexes/TOKEN      one for each worktree: what its files looked like when their content was
 //!                      last known
 //!   found/ID           which files of snapshot ID name the project's root (below)
+//!   trees/TOKEN/       one for each worktree: what the store keeps of its tree (below)
 //!   keep-paths/TOKEN   empty; for each worktree whose files go on naming the project's root
 //!   templates/ID/      btrfs: a subvolume with the tree of snapshot ID; ID.index, its index;
 //!                      ID.seal and ID.git-index, see below
@@ -51,7 +52,7 @@
 //! |---|---|
 //! | `incompatible linked-special` | Symbolic links and FIFOs may have link groups (kind bit 0x20). |
 //! | `incompatible without-git` | Some snapshots lack the `.git` of the tree's root. |
-//! | `incompatible own-paths` | Worktrees have files that name their own root: `.calve/paths` in them says so. |
+//! | `incompatible own-paths` | Worktrees have files that name their own root: `trees/TOKEN/paths` says so. |
 //! | `incompatible named-later` | Worktrees may have no snapshot and a record in `unnamed/` instead. |
 //!
 //! A `.git` in the root of a tree is not content, and no command touches it. Snapshots without it
@@ -219,21 +220,33 @@
 //! that of `ID.N` is 0, unless somebody has listed the folder.
 //!
 //! # The marker of a worktree
-//! A worktree contains `.calve/worktree`:
+//! The marker is where git keeps what belongs to the tree alone, as `calve-worktree`: in the
+//! registration of a linked worktree (`worktrees/ID` in the repository), or in the `.git` of a
+//! worktree with a copy of the repository. A worktree that git does not know contains
+//! `.calve/worktree`. It is text:
 //!
 //! ```text
 //! calve worktree 1
 //! token TOKEN            hexadecimal digits, the same as in its row
 //! store PATH             the store's absolute path: bytes up to the last line's end
 //! ```
-//! If root did not make the worktree, `.calve/made-by` is beside it. It contains the owner and
-//! group of the files that the worktree's maker made: `UID GID`, and a newline. If the worktree's
-//! filesystem keeps no modes, the file has the line `no-modes`, after that line or alone. A project
-//! that a checkout made has the same file, in the store's folder.
-//!
 //! The worktree belongs to the store that has its token in a row *and* is at PATH. If nothing is at
 //! PATH any more, the store was moved, and having the token is enough. So if a project is copied
 //! with its store, the worktrees remain those of the first project.
+//!
+//! # `trees`
+//! ```text
+//! root         "INODE MADE of INODE MADE" newline: the worktree's root, and the store's folder; MADE
+//!              is when the inode was made, in nanoseconds since 1970, 0 if that is not known
+//! made-by      "UID GID" newline: the owner and group of the files that the worktree's maker made
+//! paths        see `found`
+//! undo/        record, and files/: what a forced switch moved aside, if it can be renamed to here;
+//!              else `.calve/undo` in the tree
+//! ```
+//! A folder that is the one in `root`, at the path of the worktree's row, is the worktree also
+//! without its marker, unless it has another worktree's. `made-by` is there if root did not make the
+//! worktree. If the worktree's filesystem keeps no modes, it has the line `no-modes`, after that line
+//! or alone. A project that a checkout made has this file, too.
 //!
 //! # The marker of a project
 //! A project whose store is elsewhere contains `.calve/project`. It differs from a worktree's
@@ -265,7 +278,7 @@
 //! A process that adds a feature to `format` holds `locks/format`. All locks are flock(2), so they
 //! end with their process.
 //!
-//! # `found`, and a worktree's `.calve/paths`
+//! # `found`, and a worktree's `paths`
 //! ```text
 //! found/ID     "calve found 1" 0 (root 0)+ 0 mention* BLAKE3 of all before it:32
 //! mention      kind: a letter, kept: a digit, path, 0

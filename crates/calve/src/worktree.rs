@@ -19,7 +19,6 @@ use crate::store::catalog::{State, WorktreeRow};
 use crate::store::delta::{self, Counts, Delta};
 use crate::store::files::open_dir;
 use crate::store::id::SnapshotId;
-use crate::store::layout;
 use crate::store::manifest::Manifest;
 use crate::store::marker::FoundMark;
 use crate::store::object::Kind;
@@ -27,8 +26,8 @@ use crate::store::ownership::must_be_believed_root;
 use crate::store::registry::no_worktree;
 use crate::store::snapshot::Known;
 use crate::store::{
-    Discovered, Marked, Marker, PROJECT, SnapshotOptions, SnapshotReport, Store, StoreOptions,
-    bytes_of, path_from,
+    Discovered, MarkPlace, PROJECT, SnapshotOptions, SnapshotReport, Store, StoreOptions, bytes_of,
+    path_from,
 };
 use crate::tree::running::Running;
 
@@ -189,8 +188,8 @@ impl Store {
         let was = path_from(&row.path);
         let is_moved = registry.follow_store(&mut row)?;
         self.heal(&row)?;
-        registry.mend_marker(&row);
         let is_registered_again = registry.mend_git(&row, &was);
+        registry.mend_marker(&row);
         let path = path_from(&row.path);
         let worktree = Worktree { store: self.clone(), path, row, is_registered_again };
         if is_moved {
@@ -207,8 +206,8 @@ impl Store {
             // `recover` does this when the start is given up.
             return Ok(());
         }
-        self.registry().heal_mark(row).context(Operation::Mark, || &path)?;
         self.registry().heal_git(row);
+        self.registry().heal_mark(row).context(Operation::Mark, || &path)?;
         match self.heal_paths(row, &path) {
             // Its other verbs say so.
             Err(error)
@@ -265,7 +264,7 @@ impl Discovered {
         };
         let path = path_from(&row.path);
         if path != self.root {
-            if self.store.registry().is_at(&path, Marked::Worktree, token)? {
+            if self.store.registry().find_mark(&row)? {
                 let cause = io::Error::other("this folder is a copy of that worktree");
                 return Err(Error::new(
                     ErrorKind::Overlap,
@@ -472,15 +471,19 @@ impl Worktree {
         })
     }
 
+    /// The folder of what the store keeps of the tree.
+    fn kept(&self) -> PathBuf {
+        self.store.layout().tree(&self.row.token)
+    }
+
     fn is_there(&self) -> Result<bool, Error> {
-        let (own, believed) = (layout::own(&self.path), self.store.registry().believed());
-        match Marker::believed(&own, Marked::Worktree, believed) {
-            Ok(marker) => Ok(marker.is_some_and(|marker| {
-                marker.token == self.row.token && self.store.registry().is_meant_by(&marker)
-            })),
-            Err(error) if error.kind() == ErrorKind::Damaged => Ok(false),
-            Err(error) => Err(error),
+        let registry = self.store.registry();
+        if !registry.is_tree_of(&self.row, &self.path)? {
+            return Ok(false);
         }
+        // A damaged mark says no more than a missing one.
+        let marker = registry.mark_at(&self.path).ok().flatten();
+        Ok(marker.is_none_or(|marker| registry.is_meant_by(&marker)))
     }
 
     /// Fails if the folder is gone or is another one, or is not made yet.
@@ -495,7 +498,7 @@ impl Worktree {
             return Err(Error::new(ErrorKind::Busy, Operation::OpenWorktree, &self.path, cause));
         }
         let believed = self.store.registry().believed();
-        let why = match FoundMark::at(&layout::own(&self.path), Marked::Worktree) {
+        let why = match FoundMark::at(&MarkPlace::of_worktree(&self.path)) {
             _ if std::fs::symlink_metadata(&self.path).is_err() => "its folder is gone",
             Ok(Some(seen)) if seen.why_not(believed).is_some() => {
                 "the mark in its place belongs to another user"

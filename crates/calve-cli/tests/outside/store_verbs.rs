@@ -393,7 +393,13 @@ impl World {
             Start | StartFrom => after.rows.contains_key("c") && after.trees.contains_key("c"),
             Drop => !after.rows.contains_key("c") && !after.trees.contains_key("c"),
             Restore => after.trees.contains_key("a"),
-            Undo => !self.tree("a").join(".calve/undo/record").is_file(),
+            Undo => {
+                // In the store, or on btrfs in the tree.
+                let kept = fs::read_dir(self.app().join(".calve/trees")).into_iter().flatten();
+                let kept = kept.map(|it| it.unwrap().path().join("undo"));
+                let mut places = kept.chain([self.tree("a").join(".calve/undo")]);
+                !places.any(|undo| undo.join("record").is_file())
+            }
             _ => false,
         };
         // Done already, before it was killed.

@@ -6,10 +6,11 @@ use std::io;
 use crate::store::files::unlinked_file;
 use crate::store::id::{BlobId, DirectoryId, SnapshotId};
 use crate::store::index::{Boot, Index, Stat};
+use crate::store::marker::Marked;
 use crate::store::object::{Entry, Kind, SnapshotObject, encode_directory};
 use crate::store::pack::PackWriter;
 use crate::store::undo::Record;
-use crate::store::{Marked, Marker, format};
+use crate::store::{Marker, format};
 
 /// A seed: its fuzzer, its name, its bytes.
 pub type Seed = (&'static str, &'static str, Vec<u8>);

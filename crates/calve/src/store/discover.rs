@@ -28,10 +28,10 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs;
 
 use super::Store;
-use super::catalog::PROJECT;
+use super::catalog::{PROJECT, WorktreeRow};
 use super::git;
 use super::layout::{self, Layout};
-use super::marker::{FoundMark, Marked, Marker};
+use super::marker::{FoundMark, MarkPlace, Marked, Marker};
 use super::ownership::{self, Believed, Owned, Role};
 use super::registry::no_worktree;
 use super::{bytes_of, path_from};
@@ -62,10 +62,36 @@ impl FoundStore {
         self.marked.is_none()
     }
 
-    fn discovered(self, store: Store) -> Discovered {
-        let of_worktree = self.marked.filter(|(of, _)| *of == Marked::Worktree);
+    /// The worktree of a row, which has no mark that can be read.
+    fn by_row(store: &Store, row: &WorktreeRow) -> Result<Self, Error> {
+        let root = path_from(&row.path);
+        let owned = Owned::at(&root).map_err(|error| Error::io(Operation::LookAt, &root, error))?;
+        let marker = store.registry().marker(row);
+        let seen = FoundMark { marker, folder: owned, file: owned };
+        Ok(Self { root, store: store.path().to_owned(), marked: Some((Marked::Worktree, seen)) })
+    }
+
+    /// The store was found for `folder`. If that is in a worktree inside the project which has no
+    /// mark, the worktree is meant, and not the project around it.
+    fn discovered(self, store: Store, folder: &Path) -> Result<Discovered, Error> {
+        let of_worktree = |marked: &(Marked, FoundMark)| marked.0 == Marked::Worktree;
+        if !self.marked.as_ref().is_some_and(of_worktree) {
+            let start = std::fs::canonicalize(folder).context(Operation::Open, || folder)?;
+            for row in store.catalog().worktrees()?.iter().filter(|row| row.name != PROJECT) {
+                let path = path_from(&row.path);
+                if path != self.root
+                    && path.starts_with(&self.root)
+                    && start.starts_with(&path)
+                    && store.registry().find_mark(row)?
+                {
+                    let token = Some(row.token.clone());
+                    return Ok(Discovered { store, root: path, token });
+                }
+            }
+        }
+        let of_worktree = self.marked.filter(of_worktree);
         let token = of_worktree.map(|(_, seen)| seen.marker.token);
-        Discovered { store, root: self.root, token }
+        Ok(Discovered { store, root: self.root, token })
     }
 
     /// Fails if the marker belongs to a user who is not believed.
@@ -136,7 +162,7 @@ impl Store {
             }
         }
         store.follow_project(&found)?;
-        Ok(found.discovered(store))
+        found.discovered(store, folder.as_ref())
     }
 
     /// If a store was found for a project that is elsewhere, this must be that project. If it was
@@ -163,7 +189,7 @@ impl Store {
             return Ok(());
         }
         let believed = self.registry().believed();
-        if self.registry().is_at(&known, Marked::Project, token)? {
+        if self.registry().is_project_at(&known, token)? {
             let cause = io::Error::other("this folder is a copy of that project");
             return Err(Error::new(ErrorKind::Overlap, Operation::UseProject, &found.root, cause)
                 .with_other(known));
@@ -189,12 +215,14 @@ impl Store {
         if row.path.is_empty() {
             return Ok(true);
         }
-        let own = layout::own(&path_from(&row.path));
-        if Layout(&own).has_store() || Marker::read(&own)?.is_some() {
+        let root = path_from(&row.path);
+        let own = layout::own(&root);
+        if Layout(&own).has_store() || Marker::read(&MarkPlace::of_worktree(&root))?.is_some() {
             return Ok(false);
         }
         let marker = self.registry().marker(&row);
-        if !matches!(Marker::read_of(&own, Marked::Project), Ok(Some(known)) if known == marker) {
+        if !matches!(Marker::read(&MarkPlace::of_project(&root)), Ok(Some(known)) if known == marker)
+        {
             let believed = self.registry().believed();
             marker.point(&own, believed).context(Operation::Write, || own.join(layout::POINTER))?;
         }
@@ -213,7 +241,7 @@ impl Store {
             Ok(path) if path == self.path() => {
                 found.must_be_believed(self.registry().believed())?;
                 self.follow_project(&found)?;
-                Ok(found.discovered(self.clone()))
+                found.discovered(self.clone(), folder)
             }
             _ => Self::discover(folder),
         }
@@ -235,18 +263,24 @@ fn find(folder: &Path) -> Result<FoundStore, Error> {
     for root in start.ancestors() {
         let own = layout::own(root);
         let found = match found_by(Marked::Worktree, root) {
-            Err(error) if error.kind() == ErrorKind::Damaged && heal(root)? => {
-                found_by(Marked::Worktree, root)
-            }
-            found => found,
+            Err(error) if error.kind() == ErrorKind::Damaged => match found_by_row(root)? {
+                Some(found) => return Ok(found),
+                None => return Err(error),
+            },
+            found => found?,
         };
-        if let Some(found) = found? {
+        if let Some(found) = found {
             return Ok(found);
         }
         if Layout(&own).has_store() {
             return Ok(FoundStore { root: root.to_owned(), store: own, marked: None });
         }
         if let Some(found) = found_by(Marked::Project, root)? {
+            return Ok(found);
+        }
+    }
+    for root in start.ancestors() {
+        if let Some(found) = found_by_row(root)? {
             return Ok(found);
         }
     }
@@ -262,13 +296,18 @@ fn found_by(of: Marked, root: &Path) -> Result<Option<FoundStore>, Error> {
         let store = seen.marker.store.clone();
         FoundStore { root: root.to_owned(), store, marked: Some((of, seen)) }
     };
-    Ok(FoundMark::at(&layout::own(root), of)?.map(found))
+    let place = match of {
+        Marked::Worktree => MarkPlace::of_worktree(root),
+        Marked::Project => MarkPlace::of_project(root),
+    };
+    Ok(FoundMark::at(&place)?.map(found))
 }
 
-/// If a power cut left the marker of the worktree at `root` empty, this looks for the store where
-/// git's registration leads, and where the usual places of worktrees belong to. If that store has a
-/// row for this path, the worktree gets its marker again. Returns whether it did.
-fn heal(root: &Path) -> Result<bool, Error> {
+/// The worktree at `root` if it has no mark that can be read: a power cut left the mark empty, or
+/// the way to it, the `.git` file, is gone. This looks for the store where git's registration leads,
+/// and where the usual places of worktrees belong to. A row of that store for this path must know
+/// the tree. If a power cut took the mark, the worktree gets it again.
+fn found_by_row(root: &Path) -> Result<Option<FoundStore>, Error> {
     let mut stores = Vec::new();
     // The cut may have taken the `.git` file, too.
     if let Ok(Some(repository)) = git::read(root) {
@@ -286,7 +325,8 @@ fn heal(root: &Path) -> Result<bool, Error> {
         let store = if Layout(&own).has_store() {
             own
         } else {
-            match Marker::read_of(&own, Marked::Project) {
+            let project = own.parent().unwrap_or(&own);
+            match Marker::read(&MarkPlace::of_project(project)) {
                 Ok(Some(marker)) => marker.store,
                 _ => continue,
             }
@@ -295,15 +335,18 @@ fn heal(root: &Path) -> Result<bool, Error> {
             continue;
         }
         let Ok(store) = Store::open(&store) else { continue };
-        for row in store.catalog().worktrees()? {
+        for mut row in store.catalog().worktrees()? {
+            let registry = store.registry();
+            registry.follow_store(&mut row)?;
             if path_from(&row.path) == root
-                && store.registry().heal_mark(&row).context(Operation::Mark, || root)?
+                && (registry.heal_mark(&row).context(Operation::Mark, || root)?
+                    || registry.find_mark(&row)?)
             {
-                return Ok(true);
+                return FoundStore::by_row(&store, &row).map(Some);
             }
         }
     }
-    Ok(false)
+    Ok(None)
 }
 
 /// Refuses a store whose folder belongs to another user. If the folder is gone, the caller's

@@ -14,13 +14,13 @@ pub(crate) use crate::tree::OWN;
 use crate::tree::staging::PREFIX;
 
 /// The folders that a new store has.
-pub(crate) const FOLDERS: [&str; 8] =
-    [BLOBS, PACKS, TEMPLATES, STAGE, TRASH, DROPPED, LOCKS, INDEXES];
+pub(crate) const FOLDERS: [&str; 9] =
+    [BLOBS, PACKS, TEMPLATES, STAGE, TRASH, DROPPED, LOCKS, INDEXES, TREES];
 
 /// The folders that a store may have, and in which calve adds and removes files on its own.
-pub(crate) const ALL_FOLDERS: [&str; 14] = [
+pub(crate) const ALL_FOLDERS: [&str; 15] = [
     BLOBS, DROPPED, FOUND, INDEXES, KEEP_PATHS, LOCKS, PACKS, REMOTES, STAGE, TEMPLATES, TRASH,
-    UNDO, UNNAMED, WORKTREES,
+    TREES, UNDO, UNNAMED, WORKTREES,
 ];
 
 /// Files that libraries write. The libraries open whatever has the name.
@@ -35,6 +35,7 @@ const TRASH: &str = "trash";
 const DROPPED: &str = "dropped";
 const LOCKS: &str = "locks";
 const INDEXES: &str = "indexes";
+const TREES: &str = "trees";
 const KEEP_PATHS: &str = "keep-paths";
 const FOUND: &str = "found";
 const WORKTREES: &str = "worktrees";
@@ -56,22 +57,21 @@ pub(crate) const READY_ABOUT: &str = "about";
 pub(crate) const GIT_IGNORE: &str = ".gitignore";
 /// In calve's own folder of a worktree: says which worktree of which store this is.
 pub(crate) const MARKER: &str = "worktree";
-/// The same as `MARKER`, in the folder in which git keeps what belongs to this one tree: the
-/// registration of a linked worktree, or the repository of a copy. `git clean -x` in the tree deletes
-/// the other one.
+/// The same as `MARKER` for a worktree that git knows, in the folder in which git keeps what belongs
+/// to this one tree: the registration of a linked worktree, or the repository of a copy.
 pub(crate) const GIT_MARKER: &str = "calve-worktree";
 /// In the registration of a linked worktree: by what calve knows that nobody touched the tree. See
 /// [`seal`](super::ready::seal).
 pub(crate) const GIT_SEAL: &str = "calve-seal";
 /// This file in calve's own folder of a project says where the store is, if the store is elsewhere.
 pub(crate) const POINTER: &str = "project";
-/// In calve's own folder of a worktree that root did not make: says who made it. See
+/// In the store's folder of a worktree's tree that root did not make: says who made it. See
 /// [`metadata`](super::metadata).
 pub(crate) const MADE_BY: &str = "made-by";
 
 /// The line of a [`MADE_BY`] which says that no modes can be set in that tree.
 pub(crate) const NO_MODES: &str = "no-modes";
-/// In calve's own folder of a worktree: the roots that its files name. See
+/// In the store's folder of a worktree's tree: the roots that its files name. See
 /// [`paths`](super::paths).
 pub(crate) const PATHS: &str = "paths";
 /// In calve's own folder of a worktree (for a project, this may be its store): the folder with
@@ -220,6 +220,22 @@ impl Layout<'_> {
     /// The index of a worktree.
     pub(crate) fn index(self, token: &str) -> PathBuf {
         self.indexes().join(token)
+    }
+
+    /// The folder of what the store keeps of each worktree's tree.
+    pub(crate) fn trees(self) -> PathBuf {
+        self.0.join(TREES)
+    }
+
+    /// What the store keeps of a worktree's tree: which folder it is, who made it, the roots that
+    /// its files name, and what `undo` needs.
+    pub(crate) fn tree(self, token: &str) -> PathBuf {
+        self.trees().join(token)
+    }
+
+    /// Says which folder the root of a worktree is.
+    pub(crate) fn tree_root(self, token: &str) -> PathBuf {
+        self.tree(token).join("root")
     }
 
     /// The files of worktrees that keep all paths.

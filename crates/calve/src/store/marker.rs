@@ -1,7 +1,7 @@
 //! Markers say which store a tree belongs to.
 //!
-//! A worktree has `.calve/worktree`: which worktree of which store it is. A project whose store is
-//! elsewhere has `.calve/project`. Both have the token of their row. Only the owner may read a
+//! A worktree has a mark: which worktree of which store it is. [`MarkPlace`] says where. A project whose store is elsewhere has `.calve/project`. Both have the token
+//! of their row. Only the owner may read a
 //! marker, so nobody else learns the token. But that is not enough: whoever learned it on another
 //! way could write a marker by hand. So a marker counts only by its owner, too
 //! ([`Marker::believed`]).
@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use super::files::{bytes_of, open_plain, path_from};
 use super::git;
-use super::layout::{GIT_IGNORE, GIT_MARKER, MADE_BY, MARKER, NO_MODES, OWN, POINTER};
+use super::layout::{self, GIT_IGNORE, GIT_MARKER, MARKER, NO_MODES, POINTER};
 use super::ownership::{self, Believed, Owned, Role};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::filesystem::Filesystem;
@@ -38,13 +38,6 @@ pub(crate) enum Marked {
 }
 
 impl Marked {
-    fn file(self) -> &'static str {
-        match self {
-            Self::Worktree => MARKER,
-            Self::Project => POINTER,
-        }
-    }
-
     fn first_line(self) -> &'static str {
         match self {
             Self::Worktree => "calve worktree 1",
@@ -53,7 +46,54 @@ impl Marked {
     }
 }
 
-/// The content of a worktree's `.calve/worktree`, or of a project's `.calve/project`.
+/// Where the mark of a tree is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MarkPlace {
+    pub(crate) folder: PathBuf,
+    name: &'static str,
+}
+
+impl MarkPlace {
+    /// A worktree that git knows has its mark where git keeps what belongs to that tree alone, so
+    /// no command that cleans the tree deletes it. Other worktrees have `.calve/worktree`.
+    pub(crate) fn of_worktree(root: &Path) -> Self {
+        let inside = Self::in_tree(root);
+        if std::fs::symlink_metadata(inside.path()).is_ok() {
+            // git came later, or its folder is another user's.
+            return inside;
+        }
+        git::folder_of(root).map_or(inside, Self::of_git)
+    }
+
+    /// The file `.calve/worktree`.
+    pub(crate) fn in_tree(root: &Path) -> Self {
+        Self { folder: layout::own(root), name: MARKER }
+    }
+
+    /// In the registration of a linked worktree, or in the repository of a copy.
+    pub(crate) fn of_git(folder: PathBuf) -> Self {
+        Self { folder, name: GIT_MARKER }
+    }
+
+    /// A project whose store is elsewhere has `.calve/project`.
+    pub(crate) fn of_project(root: &Path) -> Self {
+        Self { folder: layout::own(root), name: POINTER }
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.folder.join(self.name)
+    }
+
+    fn is_in_tree(&self) -> bool {
+        self.name != GIT_MARKER
+    }
+
+    fn of(&self) -> Marked {
+        if self.name == POINTER { Marked::Project } else { Marked::Worktree }
+    }
+}
+
+/// The content of a mark.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Marker {
     pub(crate) token: String,
@@ -81,25 +121,16 @@ impl Marker {
         store.is_absolute().then(|| Self { token: token.to_owned(), store })
     }
 
-    /// A worktree's marker in the folder `own` of a tree, whoever owns it. `None` if there is no
-    /// marker. If `own` is a link to a folder with a marker, that does not count.
-    pub(crate) fn read(own: &Path) -> Result<Option<Self>, Error> {
-        Self::read_of(own, Marked::Worktree)
+    /// The marker at this place, whoever owns it. `None` if there is none. If the folder of the
+    /// marker is a link to one, that does not count.
+    pub(crate) fn read(place: &MarkPlace) -> Result<Option<Self>, Error> {
+        Ok(FoundMark::at(place)?.map(|seen| seen.marker))
     }
 
-    /// The marker of a worktree or a project, as [`read`](Self::read) says.
-    pub(crate) fn read_of(own: &Path, of: Marked) -> Result<Option<Self>, Error> {
-        Ok(FoundMark::at(own, of)?.map(|seen| seen.marker))
-    }
-
-    /// Like [`read_of`](Self::read_of), but the marker of a user who is not believed is none: it
-    /// says nothing about the tree that the caller looks for.
-    pub(crate) fn believed(
-        own: &Path,
-        of: Marked,
-        believed: Believed,
-    ) -> Result<Option<Self>, Error> {
-        match FoundMark::at(own, of) {
+    /// Like [`read`](Self::read), but the marker of a user who is not believed is none: it says
+    /// nothing about the tree that the caller looks for.
+    pub(crate) fn believed(place: &MarkPlace, believed: Believed) -> Result<Option<Self>, Error> {
+        match FoundMark::at(place) {
             Ok(Some(seen)) if seen.why_not(believed).is_some() => Ok(None),
             Ok(seen) => Ok(seen.map(|seen| seen.marker)),
             Err(error) if error.kind() == ErrorKind::StoreUntrusted => Ok(None),
@@ -136,28 +167,13 @@ impl Marker {
             Err(Errno::EXIST) => {}
             Err(errno) => return Err(errno.into()),
         }
-        self.replace(&dir, Marked::Project, believed)?;
+        self.replace(&dir, POINTER, believed)?;
         sync_folder(dir)
     }
 
-    /// Replaces the marker in calve's own folder, as a whole.
-    pub(crate) fn replace(&self, own: &OwnedFd, of: Marked, believed: Believed) -> io::Result<()> {
-        self.replace_at(own, of.file(), of, believed)
-    }
-
-    /// Has git keep the marker of a worktree, too, in the folder that belongs to this one tree.
-    pub(crate) fn keep_in(&self, folder: &OwnedFd, believed: Believed) -> io::Result<()> {
-        self.replace_at(folder, GIT_MARKER, Marked::Worktree, believed)
-    }
-
-    fn replace_at(
-        &self,
-        own: &OwnedFd,
-        name: &str,
-        of: Marked,
-        believed: Believed,
-    ) -> io::Result<()> {
+    fn replace(&self, own: &OwnedFd, name: &'static str, believed: Believed) -> io::Result<()> {
         let new = stage_name();
+        let of = if name == POINTER { Marked::Project } else { Marked::Worktree };
         let replace = || -> io::Result<()> {
             write_mark(own, &new, &self.encode(of), believed)?;
             once_shown(own, &new, || Ok(fs::renameat(own, &new, own, name)?))
@@ -168,16 +184,24 @@ impl Marker {
         })
     }
 
-    /// Puts the marker into a tree that is being made.
-    pub(crate) fn write(&self, root: &OwnedFd, believed: Believed) -> io::Result<()> {
-        make_folder(root, OWN.as_ref(), Mode::from_raw_mode(0o755))?;
+    /// Writes the marker of a worktree, or replaces it, as a whole. In the tree it makes the folder.
+    pub(crate) fn write(&self, place: &MarkPlace, believed: Believed) -> io::Result<()> {
+        let own = &place.folder;
+        let made = match place.is_in_tree() {
+            true => make_folder(fs::CWD, own, Mode::from_raw_mode(0o755)),
+            false => Err(Errno::EXIST),
+        };
         let flags = DIR_FLAGS | OFlags::NOFOLLOW;
-        let own = once_shown(root, OWN, || Ok(fs::openat(root, OWN, flags, Mode::empty())?))?;
-        write_mark(&own, MARKER, &self.encode(Marked::Worktree), believed)?;
-        write_new(&own, GIT_IGNORE, HIDES_ALL)?;
-        write_maker(&own)?;
-        give(&own, believed);
-        Ok(())
+        let dir = once_shown(fs::CWD, own, || Ok(fs::open(own, flags, Mode::empty())?))?;
+        match made {
+            Ok(()) => {
+                write_new(&dir, GIT_IGNORE, HIDES_ALL)?;
+                give(&dir, believed);
+            }
+            Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        self.replace(&dir, place.name, believed)
     }
 }
 
@@ -185,32 +209,21 @@ impl Marker {
 #[derive(Debug)]
 pub(crate) struct FoundMark {
     pub(crate) marker: Marker,
-    folder: Owned,
-    file: Owned,
+    pub(crate) folder: Owned,
+    pub(crate) file: Owned,
 }
 
 impl FoundMark {
-    /// The marker in the folder `own` of a tree, as [`Marker::read`] says. If a worktree has none
-    /// there, because `git clean -x` deleted it, the one that git keeps counts.
+    /// The marker at this place, as [`Marker::read`] says.
     ///
     /// # Errors
     /// [`ErrorKind::StoreUntrusted`] if it cannot be read, and belongs to another user.
-    pub(crate) fn at(own: &Path, of: Marked) -> Result<Option<Self>, Error> {
-        let found = Self::in_folder(own, of.file(), of)?;
-        if found.is_some() || of != Marked::Worktree {
-            return Ok(found);
-        }
-        match own.parent().and_then(git::folder_of) {
-            Some(kept) => Self::in_folder(&kept, GIT_MARKER, of),
-            None => Ok(None),
-        }
-    }
-
-    fn in_folder(own: &Path, name: &str, of: Marked) -> Result<Option<Self>, Error> {
-        let path = || own.join(name);
+    pub(crate) fn at(place: &MarkPlace) -> Result<Option<Self>, Error> {
+        let (own, of) = (&place.folder, place.of());
+        let path = || place.path();
         let read = || -> io::Result<(Vec<u8>, Owned, Owned)> {
             let dir = fs::open(own, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
-            let file = open_plain(&dir, Path::new(name), MOST_BYTES)?.0;
+            let file = open_plain(&dir, Path::new(place.name), MOST_BYTES)?.0;
             let (folder, owner) = (Owned::of(&fs::fstat(&dir)?), Owned::of(&fs::fstat(&file)?));
             let mut text = Vec::new();
             io::Read::read_to_end(&mut io::Read::take(file, MOST_BYTES), &mut text)?;
@@ -272,45 +285,47 @@ fn give(file: &OwnedFd, believed: Believed) -> bool {
     (owner.is_none() && group.is_none()) || fs::fchown(file, owner, group).is_ok()
 }
 
-/// Notes in calve's own folder of a tree whose files calve makes who that is, unless it can make
-/// files of all users, and whether no modes can be set there: see
-/// [`Maker`](super::metadata::Maker).
-pub(crate) fn write_maker(own: &OwnedFd) -> io::Result<()> {
-    let owner = match rights::can_give_to_all() {
-        true => None,
-        false => Some(fs::fstat(own)?),
-    };
-    match maker_text(owner.as_ref(), keeps_modes(own)?) {
-        text if text.is_empty() => Ok(()),
-        text => write_new(own, MADE_BY, text.as_bytes()),
+/// Gives what was made beside a mark to whom the store belongs. What cannot be given stays ours.
+pub(crate) fn give_at(path: &Path, believed: Believed) {
+    if believed.keeps_marks() != (None, None)
+        && let Ok(made) = fs::open(path, OFlags::RDONLY | OFlags::NOFOLLOW, Mode::empty())
+    {
+        give(&made, believed);
     }
 }
 
-/// The content of a [`MADE_BY`].
-pub(crate) fn maker_text(owner: Option<&fs::Stat>, keeps_modes: bool) -> String {
+/// What is noted of a tree whose files calve makes, whose root is open: who makes them, unless calve
+/// can make files of all users, and whether no modes can be set there. Empty if nothing is. See
+/// [`Maker`](super::metadata::Maker).
+pub(crate) fn maker_text(root: &OwnedFd) -> io::Result<String> {
+    let (gives_all, is_tested) = (rights::can_give_to_all(), Filesystem::of_file(root).is_tested);
     let mut text = String::new();
-    if let Some(owner) = owner {
-        text += &format!("{} {}\n", owner.st_uid, owner.st_gid);
+    if gives_all && is_tested {
+        return Ok(text);
+    }
+    // Whose new files are, the filesystem says.
+    let name = stage_name();
+    let file = make_file(root, name.as_ref(), NEW_FILE_FLAGS, Mode::from_raw_mode(0o600))?;
+    let made = fs::fstat(&file);
+    let keeps_modes = if is_tested { Ok(true) } else { keeps_modes(&file) };
+    fs::unlinkat(root, &name, AtFlags::empty())?;
+    let (made, keeps_modes) = (made?, keeps_modes?);
+    if !gives_all {
+        text += &format!("{} {}\n", made.st_uid, made.st_gid);
     }
     if !keeps_modes {
         text += NO_MODES;
         text.push('\n');
     }
-    text
+    Ok(text)
 }
 
-/// Whether a mode can be set in this folder. Filesystems that were not tested may refuse it, or
+/// Whether a mode can be given to this file. Filesystems that were not tested may refuse it, or
 /// accept it and keep another one.
-pub(crate) fn keeps_modes(own: &OwnedFd) -> io::Result<bool> {
-    if Filesystem::of_file(own).is_tested {
-        return Ok(true);
-    }
-    let name = stage_name();
-    let file = make_file(own, name.as_ref(), NEW_FILE_FLAGS, Mode::from_raw_mode(0o600))?;
+fn keeps_modes(file: &OwnedFd) -> io::Result<bool> {
     let wanted = Mode::from_raw_mode(0o640);
-    let set = meta::give_mode(&file, wanted).and_then(|()| fs::fstat(&file));
-    fs::unlinkat(own, &name, AtFlags::empty())?;
-    Ok(Mode::from_raw_mode(set?.st_mode) == wanted)
+    let set = meta::give_mode(file, wanted).and_then(|()| fs::fstat(file))?;
+    Ok(Mode::from_raw_mode(set.st_mode) == wanted)
 }
 
 fn write_new(own: &OwnedFd, name: &str, text: &[u8]) -> io::Result<()> {

@@ -10,7 +10,7 @@
 //!   could not be set, and costs nothing.
 //! * If the index does not vouch for an entry, because the entry was touched, the entry may have
 //!   the owner that its maker gives to files. A worktree that was not made by root says in
-//!   `.calve/made-by` who its maker is. The owner of a file is weaker evidence: `chown -R` changes
+//!   `made-by` who its maker is. The owner of a file is weaker evidence: `chown -R` changes
 //!   the owner of every file.
 //!
 //! Some filesystems keep no modes, although they accept them (fixed modes of a mount, FAT over a
@@ -20,14 +20,13 @@
 //! made may have that user as the owner instead. Set-ID bits go with the owner. calve did not make
 //! the files of a project, so they must be what the snapshot says.
 
-use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rustix::fs::{self, Mode, OFlags};
 use rustix::process::{getegid, geteuid, getgroups};
 
 use super::files::read_plain;
-use super::layout::{MADE_BY, NO_MODES, OWN};
+use super::layout::{MADE_BY, NO_MODES};
 use super::object::{Attributes, Entry, Kind};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::rights;
@@ -67,10 +66,12 @@ impl Maker {
         Self { owner: only_owner(), ..Self::privileged() }
     }
 
-    /// The maker of the tree at `root`.
-    pub(crate) fn of(root: &OwnedFd) -> Self {
+    /// The maker of the tree of which the store keeps this folder ([`Layout::tree`]).
+    ///
+    /// [`Layout::tree`]: super::layout::Layout::tree
+    pub(crate) fn of(kept: &Path) -> Self {
         let read = || {
-            let own = fs::openat(root, OWN, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty()).ok()?;
+            let own = fs::open(kept, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty()).ok()?;
             String::from_utf8(read_plain(own, Path::new(MADE_BY), MOST_BYTES).ok()?).ok()
         };
         // Without the file, or with one that is damaged, the maker could set everything: more is a

@@ -103,7 +103,7 @@ impl Store {
             intake: Some(noted),
             looks_only: false,
             stamp,
-            maker: Maker::of(&root),
+            maker: Maker::privileged(),
             excluded: &Excluded::default(),
             roots: &found.roots,
             spellings: &Spellings::fixed(found.roots.clone()),

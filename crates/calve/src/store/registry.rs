@@ -4,10 +4,11 @@
 //! | part | where | made by | removed by |
 //! |---|---|---|---|
 //! | the row | the catalog | [`claim`] | [`forget`] |
-//! | the marker, which repeats the row's token | in the tree | [`mark`] | it goes with the tree |
+//! | the marker, which repeats the row's token | git's folder of the tree, or the tree ([`MarkPlace`]) | [`mark`] | it goes with that |
+//! | which folder the tree is ([`identity`]), who made it, the roots that it names | `trees/TOKEN` | a start | [`forget`] |
 //! | the index, or a ready tree's | `indexes/TOKEN` | [`write_index`], [`link_index`] | [`forget`] |
 //! | the lock of the process that switches or drops the worktree | `locks/TOKEN` | [`lock`] | [`forget`] |
-//! | what can be undone | beside the marker | a switch | it goes with the tree |
+//! | what can be undone | `trees/TOKEN/undo`, or the tree ([`undo`](super::undo)) | a switch | [`forget`] |
 //! | git's registration of a linked worktree | git's repository | [`register`] | [`forget`] |
 //! | its branch, if calve made one | the same | [`register`] | stays unless the start fails |
 //!
@@ -56,11 +57,12 @@ use super::git::modules::Modules;
 use super::git::{self, Onto, Registration, Repository};
 use super::id::SnapshotId;
 use super::index::{self, Index};
-use super::layout::{self, Layout, READY_INDEX};
+use super::layout::{Layout, MADE_BY, READY_INDEX};
 use super::locks;
 use super::manifest::Manifest;
-use super::marker::{Marked, Marker};
-use super::ownership::{Believed, must_be_believed_root};
+use super::marker::{MarkPlace, Marker, maker_text};
+use super::ownership::{Believed, Owned, Role, must_be_believed_root};
+use super::paths::Relocation;
 use super::{trash, undo};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::filesystem::Filesystem;
@@ -73,6 +75,7 @@ use crate::tree::staging::{
 use crate::tree::{CloneOptions, clone_tree};
 
 mod dropped;
+mod identity;
 mod pruned;
 mod torn;
 
@@ -151,15 +154,17 @@ impl<'a> Registry<'a> {
         Marker { token: row.token.clone(), store: self.layout.0.to_owned() }
     }
 
-    /// Puts the marker into the tree of a worktree that is being made.
-    pub(crate) fn mark(self, row: &WorktreeRow, root: &OwnedFd) -> io::Result<()> {
-        self.marker(row).write(root, self.believed())
-    }
-
-    /// Has git keep the marker of a worktree, too, in the folder that belongs to this one tree.
-    pub(crate) fn keep_mark(self, row: &WorktreeRow, folder: &Path) -> io::Result<()> {
-        let folder = fs::open(folder, DIR_FLAGS | fs::OFlags::NOFOLLOW, fs::Mode::empty())?;
-        self.marker(row).keep_in(&folder, self.believed())
+    /// Marks the tree of a worktree, which is at `root` now, and notes which folder that is.
+    pub(crate) fn mark(self, row: &WorktreeRow, root: &Path) -> io::Result<()> {
+        let believed = self.believed();
+        let mut place = MarkPlace::of_worktree(root);
+        // The copy of another user's repository stays theirs, and a mark in it would not count.
+        let folder = Owned::at(&place.folder);
+        if folder.is_ok_and(|folder| believed.why_not(folder, Role::Mark).is_some()) {
+            place = MarkPlace::in_tree(root);
+        }
+        self.marker(row).write(&place, believed)?;
+        self.note_root(row, root)
     }
 
     /// Whose marks count for this store.
@@ -167,16 +172,40 @@ impl<'a> Registry<'a> {
         Believed::with_store(self.layout.0)
     }
 
-    /// Whether the tree at `root` has a mark with this token, of a user who is believed.
+    /// Notes who makes the tree of a worktree that is open, and the roots that its files name.
+    pub(crate) fn note_tree(
+        self,
+        row: &WorktreeRow,
+        root: &OwnedFd,
+        roots: Option<&Relocation>,
+    ) -> io::Result<()> {
+        let folder = self.tree_folder(row)?;
+        match maker_text(root)? {
+            text if text.is_empty() => {}
+            text => write_whole(&folder, &folder.join(MADE_BY), text.as_bytes())?,
+        }
+        roots.map_or(Ok(()), |roots| roots.write(&folder))
+    }
+
+    /// Whether the tree at `root` has the mark of a project with this token, of a user who is
+    /// believed.
     ///
     /// # Errors
     /// The mark could not be read. A damaged mark is none.
-    pub(crate) fn is_at(self, root: &Path, of: Marked, token: &str) -> Result<bool, Error> {
-        match Marker::believed(&layout::own(root), of, self.believed()) {
+    pub(crate) fn is_project_at(self, root: &Path, token: &str) -> Result<bool, Error> {
+        match Marker::believed(&MarkPlace::of_project(root), self.believed()) {
             Ok(marker) => Ok(marker.is_some_and(|marker| marker.token == token)),
             Err(error) if error.kind() == ErrorKind::Damaged => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// The mark of the tree at `root`, of a user who is believed.
+    ///
+    /// # Errors
+    /// The mark could not be read, or is damaged.
+    pub(crate) fn mark_at(self, root: &Path) -> Result<Option<Marker>, Error> {
+        Marker::believed(&MarkPlace::of_worktree(root), self.believed())
     }
 
     /// Like [`find_mark`](Self::find_mark), but a marker that cannot be read counts as none.
@@ -184,18 +213,18 @@ impl<'a> Registry<'a> {
         self.find_mark(row).unwrap_or(false)
     }
 
-    /// Whether the tree at the path of a row bears the row's token.
+    /// Whether the tree at the path of a row is that worktree: see [`identity`].
     ///
     /// # Errors
     /// The marker could not be read.
     pub(crate) fn find_mark(self, row: &WorktreeRow) -> Result<bool, Error> {
-        self.is_at(&path_from(&row.path), Marked::Worktree, &row.token)
+        self.is_tree_of(row, &path_from(&row.path))
     }
 
-    /// Finds a worktree again if it was moved together with the store, for example because a folder
-    /// above both got another name. It looks for the worktree's marker where the worktree would be
-    /// if its path to the store had stayed the same. Returns whether it wrote a new path into the
-    /// row.
+    /// Finds a worktree again if git moved it (`git worktree move`), or if it was moved together with
+    /// the store, for example because a folder above both got another name. It looks for the
+    /// worktree's marker where git says that the worktree is, and where it would be if its path to
+    /// the store had stayed the same. Returns whether it wrote a new path into the row.
     pub(crate) fn follow_store(self, row: &mut WorktreeRow) -> Result<bool, Error> {
         let known = path_from(&row.path);
         if self.is_read_only || row.name == PROJECT || !is_gone(&known) {
@@ -204,15 +233,19 @@ impl<'a> Registry<'a> {
         let believed = self.believed();
         // A folder at which calve cannot look is no worktree that it could use. The row stays, and
         // the worktree is missing.
+        let entry = self.registration_of(row).ok().flatten();
         let is_it = |path: &PathBuf| {
-            let own = layout::own(path);
-            let marker = Marker::believed(&own, Marked::Worktree, believed).ok().flatten();
-            marker.is_some_and(|marker| marker.token == row.token && self.is_meant_by(&marker))
+            let marker = self.mark_at(path).ok().flatten();
+            let is_marked =
+                marker.is_some_and(|marker| marker.token == row.token && self.is_meant_by(&marker));
+            let led = || entry.as_ref().is_some_and(|entry| self.led_before_a_move(path, entry));
+            (is_marked || led())
                 && must_be_believed_root(believed, path, Operation::UseWorktree).is_ok()
         };
-        let Some(found) = places_after_move(&known, self.layout.0).find(is_it) else {
-            return Ok(false);
-        };
+        let by_git = entry.as_ref().and_then(|entry| entry.git_file.as_deref()?.parent());
+        let places = by_git.map(Path::to_owned).into_iter();
+        let mut places = places.chain(places_after_move(&known, self.layout.0));
+        let Some(found) = places.find(is_it) else { return Ok(false) };
         row.path = bytes_of(&found);
         self.set_path(row)?;
         Ok(true)
@@ -228,7 +261,13 @@ impl<'a> Registry<'a> {
             return false;
         }
         let root = path_from(&row.path);
-        let Ok(led) = git::leads_to(&root) else { return false };
+        let led = match git::leads_to(&root) {
+            Ok(led) => led,
+            Err(error) if git::is_absent(&error) => {
+                return !self.lead_again(row, &root) && self.register_pruned(row).unwrap_or(false);
+            }
+            Err(_) => return false,
+        };
         let is_project_moved = is_gone(&led);
         let project = || self.repository().ok().flatten();
         let folder = match is_project_moved {
@@ -248,11 +287,11 @@ impl<'a> Registry<'a> {
             self.note_head(row, &entry);
             return false;
         }
-        let Some(project) = project().filter(|_| self.is_marked(row)) else { return false };
+        let is_ours = || self.is_marked(row) || self.is_registered_as(row, &entry);
+        let Some(project) = project().filter(|_| is_ours()) else { return false };
         if project.repair(&root).is_ok() {
             let before = Modules::new(&project, was, &led);
             let _ = Modules::new(&project, &root, &entry.folder).lead_as(&before, &root);
-            let _ = self.keep_mark(row, &entry.folder);
         }
         false
     }
@@ -264,21 +303,16 @@ impl<'a> Registry<'a> {
         if self.is_read_only || row.name == PROJECT {
             return;
         }
-        let own = layout::own(&path_from(&row.path));
+        let place = MarkPlace::of_worktree(&path_from(&row.path));
         let believed = self.believed();
-        let Ok(Some(marker)) = Marker::believed(&own, Marked::Worktree, believed) else { return };
+        let Ok(Some(marker)) = Marker::believed(&place, believed) else { return };
         let moved = marker.store != self.layout.0
             && std::fs::symlink_metadata(Layout(&marker.store).format())
                 .is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
         if marker.token != row.token || !moved {
             return;
         }
-        if let Ok(own) = fs::open(&own, DIR_FLAGS | fs::OFlags::NOFOLLOW, fs::Mode::empty()) {
-            let _ = self.marker(row).replace(&own, Marked::Worktree, believed);
-        }
-        if let Some(folder) = git::folder_of(&path_from(&row.path)) {
-            let _ = self.keep_mark(row, &folder);
-        }
+        let _ = self.marker(row).write(&place, believed);
     }
 
     /// Whether a marker that bears the token of a worktree of this store means this store, and not
@@ -347,10 +381,16 @@ impl<'a> Registry<'a> {
         taken.context(Operation::WriteIndex, || &path)
     }
 
+    /// The folder with the undo data of a worktree, or of the project.
+    pub(crate) fn undo_home(self, row: &WorktreeRow) -> PathBuf {
+        let kept = (row.name != PROJECT).then(|| self.layout.tree(&row.token));
+        undo::home(&self.root_of(row), kept.as_deref())
+    }
+
     /// The snapshot that an undo of a worktree would go back to.
     pub(crate) fn undo_goes_to(self, row: &WorktreeRow) -> Option<SnapshotId> {
         let store = (row.name == PROJECT && row.path.is_empty()).then_some(self.layout.0);
-        undo::goes_to(&self.root_of(row), store)
+        undo::goes_to(&self.undo_home(row), store)
     }
 
     /// The right to switch a worktree, or to drop it. `None`: another process has it and did not
@@ -379,7 +419,10 @@ impl<'a> Registry<'a> {
 
     /// Writes the new path of a worktree that was moved.
     pub(crate) fn set_path(self, row: &WorktreeRow) -> Result<(), Error> {
-        self.catalog.set_path(row)
+        self.catalog.set_path(row)?;
+        // Without it the mark alone says which tree this is.
+        let _ = self.note_root(row, &path_from(&row.path));
+        Ok(())
     }
 
     /// Forgets a worktree. `away` takes its folder away. If `away` returns something, this also
@@ -519,7 +562,6 @@ impl<'a> Registry<'a> {
         let _ = std::fs::remove_dir_all(&temporary);
         let mut made = made.map_err(|failure| failed(failure.into()))?;
         made.point_at(&path_from(&row.path)).map_err(failed)?;
-        self.keep_mark(row, &made.folder).map_err(failed)?;
         Ok(made)
     }
 
@@ -666,6 +708,7 @@ impl<'a> Registry<'a> {
     fn remove_files(self, token: &str) {
         let _ = std::fs::remove_file(self.layout.index(token));
         let _ = std::fs::remove_file(self.layout.keeps_paths(token));
+        let _ = std::fs::remove_dir_all(self.layout.tree(token));
         let _ = std::fs::remove_file(self.layout.lock(token));
     }
 
@@ -740,7 +783,8 @@ impl<'a> Registry<'a> {
     pub(crate) fn sweep(self, grace: Duration) -> Result<u64, Error> {
         // The files are listed before the rows are read: every row was written before its files.
         let mut found = Vec::new();
-        for path in [self.layout.indexes(), self.layout.locks(), self.layout.all_keep_paths()] {
+        let layout = self.layout;
+        for path in [layout.indexes(), layout.locks(), layout.all_keep_paths(), layout.trees()] {
             let names = match trash::entries(&path, grace) {
                 // It is made for the first worktree that keeps all paths.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,

@@ -253,7 +253,7 @@ impl Store {
             return None;
         }
         let modules = self.modules(row, root).filter(Modules::are_in_use);
-        Local::new(Relocation::read(root), modules)
+        Local::new(Relocation::read(&self.layout().tree(&row.token)), modules)
     }
 
     /// The submodules of a worktree that is linked, or has a copy of the repository. `None`: it is
@@ -332,7 +332,7 @@ impl Store {
             intake,
             looks_only: false,
             stamp,
-            maker: Maker::of(&root),
+            maker: Maker::of(&self.layout().tree(&known.row.token)),
             excluded: &excluded,
             roots: &roots,
             spellings: &spellings,

@@ -1,5 +1,11 @@
-//! The record that a switch writes so that it can be undone: `undo/record` in calve's own folder of
-//! a worktree.
+//! The record that a switch writes so that it can be undone: `undo/record` in the folder [`home`].
+//!
+//! # Where
+//! `git clean -x` deletes what stands in a tree. So what was moved aside from a worktree is in the
+//! store. It is moved by a rename, which keeps hard links, and is as quick for a large file as for a
+//! small one. Where no rename leads from the tree into the store (a worktree that is a subvolume of
+//! btrfs, or on another filesystem), it is in `.calve` in the tree, as long as there is something to
+//! undo. The project's is in its `.calve`.
 //!
 //! Beside the record are the files that were moved aside. [`switch`](crate::Worktree::switch)
 //! writes the record, and [`undo`](crate::Worktree::undo) brings back the files. This module
@@ -16,6 +22,8 @@ use super::id::{self, SnapshotId};
 use super::layout::{self, UNDO, UNDO_RECORD};
 use super::object::{Entry, decode_directory, encode_directory};
 use crate::reflink::imp::DIR_FLAGS;
+use crate::reflink::meta::Meta;
+use crate::tree::mounts::are_on_one_mount;
 
 /// Room for tens of millions of paths.
 const RECORD_MOST_BYTES: u64 = 1 << 30;
@@ -33,24 +41,43 @@ pub(crate) struct Record {
     pub(crate) metadata: Vec<(PathBuf, Entry)>,
 }
 
-/// The snapshot that an undo of the worktree at `path` would go back to. For a project, `store` is
-/// its store.
-pub(crate) fn goes_to(path: &Path, store: Option<&Path>) -> Option<SnapshotId> {
-    let own = open_own(path, store).ok()?;
+/// The folder with the undo data of the tree at `path`. `kept` is what the store keeps of that tree
+/// ([`Layout::tree`](layout::Layout::tree)), and `None` for the project.
+pub(crate) fn home(path: &Path, kept: Option<&Path>) -> PathBuf {
+    let inside = layout::own(path);
+    let has_undo = |folder: &Path| std::fs::symlink_metadata(folder.join(UNDO)).is_ok();
+    match kept {
+        Some(kept) if has_undo(kept) || !has_undo(&inside) && is_beside(path, kept) => {
+            kept.to_owned()
+        }
+        _ => inside,
+    }
+}
+
+/// Whether a file can be renamed from one folder to the other.
+fn is_beside(path: &Path, kept: &Path) -> bool {
+    let device = |path: &Path| fs::stat(path).map(|stat| Meta::of(&stat).dev);
+    matches!((device(path), device(kept)), (Ok(one), Ok(other)) if one == other)
+        && are_on_one_mount(path, kept) != Some(false)
+}
+
+/// The snapshot that an undo with the data in the folder `home` would go back to. For a project,
+/// `store` is its store.
+pub(crate) fn goes_to(home: &Path, store: Option<&Path>) -> Option<SnapshotId> {
+    let own = open_home(home, store).ok()?;
     let undo = fs::openat(own, UNDO, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty()).ok()?;
     Some(Record::read(&undo).ok()??.from)
 }
 
-/// Opens calve's own folder in the tree at `path`. Links are not followed, with one exception: the
-/// folder of a project may be a link to its store.
-pub(crate) fn open_own(path: &Path, store: Option<&Path>) -> io::Result<OwnedFd> {
-    let own = layout::own(path);
+/// Opens the folder with a tree's undo data. Links are not followed, with one exception: the folder
+/// of a project may be a link to its store.
+pub(crate) fn open_home(home: &Path, store: Option<&Path>) -> io::Result<OwnedFd> {
     if let Some(store) = store
-        && std::fs::canonicalize(&own).is_ok_and(|own| own == store)
+        && std::fs::canonicalize(home).is_ok_and(|own| own == store)
     {
         return Ok(fs::open(store, DIR_FLAGS, Mode::empty())?);
     }
-    Ok(fs::open(&own, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?)
+    Ok(fs::open(home, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?)
 }
 
 impl Record {

@@ -357,6 +357,9 @@ impl Store {
     ) -> Result<Scan, Error> {
         let root = fs::open(path, DIR_FLAGS, Mode::empty()).context(Operation::Open, || path)?;
         let excluded = self.other_roots(PROJECT, path, operation)?;
+        let project = self.catalog().worktree(PROJECT)?;
+        let project = project.filter(|row| self.registry().root_of(row) == path);
+        let maker_of = |row: WorktreeRow| Maker::of(&self.layout().tree(&row.token));
         scan::scan(&Request {
             path,
             root: &root,
@@ -366,7 +369,7 @@ impl Store {
             intake: None,
             looks_only: true,
             stamp,
-            maker: Maker::of(&root),
+            maker: project.map_or_else(Maker::privileged, maker_of),
             excluded: &excluded,
             roots: &[],
             spellings: &Spellings::fixed(Vec::new()),

@@ -282,7 +282,8 @@ impl Store {
     /// Writes the roots of a worktree again, if a power cut left their file empty. Without them its
     /// rewritten files would count as changed.
     pub(super) fn heal_paths(&self, row: &WorktreeRow, path: &Path) -> Result<(), Error> {
-        let file = layout::own(path).join(PATHS);
+        let kept = self.layout().tree(&row.token);
+        let file = kept.join(PATHS);
         let Some(id) = row.snapshot.filter(|_| !self.is_read_only()) else { return Ok(()) };
         if !is_of_another_boot(&row.maker)
             || is_blank(&file).context(Operation::Read, || &file)? != Some(true)
@@ -291,7 +292,7 @@ impl Store {
         }
         let found = self.found(id, &self.object(id)?)?;
         match Relocation::between(&found.roots, path) {
-            Some(roots) => roots.rewrite(path).context(Operation::Write, || file),
+            Some(roots) => roots.write(&kept).context(Operation::Write, || file),
             None => Ok(()),
         }
     }
@@ -301,7 +302,7 @@ impl Worktree {
     /// Translates the files of a worktree that was moved, so that they name its new path. If this
     /// process dies, the next command in the worktree goes on, also if it was moved again by then.
     pub(super) fn follow_move(&self) -> Result<(), Error> {
-        let Some(roots) = Relocation::read(&self.path) else { return Ok(()) };
+        let Some(roots) = Relocation::read(&self.kept()) else { return Ok(()) };
         let now = bytes_of(&self.path);
         let goes_on = roots.is_unfinished();
         if roots.to().next() == Some(&now) && !goes_on || self.store.is_read_only() {
@@ -316,7 +317,7 @@ impl Worktree {
         let tree = Tree { path: &self.path, root: &root };
         let follow = || -> io::Result<()> {
             // Until the end, files may name the earlier root or the new one.
-            roots.or(&now).rewrite(&self.path)?;
+            roots.or(&now).write(&self.kept())?;
             if let Some(modules) = self.store.modules(&self.row, &self.path) {
                 for earlier in moves.iter().filter_map(|moved| moved.from().next()) {
                     modules.lead_as(&modules.at(&path_from(earlier)), &self.path)?;
@@ -353,7 +354,7 @@ impl Worktree {
                     })?;
                 }
             }
-            now.rewrite(&self.path)
+            now.write(&self.kept())
         };
         follow().context(Operation::RewritePaths, || &self.path)
     }

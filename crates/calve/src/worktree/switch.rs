@@ -4,7 +4,7 @@
 //! calve compares the two snapshots. It leaves a path alone if the snapshots agree on it, whatever
 //! the path holds by now. A path that must change and that was changed by hand is a *conflict*,
 //! unless it already is as the target has it. If there are conflicts, calve changes nothing. With
-//! `force`, it moves the conflicting entries aside, into `.calve/undo` of the worktree, and
+//! `force`, it moves the conflicting entries aside, into the folder `undo` ([`undo`](crate::store::undo)), and
 //! [`Worktree::undo`] brings them back. If the target does not have a directory, files that were
 //! added to it by hand stay, and so does the directory.
 //!
@@ -258,17 +258,8 @@ impl Worktree {
         self.must_keep_to_itself()?;
         // A process that was killed while it discarded undo data left that data here. We sweep it
         // now, because the command may have nothing else to do.
-        match self.open_own()? {
-            Some(own) => staging::sweep(&own),
-            None if self.is_project() => {}
-            // `git clean -x` deleted it, and git knows whose worktree this is. A row alone must not
-            // mark a folder: the store may come from someone else.
-            None => {
-                self.must_be_there()?;
-                let root = super::open_dir(&self.path)?;
-                let marked = self.store.registry().mark(&self.row, &root);
-                marked.context(Operation::Mark, || &self.path)?;
-            }
+        if let Some(home) = self.open_home()? {
+            staging::sweep(&home);
         }
         Ok(alone)
     }
@@ -310,7 +301,7 @@ impl Worktree {
             now: scan.manifest.as_ref().unwrap_or(base),
             target: &target,
             interrupted: interrupted.as_ref(),
-            maker: Maker::of(&root),
+            maker: Maker::of(&self.kept()),
             in_place: HashSet::new(),
             local: known.local.as_ref(),
             left_to_undo: left_to_undo.as_ref(),
@@ -502,7 +493,7 @@ impl Worktree {
         let mut roots = roots.clone();
         if roots.add(&found.roots) {
             // Before any file has such a root: then each command knows what it means.
-            roots.rewrite(&self.path)?;
+            roots.write(&self.kept())?;
         }
         let relocate = Relocate {
             tree: Tree { path: &self.path, root: staged.stage.dir() },

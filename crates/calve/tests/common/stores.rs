@@ -12,6 +12,24 @@ use calve::{
 use crate::common::snapshot::{Entry, Kind, Snapshot, only, snapshot};
 use crate::common::{Scratch, expects_reflink};
 
+/// The file with the mark of the worktree at `tree`: where git keeps what belongs to that tree, or in
+/// the tree.
+pub(crate) fn mark_of(tree: &Path) -> PathBuf {
+    let git = tree.join(".git");
+    match fs::read_to_string(&git) {
+        Ok(text) => tree.join(text["gitdir: ".len()..].trim_end()).join("calve-worktree"),
+        Err(_) if git.is_dir() => git.join("calve-worktree"),
+        Err(_) => tree.join(".calve/worktree"),
+    }
+}
+
+/// The folder of what the store at `store` keeps of the worktree at `tree`.
+pub(crate) fn kept_of(store: &Path, tree: &Path) -> PathBuf {
+    let mark = fs::read_to_string(mark_of(tree)).unwrap();
+    let token = mark.lines().find_map(|line| line.strip_prefix("token ")).unwrap();
+    store.join("trees").join(token)
+}
+
 /// A project in its own folder, beside which its worktrees are.
 pub(crate) struct Desk {
     pub(crate) scratch: Scratch,

@@ -234,14 +234,16 @@ fn every_verb_gives_a_worktree_again_what_a_power_cut_left_empty() {
             named(name).drop(&DropOptions::new(), &common()).unwrap().delete().unwrap();
         }),
     ];
-    let own = |name: &str| at.join(name).join(".calve");
     let registered = |name: &str| repository.join("worktrees").join(name);
+    let mark = |name: &str| registered(name).join("calve-worktree");
+    let kept = |name: &str| {
+        let folder = crate::stores::kept_of(project.store.path(), &at.join(name));
+        ["root", "paths"].map(|file| folder.join(file))
+    };
     type Torn<'a> = (&'a str, &'a dyn Fn(&str) -> Vec<PathBuf>);
     let torn: [Torn<'_>; 7] = [
-        ("mark", &|name| vec![own(name).join("worktree")]),
-        ("own", &|name| {
-            ["worktree", "paths", ".gitignore"].map(|file| own(name).join(file)).into()
-        }),
+        ("mark", &|name| vec![mark(name)]),
+        ("own", &|name| kept(name).into_iter().chain([mark(name)]).collect()),
         ("git", &|name| vec![at.join(name).join(".git")]),
         ("head", &|name| vec![registered(name).join("HEAD")]),
         ("branch", &|name| vec![repository.join("refs/heads").join(name)]),
@@ -252,7 +254,7 @@ fn every_verb_gives_a_worktree_again_what_a_power_cut_left_empty() {
             let mut all: Vec<PathBuf> = ["HEAD", "gitdir", "commondir", "index", "logs/HEAD"]
                 .map(|file| registered(name).join(file))
                 .into();
-            all.extend(["worktree", "paths", ".gitignore"].map(|file| own(name).join(file)));
+            all.extend(kept(name).into_iter().chain([mark(name)]));
             all.push(at.join(name).join(".git"));
             all.extend(["refs/heads", "logs/refs/heads"].map(|it| repository.join(it).join(name)));
             all
@@ -299,7 +301,10 @@ fn a_marker_that_is_empty_in_its_own_boot_or_says_something_is_nobodys() {
         [("now", "", false), ("words", "of somebody", true), ("link", "", true)]
     {
         project.store.start(&[name], &options, &common()).unwrap();
-        let marker = project.scratch.join("at").join(name).join(".calve/worktree");
+        let tree = project.scratch.join("at").join(name);
+        let marker = tree.join(".calve/worktree");
+        // The store does not know the folder itself either.
+        fs::remove_file(crate::stores::kept_of(project.store.path(), &tree).join("root")).unwrap();
         fs::write(&marker, text).unwrap();
         if is_other {
             of_another_boot(&project);
@@ -311,4 +316,57 @@ fn a_marker_that_is_empty_in_its_own_boot_or_says_something_is_nobodys() {
         let found = project.store.worktree(name).unwrap();
         assert_eq!(found.state().unwrap(), WorktreeState::Missing, "{name}");
     }
+}
+
+/// A store may come from someone else, and name any folder. Only the folder that calve made is the
+/// worktree: `drop` would delete another one.
+#[test]
+fn a_folder_in_the_place_of_a_worktree_is_not_taken_for_it() {
+    const TEST: &str = "a_folder_in_the_place_of_a_worktree_is_not_taken_for_it";
+    if !has_command("git") {
+        return not_run(TEST, "there is no git");
+    }
+    for (what, in_place, note, state) in [
+        // What is done in the folder of the worktrees, and what the store's note is then.
+        ("it itself", "rm w/.git", None, WorktreeState::Ready),
+        ("a folder", "mv w away; mkdir w; echo mine >w/file", None, WorktreeState::Missing),
+        (
+            "a folder, note lost",
+            "rm -r w; mkdir w; echo mine >w/file",
+            Some(""),
+            WorktreeState::Missing,
+        ),
+        ("a copy", "cp -a w copy; rm -r w; mv copy w; rm w/.git", None, WorktreeState::Missing),
+        ("git's", "rm -r w; git init -q w; echo mine >w/file", Some(""), WorktreeState::Missing),
+        ("itself, wrong note", "rm w/.git", Some("1 2 of 3 4\n"), WorktreeState::Missing),
+    ] {
+        let project = Project::new(with_everything);
+        project.snapshot();
+        let at = project.path.with_extension("worktrees");
+        project.store.start(&["w"], &StartOptions::new().at(&at), &common()).unwrap();
+        let kept = crate::stores::kept_of(project.store.path(), &at.join("w")).join("root");
+        of_another_boot(&project);
+        script(&at, in_place);
+        if let Some(note) = note {
+            fs::write(kept, note).unwrap();
+        }
+        let worktree = project.store.worktree("w").unwrap();
+        assert_eq!(worktree.state().unwrap(), state, "{what}");
+        let before = common::names(&at.join("w"));
+        if state == WorktreeState::Missing {
+            worktree.drop(&DropOptions::new().force(true), &common()).unwrap().delete().unwrap();
+            assert_eq!(common::names(&at.join("w")), before, "{what}: nobody's folder is deleted");
+        }
+    }
+    // The copy of a project has a copy of the notes.
+    let project = Project::new(with_everything);
+    project.snapshot();
+    let at = project.path.with_extension("worktrees");
+    project.store.start(&["w"], &StartOptions::new().at(&at), &common()).unwrap();
+    script(&at, "rm w/.git");
+    let copy = project.scratch.join("copy");
+    sh(std::process::Command::new("cp").arg("-a").arg(&project.path).arg(&copy));
+    let copied = Store::open(copy.join(".calve")).unwrap();
+    assert_eq!(copied.worktree("w").unwrap().state().unwrap(), WorktreeState::Missing);
+    assert_eq!(project.store.worktree("w").unwrap().state().unwrap(), WorktreeState::Ready);
 }

@@ -474,7 +474,8 @@ fn a_forced_switch_is_undone_to_the_byte() {
     assert_same(&before, &content(one.path()), "after the undo");
     assert_eq!(status(&one), changes);
     fails(one.undo(&options()), ErrorKind::SnapshotNotFound);
-    assert_eq!(names(&one.path().join(".calve")), [".gitignore", "paths", "worktree"]);
+    assert_eq!(names(&one.path().join(".calve")), [".gitignore", "worktree"]);
+    assert_eq!(names(&crate::stores::kept_of(desk.store.path(), one.path())), ["paths", "root"]);
 }
 
 #[test]

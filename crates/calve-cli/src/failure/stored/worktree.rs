@@ -18,9 +18,8 @@ pub(super) fn way_out(case: &Case<'_>) -> Option<String> {
             shell_word(path)
         ),
         ErrorKind::WorktreeMissing if path.is_dir() => format!(
-            "if only its folder .calve is missing ('git clean -x' deletes that), move the folder away, run \
-             'calve restore{name}', and copy your changes back; 'calve drop --force{name}' forgets the worktree \
-             and leaves the folder"
+            "if this is a copy of its folder (from a backup, say), move that away, run 'calve restore{name}', and copy \
+             your changes back; 'calve drop --force{name}' forgets the worktree and leaves the folder"
         ),
         ErrorKind::WorktreeMissing => format!(
             "'calve restore{name}' makes it again from its base snapshot, 'calve drop --force{name}' forgets it; if \
@@ -69,7 +68,7 @@ pub(super) fn way_out(case: &Case<'_>) -> Option<String> {
         ErrorKind::Overlap => format!(
             "work in {}, or delete {} to make this a plain folder; 'calve start NAME' makes another worktree",
             shell_word(other.unwrap_or(Path::new("the worktree"))),
-            shell_word(&path.join(".calve"))
+            shell_word(&path.join(if path.join(".calve").is_dir() { ".calve" } else { ".git" }))
         ),
         _ => return None,
     };

@@ -92,14 +92,15 @@ pub(crate) fn leads_nowhere(error: &io::Error) -> bool {
 }
 
 /// The folder in which git keeps what belongs to the working tree at `root` alone: its repository,
-/// or its registration, if that names this tree.
+/// or its registration. `None`: git does not know the tree.
+///
+/// A copy of a linked worktree leads to the registration of that worktree, as for git.
 pub(crate) fn folder_of(root: &Path) -> Option<PathBuf> {
     let own = git_of(root);
-    if std::fs::symlink_metadata(&own).ok()?.is_dir() {
-        return Some(own);
+    match std::fs::symlink_metadata(&own).ok()?.is_dir() {
+        true => Some(own),
+        false => leads_to(root).ok(),
     }
-    let entry = Registration::read(leads_to(root).ok()?).ok()??;
-    entry.is_of(root).then_some(entry.folder)
 }
 
 /// The path in the `.git` file of a folder.

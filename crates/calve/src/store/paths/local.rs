@@ -14,13 +14,13 @@ use rustix::io::Errno;
 use super::record::{self, Digest};
 use super::spelling::{SPELLINGS_MOST, Spellings, counterpart};
 use super::{CONFIG, MOST_BYTES, PathKind, Relocation, in_environment};
-use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS, SOURCE_FLAGS};
+use crate::reflink::imp::{DIR_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::Meta;
 use crate::store::at::open_at;
 use crate::store::files::{path_from, read_plain};
 use crate::store::git::modules::{Modules, may_be_of_module};
 use crate::store::git::{self, Failure};
-use crate::store::layout::{self, OWN, PATHS};
+use crate::store::layout::{self, PATHS};
 use crate::tree::staging::write_whole;
 
 const MAGIC: &[u8] = b"calve paths 1";
@@ -43,9 +43,12 @@ pub(crate) struct Local {
 /// The roots of a worktree: the project's, which snapshots name, and its own, which its files name.
 /// A worktree that was moved has files that name its earlier root, until they are translated again.
 impl Relocation {
-    /// `None` if the worktree's files are as the project has them.
-    pub(crate) fn read(root: &Path) -> Option<Self> {
-        let own = fs::open(layout::own(root), DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty()).ok()?;
+    /// The roots in the folder that the store keeps of a worktree's tree ([`Layout::tree`]). `None` if
+    /// the worktree's files are as the project has them.
+    ///
+    /// [`Layout::tree`]: crate::store::layout::Layout::tree
+    pub(crate) fn read(kept: &Path) -> Option<Self> {
+        let own = fs::open(kept, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty()).ok()?;
         let text = read_plain(own, Path::new(PATHS), FILE_MOST_BYTES).ok()?;
         let text = text.strip_prefix(MAGIC)?.strip_prefix(b"\0")?;
         let parts: Vec<&[u8]> = text.split(|byte| *byte == 0).collect();
@@ -68,17 +71,9 @@ impl Relocation {
         bytes
     }
 
-    /// Writes the roots into a tree that is being made and that has its marker.
-    pub(crate) fn write(&self, root: &OwnedFd) -> io::Result<()> {
-        let own = fs::openat(root, OWN, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
-        let file = fs::openat(own, PATHS, NEW_FILE_FLAGS, Mode::from_raw_mode(0o644))?;
-        io::Write::write_all(&mut std::fs::File::from(file), &self.encode())
-    }
-
-    /// Writes other roots into the worktree at `root`.
-    pub(crate) fn rewrite(&self, root: &Path) -> io::Result<()> {
-        let own = layout::own(root);
-        write_whole(&own, &own.join(PATHS), &self.encode())
+    /// Writes the roots of a worktree, or other ones.
+    pub(crate) fn write(&self, kept: &Path) -> io::Result<()> {
+        write_whole(kept, &kept.join(PATHS), &self.encode())
     }
 
     /// The roots, with those paths to the worktree that this file alone names.

@@ -26,7 +26,7 @@ use super::super::files::{listed_at, path_from};
 use super::super::git::modules::Modules;
 use super::super::git::{self, Failure, Registration, Repository};
 use super::super::layout;
-use super::super::marker::Marked;
+use super::super::marker::{MarkPlace, Marker};
 use super::super::trash::{self, remove_tree};
 use super::{Registry, Taken, is_gone, is_token, name_taken};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
@@ -139,7 +139,11 @@ impl Registry<'_> {
         let done = self.catalog.bring_back(&row, back);
         let done = done.and_then(|done| done.map_err(|path| name_taken(name, &path)));
         match done {
-            Ok(()) => Ok(row),
+            Ok(()) => {
+                // A tree that was cloned to its place is another folder. It has its mark.
+                let _ = self.note_root(&row, path);
+                Ok(row)
+            }
             Err(error) => {
                 // Under the new name it can be brought back as well.
                 let _ = self.rename(&dropped.row);
@@ -213,7 +217,7 @@ impl Registry<'_> {
                 modules(&entry.folder, &row.path).lead_as(&before, place)?;
             }
             if git::leads_to(place).ok().is_none_or(|led| !git::is_same(&led, &entry.folder)) {
-                write_whole(&layout::own(place), &git_file, &entry.git_file_text())?;
+                write_whole(place, &git_file, &entry.git_file_text())?;
             }
             Ok(entry)
         };
@@ -266,7 +270,7 @@ impl Registry<'_> {
     fn not_dropped_after_all(self, row: &WorktreeRow) {
         let (layout, token) = (self.layout, &row.token);
         for place in [layout.trashed_tree(token), layout.dropped_tree(token), self.beside(row)] {
-            if !self.is_marked_with(&place, token) {
+            if !self.is_aside_at(row, &place) {
                 continue;
             }
             // Whatever cannot be moved stays where it is, and the next command tries again.
@@ -292,10 +296,22 @@ impl Registry<'_> {
         }
     }
 
-    /// Like [`is_at`](Registry::is_at), but a mark that cannot be read counts as none: the tree
-    /// stays where it is.
-    fn is_marked_with(self, root: &Path, token: &str) -> bool {
-        self.is_at(root, Marked::Worktree, token).unwrap_or(false)
+    /// Whether the tree at `place` is that of a row which was set aside. The mark of a linked worktree
+    /// is in its registration, which was set aside, too. A mark that cannot be read counts as none:
+    /// the tree stays where it is.
+    fn is_aside_at(self, row: &WorktreeRow, place: &Path) -> bool {
+        let (layout, token) = (self.layout, &row.token);
+        // The database cannot be asked within the transaction, so neither for where the project is.
+        let mark = |at: MarkPlace| Marker::believed(&at, self.believed()).ok().flatten();
+        if let Some(marker) = mark(MarkPlace::of_worktree(place)) {
+            return marker.token == *token;
+        }
+        let registrations =
+            [layout.trashed_registration(token), layout.dropped_registration(token)];
+        let mut kept = registrations.into_iter().filter_map(|it| mark(MarkPlace::of_git(it)));
+        self.is_noted_root(row, place)
+            || git::leads_to(place).is_ok_and(|led| is_gone(&led))
+                && kept.any(|marker| marker.token == *token)
     }
 
     fn beside(self, row: &WorktreeRow) -> PathBuf {
@@ -321,7 +337,7 @@ impl Registry<'_> {
             let away = || match dropped.beside {
                 false => discard(&place, &aside).context(Operation::DeleteDropped, || &place),
                 // The database may be somebody else's, so only a tree with the token is removed.
-                true if self.is_marked_with(&place, token) => {
+                true if self.is_aside_at(&dropped.row, &place) => {
                     let moved = put_aside_beside(&place);
                     beside = Some(moved.context(Operation::DeleteDropped, || &place)?);
                     Ok(())
@@ -336,11 +352,12 @@ impl Registry<'_> {
                     continue;
                 }
             }
-            // The sweep removes what stays of these three.
+            // The sweep removes what stays of these.
             let kept = self.layout.dropped_registration(token);
             let _ = discard(&kept, &self.layout.trash().join(stage_name()));
             let _ = std::fs::remove_file(self.layout.index(token));
             let _ = std::fs::remove_file(self.layout.keeps_paths(token));
+            let _ = std::fs::remove_dir_all(self.layout.tree(token));
             if let Some((dir, name)) = beside {
                 let path = place.with_file_name(OsStr::from_bytes(name.as_bytes()));
                 let removed = remove_tree(&dir, &name);

@@ -16,8 +16,7 @@ use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::store::catalog::{Linked, State, WorktreeRow};
 use crate::store::files::path_from;
 use crate::store::git::{self, Failure, Registration, Repository};
-use crate::store::layout;
-use crate::store::marker::{Marked, Marker};
+use crate::store::marker::Marker;
 use crate::tree::mounts;
 use crate::tree::staging::write_whole;
 
@@ -50,7 +49,10 @@ impl Registry<'_> {
         };
         if self.is_read_only
             || row.state == State::Starting
-            || !git::leads_to(&root).is_ok_and(|led| is_lost(&led))
+            || !match git::leads_to(&root) {
+                Ok(led) => is_lost(&led),
+                Err(error) => git::is_absent(&error),
+            }
             || !self.find_mark(row)?
         {
             return Ok(false);
@@ -63,6 +65,7 @@ impl Registry<'_> {
         let Some(mut made) = self.add_again(&project, row, &linked)? else { return Ok(false) };
         let lead = || -> io::Result<()> {
             write_whole(&root, &git::git_of(&root), &made.git_file_text())?;
+            self.mark(row, &root)?;
             Ok(project.read_index(&made)?)
         };
         if let Err(error) = lead() {
@@ -86,8 +89,7 @@ impl Registry<'_> {
         let mut found = Vec::new();
         for root in roots {
             // A mark that cannot be read says nothing about this store.
-            let own = layout::own(root);
-            let mark = Marker::believed(&own, Marked::Worktree, self.believed()).ok().flatten();
+            let mark = self.mark_at(root).ok().flatten();
             let is_known = |mark: &Marker| rows.iter().any(|row| row.token == mark.token);
             if mark.is_some_and(|mark| mark.store == self.layout.0 && !is_known(&mark)) {
                 found.push(root.to_owned());

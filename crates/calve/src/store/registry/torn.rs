@@ -18,8 +18,8 @@ use crate::reflink::imp::DIR_FLAGS;
 use crate::store::catalog::{Linked, PROJECT, WorktreeRow};
 use crate::store::files::{is_blank, path_from};
 use crate::store::git::{self, Registration, Repository};
-use crate::store::layout::{self, GIT_IGNORE, Layout, MADE_BY, MARKER, POINTER};
-use crate::store::marker::{HIDES_ALL, Marked, keeps_modes, maker_text};
+use crate::store::layout::{self, GIT_IGNORE, Layout, MADE_BY, OWN, POINTER};
+use crate::store::marker::{HIDES_ALL, MarkPlace, maker_text};
 use crate::store::ownership::{Owned, Role};
 use crate::tree::staging::{is_of_another_boot, write_whole};
 
@@ -30,28 +30,46 @@ impl Registry<'_> {
     /// It could not look, or could not write.
     pub(crate) fn heal_mark(self, row: &WorktreeRow) -> io::Result<bool> {
         let root = path_from(&row.path);
-        let own = layout::own(&root);
-        if !self.may_heal(row) || !is_torn(&own)? {
+        if !self.may_heal(row) {
+            return Ok(false);
+        }
+        self.heal_notes(row, &root)?;
+        let place = MarkPlace::of_worktree(&root);
+        let is_torn = match is_blank(&place.path())? {
+            Some(blank) => blank,
+            None => {
+                is_torn(&place.folder)? || self.is_noted_root(row, &root) && !is_gone(&place.folder)
+            }
+        };
+        if !is_torn {
             return Ok(false);
         }
         let believed = self.believed();
-        for path in [&root, &own] {
+        for path in [&root, &place.folder] {
             if believed.why_not(Owned::at(path)?, Role::Mark).is_some() {
                 return Ok(false);
             }
         }
-        let write = |name: &str, text: &[u8]| write_whole(&own, &own.join(name), text);
-        if is_blank(&own.join(GIT_IGNORE))? == Some(true) {
-            write(GIT_IGNORE, HIDES_ALL)?;
+        let ignore = layout::own(&root).join(GIT_IGNORE);
+        if is_blank(&ignore)? == Some(true) {
+            write_whole(&place.folder, &ignore, HIDES_ALL)?;
         }
-        if is_blank(&own.join(MADE_BY))? == Some(true) {
-            let folder = fs::open(&own, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
-            let text = maker_text(Some(&fs::fstat(&folder)?), keeps_modes(&folder)?);
-            write(MADE_BY, text.as_bytes())?;
-        }
-        let own = fs::open(&own, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
-        self.marker(row).replace(&own, Marked::Worktree, believed)?;
+        self.marker(row).write(&place, believed)?;
         Ok(true)
+    }
+
+    /// Writes again which folder the tree of a row is, and who made it.
+    fn heal_notes(self, row: &WorktreeRow, root: &Path) -> io::Result<()> {
+        if is_blank(&self.layout.tree_root(&row.token))? == Some(true) && self.is_marked(row) {
+            self.note_root(row, root)?;
+        }
+        let kept = self.layout.tree(&row.token);
+        let file = kept.join(MADE_BY);
+        if is_blank(&file)? != Some(true) {
+            return Ok(());
+        }
+        let root = fs::open(root, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
+        write_whole(&kept, &file, maker_text(&root)?.as_bytes())
     }
 
     /// Gives the registration of a linked worktree what a power cut took from it. If that fails,
@@ -91,7 +109,7 @@ impl Registry<'_> {
         if self.may_heal(row) { repository.heal_branch(branch, commit) } else { Ok(()) }
     }
 
-    fn may_heal(self, row: &WorktreeRow) -> bool {
+    pub(super) fn may_heal(self, row: &WorktreeRow) -> bool {
         !self.is_read_only && row.name != PROJECT && is_of_another_boot(&row.maker)
     }
 }
@@ -101,20 +119,14 @@ fn started<'a>(row: &'a WorktreeRow, linked: &'a Linked) -> git::torn::Started<'
     git::torn::Started { name: &row.name, branch, commit: &linked.commit }
 }
 
-/// Whether a power cut may have left calve's own folder of a worktree as it is: with a marker that
-/// is empty, or without one.
+/// Whether a power cut may have taken the marker from calve's own folder of a worktree in its tree.
 fn is_torn(own: &Path) -> io::Result<bool> {
     match std::fs::symlink_metadata(own) {
-        Ok(found) if found.is_dir() => {}
+        Ok(found) if found.is_dir() && own.ends_with(OWN) => {}
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => return Ok(false),
     }
-    Ok(match is_blank(&own.join(MARKER))? {
-        Some(blank) => blank,
-        None => {
-            is_blank(&own.join(GIT_IGNORE))?.is_some()
-                && is_blank(&own.join(POINTER))?.is_none()
-                && !Layout(own).has_store()
-        }
-    })
+    Ok(is_blank(&own.join(GIT_IGNORE))?.is_some()
+        && is_blank(&own.join(POINTER))?.is_none()
+        && !Layout(own).has_store())
 }

@@ -22,7 +22,6 @@ use crate::report::DestinationReport;
 use crate::store::catalog::State;
 use crate::store::index::{Boot, Index};
 use crate::store::layout::own;
-use crate::store::marker::write_maker;
 use crate::store::materialize::wanted;
 use crate::store::paths::found::PathMention;
 use crate::store::ready::{Arrived, TreePlace, places, publish_all, unpublish_all};
@@ -163,9 +162,10 @@ impl Remote {
         let object = store.object(id)?;
         let manifest = store.catalog().manifest(id, &object)?;
         let path = &place[0].path;
-        write_maker(&open_dir(store.path())?).context(Operation::CheckOutInto, || path)?;
-        let mut filled = store.fill(&manifest, std::slice::from_ref(stage), place, operation)?;
         let mut row = store.catalog().worktree(PROJECT)?.ok_or_else(|| no_worktree(PROJECT))?;
+        let noted = store.registry().note_tree(&row, stage.dir(), None);
+        noted.context(Operation::CheckOutInto, || path)?;
+        let mut filled = store.fill(&manifest, std::slice::from_ref(stage), place, operation)?;
         let (report, stats) = filled.trees.pop().unwrap_or_default();
         let (boot, stamp) = (Boot::this(), store.clock_past_all(stats.iter())?);
         let stamp =
@@ -185,7 +185,7 @@ impl Remote {
                 operation,
             };
             // The index does not vouch for a file that this replaces, so it counts as changed.
-            mentions = dressing.relocate(&found, None, stage, path)?;
+            (mentions, _) = dressing.relocate(&found, None, stage, path)?;
         }
         row.snapshot = Some(id);
         row.state = State::Ready;

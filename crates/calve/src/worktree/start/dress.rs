@@ -20,16 +20,16 @@ use crate::error::{Context as _, Error, Operation};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::{self, Meta};
 use crate::report::DestinationReport;
-use crate::store::at::{last, open_at, open_parent};
+use crate::store::at::{last, open_parent};
 use crate::store::catalog::{Linked, State, WorktreeRow};
 use crate::store::clock;
-use crate::store::files::{listed, listed_at};
+use crate::store::files::listed_at;
 use crate::store::format;
 use crate::store::git::modules::{MODULES, Module, Modules};
 use crate::store::git::{self, Registration};
 use crate::store::id::SnapshotId;
 use crate::store::index::Index;
-use crate::store::layout::{GIT, OWN};
+use crate::store::layout::GIT;
 use crate::store::manifest::Manifest;
 use crate::store::materialize::wanted;
 use crate::store::object::{Entry, Kind, SnapshotObject};
@@ -122,12 +122,9 @@ impl Dressing<'_> {
         let times = Timestamps { last_access, last_modification };
         for (Arrived { stage, .. }, _) in sealable(arrived, dressed) {
             let root = stage.dir();
-            let own = open_at(root, Path::new(OWN)).and_then(listed).unwrap_or_default();
-            let own = own.into_iter().map(|(name, _)| Path::new(OWN).join(name));
-            let dressed = [".", GIT, OWN].map(PathBuf::from).into_iter().chain(own);
-            for path in dressed {
+            for path in [".", GIT] {
                 // A seal that is broken without a cause costs a look.
-                let _ = fs::utimensat(root, &path, &times, AtFlags::SYMLINK_NOFOLLOW);
+                let _ = fs::utimensat(root, path, &times, AtFlags::SYMLINK_NOFOLLOW);
             }
         }
     }
@@ -166,10 +163,6 @@ impl Dressing<'_> {
         for (at, Arrived { stage, .. }) in trees.iter().enumerate() {
             let mode = open_up(stage).context(Operation::SetMetadata, || path(at))?;
             modes.push(mode);
-            if let Some(rows) = rows {
-                let registry = self.store.registry();
-                registry.mark(&rows[at], stage.dir()).context(Operation::Mark, || path(at))?;
-            }
         }
         let mut found = match self.origin {
             Origin::Snapshot(id, object) => self.store.found(id, object)?,
@@ -180,19 +173,16 @@ impl Dressing<'_> {
             let tree = Tree { path: &stage.path(), root: stage.dir() };
             keep_living(&mut found.mentions, tree).context(Operation::Read, || &place.path)?;
         }
-        let mut mentions = Vec::with_capacity(trees.len());
+        let (mut mentions, mut roots) = (Vec::with_capacity(trees.len()), Vec::new());
         for (at, Arrived { stage, .. }) in trees.iter().enumerate() {
-            mentions.push(self.relocate(&found, rows.map(|rows| &rows[at]), stage, path(at))?);
+            let done = self.relocate(&found, rows.map(|rows| &rows[at]), stage, path(at))?;
+            mentions.push(done.0);
+            roots.push(done.1);
         }
         let outcomes: Vec<GitOutcome> = match &self.git {
             GitPlan::Copy(repository) => {
                 let reports = self.copy(repository, trees, places)?;
                 for (at, Arrived { stage, .. }) in trees.iter().enumerate() {
-                    if let Some(rows) = rows {
-                        let copied = git::git_of(&stage.path());
-                        let kept = self.store.registry().keep_mark(&rows[at], &copied);
-                        kept.context(Operation::Mark, || path(at))?;
-                    }
                     let led = self.lead_copies(rows.map(|rows| &rows[at]), stage, path(at))?;
                     mentions[at].retain(|mention| !led.contains(&mention.path));
                 }
@@ -209,6 +199,17 @@ impl Dressing<'_> {
             }
             GitPlan::None(why) => vec![GitOutcome::None(*why); trees.len()],
         };
+        // git's part comes first: the mark is in it.
+        for ((row, Arrived { stage, .. }), roots) in
+            rows.into_iter().flatten().zip(trees).zip(roots)
+        {
+            let registry = self.store.registry();
+            let mark = || -> io::Result<()> {
+                registry.note_tree(row, stage.dir(), roots.as_ref())?;
+                registry.mark(row, &stage.path())
+            };
+            mark().context(Operation::Mark, || path_from(&row.path))?;
+        }
         let times = wanted(self.origin.root()).timestamps();
         for (at, (Arrived { stage, .. }, mode)) in trees.iter().zip(modes).enumerate() {
             let close = || -> io::Result<()> {
@@ -222,21 +223,23 @@ impl Dressing<'_> {
         Ok(outcomes.into_iter().zip(mentions).collect())
     }
 
-    /// Gives the tree files that name its own root, and writes down which root that is.
+    /// Gives the tree files that name its own root. Returns them, and which root that is.
     pub(super) fn relocate(
         &self,
         found: &Found,
         row: Option<&WorktreeRow>,
         stage: &Stage,
         path: &Path,
-    ) -> Result<Vec<PathMention>, Error> {
+    ) -> Result<(Vec<PathMention>, Option<Relocation>), Error> {
         if self.paths == PathMode::Keep {
             if let Some(row) = row {
                 self.store.registry().keep_paths(row).context(Operation::Mark, || path)?;
             }
-            return Ok(all_kept(found));
+            return Ok((all_kept(found), None));
         }
-        let Some(roots) = Relocation::between(&found.roots, path) else { return Ok(Vec::new()) };
+        let Some(roots) = Relocation::between(&found.roots, path) else {
+            return Ok((Vec::new(), None));
+        };
         let relocate = Relocate {
             tree: Tree { path: &stage.path(), root: stage.dir() },
             roots: &roots,
@@ -247,7 +250,6 @@ impl Dressing<'_> {
         };
         let done = relocate.run(&found.mentions).context(Operation::RewritePaths, || path)?;
         if let Some(row) = row {
-            roots.write(stage.dir()).context(Operation::Mark, || path)?;
             let rewritten = done.iter().filter(|mention| mention.kept.is_none());
             let rewritten: Vec<&Path> = rewritten.map(|mention| mention.path.as_path()).collect();
             if !rewritten.is_empty() {
@@ -255,7 +257,7 @@ impl Dressing<'_> {
                 self.mend_index(row, stage, &rewritten).context(Operation::WriteIndex, || path)?;
             }
         }
-        Ok(done)
+        Ok((done, Some(roots)))
     }
 
     /// Lets the worktree's index vouch for files that were rewritten.
@@ -533,11 +535,7 @@ impl Dressing<'_> {
                 let at = next.fetch_add(1, Ordering::Relaxed);
                 let (Some(row), Some(link)) = (rows.get(at), links.links.get(at)) else { return };
                 let made = match &link.registered {
-                    Some(registered) => {
-                        let kept = self.store.registry().keep_mark(row, &registered.folder);
-                        let path = || path_from(&row.path);
-                        kept.context(Operation::Mark, path).map(|()| registered.clone())
-                    }
+                    Some(registered) => Ok(registered.clone()),
                     None if self.operation.is_cancelled() => {
                         Err(cancelled(Operation::RegisterWorktree, &path_from(&row.path)))
                     }

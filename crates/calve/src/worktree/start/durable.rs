@@ -3,7 +3,7 @@
 //!
 //! | what | flushed | why |
 //! |---|---|---|
-//! | calve's marker and roots in the tree | yes | without the marker nobody knows whose tree it is |
+//! | calve's marker, and what the store keeps of the tree | yes | without them nobody knows whose tree it is |
 //! | the `.git` file, `HEAD`, index and the rest of the registration, the branch | yes | the row knows them only as the start made them |
 //! | files that were rewritten with the worktree's path, a copied repository | yes | their content is nowhere else |
 //! | copied contents | yes, by the caller | the index vouches for them |
@@ -43,7 +43,7 @@ use crate::reflink::sys;
 use crate::store::catalog::WorktreeRow;
 use crate::store::files::listed;
 use crate::store::git::{self, Repository};
-use crate::store::layout::{GIT, OWN};
+use crate::store::layout::{GIT, Layout, OWN};
 use crate::store::ready::Arrived;
 use crate::tree::staging::{flush_filesystem, sync_filesystem};
 
@@ -86,6 +86,7 @@ pub(super) fn flush(
             flush.committed_most_bytes = committed_most_bytes;
         }
         flush.add(root, Path::new(OWN))?;
+        flush.add(fs::CWD, &Layout(store).tree(&row.token))?;
         match git {
             GitOutcome::None(_) => {}
             GitOutcome::Copied(_) => flush_filesystem(root)?,

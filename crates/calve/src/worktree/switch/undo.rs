@@ -11,20 +11,21 @@ use std::mem::discriminant;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{self, AtFlags, Mode, Timespec, Timestamps};
+use rustix::fs::{self, AtFlags, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use super::{SwitchReport, Transit};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
-use crate::reflink::imp::NEW_FILE_FLAGS;
+use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
 use crate::reflink::meta::{self, Meta};
 use crate::store::at::{is_gone, last, make_parents, open_at, open_parent, remove_at};
 use crate::store::bring::plan::{Changes, Moves, Names, Times, Trees, with_names_of};
 use crate::store::bring::{look_at, set_in_place};
 use crate::store::id::SnapshotId;
-use crate::store::layout::{self, OWN, UNDO, UNDO_C, UNDO_FILES, UNDO_RECORD};
+use crate::store::layout::{self, GIT_IGNORE, OWN, UNDO, UNDO_C, UNDO_FILES, UNDO_RECORD};
+use crate::store::marker::HIDES_ALL;
 use crate::store::object::Entry;
-use crate::store::undo::{Record, open_own};
+use crate::store::undo::{Record, open_home};
 use crate::store::{StoreOptions, listed};
 use crate::tree::across::rename_entry;
 use crate::tree::removal;
@@ -118,10 +119,11 @@ impl Worktree {
         if !noted.chain(&aside.files).any(|path| path.starts_with(layout::GIT)) {
             return Ok(());
         }
-        let cause = io::Error::other(
+        let cause = io::Error::other(format!(
             "an earlier calve noted it, and it would change the files of .git as well, which calve does not touch; \
-             what was moved aside is in .calve/undo/files",
-        );
+             what was moved aside is in {}",
+            self.undo_path().join(UNDO_FILES).display(),
+        ));
         Err(Error::new(ErrorKind::StoreIncompatible, Operation::Undo, &self.path, cause))
     }
 
@@ -160,7 +162,7 @@ impl Worktree {
     /// one of calve's own folders by a link. Only the project's own folder may be a link, to its
     /// store.
     pub(super) fn must_keep_to_itself(&self) -> Result<(), Error> {
-        let own = layout::own(&self.path);
+        let own = self.undo_home();
         let is_store = self.is_project()
             && std::fs::canonicalize(&own).is_ok_and(|own| own == self.store.path());
         let undo = self.undo_path();
@@ -168,7 +170,7 @@ impl Worktree {
             let is_link = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink());
             if is_link && !(path == &own && is_store) {
                 let cause = io::Error::other(
-                    "it is a symbolic link; calve moves files aside only within the worktree",
+                    "it is a symbolic link; calve follows no link when it moves files aside",
                 );
                 return Err(Error::new(ErrorKind::Damaged, Operation::SwitchWorktree, path, cause));
             }
@@ -178,17 +180,23 @@ impl Worktree {
 
     /// The path of the undo data, for messages.
     fn undo_path(&self) -> PathBuf {
-        layout::own(&self.path).join(UNDO)
+        self.undo_home().join(UNDO)
     }
 
-    /// Opens calve's own folder in this tree, if there is one.
-    pub(super) fn open_own(&self) -> Result<Option<OwnedFd>, Error> {
-        found(open_own(&self.path, self.is_project().then(|| self.store.path())))
-            .context(Operation::Open, || layout::own(&self.path))
+    /// The folder with the undo data.
+    fn undo_home(&self) -> PathBuf {
+        self.store.registry().undo_home(&self.row)
+    }
+
+    /// Opens the folder with the undo data, if there is one.
+    pub(super) fn open_home(&self) -> Result<Option<OwnedFd>, Error> {
+        let home = self.undo_home();
+        found(open_home(&home, self.is_project().then(|| self.store.path())))
+            .context(Operation::Open, || home)
     }
 
     fn open_undo(&self) -> Result<Option<OwnedFd>, Error> {
-        let Some(own) = self.open_own()? else { return Ok(None) };
+        let Some(own) = self.open_home()? else { return Ok(None) };
         found(open_at(&own, Path::new(UNDO))).context(Operation::Open, || self.undo_path())
     }
 
@@ -211,15 +219,29 @@ impl Worktree {
 
     /// Deletes the undo data of an earlier switch.
     pub(super) fn discard_undo(&self) -> Result<(), Error> {
-        let Some(dir) = self.open_own()? else {
-            // This is a project whose store is elsewhere.
+        let Some(dir) = self.open_home()? else {
             return Ok(());
         };
-        match undo_aside(&dir).context(Operation::Remove, || self.undo_path())? {
-            Some(aside) => {
-                removal::remove(&dir, &aside).context(Operation::Remove, || layout::own(&self.path))
-            }
-            None => Ok(()),
+        let home = self.undo_home();
+        if let Some(aside) = undo_aside(&dir).context(Operation::Remove, || home.join(UNDO))? {
+            removal::remove(&dir, &aside).context(Operation::Remove, || &home)?;
+            self.leave_tree(&home);
+        }
+        Ok(())
+    }
+
+    /// Removes calve's own folder from the tree of a worktree if that has nothing else any more. If
+    /// it has, or if this fails, it stays: git ignores it.
+    fn leave_tree(&self, home: &Path) {
+        let names = std::fs::read_dir(home).map(|them| them.flatten().map(|it| it.file_name()));
+        let is_left =
+            |mut names: Vec<_>| names.pop().is_some_and(|it| it == GIT_IGNORE) && names.is_empty();
+        if !self.is_project()
+            && *home == layout::own(&self.path)
+            && names.is_ok_and(|names| is_left(names.collect()))
+        {
+            let _ = std::fs::remove_file(home.join(GIT_IGNORE))
+                .and_then(|()| std::fs::remove_dir(home));
         }
     }
 
@@ -257,20 +279,11 @@ impl Worktree {
         going_on: bool,
         metadata: Vec<(PathBuf, Entry)>,
     ) -> Result<(), Error> {
-        let own = layout::own(&self.path);
-        let undo = self.undo_path();
-        let dir = match self.open_own()? {
+        let own = self.undo_home();
+        let undo = own.join(UNDO);
+        let dir = match self.open_home()? {
             Some(dir) => dir,
-            // A project whose store is elsewhere does not have this folder yet.
-            None => {
-                fs::mkdirat(
-                    root,
-                    OWN,
-                    Mode::RWXU | Mode::RGRP | Mode::XGRP | Mode::ROTH | Mode::XOTH,
-                )
-                .context(Operation::MakeFolder, || &own)?;
-                open_at(root, Path::new(OWN)).context(Operation::Open, || &own)?
-            }
+            None => make_home(root, &own).context(Operation::MakeFolder, || &own)?,
         };
         let known = if going_on { self.record()? } else { None };
         let fresh = known.is_none();
@@ -355,8 +368,8 @@ impl Worktree {
     ) -> Result<Vec<PathBuf>, Error> {
         let files = || self.undo_path().join(UNDO_FILES);
         let own = self
-            .open_own()?
-            .ok_or_else(|| Error::io(Operation::Open, layout::own(&self.path), Errno::NOENT))?;
+            .open_home()?
+            .ok_or_else(|| Error::io(Operation::Open, self.undo_home(), Errno::NOENT))?;
         let to = make_parents(&own, &Path::new(UNDO).join(UNDO_FILES).join("any"))
             .context(Operation::MakeFolder, files)?;
         for path in moves.conflicts.iter().chain(&moves.linked) {
@@ -403,6 +416,21 @@ pub(super) fn kept(moves: &Moves) -> Vec<PathBuf> {
         moves.conflicts.iter().chain(mended).map(|path| shown(path)).collect();
     kept.sort();
     kept
+}
+
+/// Makes the folder with the undo data of the tree whose root is open. It is missing in a project
+/// whose store is elsewhere, and in the tree of a worktree.
+fn make_home(root: &OwnedFd, home: &Path) -> io::Result<OwnedFd> {
+    let mode = Mode::from_raw_mode(0o755);
+    if !home.ends_with(OWN) {
+        std::fs::create_dir_all(home)?;
+        return Ok(fs::open(home, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?);
+    }
+    fs::mkdirat(root, OWN, mode)?;
+    let own = open_at(root, Path::new(OWN))?;
+    let hides = fs::openat(&own, GIT_IGNORE, NEW_FILE_FLAGS, Mode::from_raw_mode(0o644))?;
+    io::Write::write_all(&mut std::fs::File::from(hides), HIDES_ALL)?;
+    Ok(own)
 }
 
 /// Renames the undo data, if there is any, to the name of a leftover. Returns that name.
