@@ -74,6 +74,19 @@ pub(crate) fn same_answer<T: PartialEq + std::fmt::Debug>(
     }
 }
 
+/// Looks for changes in a tree that was taken for untouched. One that came after that shows in
+/// `is_still`.
+pub(crate) fn untouched(
+    path: &Path,
+    changed: impl FnOnce() -> io::Result<Vec<PathBuf>>,
+    is_still: impl FnOnce() -> bool,
+) {
+    let changed = changed().unwrap_or_default();
+    if !changed.is_empty() && is_still() {
+        disagree(format_args!("{}: untouched, and {changed:?} changed", path.display()));
+    }
+}
+
 fn meta_of(file: impl AsFd) -> io::Result<Meta> {
     Ok(Meta::of(&fs::fstat(file)?))
 }

@@ -52,7 +52,7 @@ pub use dropped::KeptWorktree;
 pub use fill::{FillOptions, FillPlan, FillReport, fill};
 pub use git::GitStatus;
 pub use relocate::{clone_with_own_paths, path_mentions, rewrite_paths};
-pub use remove::{DropOptions, DroppedWorktree, LivingProcess};
+pub use remove::{CheckedWorktree, DropOptions, DroppedWorktree, LivingProcess};
 pub use reshare::{NotReshared, ReshareOptions, ReshareReport, reshare_folders};
 pub use scope::ChangeScope;
 #[cfg(feature = "remote")]

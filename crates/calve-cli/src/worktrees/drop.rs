@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::path::PathBuf;
 
-use calve::{DropOptions, ErrorKind, Worktree, WorktreeState};
+use calve::{CheckedWorktree, DropOptions, ErrorKind, StoreOptions, Worktree, WorktreeState};
 
 use crate::args::DropArgs;
 use crate::exit::Exit;
@@ -23,10 +23,11 @@ use would::would_drop;
 pub(crate) fn run(args: &DropArgs, session: Session<'_>) -> Result<Exit, Failure> {
     let current = std::env::current_dir();
     // If one of several worktrees cannot be dropped, calve drops none of them.
-    let worktrees = droppable(args, session).map_err(|failure| match args.worktrees.len() {
-        1 => failure,
-        _ => failure.remarked("nothing was dropped"),
-    })?;
+    let (worktrees, checked) =
+        droppable(args, session).map_err(|failure| match args.worktrees.len() {
+            1 => failure,
+            _ => failure.remarked("nothing was dropped"),
+        })?;
     if args.dry_run {
         return would_drop(args, &worktrees, session);
     }
@@ -38,9 +39,13 @@ pub(crate) fn run(args: &DropArgs, session: Session<'_>) -> Result<Exit, Failure
         worktrees.iter().map(|worktree| worktree.name().to_owned()).collect();
     let (mut done, mut stores, mut remains) = (Done::default(), Vec::new(), Vec::new());
     let mut failure = None;
-    for worktree in worktrees {
+    for (worktree, checked) in worktrees.into_iter().zip(checked) {
         let (again, store) = (worktree.clone(), worktree.store().clone());
-        match session.work(Total::Unknown, |options| worktree.drop(&how, options)) {
+        let drop = |options: &StoreOptions| match checked {
+            Some(checked) => checked.drop(&how, options),
+            None => worktree.drop(&how, options),
+        };
+        match session.work(Total::Unknown, drop) {
             Ok(dropped) => {
                 done.add(&again, &dropped);
                 remains.extend((!dropped.was_missing()).then_some(dropped));
@@ -66,9 +71,12 @@ pub(crate) fn run(args: &DropArgs, session: Session<'_>) -> Result<Exit, Failure
     }
 }
 
+/// Worktrees to drop, and those of them that were looked at.
+type Droppable = (Vec<Worktree>, Vec<Option<CheckedWorktree>>);
+
 /// The worktrees to drop, each once. Fails if one of them cannot be dropped. A worktree inside
 /// another one comes before it.
-fn droppable(args: &DropArgs, session: Session<'_>) -> Result<Vec<Worktree>, Failure> {
+fn droppable(args: &DropArgs, session: Session<'_>) -> Result<Droppable, Failure> {
     let mut worktrees: Vec<Worktree> = Vec::new();
     for word in &args.worktrees {
         let worktree = session.worktree(Some(word))?;
@@ -88,10 +96,12 @@ fn droppable(args: &DropArgs, session: Session<'_>) -> Result<Vec<Worktree>, Fai
     }
     if worktrees.len() == 1 && !args.dry_run {
         // A single drop reports by itself why the worktree stays.
-        return Ok(worktrees);
+        return Ok((worktrees, vec![None]));
     }
     worktrees.sort_by_key(|worktree| Reverse(worktree.path().components().count()));
-    for worktree in &worktrees {
+    let (mut checked, mut asked) = (Vec::new(), Vec::new());
+    checked.resize_with(worktrees.len(), || None);
+    for (at, worktree) in worktrees.iter().enumerate() {
         let state = worktree.state().map_err(|error| worktree_failure(&error, worktree))?;
         if state == WorktreeState::Missing {
             continue;
@@ -106,14 +116,18 @@ fn droppable(args: &DropArgs, session: Session<'_>) -> Result<Vec<Worktree>, Fai
         if !inside.is_empty() {
             return Err(holding(worktree, inside));
         }
-        if args.force {
-            continue;
+        if !args.force {
+            asked.push(at);
         }
-        session
-            .work(Total::Unknown, |options| worktree.must_lose_nothing(options))
-            .map_err(|error| worktree_failure(&error, worktree))?;
     }
-    Ok(worktrees)
+    let of = |at: &usize| worktrees[*at].clone();
+    let those: Vec<Worktree> = asked.iter().map(of).collect();
+    let looked = session.work(Total::Unknown, |options| Ok(CheckedWorktree::all(&those, options)));
+    for (at, result) in asked.into_iter().zip(looked.unwrap_or_default()) {
+        let worktree = &worktrees[at];
+        checked[at] = Some(result.map_err(|error| worktree_failure(&error, worktree))?);
+    }
+    Ok((worktrees, checked))
 }
 
 fn holding(worktree: &Worktree, inside: Vec<PathBuf>) -> Failure {

@@ -216,6 +216,65 @@ fn git_looks_at_one_of_the_worktrees_that_nobody_touched_and_at_each_that_somebo
     assert_eq!(rows["worktrees"][19]["git"]["ahead"], 0);
 }
 
+/// Each worktree was looked at twice before it was renamed, and once more after that.
+#[test]
+fn several_worktrees_are_looked_at_once_before_a_drop_and_work_in_one_keeps_all() {
+    let desk = Desk::new();
+    let names: Vec<String> = (0..EDITS.len() + 8).map(|at| format!("w{at:02}")).collect();
+    desk.calve(&format!("start -q {}", names.join(" ")));
+    let log = desk.project.with_file_name("asked");
+    let looks = |words: &str| {
+        let _ = fs::remove_file(&log);
+        desk.calve(words);
+        let asked = fs::read_to_string(&log).unwrap();
+        asked.lines().filter(|line| line.contains(" status ")).count()
+    };
+    let is_there = |at: usize| worktrees_of(&desk.project).join(&names[at]).is_dir();
+    for (at, (what, changes, edit)) in EDITS.iter().enumerate().filter(|(_, row)| row.1 > 0) {
+        edit(&desk.file(&names[at + 1], "f7"));
+        let words = format!("drop -q w00 w25 {} w24 w23", names[at + 1]);
+        let run = calve(&desk.project, &words);
+        assert_eq!(run.code, Some(1), "{what}, {changes}: {run:?}");
+        assert!(run.stderr.contains("not committed"), "{what}: {run:?}");
+        assert!((0..names.len()).all(is_there), "{what}");
+    }
+    // A patch that waits, and a commit that only one of them has.
+    for (what, script) in [
+        ("a lock", "git worktree lock ../p.worktrees/w23"),
+        (
+            "a patch",
+            "d=.git/worktrees/w24/rebase-apply; mkdir $d; touch $d/applying; echo x >$d/0001; echo 1 >$d/next",
+        ),
+        (
+            "a commit",
+            "git -C ../p.worktrees/w25 checkout -q --detach; git -C ../p.worktrees/w25 -c user.name=n -c user.email=e commit -q --allow-empty -m x",
+        ),
+    ] {
+        desk.sh(script);
+        let words = match what {
+            "a lock" => "drop -q w00 w23 w21",
+            "a patch" => "drop -q w00 w24 w21",
+            _ => "drop -q w00 w25 w21",
+        };
+        let run = calve(&desk.project, words);
+        assert_eq!(run.code, Some(1), "{what}: {run:?}");
+        assert!((0..names.len()).all(is_there), "{what}");
+    }
+    // Those that nobody changed.
+    assert!(looks("drop -q w00 w19 w20 w21 w22") <= 5);
+    assert!(![0, 19, 20, 21, 22].into_iter().any(is_there));
+    if desk.is_on_btrfs() {
+        for _ in 0..40 {
+            rustix::fs::sync();
+            desk.calve("start -q a b c d e f g h i j k l m n o p");
+            if looks("drop -q a b c d e f g h i j k l m n o p") == 1 {
+                return;
+            }
+        }
+        panic!("git looked at each of them");
+    }
+}
+
 /// A change in the transaction of btrfs in which a worktree was published does not move the number of
 /// the last change.
 #[test]

@@ -40,7 +40,7 @@ pub use self::run::GIT_VARIABLES;
 pub(crate) use self::run::{Failure, Git};
 pub(crate) use self::work::{
     Head, NotTracked, Work, heads_in, ignored_of, not_tracked_but_matched, not_tracked_in,
-    whole_work_in, work_in,
+    whole_work_in, work_beside, work_in,
 };
 
 mod ask;

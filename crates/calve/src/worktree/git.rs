@@ -1,7 +1,6 @@
 //! Asks git about worktrees: which branch they are on, which work in them is not committed, and
 //! which commits a drop would lose.
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,11 +9,11 @@ use super::Worktree;
 use super::remove::look::Moment;
 use crate::error::{Error, ErrorKind, Operation};
 use crate::store::git::modules::{self, Held, TreeAndGitDir, Unheld};
-use crate::store::git::{self, Commit, Failure, Registration, Repository, Tips, Tree, Work};
+use crate::store::git::{self, Commit, Failure, Head, Registration, Repository, Tips, Tree, Work};
 use crate::store::{Store, StoreOptions};
 use crate::tree::pool::lock;
 
-mod alike;
+pub(super) mod alike;
 mod branch;
 mod nested;
 
@@ -128,27 +127,28 @@ impl Store {
         let since = Moment::now();
         let alike = project.as_ref().map(|project| alike::untouched(project, worktrees));
         let alike = alike.unwrap_or_default();
-        let followers: HashSet<usize> =
-            alike.iter().flat_map(|group| group.others.iter().map(|(at, _)| *at)).collect();
-        let leaders: Vec<usize> =
-            (0..worktrees.len()).filter(|at| !followers.contains(at)).collect();
         let mut answers: Vec<_> = worktrees.iter().map(|_| Ok(None)).collect();
-        for (at, answer) in leaders.iter().zip(ask(&leaders)) {
+        let first = alike::without_others(&alike, worktrees.len());
+        for (at, answer) in first.iter().zip(ask(&first)) {
             answers[*at] = answer;
         }
         let mut left = Vec::new();
         for group in &alike {
-            match &answers[group.first] {
-                Ok(Some(status)) if group.may_follow(&worktrees[group.first], status, since) => {
-                    let status = status.clone();
-                    for (at, head) in &group.others {
-                        let branch = head.branch.clone();
-                        answers[*at] = Ok(Some(GitStatus { branch, ..status.clone() }));
-                    }
-                    #[cfg(calve_check)]
-                    group.check(worktrees, &status, project.as_ref());
-                }
-                _ => left.extend(group.others.iter().map(|(at, _)| *at)),
+            let others = group.others.iter().map(|it| it.at);
+            let Ok(Some(status)) = &answers[group.first.at] else {
+                left.extend(others);
+                continue;
+            };
+            let (status, is_linked) = (status.clone(), status.is_linked);
+            if !is_linked || !group.may_follow(worktrees, status.commit.as_deref(), since) {
+                left.extend(others);
+                continue;
+            }
+            #[cfg(calve_check)]
+            group.check(worktrees, &status);
+            for it in &group.others {
+                let branch = it.head.branch.clone();
+                answers[it.at] = Ok(Some(GitStatus { branch, ..status.clone() }));
             }
         }
         for (at, answer) in left.iter().zip(ask(&left)) {
@@ -158,14 +158,18 @@ impl Store {
     }
 
     /// The project's repository, if it has one.
-    fn repository(&self) -> Result<Option<Repository>, Failure> {
+    pub(super) fn repository(&self) -> Result<Option<Repository>, Failure> {
         let project = self.project().map_err(|error| Failure::Refused(error.to_string()))?;
         git::read(&project).map_err(|error| unread(&git::git_of(&project), &error))
     }
 }
 
 /// Does `work` for each of `items` with several threads. The results are in the order of the items.
-fn by_threads<I: Sync, T: Send>(items: &[I], jobs: usize, work: impl Fn(&I) -> T + Sync) -> Vec<T> {
+pub(super) fn by_threads<I: Sync, T: Send>(
+    items: &[I],
+    jobs: usize,
+    work: impl Fn(&I) -> T + Sync,
+) -> Vec<T> {
     let results: Vec<Mutex<Option<T>>> = items.iter().map(|_| Mutex::new(None)).collect();
     let next = AtomicUsize::new(0);
     let worker = || {
@@ -268,6 +272,19 @@ impl Worktree {
     /// What git would lose with the worktree. `None` if the worktree has no repository. Then calve
     /// looks for changes itself. Whatever git cannot say is not known: see [`Loss::failure`].
     pub(super) fn git_loss(&self, is_there: bool) -> Option<Loss> {
+        self.git_loss_by(is_there, git::whole_work_in)
+    }
+
+    /// The same for a worktree that nobody touched, and of which one that is alike has no work.
+    pub(super) fn git_loss_untouched(&self, head: &Head) -> Option<Loss> {
+        self.git_loss_by(true, |tree| git::work_beside(tree, head))
+    }
+
+    fn git_loss_by(
+        &self,
+        is_there: bool,
+        work_in: impl FnOnce(&Tree) -> Result<Work, Failure>,
+    ) -> Option<Loss> {
         let mut loss = Loss::default();
         let own = loss.known(self.own_repository(is_there));
         loss.project = loss.known(self.store.repository()).flatten();
@@ -276,7 +293,7 @@ impl Worktree {
             return loss.failure.is_some().then_some(loss);
         }
         if let Some(tree) = &loss.own.tree {
-            let work = git::whole_work_in(tree);
+            let work = work_in(tree);
             loss.work = loss.known(work);
         }
         let tips = loss.own.tips(loss.project.as_ref());

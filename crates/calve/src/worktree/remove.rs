@@ -17,6 +17,7 @@ use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 use self::away::Away;
 use self::look::{Moment, Nested, Scope, changed_since, nested_in};
 use self::processes::{Depth, living_in};
+use super::git::alike::Untouched;
 use super::git::{DoomedBranch, KeptCommits, Loss};
 use super::scope::{ChangeScope, Judge};
 use super::{Worktree, shown};
@@ -39,9 +40,11 @@ use crate::tree::removal;
 use crate::tree::running::Running;
 
 mod away;
+mod checked;
 pub(super) mod look;
 mod processes;
 
+pub use checked::CheckedWorktree;
 pub use processes::LivingProcess;
 
 /// How [`Worktree::drop`] treats local changes; built by value.
@@ -214,6 +217,8 @@ struct Seen {
     loss: Option<Loss>,
     living: Vec<LivingProcess>,
     nested: Nested,
+    /// Nobody touched the tree until `since`.
+    untouched: Option<Untouched>,
 }
 
 impl Seen {
@@ -283,6 +288,16 @@ impl Worktree {
     /// * [`ErrorKind::WorktreeMissing`] if something else is at its path.
     /// * [`ErrorKind::Overlap`] if other worktrees are inside it.
     pub fn drop(self, how: &DropOptions, options: &StoreOptions) -> Result<DroppedWorktree, Error> {
+        self.drop_seen(how, None, options)
+    }
+
+    /// Drops a worktree that may have been looked at already.
+    fn drop_seen(
+        self,
+        how: &DropOptions,
+        mut seen: Option<Seen>,
+        options: &StoreOptions,
+    ) -> Result<DroppedWorktree, Error> {
         let mut room = Room::OfDisk;
         self.store.freeing(|store| {
             let room = std::mem::replace(&mut room, Room::OfReserve);
@@ -290,7 +305,8 @@ impl Worktree {
             let this = Self { store: store.clone(), ..self.clone() };
             let this = this.now()?;
             // Another process may drop it meanwhile, so that files or the folder were missed.
-            this.drop_now(how, room, &options.operation()).map_err(|error| this.gone_or(error))
+            let operation = options.operation();
+            this.drop_now(how, room, seen.take(), &operation).map_err(|error| this.gone_or(error))
         })
     }
 
@@ -306,7 +322,10 @@ impl Worktree {
 
     /// What git and the system say about a worktree whose folder is there.
     fn seen(&self) -> Result<Seen, Error> {
-        let since = Moment::now();
+        self.seen_since(Moment::now())
+    }
+
+    fn seen_since(&self, since: Moment) -> Result<Seen, Error> {
         let look = || (living_in(&self.path, Depth::Thorough), nested_in(&self.path));
         // The other processor looks while git does.
         let (loss, (living, nested)) = std::thread::scope(|scope| {
@@ -316,7 +335,16 @@ impl Worktree {
             (loss, looked.unwrap_or_else(look))
         });
         let loss = loss.map(|loss| loss.with_nested(&self.path, &nested.repositories));
-        Ok(Seen { project: self.store.project()?, since, loss, living, nested })
+        Ok(Seen { project: self.store.project()?, since, loss, living, nested, untouched: None })
+    }
+
+    /// The same about a worktree that nobody touched until `since`. Another one that is alike has
+    /// no work, and nothing of other tools.
+    fn seen_untouched(&self, since: Moment, untouched: Untouched) -> Result<Seen, Error> {
+        let loss = self.git_loss_untouched(&untouched.head);
+        let living = living_in(&self.path, Depth::Thorough);
+        let (project, nested) = (self.store.project()?, Nested::default());
+        Ok(Seen { project, since, loss, living, nested, untouched: Some(untouched) })
     }
 
     fn must_be_no_loss(&self, seen: &Seen, operation: &Running) -> Result<(), Error> {
@@ -368,6 +396,7 @@ impl Worktree {
         &self,
         how: &DropOptions,
         room: Room,
+        mut seen: Option<Seen>,
         operation: &Running,
     ) -> Result<DroppedWorktree, Error> {
         if self.is_project() {
@@ -381,7 +410,7 @@ impl Worktree {
                 this.forget_missing(how)?
             } else {
                 let attempt = Attempt { how, room, is_last: number == ATTEMPTS };
-                this.attempt(&attempt, operation)?
+                this.attempt(&attempt, seen.take(), operation)?
             };
             match attempt {
                 Ok(mut dropped) => {
@@ -435,20 +464,29 @@ impl Worktree {
         Ok(Ok(self.without_branch(dropped, loss.as_ref(), branch)))
     }
 
-    /// Tries to drop a worktree whose folder is there. The inner error has what changed meanwhile:
-    /// then the folder is in its place again.
+    /// Tries to drop a worktree whose folder is there. If it was `checked`, nothing was lost with it
+    /// then. The inner error has what changed meanwhile: then the folder is in its place again.
     fn attempt(
         &self,
         attempt: &Attempt<'_>,
+        checked: Option<Seen>,
         operation: &Running,
     ) -> Result<Result<DroppedWorktree, Again>, Error> {
         let Attempt { how, room, is_last } = *attempt;
         self.must_be_there()?;
         self.must_hold_no_other()?;
-        let seen = self.seen()?;
-        if !how.force {
-            self.must_be_no_loss(&seen, operation)?;
-        }
+        // A process that has begun to work in it since may change it through a mapping at any time.
+        let is_alone = |_: &Seen| living_in(&self.path, Depth::Thorough).is_empty();
+        let seen = match checked.filter(is_alone) {
+            Some(checked) => checked,
+            None => {
+                let seen = self.seen()?;
+                if !how.force {
+                    self.must_be_no_loss(&seen, operation)?;
+                }
+                seen
+            }
+        };
         let loss = seen.loss.as_ref();
         let (kept, branch) = self.keep_what_git_has(loss, how)?;
         let keeps = loss.is_some_and(Loss::must_keep_the_tree)
@@ -559,6 +597,15 @@ impl Worktree {
             let mut found = registrations_changed(loss, since)?;
             if only_git {
                 found.extend(changed_since(&place.join(layout::GIT), since, Scope::All)?);
+                return Ok(found);
+            }
+            if seen.untouched.as_ref().is_some_and(|it| it.is_still_at(place)) {
+                #[cfg(calve_check)]
+                crate::check::untouched(
+                    place,
+                    || changed_since(place, since, Scope::All),
+                    || seen.untouched.as_ref().is_some_and(|it| it.is_still_at(place)),
+                );
                 return Ok(found);
             }
             // The kind decides below.

@@ -149,6 +149,17 @@ pub(crate) fn whole_work_in(tree: &Tree) -> Result<Work, Failure> {
     Ok(whole)
 }
 
+/// The work of a working tree that is beside the tree: nobody touched the tree itself, and it has no
+/// work of its own. `head` is where its `HEAD` is.
+///
+/// # Errors
+/// git's folder of the tree could not be read.
+pub(crate) fn work_beside(tree: &Tree, head: &Head) -> Result<Work, Failure> {
+    let paths = patches_in(&tree.git_dir).map_err(Failure::NotRun)?;
+    let no_snapshot_has_it = !paths.is_empty();
+    Ok(Work { head: Some(head.clone()), paths, no_snapshot_has_it, ..Work::default() })
+}
+
 /// The work in one working tree, with the files that git takes for unchanged, and all its
 /// submodules, whether or not they are changed.
 fn work_but_of_submodules(tree: &Tree) -> Result<(Work, Vec<Submodule>), Failure> {

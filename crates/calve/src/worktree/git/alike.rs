@@ -18,12 +18,11 @@
 //! The worktree that git looks at may be changed between the flush and the end of git's look. Then
 //! the answer is that worktree's alone ([`Alike::may_follow`]).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use super::GitStatus;
 use crate::store::files::open_dir;
 use crate::store::git::modules::MODULES;
 use crate::store::git::{self, Head, Repository, Tree};
@@ -46,10 +45,12 @@ const BYTE_NANOSECONDS: u64 = 10;
 const HASH_BYTES: usize = 20;
 
 /// An untouched worktree, and all that git's answer depends on.
-struct Untouched {
-    at: usize,
-    seal: WorktreeSeal,
-    head: Head,
+#[derive(Debug)]
+pub(in crate::worktree) struct Untouched {
+    /// Its place in the list that was asked about.
+    pub(in crate::worktree) at: usize,
+    pub(in crate::worktree) seal: WorktreeSeal,
+    pub(in crate::worktree) head: Head,
     likeness: Likeness,
 }
 
@@ -69,49 +70,44 @@ struct IndexMark {
     hash: [u8; HASH_BYTES],
 }
 
-/// Worktrees that are alike, by their places in the list that was asked about.
-pub(super) struct Alike {
-    /// The one that git looks at.
-    pub(super) first: usize,
-    pub(super) others: Vec<(usize, Head)>,
-    registration: PathBuf,
-    likeness: Likeness,
+/// Worktrees that are alike.
+pub(in crate::worktree) struct Alike {
+    /// The one that is looked at.
+    pub(in crate::worktree) first: Untouched,
+    pub(in crate::worktree) others: Vec<Untouched>,
 }
 
 /// The groups of worktrees that are alike and that nobody touched. If calve cannot know it, there
-/// are none, and git is asked about each worktree.
-pub(super) fn untouched(project: &Repository, worktrees: &[Worktree]) -> Vec<Alike> {
+/// are none, and each worktree is looked at.
+pub(in crate::worktree) fn untouched(project: &Repository, worktrees: &[Worktree]) -> Vec<Alike> {
     let Some(found) = sealed(project, worktrees) else { return Vec::new() };
-    let looks_saved = |groups: &BTreeMap<&Likeness, Vec<&Untouched>>| -> u64 {
-        let entries = |of: &Likeness| of.index.bytes / INDEX_ENTRY_BYTES;
-        groups.iter().map(|(of, all)| (all.len() as u64 - 1) * entries(of)).sum()
-    };
     // What somebody wrote shows in the seal when it was written back.
-    let entries = looks_saved(&by_likeness(found.iter()));
-    let paths = found.iter().map(|it| worktrees[it.at].path.as_path());
-    if !unwritten_bytes().is_some_and(|bytes| flush_pays(bytes, entries)) || !flush(paths) {
+    let groups = by_likeness(found);
+    let saved = groups.iter().map(|group| group.others.len() as u64 * group.first.entries()).sum();
+    let all = groups.iter().flat_map(|group| [&group.first].into_iter().chain(&group.others));
+    if !flush_pays(saved) || !flush(all.map(|it| worktrees[it.at].path.as_path())) {
         return Vec::new();
     }
-    let holds = |it: &&Untouched| it.seal.holds(&worktrees[it.at].path);
-    let groups = by_likeness(found.iter().filter(holds));
-    let group = |(likeness, all): (&Likeness, Vec<&Untouched>)| {
-        let (first, others) = all.split_first().filter(|(_, others)| !others.is_empty())?;
-        Some(Alike {
-            first: first.at,
-            others: others.iter().map(|it| (it.at, it.head.clone())).collect(),
-            registration: git::leads_to(&worktrees[first.at].path).ok()?,
-            likeness: likeness.clone(),
-        })
-    };
-    groups.into_iter().filter_map(group).collect()
+    let all = groups.into_iter().flat_map(|group| [group.first].into_iter().chain(group.others));
+    by_likeness(all.filter(|it| it.seal.holds(&worktrees[it.at].path)))
 }
 
-fn by_likeness<'u>(
-    all: impl Iterator<Item = &'u Untouched>,
-) -> BTreeMap<&'u Likeness, Vec<&'u Untouched>> {
+/// The places of the worktrees that must be looked at in any case, of a list of so many.
+pub(in crate::worktree) fn without_others(groups: &[Alike], count: usize) -> Vec<usize> {
+    let others: HashSet<usize> =
+        groups.iter().flat_map(|group| group.others.iter().map(|it| it.at)).collect();
+    (0..count).filter(|at| !others.contains(at)).collect()
+}
+
+fn by_likeness(all: impl IntoIterator<Item = Untouched>) -> Vec<Alike> {
     let mut groups = BTreeMap::<_, Vec<_>>::new();
-    all.for_each(|it| groups.entry(&it.likeness).or_default().push(it));
-    groups
+    all.into_iter().for_each(|it| groups.entry(it.likeness.clone()).or_default().push(it));
+    let group = |mut all: Vec<Untouched>| {
+        let others = all.split_off(1);
+        let first = all.pop()?;
+        (!others.is_empty()).then_some(Alike { first, others })
+    };
+    groups.into_values().filter_map(group).collect()
 }
 
 /// The worktrees whose seals are good as far as a look without a flush tells. `None` if there are
@@ -149,8 +145,12 @@ fn sealed(project: &Repository, worktrees: &[Worktree]) -> Option<Vec<Untouched>
     Some(found.collect())
 }
 
-/// Whether a flush takes less time than git's looks at so many entries.
-fn flush_pays(unwritten_bytes: u64, entries: u64) -> bool {
+/// Whether a flush takes less time than looks at so many entries.
+fn flush_pays(entries: u64) -> bool {
+    unwritten_bytes().is_some_and(|bytes| is_less_than_looks(bytes, entries))
+}
+
+fn is_less_than_looks(unwritten_bytes: u64, entries: u64) -> bool {
     let flush = unwritten_bytes.saturating_mul(BYTE_NANOSECONDS).saturating_add(COMMIT_NANOSECONDS);
     flush < entries.saturating_mul(LOOK_NANOSECONDS)
 }
@@ -166,6 +166,19 @@ fn flush<'p>(paths: impl Iterator<Item = &'p Path>) -> bool {
     folders.values().all(|folder| open_dir(folder).is_ok_and(|dir| sync_filesystem(dir).is_ok()))
 }
 
+impl Untouched {
+    /// How many entries git looks at, about.
+    fn entries(&self) -> u64 {
+        self.likeness.index.bytes / INDEX_ENTRY_BYTES
+    }
+
+    /// Whether nobody touched the tree until now, where it is at `place`. `false` if only a look
+    /// can tell, or tells it sooner.
+    pub(in crate::worktree) fn is_still_at(&self, place: &Path) -> bool {
+        flush_pays(self.entries()) && flush([place].into_iter()) && self.seal.holds(place)
+    }
+}
+
 impl IndexMark {
     /// The mark of the index in this folder of a working tree. `None` if it has none.
     fn of(git_dir: &Path) -> Option<Self> {
@@ -178,37 +191,31 @@ impl IndexMark {
 }
 
 impl Alike {
-    /// Whether git's answer about the first worktree is that of the others, too: nothing of it
-    /// changed since a moment before the flush.
-    pub(super) fn may_follow(&self, first: &Worktree, status: &GitStatus, since: Moment) -> bool {
-        status.is_linked
-            && status.commit == self.likeness.commit
-            && IndexMark::of(&self.registration) == Some(self.likeness.index)
-            && changed_since(&first.path, since, Scope::All).is_ok_and(|found| found.is_empty())
+    /// Whether an answer about the first worktree is that of the others, too: nothing of it changed
+    /// since a moment before the flush. `commit` is where its `HEAD` was then.
+    pub(in crate::worktree) fn may_follow(
+        &self,
+        worktrees: &[Worktree],
+        commit: Option<&str>,
+        since: Moment,
+    ) -> bool {
+        let (first, path) = (&self.first.likeness, &worktrees[self.first.at].path);
+        commit == first.commit.as_deref()
+            && git::leads_to(path).is_ok_and(|it| IndexMark::of(&it) == Some(first.index))
+            && changed_since(path, since, Scope::All).is_ok_and(|found| found.is_empty())
     }
 
     /// The checking build asks git about the others, too.
     #[cfg(calve_check)]
-    pub(super) fn check(
-        &self,
-        worktrees: &[Worktree],
-        status: &GitStatus,
-        project: Option<&Repository>,
-    ) {
-        for (at, head) in &self.others {
-            let expected = GitStatus { branch: head.branch.clone(), ..status.clone() };
-            let since = Moment::now();
-            let worktree = &worktrees[*at];
-            let Ok(Some(own)) = worktree.git_status_beside(project, None) else { continue };
-            let is_still =
-                changed_since(&worktree.path, since, Scope::All).is_ok_and(|it| it.is_empty());
-            let (ahead, behind) = (expected.ahead, expected.behind);
-            crate::check::same_answer(
-                &worktree.path,
-                &GitStatus { ahead, behind, ..own },
-                &expected,
-                is_still,
-            );
+    pub(super) fn check(&self, worktrees: &[Worktree], status: &super::GitStatus) {
+        for it in &self.others {
+            let (worktree, since) = (&worktrees[it.at], Moment::now());
+            let Ok(Some(own)) = worktree.git_status_beside(None, None) else { continue };
+            let changed = changed_since(&worktree.path, since, Scope::All);
+            let is_still = changed.is_ok_and(|found| found.is_empty());
+            let expected = super::GitStatus { branch: it.head.branch.clone(), ..status.clone() };
+            let own = super::GitStatus { ahead: status.ahead, behind: status.behind, ..own };
+            crate::check::same_answer(&worktree.path, &own, &expected, is_still);
         }
     }
 }
@@ -231,7 +238,7 @@ mod tests {
             ("none", 0, 0, false),
             ("numbers that are none", u64::MAX, u64::MAX, false),
         ] {
-            assert_eq!(flush_pays(unwritten, entries), expected, "{row}");
+            assert_eq!(is_less_than_looks(unwritten, entries), expected, "{row}");
         }
     }
 }

@@ -210,6 +210,13 @@ pub(super) struct Nested {
     pub(super) unreadable: Vec<PathBuf>,
 }
 
+impl Nested {
+    pub(super) fn is_empty(&self) -> bool {
+        let Self { repositories, jj, strays, unreadable } = self;
+        [repositories, jj, strays, unreadable].iter().all(|paths| paths.is_empty())
+    }
+}
+
 /// Looks through the whole tree at `root`, also where git ignores it. Only names are read.
 pub(super) fn nested_in(root: &Path) -> Nested {
     let mut found = Nested::default();
