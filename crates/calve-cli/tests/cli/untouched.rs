@@ -89,6 +89,10 @@ impl Desk {
     /// flush pays.
     #[track_caller]
     fn listed_on_a_quiet_machine(&self, most_looks: usize) -> (Vec<(String, u64)>, usize) {
+        // The checking build asks git about each worktree, to compare.
+        if cfg!(calve_check) {
+            return (self.listed().0, most_looks);
+        }
         for _ in 0..40 {
             rustix::fs::sync();
             let listed = self.listed();
