@@ -171,7 +171,7 @@ fn gc(store: &Store, args: &GcArgs, session: Session<'_>) -> Result<Exit, Failur
     }
     output.summary(format_args!("{line}, {}", text::duration(report.elapsed)));
     if output.json {
-        output.document(&GcDocument::new(&report))?;
+        output.document(&GcDocument::new(&report, left.as_ref()))?;
     }
     Ok(if report.busy || left.is_some() { Exit::Findings } else { Exit::Done })
 }
@@ -396,11 +396,12 @@ struct GcDocument {
     directories: u64,
     dropped: u64,
     leftovers: u64,
+    problems: Vec<String>,
     elapsed_seconds: f64,
 }
 
 impl GcDocument {
-    fn new(report: &GcReport) -> Self {
+    fn new(report: &GcReport, left: Option<&Failure>) -> Self {
         Self {
             busy: report.busy,
             snapshots: report.snapshots.iter().map(ToString::to_string).collect(),
@@ -414,6 +415,7 @@ impl GcDocument {
             directories: report.directories,
             dropped: report.dropped,
             leftovers: report.leftovers,
+            problems: left.map(Failure::message).into_iter().collect(),
             elapsed_seconds: report.elapsed.as_secs_f64(),
         }
     }

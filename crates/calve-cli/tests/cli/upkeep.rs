@@ -84,6 +84,7 @@ fn each_command_has_its_document() {
         "packed_blobs",
         "packed_bytes",
         "packs",
+        "problems",
         "rewritten_packs",
         "snapshots",
         "templates",

@@ -391,11 +391,11 @@ fn whatever_a_filesystem_says_a_verb_does_its_work_or_says_why_not() {
 }
 
 #[test]
-fn what_a_filesystem_forgets_is_not_changed_by_each_reset() {
+fn what_a_filesystem_forgets_is_not_changed_by_each_restore() {
     let verb = Verb {
-        name: "second reset",
+        name: "second restore",
         commands: "INIT; -C seen/p --store ../../store start --at ../w made; \
-                   -C seen/p --store ../../store reset made; \
+                   -C seen/p --store ../../store restore made; \
                    -C seen/p --store ../../store restore made",
         made: "behind/w/made",
     };

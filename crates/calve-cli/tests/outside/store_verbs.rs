@@ -562,11 +562,16 @@ fn lost(wanted: &State, got: &State) -> String {
     difference(&without_times(wanted), &without_times(got))
 }
 
-/// Whether a document names an entry that arrived incomplete, by a path that helps the reader.
+/// Whether a document names an entry that arrived incomplete, or what could not be done, by a path
+/// that helps the reader.
 fn names_a_finding(run: &Run) -> bool {
     let json = run.json();
     let told = |report: &serde_json::Value| {
         report["skipped"].as_array().is_some_and(|skipped| !skipped.is_empty())
     };
-    told(&json) || json["worktrees"].as_array().is_some_and(|trees| trees.iter().any(told))
+    let names_a_path =
+        |problem: &serde_json::Value| problem.as_str().is_some_and(|problem| problem.contains('/'));
+    told(&json)
+        || json["worktrees"].as_array().is_some_and(|trees| trees.iter().any(told))
+        || json["problems"].as_array().is_some_and(|problems| problems.iter().any(names_a_path))
 }
