@@ -8,8 +8,8 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use calve::{
-    DropOptions, ErrorKind, GitMode, GitOutcome, SnapshotOptions, StartBranch, StartOptions,
-    StartedWorktree, Store, SwitchOptions, Worktree, WorktreeState,
+    CheckedWorktree, DropOptions, ErrorKind, GitMode, GitOutcome, SnapshotOptions, StartBranch,
+    StartOptions, StartedWorktree, Store, SwitchOptions, Worktree, WorktreeState,
 };
 
 use crate::common;
@@ -487,6 +487,27 @@ fn commits_of_a_copy_are_kept_by_a_forced_drop() {
     script(&desk.project, &format!("git rev-list --glob=refs/calve/dropped/* | grep {first}"));
     script(&desk.project, &format!("git rev-list --branches | grep {second}"));
     script(&desk.project, "git fsck --full --strict");
+}
+
+/// Between the look at several worktrees and the drop of the last one, seconds may pass.
+#[test]
+fn a_branch_that_is_deleted_after_the_look_at_its_worktree_no_longer_holds_the_commits() {
+    for gone in ["git branch -q -D keep", "git branch -q -f keep HEAD"] {
+        let desk = project();
+        let worktree = desk.worktree("w");
+        script(worktree.path(), "git switch -q --detach");
+        commit(worktree.path(), "new");
+        script(&desk.project, "git branch keep $(git -C ../project.worktrees/w rev-parse HEAD)");
+        let look =
+            || CheckedWorktree::all(std::slice::from_ref(&worktree), &options()).remove(0).unwrap();
+        let checked = look();
+        script(&desk.project, gone);
+        fails(checked.drop(&DropOptions::new(), &options()), ErrorKind::CommitsOnlyHere);
+        script(&desk.project, "git branch -f keep $(git -C ../project.worktrees/w rev-parse HEAD)");
+        let checked = look();
+        script(&desk.project, "git branch other");
+        checked.drop(&DropOptions::new(), &options()).unwrap().delete().unwrap();
+    }
 }
 
 #[test]

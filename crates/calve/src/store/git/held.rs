@@ -1,6 +1,6 @@
 //! The commits that a working tree holds, and which of them nothing else holds.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::path::Path;
 
@@ -196,6 +196,16 @@ impl Repository {
         let output = git.run()?;
         let commits = String::from_utf8_lossy(&output.bytes);
         Ok(commits.lines().filter_map(Commit::parse).collect())
+    }
+
+    /// All references with what they name, as git prints them.
+    ///
+    /// # Errors
+    /// git could not be asked.
+    pub(crate) fn references(&self) -> Result<BTreeSet<Vec<u8>>, Failure> {
+        let format = "--format=%(objectname) %(refname)";
+        let output = whole(self.git().args(["for-each-ref", format]).whole().run()?)?;
+        Ok(output.split(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect())
     }
 
     /// What a linked worktree has that nothing else may hold: its `HEAD`, its own references, and

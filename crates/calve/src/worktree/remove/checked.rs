@@ -8,8 +8,9 @@
 //! its tree is asked of each: commits, references, states under way, patches that wait, locks, and
 //! processes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use super::super::Worktree;
 use super::super::git::{alike, by_threads};
@@ -24,7 +25,11 @@ use crate::tree::running::Running;
 pub struct CheckedWorktree {
     worktree: Worktree,
     seen: Seen,
+    references: References,
 }
+
+/// The project's references before the look. `None`: git did not say, or there is no repository.
+type References = Option<Arc<BTreeSet<Vec<u8>>>>;
 
 impl fmt::Debug for CheckedWorktree {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -40,11 +45,12 @@ impl CheckedWorktree {
     pub fn all(worktrees: &[Worktree], options: &StoreOptions) -> Vec<Result<Self, Error>> {
         let since = Moment::now();
         let operation = options.operation();
-        let mut groups = Vec::new();
+        let (mut groups, mut references) = (Vec::new(), None);
         if let Some(first) = worktrees.first()
             && worktrees.iter().all(|it| it.store.path() == first.store.path())
             && let Ok(Some(project)) = first.store.repository()
         {
+            references = project.references().map(Arc::new).ok();
             groups = alike::untouched(&project, worktrees);
         }
         let look = |at: &usize| {
@@ -52,7 +58,7 @@ impl CheckedWorktree {
             if options.cancel.is_cancelled() {
                 return Err(cancelled(Operation::DropWorktree, &worktree.path));
             }
-            Self::check(worktree, &operation, |now| now.seen_since(since))
+            Self::check(worktree, &operation, &references, |now| now.seen_since(since))
         };
         let look_at = |all: Vec<usize>| {
             let looked = by_threads(&all, operation.jobs(), look);
@@ -73,7 +79,7 @@ impl CheckedWorktree {
             }
             for other in group.others {
                 let (at, see) = (other.at, |now: &Worktree| now.seen_untouched(since, other));
-                checked.insert(at, Self::check(&worktrees[at], &operation, see));
+                checked.insert(at, Self::check(&worktrees[at], &operation, &references, see));
             }
         }
         checked.extend(look_at(left));
@@ -83,21 +89,31 @@ impl CheckedWorktree {
     fn check(
         worktree: &Worktree,
         operation: &Running,
+        references: &References,
         see: impl FnOnce(&Worktree) -> Result<Seen, Error>,
     ) -> Result<Self, Error> {
         let worktree = worktree.now()?;
         let seen = see(&worktree)?;
         worktree.must_be_no_loss(&seen, operation)?;
-        Ok(Self { worktree, seen })
+        Ok(Self { worktree, seen, references: references.clone() })
     }
 
     /// Drops the worktree as [`Worktree::drop`] does, without a second look at what did not change
-    /// since the first one.
+    /// since the first one. If a reference of the project is gone or names something else since,
+    /// commits may be in this worktree alone now, and it is looked at again.
     ///
     /// # Errors
     /// Those of [`Worktree::drop`].
     pub fn drop(self, how: &DropOptions, options: &StoreOptions) -> Result<DroppedWorktree, Error> {
-        self.worktree.drop_seen(how, Some(self.seen), options)
+        let is_still_held = match (&self.references, self.worktree.store.repository()) {
+            (None, _) => self.seen.loss.is_none(),
+            (Some(before), Ok(Some(project))) => project
+                .references()
+                .is_ok_and(|now| before.iter().all(|reference| now.contains(reference))),
+            (Some(_), _) => false,
+        };
+        let seen = is_still_held.then_some(self.seen);
+        self.worktree.drop_seen(how, seen, options)
     }
 }
 
