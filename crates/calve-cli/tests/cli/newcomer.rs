@@ -109,6 +109,10 @@ fn what_somebody_who_knows_git_types_first_works() {
     assert!(remote.stderr.contains("the branch theirs follows origin/theirs"), "{remote:?}");
     assert_eq!(read("theirs/f"), "theirs\n");
     assert_eq!(in_tree("theirs", "git rev-parse --abbrev-ref @{u}"), "origin/theirs");
+    // The remote's own name of it would become ambiguous.
+    let remotes = calve(&app, "start origin/theirs");
+    assert_eq!(remotes.code, Some(1), "{remotes:?}");
+    assert!(remotes.stderr.contains("'calve start theirs'"), "{remotes:?}");
     // Requests are fetched.
     for (word, name) in [("pr/7", "pr-7"), ("mr/8", "mr-8")] {
         done(&app, &format!("start {word}"));

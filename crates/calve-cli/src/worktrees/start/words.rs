@@ -96,12 +96,34 @@ fn commit_of(
             }
             several => Err(of_several_remotes(word, several)),
         },
+        FoundBranch::Nowhere if is_of_a_remote(word, project) => {
+            let (remote, branch) = word.split_once('/').unwrap_or_default();
+            let quoted = shell_word(Path::new(branch));
+            Err(own(
+                "start",
+                Path::new(word),
+                ErrorKind::BranchExists,
+                &format!("this is a branch of the remote {}", harmless(remote)),
+                format!(
+                    "'calve start {quoted}' works on it, on a branch of yours that has it as upstream"
+                ),
+            ))
+        }
         FoundBranch::Nowhere => match pull_request(word) {
             Some(reference) => fetched(word, &reference, project),
             None => Ok(None),
         },
         _ => Ok(None),
     }
+}
+
+/// Whether git has fetched a branch of a remote under this name. A new branch of the same name would
+/// take its place in each command of git.
+fn is_of_a_remote(word: &str, project: &Path) -> bool {
+    let reference = format!("refs/remotes/{word}");
+    word.contains('/')
+        && git(project, &["for-each-ref", "--format=%(refname)", "--", &reference])
+            .is_ok_and(|found| found.trim_end() == reference)
 }
 
 fn of_several_remotes(word: &str, remotes: &[String]) -> Failure {
