@@ -8,6 +8,8 @@ use std::time::Instant;
 use calve::{
     ErrorKind, GitMode, SnapshotId, Store, SwitchOptions, SwitchReport, Worktree, WorktreeState,
 };
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use serde::Serialize;
 
 use super::WorktreeFields;
@@ -161,7 +163,14 @@ fn content(
             Some(_) => format!("'calve restore{word} WORKTREE' changes a worktree"),
             None => "'calve restore WORKTREE' changes a worktree".to_owned(),
         };
-        confirm("restore", worktree, &planned, &format!("restore --force{word}"), &others)?;
+        confirm(
+            "restore",
+            worktree,
+            &planned,
+            &format!("restore --force{word}"),
+            &others,
+            session,
+        )?;
     }
     let report = session
         .work(Total::Unknown, |options| match to {
@@ -180,6 +189,7 @@ fn confirm(
     planned: &SwitchReport,
     forced: &str,
     others: &str,
+    session: Session<'_>,
 ) -> Result<(), Failure> {
     if (planned.changed, planned.removed) == (0, 0) && planned.kept.is_empty() {
         return Ok(());
@@ -188,7 +198,7 @@ fn confirm(
     let name = path.file_name().unwrap_or(path.as_os_str());
     let mut what = format!(
         "{} would change and {} be removed",
-        counted(planned.changed, "entry"),
+        crate::snapshots::entries(planned.changed),
         count(planned.removed)
     );
     if !planned.kept.is_empty() {
@@ -197,6 +207,9 @@ fn confirm(
             _ => "with local changes would be moved aside ('calve undo' brings them back)",
         };
         what.push_str(&format!("; {} {kept}", counted(planned.kept.len() as u64, "file")));
+    }
+    if planned.discards_earlier {
+        what.push_str("; what an earlier restore moved aside would be deleted");
     }
     let refused = |why: &str| Failure {
         details: planned.kept.clone().into(),
@@ -214,12 +227,34 @@ fn confirm(
     let shown = harmless(&name.to_string_lossy()).into_owned();
     eprintln!("This is the project itself, {}: {what}.", text::shown(path));
     eprint!("To go on, type its name, {shown}: ");
-    let mut answer = String::new();
-    let read = io::stdin().lock().read_line(&mut answer);
-    match read.is_ok() && OsStr::new(answer.trim_end_matches(['\r', '\n'])) == name {
+    let Some(answer) = answer(session) else {
+        eprintln!();
+        return Err(Failure::cancelled(verb, vec![path.to_owned()]));
+    };
+    match OsStr::new(answer.trim_end_matches(['\r', '\n'])) == name {
         true => Ok(()),
         false => Err(refused("this is the project itself, and that is not its name")),
     }
+}
+
+/// The line that the user types. `None`: a signal came, and a read would be begun again after it.
+fn answer(session: Session<'_>) -> Option<String> {
+    const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+    let stdin = io::stdin();
+    loop {
+        if session.signals.cancel().is_cancelled() {
+            return None;
+        }
+        let mut waiting = [PollFd::new(&stdin, PollFlags::IN)];
+        match poll(&mut waiting, Some(&LOOK)) {
+            Ok(0) | Err(Errno::INTR) => {}
+            _ => break,
+        }
+    }
+    let mut line = String::new();
+    // What cannot be read is no answer.
+    let read = stdin.lock().read_line(&mut line);
+    Some(if read.is_ok() { line } else { String::new() })
 }
 
 /// Prints what calve did. `kept` says what became of local changes.
@@ -249,6 +284,10 @@ fn tell(
         let undo = format!("'calve undo{}'", to_undo(worktree, session));
         if !report.kept.is_empty() {
             line.push_str(&format!("; {undo} brings them back"));
+            line.push_str(match report.discards_earlier {
+                true => ", and what an earlier restore moved aside is deleted",
+                false => ", until the next restore moves others aside",
+            });
         } else if report.keeps_earlier {
             line.push_str(&format!("; {undo} brings back what an earlier restore moved aside"));
         } else if report.from != report.to {
@@ -395,6 +434,7 @@ pub(crate) fn undo(args: &UndoArgs, session: Session<'_>) -> Result<Exit, Failur
             &planned,
             "undo --force",
             "'calve undo WORKTREE' changes a worktree",
+            session,
         )?;
     }
     let report = session.work(Total::Unknown, |options| worktree.undo(options)).map_err(failed)?;

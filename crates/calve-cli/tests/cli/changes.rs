@@ -336,4 +336,11 @@ fn without_a_snapshot_it_is_the_base_and_can_be_taken_back() {
     assert_eq!(calve(&project, "status w").stdout, "M a\nD dir/b\nA dir/c\nA new\n");
     let kept = calve(&root, "restore --json").json()["kept"].clone();
     assert!(kept.as_array().unwrap().contains(&json!({ "path": "new" })), "{kept}");
+    // There is one place for what is moved aside. That is said before, and when it happens.
+    fs::write(root.join("log"), "").unwrap();
+    let run = calve(&root, "restore");
+    assert!(run.stderr.contains("what an earlier restore moved aside is deleted"), "{run:?}");
+    done(&root, "undo");
+    let run = calve(&root, "restore");
+    assert!(run.stderr.contains(", until the next restore moves others aside"), "{run:?}");
 }

@@ -387,4 +387,12 @@ fn whoever_restores_the_project_itself_types_its_name() {
         let now = fs::read_to_string(project.join("a")).unwrap();
         assert_eq!(now == "edited", expected == Some(1), "{typed:?}: {text}");
     }
+    // The kernel begins a read again after a signal.
+    fs::write(project.join("a"), "edited").unwrap();
+    let mut run = OnTerminal::start(command(&project, ["restore"]), 80);
+    run.until("type its name, ");
+    kill_process(Pid::from_child(&run.child), Signal::INT).unwrap();
+    let (code, text) = run.end();
+    assert_eq!(code, Some(130), "{text}");
+    assert_eq!(fs::read_to_string(project.join("a")).unwrap(), "edited");
 }

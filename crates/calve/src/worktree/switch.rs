@@ -134,6 +134,9 @@ pub struct SwitchReport {
     /// An earlier switch had moved work aside, and this one had nothing to move. So that work is
     /// kept, and [`Worktree::undo`] takes back both.
     pub keeps_earlier: bool,
+    /// An earlier switch had moved work aside, and so does this one. What was aside is deleted,
+    /// because there is one place for it.
+    pub discards_earlier: bool,
     /// Entries that arrived without a part of themselves. Also folders whose names kept changing
     /// while calve listed them ([`SkipReason::Restless`]): calve may not have seen changes by hand
     /// in them.
@@ -264,6 +267,12 @@ impl Worktree {
         Ok(alone)
     }
 
+    /// Whether work that an earlier switch moved aside makes place for that of this one.
+    fn discards_earlier(&self, what: Changes, goes_on: bool, moves: &Moves) -> Result<bool, Error> {
+        let moves_aside = what != Changes::Respect && !undo::kept(moves).is_empty();
+        Ok(moves_aside && !goes_on && self.has_moved_aside()?)
+    }
+
     fn transit(
         &self,
         transit: &Transit<'_>,
@@ -312,6 +321,7 @@ impl Worktree {
             return Err(self.in_the_way(&moves));
         }
         let mut report = begun(from, to);
+        report.discards_earlier = self.discards_earlier(what, interrupted.is_some(), &moves)?;
         if dry_run {
             return Ok((planned(report, &moves, undo), moves.times));
         }
@@ -532,6 +542,7 @@ fn begun(from: SnapshotId, to: SnapshotId) -> SwitchReport {
         removed: 0,
         kept: Vec::new(),
         keeps_earlier: false,
+        discards_earlier: false,
         skipped: Vec::new(),
         elapsed: Duration::ZERO,
     }
