@@ -472,6 +472,24 @@ impl Loss {
         })
     }
 
+    /// Adds what is staged in a worktree whose tree is gone to the commits that references keep.
+    /// Returns what no commit can hold. `scratch` is a path for a file.
+    ///
+    /// # Errors
+    /// git could not be asked.
+    pub(super) fn add_staged(&mut self, scratch: &Path) -> Result<Vec<PathBuf>, Failure> {
+        let mut others = Vec::new();
+        for entry in &self.own.registered {
+            let staged = git::staged_in(&entry.folder, scratch)?;
+            others.extend(staged.others);
+            if let Some(commit) = staged.commit {
+                self.commits.push(Commit::unknown(&commit));
+                self.tips.push(commit);
+            }
+        }
+        Ok(others)
+    }
+
     /// Whether references may not be enough to keep what would be lost with a tree that is gone.
     pub(super) fn cannot_be_kept_by_references(&self) -> bool {
         self.failure.is_some() || self.has_commits_that_no_reference_keeps()

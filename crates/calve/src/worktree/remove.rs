@@ -38,6 +38,7 @@ use crate::store::{PROJECT, StoreOptions, path_from};
 use crate::tree::across::move_tree;
 use crate::tree::removal;
 use crate::tree::running::Running;
+use crate::tree::staging::stage_name;
 
 mod away;
 mod checked;
@@ -304,9 +305,7 @@ impl Worktree {
             store.must_be_writable(Operation::DropWorktreeOf)?;
             let this = Self { store: store.clone(), ..self.clone() };
             let this = this.now()?;
-            // Another process may drop it meanwhile, so that files or the folder were missed.
-            let operation = options.operation();
-            this.drop_now(how, room, seen.take(), &operation).map_err(|error| this.gone_or(error))
+            this.drop_now(how, room, seen.take(), &options.operation())
         })
     }
 
@@ -410,7 +409,9 @@ impl Worktree {
                 this.forget_missing(how)?
             } else {
                 let attempt = Attempt { how, room, is_last: number == ATTEMPTS };
-                this.attempt(&attempt, seen.take(), operation)?
+                // Another process may drop it meanwhile, so that files or the folder were missed.
+                this.attempt(&attempt, seen.take(), operation)
+                    .map_err(|error| this.gone_or(error))?
             };
             match attempt {
                 Ok(mut dropped) => {
@@ -435,13 +436,28 @@ impl Worktree {
             return Err(Error::new(ErrorKind::Busy, Operation::DropWorktree, &self.path, cause));
         }
         let since = Moment::now();
-        let loss = self.git_loss(false);
+        let mut loss = self.git_loss(false);
         // Without a tree, only references can keep commits, and a lock says that the tree is
         // elsewhere for a while.
-        if let Some(loss) = loss.as_ref()
-            && (!how.force || loss.cannot_be_kept_by_references())
-        {
-            loss.must_be_kept_by_references(self)?;
+        if let Some(loss) = loss.as_mut() {
+            if !how.force || loss.cannot_be_kept_by_references() {
+                loss.must_be_kept_by_references(self)?;
+            }
+            // The folder may only be elsewhere for a while.
+            let refused =
+                |kind, cause| Error::new(kind, Operation::DropWorktree, &self.path, cause);
+            let scratch = self.store.layout().stage().join(stage_name());
+            match loss.add_staged(&scratch) {
+                Ok(others) if !how.force && !others.is_empty() => {
+                    let why = "its folder is not there, and git's registration has unfinished work";
+                    let cause = io::Error::other(why);
+                    return Err(refused(ErrorKind::Changed, cause).with_details(others));
+                }
+                Err(failure) if !how.force => {
+                    return Err(refused(ErrorKind::Git, io::Error::other(failure.to_string())));
+                }
+                _ => {}
+            }
         }
         // There are no files to look at any more, and a reference can keep the commits.
         let (kept, branch) = self.keep_what_git_has(loss.as_ref(), how)?;

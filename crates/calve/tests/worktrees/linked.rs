@@ -463,6 +463,44 @@ fn commits_that_nothing_else_holds_are_kept_by_a_forced_drop_there_or_not() {
     assert!(!known(&desk).contains("worktrees"));
 }
 
+/// Its folder may be on a volume that is not mounted: git's registration is all that has the work.
+#[test]
+fn what_only_the_registration_of_a_missing_worktree_has_is_kept_or_not_dropped_without_force() {
+    const CONFLICT: &str = "git switch -q --detach; echo 1 >src/a; git commit -qam 1; git switch -q w; \
+                            echo 2 >src/a; git commit -qam 2; ! git cherry-pick w@{1} >/dev/null 2>&1";
+    const PATCH: &str = "git switch -q --detach; echo 1 >src/a; git commit -qam 1; git format-patch -q -1 --stdout >../mbox; \
+                         git switch -q w; echo 2 >src/a; git commit -qam 2; ! git am <../mbox >/dev/null 2>&1; git reset -q --hard";
+    for (what, text, is_kept) in [
+        ("staged", "echo staged >new; git add new; rm new", Some("new")),
+        ("nothing", "echo lost >new", None),
+        ("a conflict", CONFLICT, None),
+        ("a patch", PATCH, None),
+    ] {
+        let desk = project();
+        let worktree = desk.worktree("w");
+        script(worktree.path(), text);
+        fs::rename(worktree.path(), desk.scratch.join("away")).unwrap();
+        let dropped = worktree.clone().drop(&DropOptions::new(), &options());
+        if ["a conflict", "a patch"].contains(&what) {
+            let error = fails(dropped, ErrorKind::Changed);
+            assert_eq!(error.details().len(), 1, "{what}: {error:?}");
+            let forced = worktree.drop(&DropOptions::new().force(true), &options());
+            forced.unwrap().delete().unwrap();
+            continue;
+        }
+        let dropped = dropped.unwrap();
+        let kept = dropped.kept().to_vec();
+        dropped.delete().unwrap();
+        match is_kept {
+            Some(path) => {
+                let shown = format!("git show refs/calve/dropped/w:{path} | grep staged");
+                script(&desk.project, &shown);
+            }
+            None => assert_eq!(kept, [""; 0], "{what}"),
+        }
+    }
+}
+
 #[test]
 fn commits_of_a_copy_are_kept_by_a_forced_drop() {
     let desk = project();

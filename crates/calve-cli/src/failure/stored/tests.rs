@@ -52,7 +52,7 @@ fn every_kind_that_a_store_knows_has_a_way_out() {
         (
             ErrorKind::Overlap,
             Operation::UseWorktree,
-            "work in '/the worktree', or delete '/a b/c/.calve'",
+            "work in '/the worktree', or delete '/a b/c/.git'",
         ),
         (ErrorKind::Overlap, Operation::DropWorktree, "'git worktree remove PATH'"),
         (ErrorKind::Overlap, Operation::MakeStoreFor, "calve status"),

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs;
 
@@ -10,9 +10,9 @@ use super::ask::{identity, is_absent};
 use super::registration::Registration;
 use super::repository::Repository;
 use super::run::{Failure, Git, LIST_MOST_BYTES, Output};
-use super::work::whole;
+use super::work::{patches_in, whole};
 use super::{PATH_MOST_BYTES, line};
-use crate::store::files::{listed_at, read_plain};
+use crate::store::files::{listed_at, path_from, read_plain};
 use crate::tree::staging::write_whole;
 
 /// A commit with its subject, or an annotated tag with its name.
@@ -465,6 +465,57 @@ fn own_tips(git_dir: &Path) -> Result<Tips, Failure> {
     }
     tips.add_state(git_dir).map_err(Failure::NotRun)?;
     Ok(tips)
+}
+
+/// What only git's folder of a working tree has when the tree is gone.
+#[derive(Debug, Default)]
+pub(crate) struct Staged {
+    /// A new commit with all that is staged, if that is not what `HEAD` has.
+    pub(crate) commit: Option<String>,
+    /// What no commit can hold: paths with conflicts, and patches that `git am` has still to apply.
+    pub(crate) others: Vec<PathBuf>,
+}
+
+/// Looks into git's folder of a working tree, and changes nothing there. `copy` is a path for a copy
+/// of the index, into which git writes what it finds out.
+///
+/// # Errors
+/// git could not be asked, or could not make the commit. The copy may stay.
+pub(crate) fn staged_in(git_dir: &Path, copy: &Path) -> Result<Staged, Failure> {
+    let git = || Git::new(git_dir).in_tree(git_dir, git_dir);
+    let mut staged = Staged { commit: None, others: patches_in(git_dir).map_err(Failure::NotRun)? };
+    let index = git_dir.join("index");
+    if identity(&index).map_err(Failure::NotRun)?.is_none() {
+        return Ok(staged);
+    }
+    let conflicts = whole(git().args(["ls-files", "--unmerged", "-z"]).whole().run()?)?;
+    let paths = conflicts.split(|byte| *byte == 0).filter_map(|record| {
+        let at = record.iter().position(|byte| *byte == b'\t')?;
+        Some(path_from(&record[at + 1..]))
+    });
+    staged.others.extend(paths);
+    staged.others.dedup();
+    let head = git().args(["rev-parse", "--quiet", "--verify", "HEAD"]).may_end_with(1).run()?;
+    let has_head = !head.bytes.is_empty();
+    let shown = match has_head {
+        true => git().args(["diff-index", "--cached", "--name-only", "HEAD"]).run()?,
+        false => git().arg("ls-files").run()?,
+    };
+    if !staged.others.is_empty() || shown.bytes.is_empty() {
+        return Ok(staged);
+    }
+    let copied =
+        || std::io::copy(&mut std::fs::File::open(&index)?, &mut std::fs::File::create_new(copy)?);
+    copied().map_err(Failure::NotRun)?;
+    let tree = line(&git().with_index(copy).arg("write-tree").run()?.bytes);
+    std::fs::remove_file(copy).map_err(Failure::NotRun)?;
+    let commit = git()
+        .args(["-c", "user.name=calve", "-c", "user.email=calve@localhost"])
+        .args(["commit-tree", "-m", "what was staged in a worktree whose folder was gone"])
+        .args(if has_head { &["-p", "HEAD"][..] } else { &[] })
+        .arg(&tree);
+    staged.commit = Some(line(&commit.run()?.bytes));
+    Ok(staged)
 }
 
 /// A worktree's name as a part of a reference's name. Characters that git does not allow there

@@ -185,7 +185,7 @@ fn work_but_of_submodules(tree: &Tree) -> Result<(Work, Vec<Submodule>), Failure
 
 /// The patches that `git am` has still to apply, as files in git's folder of a working tree. They
 /// may have come from a pipe. (Those of a rebase are made from commits.)
-fn patches_in(git_dir: &Path) -> io::Result<Vec<PathBuf>> {
+pub(super) fn patches_in(git_dir: &Path) -> io::Result<Vec<PathBuf>> {
     let folder = git_dir.join("rebase-apply");
     if identity(&folder.join("applying"))?.is_none() {
         return Ok(Vec::new());
