@@ -260,7 +260,7 @@ impl World {
                 let mut words = format!("snapshot --json -m number-{}", self.count);
                 if named {
                     self.doubtful_names.insert(name.clone());
-                    words.push_str(&format!(" --name {name}"));
+                    words.push_str(&format!(" {name}"));
                 }
                 let run = calve(&app, &words);
                 if done(&run) {
