@@ -469,7 +469,7 @@ fn own_tips(git_dir: &Path) -> Result<Tips, Failure> {
 
 /// What only git's folder of a working tree has when the tree is gone.
 #[derive(Debug, Default)]
-pub(crate) struct Staged {
+pub(crate) struct StagedWork {
     /// A new commit with all that is staged, if that is not what `HEAD` has.
     pub(crate) commit: Option<String>,
     /// What no commit can hold: paths with conflicts, and patches that `git am` has still to apply.
@@ -481,9 +481,10 @@ pub(crate) struct Staged {
 ///
 /// # Errors
 /// git could not be asked, or could not make the commit. The copy may stay.
-pub(crate) fn staged_in(git_dir: &Path, copy: &Path) -> Result<Staged, Failure> {
+pub(crate) fn staged_in(git_dir: &Path, copy: &Path) -> Result<StagedWork, Failure> {
     let git = || Git::new(git_dir).in_tree(git_dir, git_dir);
-    let mut staged = Staged { commit: None, others: patches_in(git_dir).map_err(Failure::NotRun)? };
+    let mut staged =
+        StagedWork { commit: None, others: patches_in(git_dir).map_err(Failure::NotRun)? };
     let index = git_dir.join("index");
     if identity(&index).map_err(Failure::NotRun)?.is_none() {
         return Ok(staged);
