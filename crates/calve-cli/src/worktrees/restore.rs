@@ -6,7 +6,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use calve::{
-    ErrorKind, GitMode, SnapshotId, Store, SwitchOptions, SwitchReport, Worktree, WorktreeState,
+    ErrorKind, GitMode, SnapshotId, Store, StoreOptions, SwitchOptions, SwitchReport, Worktree,
+    WorktreeState,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -389,6 +390,16 @@ fn bring_back(
     })?;
     let output = session.output;
     output.summary(format_args!("{} is back, as it was dropped", harmless(worktree.name())));
+    let ask =
+        |options: &StoreOptions| Ok(store.git_status(std::slice::from_ref(&worktree), options));
+    let asked = session.work(Total::Unknown, ask).map_err(|error| store_failure(&error))?;
+    if let Some(Ok(Some(status))) = asked.first()
+        && status.branch.is_none()
+    {
+        output.summary(format_args!(
+            "its HEAD is detached: if it was on a branch, that one is used elsewhere or was moved; 'git switch -c BRANCH' makes one",
+        ));
+    }
     if output.json {
         output.document(&WorktreeFields::new(&worktree))?;
     } else {
