@@ -216,13 +216,29 @@ impl Session<'_> {
         }
     }
 
+    /// The worktree that `start` made if this path was the word for its branch: `feat-x` for
+    /// `feat/x`.
+    fn of_branch(&self, path: &Path) -> Option<String> {
+        let word = path.strip_prefix(self.common.resolve(Path::new("."))).unwrap_or(path);
+        let name = word.to_str()?.replace('/', "-");
+        let store = self.store().ok()?;
+        store.worktree(&name).is_ok().then(|| harmless(&name).into_owned())
+    }
+
     fn at(&self, path: &Path) -> Result<Worktree, Failure> {
         let root = match canonical(path) {
             // A worktree that was deleted by hand is still known by its path.
             Err(failure) if failure.kind == Kind::Library(ErrorKind::SourceNotFound) => {
                 return self.missing(&absolute(path)?).map(|worktree| {
-                    worktree
-                        .ok_or_else(|| no_worktree(path, "nothing is there, and no worktree was"))
+                    worktree.ok_or_else(|| {
+                        let found = no_worktree(path, "nothing is there, and no worktree was");
+                        match self.of_branch(path) {
+                            Some(name) => {
+                                Failure { hint: Some(format!("did you mean {name}?")), ..found }
+                            }
+                            None => found,
+                        }
+                    })
                 })?;
             }
             root => root?,

@@ -98,6 +98,12 @@ fn what_somebody_who_knows_git_types_first_works() {
     assert!(taken.stderr.contains("'calve start -b a/b a-b-2'"), "{taken:?}");
     done(&app, "start -b a/b a-b-2");
 
+    for verb in ["status", "drop", "restore", "undo", "path"] {
+        let asked = calve(&app, &format!("{verb} feat/x"));
+        assert_eq!(asked.code, Some(1), "{asked:?}");
+        assert!(asked.stderr.contains("did you mean feat-x?"), "{verb}: {asked:?}");
+    }
+
     // An existing branch is worked on, and is refused where it is checked out.
     done(&app, "start old");
     assert_eq!((read("old/f").as_str(), read("old/new").as_str()), ("old\n", ""));
