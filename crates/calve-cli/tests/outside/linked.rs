@@ -292,6 +292,32 @@ fn work_outlives_a_forced_drop_and_its_taking_back_that_are_killed_at_any_change
     assert!(killed >= shared(10), "only {killed} were killed");
 }
 
+/// git lists the stage in the tree, and no snapshot has it.
+#[test]
+fn what_a_killed_restore_leaves_is_no_work_that_a_drop_would_lose() {
+    const RESTORE: &str = "restore -q w";
+    if !can_strace("a restore that is killed") {
+        return;
+    }
+    let Some(desk) = Desk::new() else { return };
+    let app = desk.app();
+    let mut left = 0;
+    for number in 1.. {
+        assert_eq!(calve(&app, "start -q w").code, Some(0));
+        desk.sh("cd app.worktrees/w && echo work >b");
+        let run = killed_at(&desk, RESTORE, "mkdirat", number);
+        if run.code.is_some() {
+            break;
+        }
+        let root = desk.scratch.path().join("app.worktrees/w");
+        left += usize::from(names(&root).iter().any(|name| name.starts_with(".calve-stage-")));
+        desk.sh("cd app.worktrees/w && git checkout -q .");
+        let dropped = calve(&app, "drop -q --delete-branch w");
+        assert_eq!(dropped.code, Some(0), "{number}: {dropped:?}");
+    }
+    assert!(left > 0, "no kill left a stage");
+}
+
 /// Mixes random work with git in worktrees with commands of calve that are killed at random
 /// moments. A reference or a `HEAD` holds every commit that its maker did not give up. Work that is
 /// not committed is in its worktree or kept. git knows no worktree that does not exist.

@@ -38,7 +38,7 @@ use crate::store::{PROJECT, StoreOptions, path_from};
 use crate::tree::across::move_tree;
 use crate::tree::removal;
 use crate::tree::running::Running;
-use crate::tree::staging::stage_name;
+use crate::tree::staging::{self, stage_name};
 
 mod away;
 mod checked;
@@ -325,6 +325,11 @@ impl Worktree {
     }
 
     fn seen_since(&self, since: Moment) -> Result<Seen, Error> {
+        // A killed switch has left its stage there. That is no work, but git lists it. If the folder
+        // cannot be opened, the look says so.
+        if let Ok(root) = super::open_dir(&self.path) {
+            staging::sweep(&root);
+        }
         let look = || (living_in(&self.path, Depth::Thorough), nested_in(&self.path));
         // The other processor looks while git does.
         let (loss, (living, nested)) = std::thread::scope(|scope| {
