@@ -274,25 +274,28 @@ impl Model {
         let after = content(known.worktree.path());
         let all = paths(&[base, target, &before, &after]);
         let by_hand = |path: &Path| before.get(path) != base.get(path);
-        if let Err(error) = result {
-            assert!(!force, "{error}");
-            assert_eq!(error.kind(), ErrorKind::Changed, "{error}");
-            assert_same(&before, &after, "after a refusal");
-            assert!(!error.details().is_empty());
-            for path in error.details() {
-                assert!(by_hand(path), "{path:?} was not changed by hand");
+        let report = match result {
+            Ok(report) => report,
+            Err(error) => {
+                assert!(!force, "{error}");
+                assert_eq!(error.kind(), ErrorKind::Changed, "{error}");
+                assert_same(&before, &after, "after a refusal");
+                assert!(!error.details().is_empty());
+                for path in error.details() {
+                    assert!(by_hand(path), "{path:?} was not changed by hand");
+                }
+                return;
             }
-            return;
-        }
-        for path in all {
-            let (old, new) = (base.get(path), target.get(path));
-            let (then, now) = (before.get(path), after.get(path));
+        };
+        for path in &all {
+            let (old, new) = (base.get(*path), target.get(*path));
+            let (then, now) = (before.get(*path), after.get(*path));
             // A folder that the target lacks stays if somebody put entries into it by hand.
             let stays = is_dir(now)
                 && new.is_none()
                 && after
                     .keys()
-                    .any(|other| other != path && other.starts_with(path) && by_hand(other));
+                    .any(|other| other != *path && other.starts_with(path) && by_hand(other));
             if old != new {
                 // If both are folders, the one of the snapshot.
                 let kept = is_dir(now) && is_dir(then) && stays;
@@ -303,7 +306,13 @@ impl Model {
                 assert!(now == new || now == then || stays, "{path:?} is neither: {now:?}");
             }
         }
-        if force {
+        if report.keeps_earlier {
+            // The undo of the one before stays, and takes back both.
+            assert!(force && known.undo.is_some());
+            for path in all.iter().filter(|path| by_hand(path)) {
+                assert!(before.get(*path) == after.get(*path), "{path:?} cannot be brought back");
+            }
+        } else if force {
             // To where it is already: the undo of the one before stays.
             if self.kept[known.base].id != self.kept[to].id || known.undo.is_none() {
                 known.undo = Some((known.base, before, true));
