@@ -407,7 +407,8 @@ fn a_worktree_that_another_process_is_starting_is_dropped_when_it_is_started() {
             );
             told += usize::from(is_told);
         }
-        assert_eq!(started.join().unwrap().code, Some(0));
+        let started = started.join().unwrap();
+        assert_eq!(started.code, Some(0), "{started:?}");
         println!("{told} drops were told");
     });
     ends(&project, "drop w");

@@ -410,6 +410,15 @@ impl Worktree {
         let mut again = Again::default();
         for number in 1..=ATTEMPTS {
             let this = self.now()?;
+            if !how.force && this.store.registry().is_being_started(&this.row) {
+                let cause = io::Error::new(io::ErrorKind::WouldBlock, "its start is not finished");
+                return Err(Error::new(
+                    ErrorKind::Busy,
+                    Operation::DropWorktree,
+                    &this.path,
+                    cause,
+                ));
+            }
             let attempt = if this.is_away(how.force)? {
                 this.forget_missing(how)?
             } else {
@@ -436,10 +445,6 @@ impl Worktree {
     /// Forgets a worktree that has no folder. The inner error has what changed meanwhile: then
     /// nothing was done.
     fn forget_missing(&self, how: &DropOptions) -> Result<Result<DroppedWorktree, Again>, Error> {
-        if !how.force && self.store.registry().is_being_started(&self.row) {
-            let cause = io::Error::new(io::ErrorKind::WouldBlock, "its start is not finished");
-            return Err(Error::new(ErrorKind::Busy, Operation::DropWorktree, &self.path, cause));
-        }
         let since = Moment::now();
         let mut loss = self.git_loss(false);
         // Without a tree, only references can keep commits, and a lock says that the tree is
