@@ -471,7 +471,7 @@ impl Worktree {
         })
     }
 
-    /// The folder of what the store keeps of the tree.
+    /// The store's folder for this tree.
     fn kept(&self) -> PathBuf {
         self.store.layout().tree(&self.row.token)
     }

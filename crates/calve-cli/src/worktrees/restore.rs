@@ -393,12 +393,12 @@ fn bring_back(
     let ask =
         |options: &StoreOptions| Ok(store.git_status(std::slice::from_ref(&worktree), options));
     let asked = session.work(Total::Unknown, ask).map_err(|error| store_failure(&error))?;
-    if let Some(Ok(Some(status))) = asked.first()
-        && status.branch.is_none()
-    {
-        output.summary(format_args!(
+    match asked.into_iter().next() {
+        Some(Ok(Some(status))) if status.branch.is_none() => output.summary(
             "its HEAD is detached: if it was on a branch, that one is used elsewhere or was moved; 'git switch -c BRANCH' makes one",
-        ));
+        ),
+        Some(Err(error)) => output.warning(store_failure(&error).message()),
+        _ => {}
     }
     if output.json {
         output.document(&WorktreeFields::new(&worktree))?;

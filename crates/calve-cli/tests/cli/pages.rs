@@ -45,7 +45,7 @@ fn anchors(page: &str) -> Vec<String> {
 fn links(page: &str) -> Vec<String> {
     let mut found = Vec::new();
     for line in prose(page) {
-        // What is in backticks is no link.
+        // Text in backticks is code, and no link.
         let text: String = line.split('`').step_by(2).collect::<Vec<_>>().join("x");
         for part in text.split("](").skip(1) {
             found.extend(part.split_once(')').map(|(to, _)| to.to_owned()));

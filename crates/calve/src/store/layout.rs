@@ -222,7 +222,7 @@ impl Layout<'_> {
         self.indexes().join(token)
     }
 
-    /// The folder of what the store keeps of each worktree's tree.
+    /// The store has a folder for each worktree's tree here.
     pub(crate) fn trees(self) -> PathBuf {
         self.0.join(TREES)
     }

@@ -1,9 +1,9 @@
 //! Markers say which store a tree belongs to.
 //!
-//! A worktree has a mark: which worktree of which store it is. [`MarkPlace`] says where. A project whose store is elsewhere has `.calve/project`. Both have the token
-//! of their row. Only the owner may read a
-//! marker, so nobody else learns the token. But that is not enough: whoever learned it on another
-//! way could write a marker by hand. So a marker counts only by its owner, too
+//! A worktree has a mark, which says which worktree of which store it is ([`MarkPlace`]). A project
+//! whose store is elsewhere has `.calve/project`. Both have the token of their row. Only the owner
+//! may read a marker, so nobody else learns the token. But that is not enough: whoever learned it on
+//! another way could write a marker by hand. So a marker counts only by its owner, too
 //! ([`Marker::believed`]).
 
 use std::io;

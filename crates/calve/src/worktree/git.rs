@@ -472,7 +472,8 @@ impl Loss {
         })
     }
 
-    /// Adds what is staged in a worktree whose tree is gone to the commits that references keep.
+    /// For a worktree whose tree is gone: makes a commit of what is staged, which a reference then
+    /// keeps like the others.
     /// Returns what no commit can hold. `scratch` is a path for a file.
     ///
     /// # Errors

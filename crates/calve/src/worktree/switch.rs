@@ -447,7 +447,7 @@ impl Worktree {
             return Ok(());
         }
         let changed = moved(moves, undo).chain(moves.mend.keys()).chain(moves.directories.keys());
-        // Each once, and a folder before what is in it.
+        // No path twice, and each folder before its entries.
         let paths: BTreeSet<&Path> = changed.flat_map(|path| path.ancestors()).collect();
         for path in paths.into_iter().filter(|path| !path.as_os_str().is_empty()) {
             let here = (root.as_fd(), Path::new("."));

@@ -23,7 +23,7 @@ pub(crate) fn mark_of(tree: &Path) -> PathBuf {
     }
 }
 
-/// The folder of what the store at `store` keeps of the worktree at `tree`.
+/// The folder that the store at `store` has for the worktree at `tree`.
 pub(crate) fn kept_of(store: &Path, tree: &Path) -> PathBuf {
     let mark = fs::read_to_string(mark_of(tree)).unwrap();
     let token = mark.lines().find_map(|line| line.strip_prefix("token ")).unwrap();

@@ -333,13 +333,8 @@ impl Repository {
         if others.is_empty() {
             return Ok(Some(first.clone()));
         }
-        let git = self
-            .git()
-            .args(["-c", "user.name=calve", "-c", "user.email=calve@localhost"])
-            .args(["commit-tree", "-m", "commits that a dropped worktree had left"])
-            .args(heads.iter().flat_map(|head| ["-p", head]))
-            .arg(format!("{first}^{{tree}}"));
-        Ok(Some(line(&git.run()?.bytes)))
+        let words = "commits that a dropped worktree had left";
+        committed(self.git(), words, heads, &format!("{first}^{{tree}}")).map(Some)
     }
 
     /// Keeps a commit as [`Repository::keep_dropped`] does, where git cannot be asked. `None`: this
@@ -467,6 +462,21 @@ fn own_tips(git_dir: &Path) -> Result<Tips, Failure> {
     Ok(tips)
 }
 
+/// Makes a commit that no reference names yet, and returns its id.
+fn committed(
+    git: Git,
+    words: &str,
+    parents: &[impl AsRef<str>],
+    tree: &str,
+) -> Result<String, Failure> {
+    let git = git
+        .args(["-c", "user.name=calve", "-c", "user.email=calve@localhost"])
+        .args(["commit-tree", "-m", words])
+        .args(parents.iter().flat_map(|parent| ["-p", parent.as_ref()]))
+        .arg(tree);
+    Ok(line(&git.run()?.bytes))
+}
+
 /// What only git's folder of a working tree has when the tree is gone.
 #[derive(Debug, Default)]
 pub(crate) struct StagedWork {
@@ -510,12 +520,9 @@ pub(crate) fn staged_in(git_dir: &Path, copy: &Path) -> Result<StagedWork, Failu
     copied().map_err(Failure::NotRun)?;
     let tree = line(&git().with_index(copy).arg("write-tree").run()?.bytes);
     std::fs::remove_file(copy).map_err(Failure::NotRun)?;
-    let commit = git()
-        .args(["-c", "user.name=calve", "-c", "user.email=calve@localhost"])
-        .args(["commit-tree", "-m", "what was staged in a worktree whose folder was gone"])
-        .args(if has_head { &["-p", "HEAD"][..] } else { &[] })
-        .arg(&tree);
-    staged.commit = Some(line(&commit.run()?.bytes));
+    let words = "what was staged in a worktree whose folder was gone";
+    let parents = if has_head { &["HEAD"][..] } else { &[] };
+    staged.commit = Some(committed(git(), words, parents, &tree)?);
     Ok(staged)
 }
 

@@ -71,7 +71,8 @@ impl Registry<'_> {
         Ok(())
     }
 
-    /// The folder of what the store keeps of a row's tree. It is made if it is missing.
+    /// The store's folder for the tree of a row ([`Layout::tree`](super::super::layout::Layout::tree)). It
+    /// is made if it is missing.
     pub(super) fn tree_folder(self, row: &WorktreeRow) -> io::Result<PathBuf> {
         let folder = self.layout.tree(&row.token);
         match std::fs::create_dir(&folder) {
