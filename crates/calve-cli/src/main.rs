@@ -32,7 +32,11 @@ mod progress;
 mod remote;
 #[cfg(unix)]
 mod session;
+#[cfg(unix)]
+mod settings;
 mod shells;
+#[cfg(unix)]
+mod similar;
 #[cfg(unix)]
 mod snapshots;
 #[cfg(unix)]

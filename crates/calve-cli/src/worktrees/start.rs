@@ -12,6 +12,7 @@ use crate::failure::stored::store_failure;
 use crate::places;
 use crate::refill::{name_behind, refill_behind};
 use crate::session::Session;
+use crate::settings::{AFTER_START, Settings};
 use crate::snapshots::{taken, tell_skipped};
 use crate::text::{counted, harmless};
 
@@ -200,18 +201,23 @@ impl Made<'_> {
         if args.no_after_start {
             return (Vec::new(), Exit::Done);
         }
-        match after::command(project) {
-            Ok(None) => (Vec::new(), Exit::Done),
-            Ok(Some(command)) => {
-                (after::run(&command, after::KEY, project, &self.report, session), Exit::Done)
-            }
+        let settings = match Settings::of(project) {
+            Ok(settings) => settings,
             Err(why) => {
                 session.output.warning(format_args!(
                     "no command ran in the new worktrees, because git cannot say whether calve.afterStart is set: {}",
                     harmless(&why)
                 ));
-                (Vec::new(), Exit::Findings)
+                return (Vec::new(), Exit::Findings);
             }
+        };
+        for remark in settings.remarks() {
+            session.output.warning(remark);
         }
+        let codes = match settings.get(AFTER_START) {
+            Some(command) => after::run(command, AFTER_START, project, &self.report, session),
+            None => Vec::new(),
+        };
+        (codes, Exit::Done)
     }
 }

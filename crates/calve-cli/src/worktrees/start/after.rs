@@ -1,10 +1,4 @@
 //! The command that `calve start` runs in each new worktree: git's setting `calve.afterStart`.
-//!
-//! It is a setting of git because it must be the user's own. A clone brings neither `.git/config`
-//! nor the user's configuration, so a repository cannot bring a command that `start` would run. A
-//! file in the project's tree, or a store that somebody committed, could. git reads no
-//! configuration of a repository that belongs to another user (`safe.directory`). Nor does it read
-//! the configuration of a folder that only looks like a bare repository, which a tree may contain.
 
 use std::fs::File;
 use std::io;
@@ -16,49 +10,8 @@ use std::process::{Command, ExitStatus, Stdio};
 use calve::{GitOutcome, StartReport, StartedWorktree};
 
 use crate::session::Session;
+use crate::settings::without_another_repository;
 use crate::text::shown;
-
-/// The setting.
-pub(super) const KEY: &str = "calve.afterStart";
-
-/// The command for new worktrees of a project. `None`: there is none, or git is not installed.
-///
-/// # Errors
-/// git cannot say it, in these words.
-pub(crate) fn command(project: &Path) -> Result<Option<String>, String> {
-    let mut git = without_another_repository(Command::new("git"));
-    git.arg("-C").arg(project).args(["-c", "safe.bareRepository=explicit", "config"]);
-    if std::fs::symlink_metadata(project.join(".git")).is_err() {
-        // A git before 2.38 does not know that setting.
-        git.arg("--global");
-    }
-    git.args(["--get", KEY]);
-    if let Some(above) = project.parent() {
-        // A repository around the project is not the project's.
-        git.env("GIT_CEILING_DIRECTORIES", above);
-    }
-    let output = match git.stdin(Stdio::piped()).output() {
-        Ok(output) => output,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error.to_string()),
-    };
-    match output.status.code() {
-        Some(0) => {}
-        // It is not set. With a message, git could not read a file.
-        Some(1) if output.stderr.is_empty() => return Ok(None),
-        _ => return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
-    }
-    let text = String::from_utf8(output.stdout).map_err(|error| error.to_string())?;
-    let text = text.strip_suffix('\n').unwrap_or(&text);
-    Ok((!text.trim().is_empty()).then(|| text.to_owned()))
-}
-
-pub(super) fn without_another_repository(mut command: Command) -> Command {
-    for name in calve::GIT_VARIABLES {
-        command.env_remove(name);
-    }
-    command
-}
 
 /// Runs the command of `of` in one worktree after the other. Returns the exit code of each: 128 + N if
 /// signal N ended it, 127 if it could not be run; `None` if calve was stopped before.

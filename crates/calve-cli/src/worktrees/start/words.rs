@@ -6,10 +6,10 @@ use std::process::{Command, Stdio};
 
 use calve::{ErrorKind, FoundBranch, Store};
 
-use super::after::without_another_repository;
 use crate::args::StartArgs;
 use crate::failure::Failure;
 use crate::failure::stored::{own, store_failure};
+use crate::settings::without_another_repository;
 use crate::text::{harmless, shell_word};
 
 /// The worktrees that the words ask for.

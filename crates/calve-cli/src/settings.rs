@@ -1,0 +1,137 @@
+//! The user's settings: the keys `calve.*` of git's configuration.
+//!
+//! They are settings of git because they must be the user's own: one of them is a command. A clone
+//! brings neither `.git/config` nor the user's configuration, so a repository cannot bring a
+//! command that `start` would run, or a folder into which it would write. A file in the project's
+//! tree, or a store that somebody committed, could. git reads no configuration of a repository that
+//! belongs to another user (`safe.directory`). Nor does it read the configuration of a folder that
+//! only looks like a bare repository, which a tree may contain.
+
+use std::io;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::similar;
+use crate::text::harmless;
+
+/// The command that `start` runs in each new worktree.
+pub(crate) const AFTER_START: &str = "calve.afterStart";
+
+/// All settings. Each has its row in docs/worktrees.md.
+const KNOWN: &[&str] = &[AFTER_START];
+
+/// The settings that hold for a project, in the order in which git reads them: the system's, the
+/// user's, the repository's.
+#[derive(Debug, Default)]
+pub(crate) struct Settings(Vec<(String, String)>);
+
+impl Settings {
+    /// Asks git once for all of them. A project without a repository has those of the user. Without
+    /// git there are none.
+    ///
+    /// # Errors
+    /// git cannot say them, in these words.
+    pub(crate) fn of(project: &Path) -> Result<Self, String> {
+        let mut git = without_another_repository(Command::new("git"));
+        git.arg("-C").arg(project).args(["-c", "safe.bareRepository=explicit", "config"]);
+        if std::fs::symlink_metadata(project.join(".git")).is_err() {
+            // A git before 2.38 does not know that setting.
+            git.args(["--global", "--includes"]);
+        }
+        git.args(["-z", "--get-regexp", r"^calve\."]);
+        if let Some(above) = project.parent() {
+            // A repository around the project is not the project's.
+            git.env("GIT_CEILING_DIRECTORIES", above);
+        }
+        let output = match git.stdin(Stdio::piped()).output() {
+            Ok(output) => output,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) => return Err(error.to_string()),
+        };
+        match output.status.code() {
+            Some(0) => {}
+            // None is set. With a message, git could not read a file.
+            Some(1) if output.stderr.is_empty() => return Ok(Self::default()),
+            _ => return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+        }
+        String::from_utf8(output.stdout).map(|text| Self::read(&text)).map_err(|it| it.to_string())
+    }
+
+    /// Reads what `git config -z` prints: `key LF value NUL`. A key alone stands for `true`.
+    fn read(text: &str) -> Self {
+        let entry = |entry: &str| {
+            let (key, value) = entry.split_once('\n').unwrap_or((entry, "true"));
+            (key.to_owned(), value.to_owned())
+        };
+        Self(text.split_terminator('\0').map(entry).collect())
+    }
+
+    /// The value of a setting: the last one that is set counts. `None` if it is not set, or empty.
+    pub(crate) fn get(&self, key: &str) -> Option<&str> {
+        debug_assert!(KNOWN.contains(&key), "{key} needs a row in KNOWN");
+        // git does not tell capital letters from small ones in a key, and prints small ones.
+        let found = self.0.iter().rev().find(|(it, _)| it.eq_ignore_ascii_case(key));
+        found.map(|(_, value)| value.as_str()).filter(|value| !value.trim().is_empty())
+    }
+
+    /// What is wrong with the settings: a line for each key that calve does not have.
+    pub(crate) fn remarks(&self) -> Vec<String> {
+        let short = |key: &'static str| key.trim_start_matches("calve.");
+        let is_known = |key: &str| KNOWN.iter().any(|it| it.eq_ignore_ascii_case(key));
+        let mut keys: Vec<&str> = self.0.iter().map(|(key, _)| key.as_str()).collect();
+        keys.retain(|key| !is_known(key));
+        keys.sort_unstable();
+        keys.dedup();
+        let remark = |key: &str| {
+            let word = key.trim_start_matches("calve.");
+            let meant = similar::to(word, KNOWN.iter().map(|it| short(it)));
+            let meant: Vec<_> = meant.into_iter().map(|it| format!("calve.{it}")).collect();
+            let meant = similar::question(&meant).unwrap_or_default();
+            format!("git's setting {} means nothing to calve{meant}", harmless(key))
+        };
+        keys.into_iter().map(remark).collect()
+    }
+}
+
+/// A git that no variable of the environment leads to another repository than that of its folder.
+pub(crate) fn without_another_repository(mut command: Command) -> Command {
+    for name in calve::GIT_VARIABLES {
+        command.env_remove(name);
+    }
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_value_counts_in_whatever_letters_the_key_is_written() {
+        for (text, expected) in [
+            ("", None),
+            ("calve.afterstart\nmake\0", Some("make")),
+            ("calve.afterstart\nmake\0calve.afterstart\na\nb\0", Some("a\nb")),
+            ("calve.afterstart\nmake\0calve.afterstart\n \0", None),
+            ("calve.afterstart\0", Some("true")),
+            ("calve.x.afterstart\nmake\0", None),
+        ] {
+            assert_eq!(Settings::read(text).get(AFTER_START), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_means_nothing_is_said_with_the_one_that_was_meant() {
+        for (text, expected) in [
+            ("calve.afterstart\nx\0", &[][..]),
+            (
+                "calve.afterstrat\nx\0calve.afterstrat\ny\0",
+                &[
+                    "git's setting calve.afterstrat means nothing to calve: did you mean calve.afterStart?",
+                ],
+            ),
+            ("calve.colour\nx\0", &["git's setting calve.colour means nothing to calve"]),
+        ] {
+            assert_eq!(Settings::read(text).remarks(), expected, "{text:?}");
+        }
+    }
+}
