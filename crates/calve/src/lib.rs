@@ -242,11 +242,12 @@ pub use tree::{CloneMode, CloneOptions, Existing, Reflink, clone_tree};
 pub use tree::{FinishedFile, TreeEntry, clone_list};
 #[cfg(all(unix, feature = "store"))]
 pub use worktree::{
-    Change, ChangeKind, ChangeScope, CheckedWorktree, Diff, DiskUsage, DropOptions,
-    DroppedWorktree, FileDiff, FillOptions, FillPlan, FillReport, FoundBranch, FreedBytes, GitMode,
-    GitOutcome, GitStatus, KeptWorktree, LinkedWorktree, LivingProcess, NoRepository, NotReshared,
-    PathMode, ReshareOptions, ReshareReport, StartBranch, StartOptions, StartReport,
-    StartedWorktree, SwitchOptions, SwitchReport, TreeUsage, Worktree, WorktreeState,
+    Change, ChangeKind, ChangeScope, CheckedWorktree, ChosenWorktree, Diff, DiskUsage, DropFilter,
+    DropOptions, DroppedWorktree, FileDiff, FillOptions, FillPlan, FillReport, FilteredWorktrees,
+    FoundBranch, FreedBytes, GitMode, GitOutcome, GitStatus, KeptWorktree, LastChange,
+    LinkedWorktree, LivingProcess, NoRepository, NotReshared, PathMode, ReshareOptions,
+    ReshareReport, StartBranch, StartOptions, StartReport, StartedWorktree, StayReason,
+    StayingWorktree, SwitchOptions, SwitchReport, TreeUsage, Worktree, WorktreeState,
     WorktreeStatus, clone_with_own_paths, fill, path_mentions, reshare_folders, rewrite_paths,
 };
 #[cfg(all(unix, feature = "remote"))]

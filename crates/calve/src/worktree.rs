@@ -36,6 +36,7 @@ mod disk;
 mod dropped;
 mod fill;
 mod git;
+mod idle;
 pub(crate) mod patch;
 mod relocate;
 mod remove;
@@ -51,8 +52,12 @@ pub use disk::{DiskUsage, FreedBytes, TreeUsage};
 pub use dropped::KeptWorktree;
 pub use fill::{FillOptions, FillPlan, FillReport, fill};
 pub use git::GitStatus;
+pub use idle::LastChange;
 pub use relocate::{clone_with_own_paths, path_mentions, rewrite_paths};
-pub use remove::{CheckedWorktree, DropOptions, DroppedWorktree, LivingProcess};
+pub use remove::{
+    CheckedWorktree, ChosenWorktree, DropFilter, DropOptions, DroppedWorktree, FilteredWorktrees,
+    LivingProcess, StayReason, StayingWorktree,
+};
 pub use reshare::{NotReshared, ReshareOptions, ReshareReport, reshare_folders};
 pub use scope::ChangeScope;
 #[cfg(feature = "remote")]

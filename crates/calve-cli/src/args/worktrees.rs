@@ -1,6 +1,7 @@
 //! The arguments of the verbs about worktrees.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::builder::{NonEmptyStringValueParser, RangedU64ValueParser};
 use clap::{Args, ValueEnum, ValueHint};
@@ -8,6 +9,7 @@ use clap_complete::engine::ArgValueCompleter;
 
 use super::changes::ScopeArgs;
 use super::misuse::{MAX_COUNT, Misuse};
+use super::units::parse_time;
 use crate::candidates;
 use crate::choices::StartReflink;
 
@@ -116,6 +118,9 @@ pub(crate) const DROP_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
       Removes fix-5 and, if it is merged, its branch.
   calve drop --dry-run fix-6 fix-7
       Removes nothing; says whether it could, and how much space that frees.
+  calve drop --merged --idle 7d
+      Removes all worktrees that are merged and in which nothing changed for a
+      week, and says of each other one why it stays.
 
 A worktree with a git repository has changes if 'git status' lists something;
 files that git ignores are deleted with it. Its branch stays. Commits that no
@@ -348,16 +353,38 @@ pub(crate) struct StatusArgs {
     pub(crate) scope: ScopeArgs,
 }
 
+/// The flags with which `calve drop` looks for worktrees itself.
+const FILTERS: [&str; 3] = ["merged", "clean", "idle"];
+
+impl DropArgs {
+    /// Whether calve looks for the worktrees itself.
+    pub(crate) fn is_filtered(&self) -> bool {
+        self.merged || self.clean || self.idle.is_some()
+    }
+}
+
 /// The arguments of `calve drop`.
 #[derive(Debug, Default, Args)]
 pub(crate) struct DropArgs {
     /// Names or paths of the worktrees
-    #[arg(value_name = "NAME", required = true, value_hint = ValueHint::DirPath,
+    #[arg(value_name = "NAME", required_unless_present_any = FILTERS, value_hint = ValueHint::DirPath,
         add = ArgValueCompleter::new(candidates::worktrees))]
     pub(crate) worktrees: Vec<PathBuf>,
 
+    /// Of these, or of all, remove those whose commits are merged, also by a squash or a rebase
+    #[arg(long)]
+    pub(crate) merged: bool,
+
+    /// Of these, or of all, remove those with which nothing is lost; the other two include this
+    #[arg(long)]
+    pub(crate) clean: bool,
+
+    /// Of these, or of all, remove those in which nothing changed for TIME, such as 12h or 7d
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub(crate) idle: Option<Duration>,
+
     /// Remove worktrees even if they have changes, or commits that only they have
-    #[arg(short, long)]
+    #[arg(short, long, conflicts_with_all = FILTERS)]
     pub(crate) force: bool,
 
     /// With --force: delete the changes now; 'calve undo' cannot bring them back

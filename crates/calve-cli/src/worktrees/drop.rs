@@ -14,6 +14,7 @@ use crate::session::Session;
 use crate::text::shell_word;
 use crate::trash;
 
+mod filtered;
 mod told;
 mod would;
 
@@ -21,6 +22,9 @@ use told::{Done, add_store, by_then};
 use would::would_drop;
 
 pub(crate) fn run(args: &DropArgs, session: Session<'_>) -> Result<Exit, Failure> {
+    if args.is_filtered() {
+        return filtered::run(args, session);
+    }
     let current = std::env::current_dir();
     // If one of several worktrees cannot be dropped, calve drops none of them.
     let (worktrees, checked) =
@@ -29,7 +33,7 @@ pub(crate) fn run(args: &DropArgs, session: Session<'_>) -> Result<Exit, Failure
             _ => failure.remarked("nothing was dropped"),
         })?;
     if args.dry_run {
-        return would_drop(args, &worktrees, session);
+        return would_drop(args, &worktrees, Vec::new(), session);
     }
     let how = DropOptions::new()
         .force(args.force)
@@ -61,9 +65,7 @@ pub(crate) fn run(args: &DropArgs, session: Session<'_>) -> Result<Exit, Failure
         add_store(&mut stores, &store);
     }
     trash::empty_behind(&stores, remains, session.output);
-    for line in done.told.iter().chain(&done.problems) {
-        session.output.warning(line);
-    }
+    done.warn(session.output);
     let left = names.split_off(done.documents.len());
     match failure {
         Some(failure) => Err(by_then(failure, &names, &left)),
@@ -81,14 +83,7 @@ fn droppable(args: &DropArgs, session: Session<'_>) -> Result<Droppable, Failure
     for word in &args.worktrees {
         let worktree = session.worktree(Some(word))?;
         if worktree.is_project() {
-            let store = shell_word(worktree.store().path());
-            return Err(own(
-                "drop",
-                worktree.path(),
-                ErrorKind::InvalidName,
-                "it is the project itself",
-                format!("to delete all its snapshots, run: rm -r {store}"),
-            ));
+            return Err(project_is_no_worktree(&worktree));
         }
         if worktrees.iter().all(|other| other.path() != worktree.path()) {
             worktrees.push(worktree);
@@ -128,6 +123,17 @@ fn droppable(args: &DropArgs, session: Session<'_>) -> Result<Droppable, Failure
         checked[at] = Some(result.map_err(|error| worktree_failure(&error, worktree))?);
     }
     Ok((worktrees, checked))
+}
+
+fn project_is_no_worktree(project: &Worktree) -> Failure {
+    let store = shell_word(project.store().path());
+    own(
+        "drop",
+        project.path(),
+        ErrorKind::InvalidName,
+        "it is the project itself",
+        format!("to delete all its snapshots, run: rm -r {store}"),
+    )
 }
 
 fn holding(worktree: &Worktree, inside: Vec<PathBuf>) -> Failure {

@@ -8,6 +8,8 @@ mod errors;
 #[cfg(unix)]
 mod fill;
 #[cfg(unix)]
+mod filters;
+#[cfg(unix)]
 mod guide;
 #[cfg(unix)]
 mod hints;

@@ -336,7 +336,7 @@ fn a_drop_returns_at_once_and_the_files_go_behind_it() {
         "kept_until": null, "kept": [], "kept_in_submodules": [], "deleted_branch": null,
         "problems": [], "living": [],
     });
-    assert_document(&document, &json!({ "dropped": [three] }));
+    assert_document(&document, &json!({ "dropped": [three], "left": [] }));
     assert_eq!(fs::read_dir(&beside).unwrap().count(), 0);
     assert_eq!(done(&project, "list"), "");
     until_deleted(&project.join(".calve"));

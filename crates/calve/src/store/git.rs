@@ -27,7 +27,7 @@
 
 use std::path::{Path, PathBuf};
 
-pub(crate) use self::ask::{Tree, is_absent, is_same, tracked_from_above};
+pub(crate) use self::ask::{Tree, identity, is_absent, is_same, tracked_from_above};
 pub(crate) use self::held::{Commit, Tips, staged_in};
 pub(crate) use self::registration::{
     Registration, folder_of, leads_nowhere, leads_to, worktrees_inside,

@@ -15,9 +15,11 @@ use crate::tree::pool::lock;
 
 pub(super) mod alike;
 mod branch;
+mod merged;
 mod nested;
 
 pub(super) use branch::DoomedBranch;
+pub(super) use merged::MergeState;
 
 /// The largest number of lost commits that an error names.
 const COMMITS_MOST: usize = 20;

@@ -42,10 +42,12 @@ use crate::tree::staging::{self, stage_name};
 
 mod away;
 mod checked;
+mod filter;
 pub(super) mod look;
 mod processes;
 
 pub use checked::CheckedWorktree;
+pub use filter::{ChosenWorktree, DropFilter, FilteredWorktrees, StayReason, StayingWorktree};
 pub use processes::LivingProcess;
 
 /// How [`Worktree::drop`] treats local changes; built by value.

@@ -8,6 +8,7 @@ mod another_boot;
 mod common;
 mod examples;
 mod fill;
+mod filter;
 mod git;
 mod linked;
 #[expect(dead_code, reason = "the other programs use the rest of it")]

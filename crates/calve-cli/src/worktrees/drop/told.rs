@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use calve::{DroppedWorktree, Store, Worktree};
 use serde::Serialize;
 
+use super::filtered::LeftDocument;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::failure::stored::store_failure;
@@ -39,11 +40,13 @@ pub(super) struct Done {
     pub(super) documents: Vec<DroppedDocument>,
     notes: Vec<String>,
     /// The processes that work in them.
-    pub(super) told: Vec<String>,
-    pub(super) problems: Vec<String>,
+    told: Vec<String>,
+    problems: Vec<String>,
     missing: Vec<Worktree>,
     /// The project, if the current folder was dropped.
     pub(super) stood_in: Option<PathBuf>,
+    /// Those that a filter left.
+    pub(super) left: Vec<LeftDocument>,
 }
 
 impl Done {
@@ -58,6 +61,13 @@ impl Done {
         self.missing.extend(dropped.was_missing().then(|| worktree.clone()));
     }
 
+    /// Warns of the processes that work in them, and of what could not be done.
+    pub(super) fn warn(&self, output: Output) {
+        for line in self.told.iter().chain(&self.problems) {
+            output.warning(line);
+        }
+    }
+
     /// Says what was dropped. `names` are those of all these worktrees.
     pub(super) fn tell(self, mut names: Vec<String>, output: Output) -> Result<Exit, Failure> {
         names.retain(|name| self.missing.iter().all(|worktree| worktree.name() != name));
@@ -70,6 +80,9 @@ impl Done {
         for note in self.notes {
             output.summary(note);
         }
+        for left in &self.left {
+            output.summary(left.line());
+        }
         if let Some(project) = self.stood_in {
             output.summary(format_args!(
                 "the current folder was dropped, too: cd {}",
@@ -77,7 +90,7 @@ impl Done {
             ));
         }
         if output.json {
-            output.document(&DropDocument { dropped: self.documents })?;
+            output.document(&DropDocument { dropped: self.documents, left: self.left })?;
         }
         Ok(if self.problems.is_empty() { Exit::Done } else { Exit::Findings })
     }
@@ -123,6 +136,7 @@ fn forgot(worktree: &Worktree) -> String {
 #[derive(Serialize)]
 struct DropDocument {
     dropped: Vec<DroppedDocument>,
+    left: Vec<LeftDocument>,
 }
 
 #[derive(Serialize)]

@@ -3,6 +3,7 @@
 use calve::{ErrorKind, Store, Worktree};
 use serde::Serialize;
 
+use super::filtered::LeftDocument;
 use super::told::{DroppedDocument, add_store, listed};
 use crate::args::DropArgs;
 use crate::exit::Exit;
@@ -19,6 +20,7 @@ use crate::worktrees::du::{self, FreesDocument};
 pub(super) fn would_drop(
     args: &DropArgs,
     worktrees: &[Worktree],
+    left: Vec<LeftDocument>,
     session: Session<'_>,
 ) -> Result<Exit, Failure> {
     let output = session.output;
@@ -72,8 +74,14 @@ pub(super) fn would_drop(
     for worktree in worktrees.iter().filter(|it| !du::is_there(it)) {
         output.summary(format_args!("would forget {}", harmless(worktree.name())));
     }
+    if args.is_filtered() && worktrees.is_empty() {
+        output.summary("nothing to drop");
+    }
+    for left in &left {
+        output.summary(left.line());
+    }
     if output.json {
-        output.document(&DryDropDocument { dropped: [], would_drop: documents })?;
+        output.document(&DryDropDocument { dropped: [], would_drop: documents, left })?;
     }
     Ok(exit)
 }
@@ -95,6 +103,7 @@ fn would_be_kept(worktree: &Worktree, session: Session<'_>) -> Result<bool, Fail
 struct DryDropDocument {
     dropped: [DroppedDocument; 0],
     would_drop: Vec<WouldFreeDocument>,
+    left: Vec<LeftDocument>,
 }
 
 #[derive(Serialize)]

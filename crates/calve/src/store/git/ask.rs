@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs;
 
 use super::registration::{COMMONDIR, GITDIR, Registration, absolute, leads_to};
+use super::repository::head_commit;
 use super::run::{Failure, Git, Output};
 use super::work::{records, whole};
 use super::{PATH_MOST_BYTES, git_of};
@@ -110,6 +111,14 @@ impl Tree {
     /// The working tree at `root` of a linked worktree. Its `.git` may be gone.
     pub(crate) fn of(registration: &Registration, root: &Path) -> Self {
         Self { root: root.to_owned(), git_dir: registration.folder.clone() }
+    }
+
+    /// The commit that the tree has checked out. `None` before the first commit.
+    ///
+    /// # Errors
+    /// git could not be asked.
+    pub(crate) fn head_commit(&self) -> Result<Option<String>, Failure> {
+        head_commit(self.git())
     }
 
     /// The submodules of the tree, and the files that git takes for unchanged without a look.

@@ -4,11 +4,29 @@
 //! `git branch -D`, which deletes whatever the branch points to by then. So calve asks the
 //! questions of `git branch -d` itself.
 
-use super::repository::first_entry;
+use super::held::committed;
+use super::repository::{branch_at, first_entry};
 use super::{Failure, Repository, branch_ref, line};
 
 /// git's words if a working tree uses the branch that it would fetch into.
 const IN_USE: &str = "refusing to fetch into";
+
+/// A commit into which branches are merged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Mainline {
+    /// The branch's name, as git shows it: `main`, `origin/main`. `HEAD` if the project is on none.
+    pub(crate) name: String,
+    pub(crate) commit: String,
+}
+
+/// What a mainline has of a branch that was merged into it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MergedBy {
+    /// The commits themselves.
+    Commits,
+    /// Their changes, as after a squash or a rebase.
+    Changes,
+}
 
 /// How a branch was merged into another commit although that commit does not have its commits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -19,11 +37,16 @@ pub(crate) struct Squashed {
     pub(crate) would_change_nothing: bool,
     /// For each commit of the branch, the other side has a commit with the same change.
     pub(crate) has_each_change: bool,
+    /// The other side has one commit with all changes of the branch.
+    pub(crate) has_whole_change: bool,
 }
 
 impl Squashed {
     pub(crate) fn is_merged(self) -> bool {
-        self.has_same_tree || self.would_change_nothing || self.has_each_change
+        self.has_same_tree
+            || self.would_change_nothing
+            || self.has_each_change
+            || self.has_whole_change
     }
 }
 
@@ -43,26 +66,62 @@ impl Repository {
         Ok(line(&reflog.bytes).lines().any(|entry| entry == first_entry(token)))
     }
 
-    /// How the branch at `commit` was merged into the commit that the project has checked out, or
-    /// into the branch that a remote has checked out.
+    /// How the branch at `commit` was merged into one of [`Repository::mainlines`].
     ///
     /// # Errors
     /// git could not be asked.
     pub(crate) fn squashed(&self, commit: &str) -> Result<Squashed, Failure> {
-        let remotes = self
-            .git()
-            .args(["for-each-ref", "--format=%(objectname)", "refs/remotes/*/HEAD"])
-            .run()?;
-        let mut into: Vec<String> = self.head_commit()?.into_iter().collect();
-        into.extend(line(&remotes.bytes).lines().map(str::to_owned));
-        into.dedup();
-        for other in into {
-            let squashed = self.squashed_into(commit, &other)?;
+        for other in self.mainlines()? {
+            let squashed = self.squashed_into(commit, &other.commit)?;
             if squashed.is_merged() {
                 return Ok(squashed);
             }
         }
         Ok(Squashed::default())
+    }
+
+    /// Into what branches are merged: the commit that the project has checked out, and the branch
+    /// that each remote has checked out.
+    ///
+    /// # Errors
+    /// git could not be asked.
+    pub(crate) fn mainlines(&self) -> Result<Vec<Mainline>, Failure> {
+        let name = branch_at(&self.git_dir).unwrap_or_else(|| "HEAD".to_owned());
+        let mut found: Vec<Mainline> = self
+            .head_commit()?
+            .into_iter()
+            .map(|commit| Mainline { name: name.clone(), commit })
+            .collect();
+        let format = "--format=%(objectname) %(symref:lstrip=2)";
+        let remotes = self.git().args(["for-each-ref", format, "refs/remotes/*/HEAD"]).run()?;
+        for remote in line(&remotes.bytes).lines() {
+            let Some((commit, name)) = remote.split_once(' ') else { continue };
+            if found.iter().all(|other| other.commit != commit) {
+                found.push(Mainline { name: name.to_owned(), commit: commit.to_owned() });
+            }
+        }
+        Ok(found)
+    }
+
+    /// How `commit` was merged into the first of `mainlines` that has it or its changes.
+    ///
+    /// # Errors
+    /// git could not be asked, or does not know the commit.
+    pub(crate) fn merged<'a>(
+        &self,
+        commit: &str,
+        mainlines: &'a [Mainline],
+    ) -> Result<Option<(&'a Mainline, MergedBy)>, Failure> {
+        for mainline in mainlines {
+            let asked = ["merge-base", "--is-ancestor", commit, &mainline.commit];
+            if self.git().args(asked).may_end_with(1).run()?.code == 0 {
+                return Ok(Some((mainline, MergedBy::Commits)));
+            }
+            if self.squashed_into(commit, &mainline.commit)?.is_merged() {
+                return Ok(Some((mainline, MergedBy::Changes)));
+            }
+        }
+        Ok(None)
     }
 
     fn squashed_into(&self, commit: &str, other: &str) -> Result<Squashed, Failure> {
@@ -91,12 +150,27 @@ impl Repository {
         let range = format!("{other}..{commit}");
         let merges = self.git().args(["rev-list", "--merges", "--max-count=1", &range, "--"]);
         if merges.run()?.bytes.is_empty() {
-            let marks = self.git().args(["cherry", other, commit]).whole().run()?;
-            let marks = line(&marks.bytes);
-            found.has_each_change =
-                !marks.is_empty() && marks.lines().all(|mark| mark.starts_with('-'));
+            found.has_each_change = self.has_changes_of(other, commit)?;
+        }
+        if !found.is_merged() {
+            // The other side may have changed the same lines since. So we make the commit that a
+            // squash would make; no reference names it, and its date is always the same.
+            let git = self.git().at_the_epoch();
+            match committed(git, "calve compares a squash", &[base], &is) {
+                Ok(whole) => found.has_whole_change = self.has_changes_of(other, &whole)?,
+                // A repository in which this process may not write.
+                Err(Failure::Refused(_)) => {}
+                Err(failure) => return Err(failure),
+            }
         }
         Ok(found)
+    }
+
+    /// Whether `other` has, for each commit that only `commit` has, one with the same change.
+    fn has_changes_of(&self, other: &str, commit: &str) -> Result<bool, Failure> {
+        let marks = self.git().args(["cherry", other, commit]).whole().run()?;
+        let marks = line(&marks.bytes);
+        Ok(!marks.is_empty() && marks.lines().all(|mark| mark.starts_with('-')))
     }
 
     /// Whether no working tree uses the branch.

@@ -463,7 +463,7 @@ fn own_tips(git_dir: &Path) -> Result<Tips, Failure> {
 }
 
 /// Makes a commit that no reference names yet, and returns its id.
-fn committed(
+pub(super) fn committed(
     git: Git,
     words: &str,
     parents: &[impl AsRef<str>],

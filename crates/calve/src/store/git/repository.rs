@@ -233,10 +233,7 @@ impl Repository {
     /// # Errors
     /// git could not be asked.
     pub(crate) fn head_commit(&self) -> Result<Option<String>, Failure> {
-        let asked = self.git().args(["rev-parse", "-q", "--verify", "HEAD^{commit}"]);
-        // git says nothing and ends so where there is no commit.
-        let output = asked.may_end_with(1).run()?;
-        Ok((output.code == 0).then(|| line(&output.bytes)))
+        head_commit(self.git())
     }
 
     /// The commit that a name means, in any of git's ways to name one. The inner error says why it
@@ -522,6 +519,14 @@ impl Repository {
     pub(crate) fn registrations(&self) -> io::Result<Vec<Registration>> {
         registrations(&self.common)
     }
+}
+
+/// The commit that `HEAD` points to, for a run of git in a working tree.
+pub(super) fn head_commit(git: Git) -> Result<Option<String>, Failure> {
+    let asked = git.args(["rev-parse", "-q", "--verify", "HEAD^{commit}"]);
+    // git says nothing and ends so where there is no commit.
+    let output = asked.may_end_with(1).run()?;
+    Ok((output.code == 0).then(|| line(&output.bytes)))
 }
 
 /// Whether git can have a branch of this name.

@@ -274,6 +274,13 @@ impl Git {
         self
     }
 
+    /// Lets git make commits of 1970, so that the same commit has the same id each time.
+    pub(super) fn at_the_epoch(mut self) -> Self {
+        let date = "@0 +0000";
+        self.command.env("GIT_AUTHOR_DATE", date).env("GIT_COMMITTER_DATE", date);
+        self
+    }
+
     /// Lets git hold a lock for as long as it lives, even if calve is killed: the locked file,
     /// which is empty, becomes its standard input. So no process treats the change as abandoned
     /// while git still works on it.

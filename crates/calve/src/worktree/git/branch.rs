@@ -147,6 +147,7 @@ mod tests {
             (true, false, Squashed { has_same_tree: true, ..not }, Fate::KeptElsewhere),
             (true, false, Squashed { would_change_nothing: true, ..not }, Fate::KeptElsewhere),
             (true, false, Squashed { has_each_change: true, ..not }, Fate::KeptElsewhere),
+            (true, false, Squashed { has_whole_change: true, ..not }, Fate::KeptElsewhere),
             (true, false, not, Fate::Refused),
         ];
         for (is_made_for_it, is_held, squashed, expected) in rows {

@@ -98,6 +98,12 @@ impl CheckedWorktree {
         Ok(Self { worktree, seen, references: references.clone() })
     }
 
+    /// The worktree.
+    #[must_use]
+    pub fn worktree(&self) -> &Worktree {
+        &self.worktree
+    }
+
     /// Drops the worktree as [`Worktree::drop`] does, without a second look at what did not change
     /// since the first one. If a reference of the project is gone or names something else since,
     /// commits may be in this worktree alone now, and it is looked at again.

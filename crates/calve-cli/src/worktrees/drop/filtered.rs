@@ -1,0 +1,206 @@
+//! `calve drop --merged --clean --idle`: drops each worktree that it may, and says of each other one
+//! why it stays.
+
+use std::cmp::Reverse;
+use std::time::{Duration, SystemTime};
+
+use calve::{
+    ChosenWorktree, DropFilter, DropOptions, ErrorKind, LastChange, StayReason, StayingWorktree,
+    Worktree,
+};
+use serde::Serialize;
+
+use super::project_is_no_worktree;
+use super::told::{Done, add_store};
+use super::would::would_drop;
+use crate::args::DropArgs;
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::failure::stored::{store_failure, worktree_failure};
+use crate::output::PathFields;
+use crate::progress::Total;
+use crate::session::Session;
+use crate::text::{self, cause, harmless, shown};
+use crate::trash;
+
+/// A line names this many paths or commits at most.
+const DETAILS: usize = 3;
+
+pub(super) fn run(args: &DropArgs, session: Session<'_>) -> Result<Exit, Failure> {
+    let (output, current) = (session.output, std::env::current_dir());
+    let mut filter = DropFilter::new().merged(args.merged);
+    if let Some(time) = args.idle {
+        filter = filter.idle(time);
+    }
+    if let Ok(current) = &current {
+        filter = filter.not_around(current);
+    }
+    let store = session.store()?;
+    let mut worktrees: Vec<Worktree> = Vec::new();
+    for word in &args.worktrees {
+        let worktree = session.worktree(Some(word))?;
+        if worktree.is_project() {
+            return Err(project_is_no_worktree(&worktree));
+        }
+        if worktree.store().path() != store.path() {
+            return Err(not_of_this_project(&worktree));
+        }
+        if worktrees.iter().all(|other| other.name() != worktree.name()) {
+            worktrees.push(worktree);
+        }
+    }
+    if args.worktrees.is_empty() {
+        worktrees = store.worktrees().map_err(|error| store_failure(&error))?;
+    }
+    let look = |options: &_| store.filter_worktrees(&worktrees, &filter, options);
+    let found = session.work(Total::Unknown, look).map_err(|error| store_failure(&error))?;
+    let into = found.mainlines.join(" or ");
+    let mut left: Vec<LeftDocument> =
+        found.staying.into_iter().map(|it| LeftDocument::new(&it, &into)).collect();
+    let mut chosen = found.chosen;
+    if args.dry_run {
+        let those: Vec<Worktree> = chosen.iter().map(|it| it.checked.worktree().clone()).collect();
+        return would_drop(args, &those, left, session);
+    }
+    // A worktree inside another one comes before it.
+    chosen.sort_by_key(|it| Reverse(it.checked.worktree().path().components().count()));
+    let how = DropOptions::new().delete_branch(args.delete_branch);
+    let (mut done, mut names, mut remains) = (Done::default(), Vec::new(), Vec::new());
+    let (mut stores, mut is_stopped) = (Vec::new(), None);
+    for it in chosen {
+        let (worktree, name) = (it.checked.worktree().clone(), named(&it));
+        match session.work(Total::Unknown, |options| it.checked.drop(&how, options)) {
+            Ok(dropped) => {
+                done.add(&worktree, &dropped);
+                names.push(name);
+                remains.push(dropped);
+            }
+            Err(error) if error.kind() == ErrorKind::Cancelled => {
+                is_stopped = Some(worktree_failure(&error, &worktree));
+                break;
+            }
+            Err(error) => left.push(LeftDocument::refused(&worktree, &error)),
+        }
+    }
+    if !remains.is_empty() {
+        add_store(&mut stores, &store);
+    }
+    trash::empty_behind(&stores, remains, output);
+    if let Some(failure) = is_stopped {
+        let dropped = if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
+        return Err(failure.remarked(&format!("dropped by then: {dropped}")));
+    }
+    if names.is_empty() {
+        output.summary("nothing to drop");
+    }
+    done.warn(output);
+    left.sort_by(|one, other| one.name.cmp(&other.name));
+    done.left = left;
+    done.tell(names, output)
+}
+
+/// A worktree that is dropped, with what speaks for that.
+fn named(chosen: &ChosenWorktree) -> String {
+    let merged = chosen.merged_into.as_ref().map(|into| match chosen.only_changes_merged {
+        true => format!("its changes are in {into}"),
+        false => format!("merged into {into}"),
+    });
+    let idle = chosen.last_change.as_ref().map(|last| format!("last changed {}", ago(last)));
+    let why: Vec<String> = merged.into_iter().chain(idle).collect();
+    let name = chosen.checked.worktree().name();
+    if why.is_empty() { name.to_owned() } else { format!("{name} ({})", why.join(", ")) }
+}
+
+fn ago(last: &LastChange) -> String {
+    match SystemTime::now().duration_since(last.time).unwrap_or(Duration::ZERO) {
+        since if since < Duration::from_secs(60) => "just now".to_owned(),
+        since => format!("{} ago", text::age(since)),
+    }
+}
+
+fn not_of_this_project(worktree: &Worktree) -> Failure {
+    crate::failure::stored::own(
+        "drop",
+        worktree.path(),
+        ErrorKind::WorktreeNotFound,
+        "it belongs to another project",
+        format!("run the command there: calve -C {}", text::shell_word(worktree.path())),
+    )
+}
+
+/// A worktree that stays.
+#[derive(Debug, Serialize)]
+pub(super) struct LeftDocument {
+    name: String,
+    #[serde(flatten)]
+    path: PathFields,
+    reason: &'static str,
+    /// The same for people.
+    message: String,
+    changed: Option<String>,
+    details: Vec<String>,
+}
+
+impl LeftDocument {
+    fn new(staying: &StayingWorktree, into: &str) -> Self {
+        let worktree = &staying.worktree;
+        if let Some(error) = &staying.error {
+            return Self::refused(worktree, error);
+        }
+        let message = match staying.reason {
+            StayReason::Current => "the current folder is in it".to_owned(),
+            StayReason::Missing => "its folder is gone".to_owned(),
+            StayReason::Starting => "another process is starting it".to_owned(),
+            StayReason::NothingCommitted => "nothing was committed in it".to_owned(),
+            StayReason::NotMerged if into.is_empty() => {
+                "the project has no commit that it could be merged into".to_owned()
+            }
+            StayReason::NotMerged => format!("it is not merged into {into}"),
+            StayReason::NoRepository => {
+                "it is no linked worktree of git, so calve cannot say what is merged".to_owned()
+            }
+            StayReason::NotIdle => match &staying.last_change {
+                Some(last @ LastChange { path: Some(path), .. }) => {
+                    format!("{} changed {}", shown(path), ago(last))
+                }
+                Some(last) => format!("it was started {}", ago(last)),
+                None => "it changed not long ago".to_owned(),
+            },
+            _ => "a drop would refuse it".to_owned(),
+        };
+        Self {
+            name: worktree.name().to_owned(),
+            path: PathFields::new(worktree.path()),
+            reason: staying.reason.as_str(),
+            message,
+            changed: staying.last_change.as_ref().map(|last| text::utc(last.time)),
+            details: Vec::new(),
+        }
+    }
+
+    fn refused(worktree: &Worktree, error: &calve::Error) -> Self {
+        let details = error.details().iter().map(|it| it.to_string_lossy().into_owned());
+        Self {
+            name: worktree.name().to_owned(),
+            path: PathFields::new(worktree.path()),
+            reason: error.kind().as_str(),
+            message: cause(error.io_error()),
+            changed: None,
+            details: details.collect(),
+        }
+    }
+
+    /// `left fix-2: it has work that is not committed: a, b`.
+    pub(super) fn line(&self) -> String {
+        let mut details: Vec<&str> =
+            self.details.iter().take(DETAILS).map(String::as_str).collect();
+        let more = self.details.len().saturating_sub(DETAILS);
+        let more = (more > 0).then(|| format!("{} more", text::count(more as u64)));
+        details.extend(more.as_deref());
+        let details = match details.as_slice() {
+            [] => String::new(),
+            details => format!(": {}", details.join(", ")),
+        };
+        harmless(&format!("left {}: {}{details}", self.name, self.message)).into_owned()
+    }
+}
