@@ -45,7 +45,7 @@ pub(crate) use remote::{
 #[cfg(unix)]
 pub(crate) use restore::{RestoreArgs, UndoArgs};
 #[cfg(unix)]
-pub(crate) use shells::{CdArgs, InitShell, PathArgs};
+pub(crate) use shells::{CdArgs, PathArgs};
 #[cfg(unix)]
 pub(crate) use snapshots::{InitArgs, LogArgs, NameArgs, Naming, ShowArgs, SnapshotArgs};
 #[cfg(unix)]
@@ -57,8 +57,7 @@ pub(crate) use worktrees::{
     DropArgs, DuArgs, FillArgs, ListArgs, ReshareArgs, StartArgs, StatusArgs,
 };
 
-const ABOUT: &str =
-    "Isolated copies of directory trees, by reflink: many take the disk space of about one";
+const ABOUT: &str = "Gives each coding agent its own copy of a project, for almost no disk";
 
 pub(crate) const EXIT_CODES: &str = "\u{1b}[1;4mExit codes:\u{1b}[0m
   0        done
@@ -135,23 +134,25 @@ pub(crate) struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
-    /// Clone a directory tree to one or more destinations
+    /// Clone a directory tree
     ///
     /// Files share their blocks with SRC if the filesystem can reflink; otherwise calve copies
     /// them. The summary says which. A destination appears whole or not at all.
     #[command(after_help = clone::CLONE_EXAMPLES)]
     Clone(CloneArgs),
 
-    /// Test whether paths can share blocks by reflink; if not, say why and what to do
+    /// Test whether files can share blocks
     ///
+    /// If they cannot, doctor says why, and what would help.
     /// With one path, doctor tests within it; with more, from the first to each of the others.
     /// Without a path, it looks at the current folder, its git repository, its store and the
     /// limits, and says which command comes next.
     #[command(after_help = DOCTOR_EXAMPLES)]
     Doctor(DoctorArgs),
 
-    /// Make a store for a project's snapshots
+    /// Make a store for a project
     ///
+    /// 'calve start' makes the store of a git project by itself.
     /// The store is the folder .calve in the project's root, or the folder that --store names, or
     /// on the volume that --volume names. It holds the content of each file once, and shares it
     /// with the project if both are on a filesystem that can reflink.
@@ -159,18 +160,18 @@ pub(crate) enum Verb {
     #[command(after_help = snapshots::INIT_EXAMPLES)]
     Init(InitArgs),
 
-    /// Record the tree that one is in, the project or a worktree, and print the snapshot's id
+    /// Record the tree that you are in
     ///
-    /// The snapshot holds everything except .calve, the .git in the root, and what .calveignore
+    /// That is the project or a worktree. Prints the snapshot's id. It holds everything except .calve, the .git in the root, and what .calveignore
     /// files name. calve reads only what changed since the last snapshot. It becomes the tree's
     /// base snapshot; the old one is its parent.
     #[cfg(unix)]
     #[command(after_help = snapshots::SNAPSHOT_EXAMPLES)]
     Snapshot(SnapshotArgs),
 
-    /// Start worktrees, and print their paths
+    /// Make worktrees of this project
     ///
-    /// Each worktree is a copy of the project as it is now, of which calve takes a snapshot first,
+    /// Prints their paths. Each worktree is a copy of the project as it is now, of which calve takes a snapshot first,
     /// or of the snapshot that --from names. Either all worktrees appear, whole, or none. In a git
     /// project, each is a linked worktree of git, on a new branch with the worktree's name; -b,
     /// --detach, --base and --git choose otherwise.
@@ -179,7 +180,7 @@ pub(crate) enum Verb {
         override_usage = "calve start [OPTIONS] <NAME>...\n       calve start [OPTIONS] -n <N> [--prefix <P>]")]
     Start(StartArgs),
 
-    /// Ready a git worktree that another tool made
+    /// Complete a worktree from another tool
     ///
     /// calve gives it the files that the project has and git ignores: dependencies, build output,
     /// settings. A tracked file that is the same in the project shares its blocks with the
@@ -189,13 +190,14 @@ pub(crate) enum Verb {
     #[command(after_help = worktrees::FILL_EXAMPLES)]
     Fill(FillArgs),
 
-    /// List the worktrees: name, base snapshot, state, path
+    /// List the worktrees and their state
     #[cfg(unix)]
     #[command(after_help = worktrees::LIST_EXAMPLES)]
     List(ListArgs),
 
-    /// Print how much disk worktrees take, how much of it is shared, and how much a drop frees
+    /// Print how much disk worktrees take
     ///
+    /// Also how much of it is shared, and how much a drop frees.
     /// du(1) counts shared blocks for every tree that has them. This command counts each block
     /// once: as unique, or for the first of these that has it too: the project, the store, another
     /// worktree, a file elsewhere.
@@ -203,7 +205,7 @@ pub(crate) enum Verb {
     #[command(after_help = worktrees::DU_EXAMPLES)]
     Du(DuArgs),
 
-    /// Share blocks again that a build, an install or a checkout wrote a second time
+    /// Deduplicate files that builds wrote again
     ///
     /// A file that has the bytes of another one in the store, in the project or in these worktrees
     /// shares its blocks from then on. The kernel compares the bytes. Content, inodes and times
@@ -218,28 +220,30 @@ pub(crate) enum Verb {
         override_usage = "calve path [OPTIONS] [WORKTREE]\n       calve path [OPTIONS] --project")]
     Path(PathArgs),
 
-    /// Go to a worktree, or to the project (needs 'calve shell-init')
+    /// Go to a worktree, or the project
+    ///
+    /// It needs the function of 'calve shell-init'.
     #[cfg(unix)]
     #[command(after_help = shells::CD_EXAMPLES)]
     Cd(CdArgs),
 
-    /// List what changed in a worktree since its base snapshot
+    /// List what changed in a worktree
     ///
-    /// Prints one 'LETTER path' per line, sorted: A added, M modified, D deleted, T another kind of
+    /// Changed since its base snapshot, that is. Prints one 'LETTER path' per line, sorted: A added, M modified, D deleted, T another kind of
     /// entry, X only the mode, the owner, the group or extended attributes. A new time is no
     /// change. Exits with 0 if the worktree is clean, and with 3 if it has changes.
     #[cfg(unix)]
     #[command(after_help = worktrees::STATUS_EXAMPLES)]
     Status(StatusArgs),
 
-    /// Print what changed in a worktree since its base snapshot, as a patch
+    /// Print what changed, as a patch
     #[cfg(unix)]
     #[command(after_help = changes::DIFF_EXAMPLES)]
     Diff(DiffArgs),
 
-    /// Give a tree the content of a snapshot, or of its base snapshot
+    /// Give a tree a snapshot's content
     ///
-    /// Touches only what differs. WORKTREE is a name or a path [default: the one that contains the
+    /// Without a snapshot, that of its base snapshot. Touches only what differs. WORKTREE is a name or a path [default: the one that contains the
     /// current folder]; SNAPSHOT is a name, an id, or the start of an id. Local changes are moved
     /// aside, and 'calve undo' brings them back. Before it changes the project itself, calve says
     /// what it would change, and asks for the project's name. A worktree that was dropped, or whose
@@ -249,7 +253,7 @@ pub(crate) enum Verb {
         override_usage = "calve restore [OPTIONS] [SNAPSHOT] [WORKTREE]")]
     Restore(RestoreArgs),
 
-    /// Bring back what the last restore or drop of a tree took
+    /// Bring back what restore or drop took
     ///
     /// The tree gets the snapshot that it was based on before, and the local changes that were
     /// moved aside. A worktree that was dropped, or whose folder was deleted, comes back. Before it
@@ -275,12 +279,12 @@ pub(crate) enum Verb {
     #[command(after_help = snapshots::LOG_EXAMPLES)]
     Log(LogArgs),
 
-    /// Print what is known about one snapshot
+    /// Show a snapshot
     #[cfg(unix)]
     #[command(after_help = snapshots::SHOW_EXAMPLES)]
     Show(ShowArgs),
 
-    /// Name a snapshot, or list or delete names
+    /// Name a snapshot; list or delete names
     ///
     /// Every command that takes the id of a snapshot takes its name, too. A name counts before an
     /// id that starts the same. If another snapshot has the name, calve moves it to this one.
@@ -289,78 +293,65 @@ pub(crate) enum Verb {
         override_usage = "calve name [OPTIONS] [<SNAPSHOT> <NAME>]\n       calve name [OPTIONS] --delete <NAME>")]
     Name(NameArgs),
 
-    /// Send snapshots to a remote, from which other machines get them
+    /// Send snapshots to a remote
     ///
-    /// It sends only what the remote lacks, and prints the ids.
+    /// Other machines get them from there. It sends only what the remote lacks, and prints the ids.
     #[cfg(unix)]
     #[command(after_help = remote::PUSH_EXAMPLES)]
     Push(PushArgs),
 
-    /// Fetch a snapshot from a remote, and print its id
+    /// Fetch a snapshot from a remote
     ///
-    /// It fetches only what the store lacks, and compares every byte with the snapshot's id. The
+    /// Prints its id. It fetches only what the store lacks, and compares every byte with the snapshot's id. The
     /// store knows the snapshot when all of it is there.
     #[cfg(unix)]
     #[command(after_help = remote::PULL_EXAMPLES)]
     Pull(PullArgs),
 
-    /// Make a project from a snapshot of a remote: its store, and its tree
+    /// Make a project from a remote's snapshot
     ///
-    /// For a machine that has neither. DIR appears with all of it, or stays as it is; calve
+    /// Its store and its tree, for a machine that has neither. DIR appears with all of it, or stays as it is; calve
     /// compares every byte with the snapshot's id. A checkout that was stopped starts over.
     #[cfg(unix)]
     #[command(after_help = remote::CHECKOUT_EXAMPLES)]
     Checkout(CheckoutArgs),
 
-    /// Make remotes, and say which ones the project's store knows
+    /// Manage remotes, and your signing key
     #[cfg(unix)]
     #[command(subcommand, arg_required_else_help = true, after_help = remote::EXAMPLES)]
     Remote(RemoteVerb),
 
-    /// Print your public key, whose secret half signs the names that you push
-    ///
-    /// The first time, it makes the key.
-    #[cfg(unix)]
-    #[command(after_help = remote::KEY_EXAMPLES)]
-    Key(KeyArgs),
-
-    /// Check, repair, clean, compress or measure the store
+    /// Check, clean and measure the store
     #[cfg(unix)]
     #[command(subcommand, arg_required_else_help = true, after_help = store::EXAMPLES)]
     Store(StoreVerb),
 
-    /// Make and look after filesystems that can share blocks, for machines without one
+    /// Create and manage a copy-on-write volume
     #[cfg(target_os = "linux")]
     #[command(subcommand, arg_required_else_help = true, after_help = volume::EXAMPLES)]
     Volume(VolumeVerb),
 
-    /// Make and remove worktrees for an agent's tool, as its hooks
+    /// Serve the hooks of agents' tools
     #[cfg(unix)]
     #[command(subcommand, arg_required_else_help = true, after_help = hooks::EXAMPLES)]
     Hook(HookVerb),
 
-    /// Print shell code that makes 'calve cd' and completion work
+    /// Print shell code for cd and completion
     ///
-    /// The code defines a function named calve. The function handles 'cd', and passes everything
-    /// else to the command.
-    #[cfg(unix)]
+    /// For bash, zsh and fish it defines a function named calve. The function handles 'cd', and
+    /// passes everything else to the command. The completion script completes commands, flags, and
+    /// the names of worktrees and snapshots; it asks calve for them.
     #[command(after_help = shells::SHELL_INIT_EXAMPLES)]
     ShellInit {
         /// The shell
-        shell: InitShell,
-    },
-
-    /// Print a completion script for a shell
-    ///
-    /// The script completes commands, flags, and the names of worktrees and snapshots. It asks
-    /// calve for them.
-    #[command(after_help = shells::COMPLETIONS_EXAMPLES)]
-    Completions {
-        /// The shell
         shell: clap_complete::Shell,
+
+        /// Print only the completion script, for a folder of such scripts
+        #[arg(long)]
+        completions: bool,
     },
 
-    /// Print a manual page, or write all of them
+    /// Print or write the manual pages
     #[command(after_help = shells::MAN_EXAMPLES)]
     Man {
         /// Print the page of this command [default: calve itself]

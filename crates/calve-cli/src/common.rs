@@ -5,26 +5,28 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ColorChoice, ValueHint};
 
-/// The flags of every command.
+/// The flags of every command. The short help of calve itself names them, and that of the commands
+/// does not repeat them.
 #[derive(Debug, Default, Clone, Args)]
 #[command(next_help_heading = "Common options")]
 pub(crate) struct Common {
     /// Print one JSON document on standard output (docs/json.md)
-    #[arg(long, global = true)]
+    #[arg(long, global = true, hide_short_help = true)]
     pub(crate) json: bool,
 
-    /// Print no progress and no summary; results, warnings and errors stay
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    /// Print only results, warnings and errors
+    #[arg(short, long, global = true, hide_short_help = true, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
 
     /// Print exact numbers, each destination, and every entry that was left out
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, hide_short_help = true)]
     pub(crate) verbose: bool,
 
     /// Use colors: auto (on a terminal, unless NO_COLOR is set), always or never
     #[arg(
         long,
         global = true,
+        hide_short_help = true,
         value_name = "WHEN",
         default_value = "auto",
         hide_possible_values = true,
@@ -33,16 +35,17 @@ pub(crate) struct Common {
     pub(crate) color: ColorChoice,
 
     /// Use N threads [default: one per processor, at most 8]
-    #[arg(short, long, global = true, value_name = "N", value_parser = parse_jobs)]
+    #[arg(short, long, global = true, hide_short_help = true, value_name = "N",
+        value_parser = parse_jobs)]
     pub(crate) jobs: Option<NonZeroUsize>,
 
-    /// Start relative paths at DIR [default: the current folder]
-    #[arg(short = 'C', global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    /// Run as if started in DIR
+    #[arg(short = 'C', global = true, hide_short_help = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) directory: Option<PathBuf>,
 
     /// Use the store in DIR [default: CALVE_STORE, else the current folder's store]
     #[cfg(unix)]
-    #[arg(long, global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    #[arg(long, global = true, hide_short_help = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) store: Option<PathBuf>,
 }
 

@@ -17,6 +17,7 @@ mod doctor;
 mod exit;
 mod failure;
 mod filesystems;
+mod groups;
 #[cfg(unix)]
 mod here;
 #[cfg(unix)]
@@ -81,7 +82,7 @@ fn main() -> ExitCode {
     if let Some(completed) = shells::complete(&args, quiet) {
         return completed.unwrap_or(Exit::Failed).into();
     }
-    match Cli::try_parse_from(&args).and_then(run) {
+    match Cli::try_parse_from(&args).map_err(|it| groups::with_groups(it, &args)).and_then(run) {
         Ok(exit) => exit,
         Err(error) => not_run(error, &args),
     }
@@ -152,8 +153,6 @@ fn run(cli: Cli) -> Result<Exit, clap::Error> {
         #[cfg(unix)]
         Verb::Remote(verb) => remote::run(verb, session),
         #[cfg(unix)]
-        Verb::Key(args) => remote::key::run(args, session),
-        #[cfg(unix)]
         Verb::Store(verb) => store::run(verb, session),
         #[cfg(target_os = "linux")]
         Verb::Volume(verb) => volume::run(verb, session),
@@ -163,9 +162,7 @@ fn run(cli: Cli) -> Result<Exit, clap::Error> {
         Verb::Path(args) => worktrees::path(args, session),
         #[cfg(unix)]
         Verb::Cd(args) => Err(shells::cd(args)),
-        #[cfg(unix)]
-        Verb::ShellInit { shell } => shells::init(*shell, output),
-        Verb::Completions { shell } => shells::completions(*shell, output),
+        Verb::ShellInit { shell, completions } => shells::init(*shell, *completions, output),
         Verb::Man { dir: Some(dir), .. } => manual::write(&common.resolve(dir), output),
         Verb::Man { command, dir: None } => manual::print(manual::find(command)?, output),
     };

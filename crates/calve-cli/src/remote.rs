@@ -16,7 +16,7 @@ use crate::text::{self, counted, harmless};
 
 pub(crate) mod checkout;
 mod gc;
-pub(crate) mod key;
+mod key;
 mod keys;
 mod names;
 mod open;
@@ -31,6 +31,7 @@ pub(crate) fn run(verb: &RemoteVerb, session: Session<'_>) -> Result<Exit, Failu
     match verb {
         RemoteVerb::Init { url } => init(url, session.output),
         RemoteVerb::Add { name, url, keys } => add(name, url, keys, session),
+        RemoteVerb::Key(args) => key::run(args, session),
         RemoteVerb::List => list(session),
         RemoteVerb::Remove { name } => remove(name, session),
         RemoteVerb::Names { remote } => names::names(remote.as_deref(), session),

@@ -7,11 +7,12 @@
 use std::ffi::OsString;
 
 use clap::{Command, CommandFactory};
+use clap_complete::Shell;
 use clap_complete::env::Shells;
 
-use crate::args::Cli;
 #[cfg(unix)]
-use crate::args::{CdArgs, InitShell};
+use crate::args::CdArgs;
+use crate::args::Cli;
 use crate::exit::Exit;
 use crate::failure::Failure;
 #[cfg(unix)]
@@ -67,11 +68,6 @@ fn without_flags(command: Command) -> Command {
         .mut_subcommands(without_flags)
 }
 
-/// `calve completions`.
-pub(crate) fn completions(shell: clap_complete::Shell, output: Output) -> Result<Exit, Failure> {
-    output.results(&script(&shell.to_string())?).map(|()| Exit::Done)
-}
-
 fn script(shell: &str) -> Result<Vec<u8>, Failure> {
     let mut script = Vec::new();
     if let Some(shell) = Shells::builtins().completer(shell) {
@@ -119,23 +115,34 @@ const FISH: &str = r#"function calve
 end
 "#;
 
-/// `calve shell-init`.
+/// `calve shell-init`. A shell for which calve has no function gets its completion alone.
+pub(crate) fn init(shell: Shell, only_completions: bool, output: Output) -> Result<Exit, Failure> {
+    let completions = script(&shell.to_string())?;
+    let text = if only_completions { completions } else { with_function(shell, completions) };
+    output.results(&text).map(|()| Exit::Done)
+}
+
 #[cfg(unix)]
-pub(crate) fn init(shell: InitShell, output: Output) -> Result<Exit, Failure> {
-    let text = match shell {
-        InitShell::Bash => [POSIX.as_bytes(), &script("bash")?].concat(),
-        InitShell::Fish => [FISH.as_bytes(), &script("fish")?].concat(),
-        InitShell::Zsh => {
+fn with_function(shell: Shell, completions: Vec<u8>) -> Vec<u8> {
+    match shell {
+        Shell::Bash => [POSIX.as_bytes(), &completions].concat(),
+        Shell::Fish => [FISH.as_bytes(), &completions].concat(),
+        Shell::Zsh => {
             // The first line is for compinit. An interactive zsh would take it for a command.
             // Without compinit there is no compdef.
-            let script = script("zsh")?;
-            let rest = script.iter().position(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+            let rest = completions.iter().position(|byte| *byte == b'\n').map_or(0, |end| end + 1);
             let (before, after): (&[u8], &[u8]) =
                 (b"if (( $+functions[compdef] )); then\n", b"fi\n");
-            [POSIX.as_bytes(), before, &script[rest..], after].concat()
+            [POSIX.as_bytes(), before, &completions[rest..], after].concat()
         }
-    };
-    output.results(&text).map(|()| Exit::Done)
+        _ => completions,
+    }
+}
+
+/// `calve cd` is about worktrees, which need Unix.
+#[cfg(not(unix))]
+fn with_function(_: Shell, completions: Vec<u8>) -> Vec<u8> {
+    completions
 }
 
 /// Runs for `calve cd` if the shell has no function.

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use calve::{
-    Damage, GcOptions, GcReport, PackOptions, PackReport, ReadyReport, Store, StoreStats,
-    VerifyOptions, VerifyReport, WarmReport,
+    Damage, GcOptions, GcReport, PackOptions, PackReport, ReadyReport, Store, StoreOptions,
+    StoreStats, VerifyOptions, VerifyReport, WarmReport,
 };
 use serde::Serialize;
 
@@ -25,10 +25,9 @@ pub(crate) fn run(verb: &StoreVerb, session: Session<'_>) -> Result<Exit, Failur
         StoreVerb::Verify { repair } => verify(&store, *repair, session),
         StoreVerb::Gc(args) => gc(&store, args, session),
         StoreVerb::Pack { all } => pack(&store, *all, session),
-        StoreVerb::Warm { snapshots } => warm(&store, snapshots, session),
+        StoreVerb::Warm { snapshots, keep } => warm(&store, snapshots, *keep, session),
         StoreVerb::Stats => stats(&store, session),
         StoreVerb::EmptyTrash => trash::empty(&store),
-        StoreVerb::Ready { number } => ready(&store, *number, session),
         StoreVerb::Refill => refill::refill(&store),
         StoreVerb::Name => refill::name(&store),
     }
@@ -213,13 +212,49 @@ fn pack(store: &Store, all: bool, session: Session<'_>) -> Result<Exit, Failure>
     Ok(if damaged.is_empty() { Exit::Done } else { Exit::Findings })
 }
 
-fn warm(store: &Store, words: &[String], session: Session<'_>) -> Result<Exit, Failure> {
+fn warm(
+    store: &Store,
+    words: &[String],
+    keep: Option<u64>,
+    session: Session<'_>,
+) -> Result<Exit, Failure> {
+    let failed = |error: calve::Error| store_failure(&error);
     let snapshots =
         words.iter().map(|word| session.resolve(store, word)).collect::<Result<Vec<_>, _>>()?;
-    let report = session
-        .work(Total::Contents, |common| store.warm(&snapshots, common))
-        .map_err(|error| store_failure(&error))?;
-    let output = session.output;
+    if let Some(number) = keep {
+        store.keep_ready_trees(number).map_err(failed)?;
+    }
+    let unpacked = match keep {
+        Some(0) => None,
+        _ => {
+            let warm = |common: &StoreOptions| store.warm(&snapshots, common);
+            let report = session.work(Total::Contents, warm).map_err(failed)?;
+            tell_unpacked(&report, session.output);
+            Some(report)
+        }
+    };
+    let kept = store.ready_trees_kept();
+    let trees = match words.is_empty() && (keep.is_some() || kept > 0) {
+        false => None,
+        true => {
+            let make = |common: &StoreOptions| store.make_ready_trees(common);
+            let report = session.work(Total::Contents, make).map_err(failed)?;
+            tell_ready_trees(&report, session.output);
+            Some(report)
+        }
+    };
+    if session.output.json {
+        let (unpacked, trees) = (unpacked.as_ref(), trees.as_ref());
+        session.output.document(&WarmDocument {
+            unpacked: unpacked.map(UnpackedDocument::new),
+            trees: trees.map(|report| ReadyDocument::new(report, kept)),
+        })?;
+    }
+    let stopped = trees.is_some_and(|report| report.stopped);
+    Ok(if stopped { Exit::Findings } else { Exit::Done })
+}
+
+fn tell_unpacked(report: &WarmReport, output: Output) {
     let mut line = format!(
         "{} warm, {} made ({})",
         counted(report.snapshots.len() as u64, "snapshot"),
@@ -230,21 +265,9 @@ fn warm(store: &Store, words: &[String], session: Session<'_>) -> Result<Exit, F
         line.push_str(&format!(", {} as a subvolume", counted(report.templates, "tree")));
     }
     output.summary(format_args!("{line}, {}", text::duration(report.elapsed)));
-    if output.json {
-        output.document(&WarmDocument::new(&report))?;
-    }
-    Ok(Exit::Done)
 }
 
-fn ready(store: &Store, number: Option<u64>, session: Session<'_>) -> Result<Exit, Failure> {
-    let failed = |error: calve::Error| store_failure(&error);
-    if let Some(number) = number {
-        store.keep_ready_trees(number).map_err(failed)?;
-    }
-    let report =
-        session.work(Total::Contents, |common| store.make_ready_trees(common)).map_err(failed)?;
-    let output = session.output;
-    let kept = store.ready_trees_kept();
+fn tell_ready_trees(report: &ReadyReport, output: Output) {
     if report.stopped {
         output.warning(
             "calve did not make all trees: another process makes some or uses the store, there is little room or memory, or not \
@@ -261,10 +284,6 @@ fn ready(store: &Store, number: Option<u64>, session: Session<'_>) -> Result<Exi
         line.push_str(&format!(", {} {what}", count(number)));
     }
     output.summary(format_args!("{line}, {}", text::duration(report.elapsed)));
-    if output.json {
-        output.document(&ReadyDocument::new(&report, kept))?;
-    }
-    Ok(if report.stopped { Exit::Findings } else { Exit::Done })
 }
 
 fn stats(store: &Store, session: Session<'_>) -> Result<Exit, Failure> {
@@ -450,6 +469,14 @@ impl PackDocument {
 
 #[derive(Serialize)]
 struct WarmDocument {
+    /// `None` if nothing was to be unpacked: `--keep 0`.
+    #[serde(flatten)]
+    unpacked: Option<UnpackedDocument>,
+    trees: Option<ReadyDocument>,
+}
+
+#[derive(Serialize)]
+struct UnpackedDocument {
     snapshots: Vec<String>,
     blobs: u64,
     made_mirrors: u64,
@@ -458,7 +485,7 @@ struct WarmDocument {
     elapsed_seconds: f64,
 }
 
-impl WarmDocument {
+impl UnpackedDocument {
     fn new(report: &WarmReport) -> Self {
         Self {
             snapshots: report.snapshots.iter().map(ToString::to_string).collect(),

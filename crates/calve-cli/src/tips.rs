@@ -7,7 +7,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use crate::args;
 
 /// Commands that people try, and the tip.
-const COMMANDS: [(&[&str], &str); 16] = [
+const COMMANDS: [(&[&str], &str); 18] = [
     (&["gc", "prune", "clean", "cleanup"], "'calve store gc' removes content that nothing needs"),
     (&["stats", "df", "info"], "'calve store stats' prints what the store holds"),
     (&["pack", "compress"], "'calve store pack' compresses content that is not in use"),
@@ -23,15 +23,18 @@ const COMMANDS: [(&[&str], &str); 16] = [
     (&["commit", "save", "capture"], "'calve snapshot [NAME]' records the tree that one is in"),
     (&["tag", "branch"], "'calve name SNAPSHOT NAME' gives a snapshot a name"),
     (&["snapshots", "history"], "'calve log' lists the snapshots"),
+    (&["key", "keys", "keygen"], "'calve remote key' prints your public signing key"),
+    (&["completions", "completion"], "'calve shell-init bash --completions' prints those for bash"),
     (&["copy", "cp"], "'calve clone SRC DST' clones a tree"),
 ];
 
 /// The same, for commands after `calve store`.
-const OF_STORE: [(&[&str], &str); 5] = [
+const OF_STORE: [(&[&str], &str); 6] = [
     (&["prune", "clean", "cleanup"], "'calve store gc' removes content that nothing needs"),
     (&["du", "df", "info", "size", "list"], "'calve store stats' prints what the store holds"),
     (&["check", "fsck"], "'calve store verify' lists damaged content"),
     (&["repair"], "'calve store verify --repair' mends damaged content"),
+    (&["ready", "keep"], "'calve store warm --keep 2' keeps two trees prepared"),
     (&["unpack"], "'calve store warm' unpacks snapshots ahead of time"),
 ];
 

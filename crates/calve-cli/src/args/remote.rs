@@ -22,7 +22,7 @@ pub(crate) const PUSH_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
       Without a name: 'calve pull' takes its whole id.
 
 Sends only what the remote lacks. A push that was stopped goes on with what
-arrived. Names are signed if there is a key ('calve key').";
+arrived. Names are signed if there is a key ('calve remote key').";
 
 pub(crate) const PULL_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve pull ready
@@ -42,10 +42,10 @@ pub(crate) const CHECKOUT_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
 Snapshots have no .git in the root, so the project has no git repository.
 docs/fleet.md says how it gets one.";
 
-pub(crate) const KEY_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
-  calve key
+const KEY_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
+  calve remote key
       Prints your public key; the first time, makes the key.
-  calve key >> .calvekeys
+  calve remote key >> .calvekeys
       'calve remote add' trusts the keys in this file of the project's root.
   calve remote add team file:///srv/trees --key \"$(cat ada.pub)\"
       From now on, names of this remote count only if ada has signed them.";
@@ -124,7 +124,7 @@ pub(crate) struct PushArgs {
     #[arg(long = "as", value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) name: Option<String>,
 
-    /// Sign with the key in FILE [default: CALVE_KEY, else the key that 'calve key' made]
+    /// Sign with the key in FILE [default: CALVE_KEY, else the key that 'calve remote key' made]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) key: Option<PathBuf>,
 
@@ -182,7 +182,7 @@ pub(crate) struct CheckoutArgs {
         value_parser = NonEmptyStringValueParser::new())]
     pub(crate) remote: String,
 
-    /// Accept the name only if this key, or another KEY, signed it; 'calve key' prints yours
+    /// Accept the name only if this key, or another KEY, signed it; 'calve remote key' prints yours
     #[arg(long = "key", value_name = "KEY")]
     pub(crate) keys: Vec<PublicKey>,
 
@@ -190,7 +190,7 @@ pub(crate) struct CheckoutArgs {
     pub(crate) transfer: TransferArgs,
 }
 
-/// The arguments of `calve key`.
+/// The arguments of `calve remote key`.
 #[derive(Debug, Args)]
 pub(crate) struct KeyArgs {
     /// Use the key in FILE [default: CALVE_KEY, else calve/key in the folder of settings]
@@ -211,7 +211,7 @@ pub(crate) enum RemoteVerb {
         url: String,
     },
 
-    /// Let the project's store know a remote by a name
+    /// Add a remote to the project's store
     #[command(after_help = ADD_EXAMPLES)]
     Add {
         /// The name
@@ -222,10 +222,16 @@ pub(crate) enum RemoteVerb {
         #[arg(value_name = "URL")]
         url: String,
 
-        /// Accept names only if this key, or another KEY, signed them; 'calve key' prints yours
+        /// Accept names only if this key, or another KEY, signed them; 'calve remote key' prints yours
         #[arg(long = "key", value_name = "KEY")]
         keys: Vec<PublicKey>,
     },
+
+    /// Print your public signing key
+    ///
+    /// Its secret half signs the names that you push. The first time, it makes the key.
+    #[command(after_help = KEY_EXAMPLES)]
+    Key(KeyArgs),
 
     /// List the remotes that the project's store knows
     #[command(after_help = LIST_EXAMPLES)]
@@ -247,7 +253,7 @@ pub(crate) enum RemoteVerb {
         remote: Option<String>,
     },
 
-    /// List what a name of a remote has meant, newest first
+    /// Show the history of a name on a remote, newest first
     #[command(after_help = LOG_EXAMPLES)]
     Log {
         /// The name; REMOTE/NAME says which remote, too

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 #[cfg(unix)]
-use clap::{Args, ValueEnum, ValueHint};
+use clap::{Args, ValueHint};
 #[cfg(unix)]
 use clap_complete::engine::ArgValueCompleter;
 
@@ -27,7 +27,6 @@ A command cannot change the folder of your shell; a shell function can. 'calve
 help shell-init' says how to get it. Without the function, or in a script, use
 cd \"$(calve path fix-1)\"";
 
-#[cfg(unix)]
 pub(crate) const SHELL_INIT_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   eval \"$(calve shell-init bash)\"
       In ~/.bashrc.
@@ -37,13 +36,8 @@ pub(crate) const SHELL_INIT_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
       In ~/.config/fish/config.fish.
 
 After that, 'calve cd NAME' goes to a worktree, and the shell completes the
-names of worktrees and snapshots. 'calve completions' prints only the part for
-completion.";
-
-pub(crate) const COMPLETIONS_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
-  calve completions bash > ~/.local/share/bash-completion/completions/calve
-  calve completions zsh > \"${fpath[1]}/_calve\"
-  calve completions fish > ~/.config/fish/completions/calve.fish";
+names of worktrees and snapshots. With --completions only the latter:
+calve shell-init fish --completions > ~/.config/fish/completions/calve.fish";
 
 pub(crate) const MAN_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve man start | man -l -
@@ -72,13 +66,4 @@ pub(crate) struct CdArgs {
     #[arg(value_name = "WORKTREE", value_hint = ValueHint::DirPath,
         add = ArgValueCompleter::new(candidates::worktrees))]
     pub(crate) worktree: Option<PathBuf>,
-}
-
-/// The shells for which calve has a function.
-#[cfg(unix)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum InitShell {
-    Bash,
-    Zsh,
-    Fish,
 }

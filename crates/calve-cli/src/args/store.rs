@@ -17,8 +17,8 @@ pub(crate) const EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve store pack && calve store gc --expire 30d
       Once a week: compresses content that is not in use, and forgets old
       snapshots without a name.
-  calve store warm ready
-      Unpacks a snapshot now, so that 'calve start --from ready' is fast later.";
+  calve store warm tested
+      Unpacks a snapshot now, so that 'calve start --from tested' is fast later.";
 
 const VERIFY_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve store verify
@@ -43,21 +43,20 @@ const PACK_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
 
 const WARM_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve store warm
-  calve store warm ready 3f9a
-
-On btrfs, warm also makes a subvolume of the snapshot. A worktree of it then
-starts in constant time.";
-
-const READY_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
-  calve store ready 2
-      Keeps two trees of the project's latest snapshot. A start takes one of
-      them, brings it up to date, and returns at once.
-  calve store ready 0
+      Unpacks the project's latest snapshot, and makes ready trees that are
+      missing.
+  calve store warm tested 3f9a
+      Unpacks these two snapshots.
+  calve store warm --keep 2
+      From now on the store keeps two ready trees of the latest snapshot. A
+      start takes one of them, brings it up to date, and returns at once.
+  calve store warm --keep 0
       Keeps none, and removes the existing ones.
 
-Each ready tree takes as much disk as a worktree. On btrfs they are subvolume
-snapshots, which take none; there the first look at a worktree is as quick as
-the second one.";
+On btrfs, warm also makes a subvolume of the snapshot. A worktree of it then
+starts in constant time. Each ready tree takes as much disk as a worktree. On
+btrfs they are subvolume snapshots, which take none; there the first look at a
+worktree is as quick as the second one.";
 
 const STATS_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve store stats
@@ -94,27 +93,25 @@ pub(crate) enum StoreVerb {
         all: bool,
     },
 
-    /// Unpack snapshots ahead, so that their worktrees start fast
+    /// Unpack snapshots and prepare trees, so that starts are fast
+    ///
+    /// After each start, calve makes the next ready tree in the background, when no other process
+    /// wants the processors or the disk. On btrfs one subvolume serves all starts, and is counted,
+    /// too; --keep says how many snapshots of it wait whose files are in the kernel's memory
+    /// already.
     #[command(after_help = WARM_EXAMPLES)]
     Warm {
         /// Names, ids, or starts of ids [default: the project's latest snapshot]
         #[arg(value_name = "SNAPSHOT", value_parser = NonEmptyStringValueParser::new(),
             add = ArgValueCompleter::new(candidates::snapshots))]
         snapshots: Vec<String>,
-    },
 
-    /// Keep trees ready, which the next starts take, and make them now
-    ///
-    /// Without a number it makes those that are missing. After each start, calve makes the next
-    /// tree in the background, when nobody else wants the processors or the disk. On btrfs one
-    /// subvolume serves all starts, and is counted, too; the number says how many snapshots of it
-    /// wait whose files are in the kernel's memory already.
-    #[command(after_help = READY_EXAMPLES)]
-    Ready {
-        /// How many trees the store keeps [default: as before; a new store keeps 1 of a project of
-        /// at least 10,000 files if the filesystem can share blocks, and otherwise 0]
-        #[arg(value_name = "N", value_parser = clap::value_parser!(u64).range(..=64))]
-        number: Option<u64>,
+        /// Keep N ready trees of the latest snapshot from now on [default: as before; a new store
+        /// keeps 1 of a project of at least 10,000 files if the filesystem can share blocks, and
+        /// otherwise 0]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=64),
+            conflicts_with = "snapshots")]
+        keep: Option<u64>,
     },
 
     /// Print what the store holds

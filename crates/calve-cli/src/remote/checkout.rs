@@ -85,7 +85,7 @@ fn failure(error: &calve::Error) -> Failure {
             "where a store knows the remote, 'calve remote names' lists its names; ids must be whole"
         }
         ErrorKind::Untrusted => {
-            "'calve key' prints the key of who pushes; --key names those whom you trust"
+            "'calve remote key' prints the key of who pushes; --key names those whom you trust"
         }
         _ => return store_failure(error),
     };

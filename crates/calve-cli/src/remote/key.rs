@@ -1,4 +1,4 @@
-//! `calve key`: the user's own key, which signs what they push.
+//! `calve remote key`: the user's own key, which signs what they push.
 
 use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
@@ -81,7 +81,7 @@ pub(super) fn read_key(path: &Path) -> Result<SigningKey, Failure> {
     let mut file = opened.map_err(|error| failure(&error))?;
     let meta = file.metadata().map_err(|error| failure(&error))?;
     if !meta.is_file() || meta.len() > KEY_MOST_BYTES {
-        return Err(no_key("it is no file of a key", "'calve key' makes one".to_owned()));
+        return Err(no_key("it is no file of a key", "'calve remote key' makes one".to_owned()));
     }
     if meta.mode() & 0o077 != 0 {
         let hint = format!("chmod 600 {}", text::shell_word(path));
@@ -92,7 +92,7 @@ pub(super) fn read_key(path: &Path) -> Result<SigningKey, Failure> {
     secret(text.trim_end()).map(|secret| SigningKey::from_bytes(&secret)).ok_or_else(|| {
         no_key(
             "it is no key: 64 hexadecimal digits",
-            "restore the file, or remove it and make a new key with 'calve key'".to_owned(),
+            "restore the file, or remove it and make a new key with 'calve remote key'".to_owned(),
         )
     })
 }

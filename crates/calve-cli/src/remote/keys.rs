@@ -54,7 +54,7 @@ pub(super) fn read(store: &Store, file: &Path) -> Result<Vec<PublicKey>, Failure
     parse(&bytes).map_err(|line| {
         wrong(
             &format!("line {line} does not begin with a public key: 64 hexadecimal digits"),
-            "write one key a line as 'calve key' prints it; a name may follow, and # begins a comment",
+            "write one key a line as 'calve remote key' prints it; a name may follow, and # begins a comment",
         )
     })
 }

@@ -221,12 +221,12 @@ fn a_collection_marks_first_and_removes_later_and_what_is_named_stays() {
 #[test]
 fn a_key_is_made_once_and_signs_what_is_pushed() {
     let desk = Desk::new();
-    let made = desk.run(&desk.here, "key");
+    let made = desk.run(&desk.here, "remote key");
     assert!(made.stderr.contains("keep this file secret"), "{made:?}");
     let public = made.stdout.trim_end().to_owned();
     let file = desk.here.with_file_name("settings").join("calve/key");
     assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
-    assert_eq!(desk.json(&desk.here, "key --json"), json!({ "public": public }));
+    assert_eq!(desk.json(&desk.here, "remote key --json"), json!({ "public": public }));
 
     desk.done(&desk.there, "remote remove team");
     desk.done(&desk.there, &format!("remote add team {} --key {public}", desk.url));
@@ -275,7 +275,8 @@ fn a_key_is_made_once_and_signs_what_is_pushed() {
 fn the_keys_that_a_project_names_count_when_its_user_says_so_and_never_by_a_pull() {
     let desk = Desk::new();
     let root = desk.here.parent().unwrap().to_owned();
-    let key = |name: &str| desk.done(&desk.here, &format!("key --file {}/{name}", root.display()));
+    let key =
+        |name: &str| desk.done(&desk.here, &format!("remote key --file {}/{name}", root.display()));
     let [ada, grace, eve] = ["ada", "grace", "eve"].map(key);
     let push = |who: &str, text: &str| {
         plant(&desk.here, &[("own", text)]);
@@ -373,7 +374,7 @@ fn a_file_of_keys_that_is_none_is_refused_with_the_reason_and_a_pull_goes_on_wit
     desk.done(&desk.here, "snapshot ready");
     desk.done(&desk.here, "push ready");
     let file = desk.there.join(".calvekeys");
-    let key = desk.done(&desk.here, "key");
+    let key = desk.done(&desk.here, "remote key");
     fs::write(desk.there.with_file_name("keys"), &key).unwrap();
     for (row, part) in [
         ("folder", "no regular file"),
@@ -453,7 +454,11 @@ fn a_checkout_is_a_project_that_pulls_starts_and_pushes() {
         (format!("checkout {url} ready none/x"), "io", "none"),
         (format!("checkout --store s {url} ready x"), "store_exists", "neither --store nor"),
         (format!("checkout --remote a/b {url} ready x"), "invalid_name", "slash"),
-        (format!("checkout --key {} {url} ready x", "1".repeat(64)), "untrusted", "'calve key'"),
+        (
+            format!("checkout --key {} {url} ready x", "1".repeat(64)),
+            "untrusted",
+            "'calve remote key'",
+        ),
     ] {
         let run = desk.run(&root, &format!("{words} --json"));
         assert_eq!(run.code, Some(1), "{words}: {run:?}");

@@ -60,16 +60,19 @@ fn offered(shell_name: &str, directory: &Path, words: &[&str]) -> Option<Vec<Str
     let (line, last) = (quoted.join(" "), words.len() - 1);
     let script = match shell_name {
         "bash" => format!(
-            "source <(calve completions bash); COMP_WORDS=({line}); COMP_CWORD={last}; compopt() {{ :; }}; \
+            "source <(calve shell-init --completions bash); COMP_WORDS=({line}); COMP_CWORD={last}; compopt() {{ :; }}; \
              _clap_complete_calve calve \"${{COMP_WORDS[COMP_CWORD]}}\" x; printf '%s\\n' \"${{COMPREPLY[@]}}\""
         ),
         // The candidates go to _describe as arrays of value:description.
         "zsh" => format!(
             "compdef() {{ :; }}; _describe() {{ print -rl -- \"${{(@)${{(P@)3}}%%:*}}\"; }}; \
-             source <(calve completions zsh); words=({line}); CURRENT={}; _clap_dynamic_completer_calve",
+             source <(calve shell-init --completions zsh); words=({line}); CURRENT={}; _clap_dynamic_completer_calve",
             last + 1
         ),
-        _ => format!("calve completions fish | source; complete -C \"{}\"", words.join(" ")),
+        _ => format!(
+            "calve shell-init --completions fish | source; complete -C \"{}\"",
+            words.join(" ")
+        ),
     };
     let run = shell(shell_name, directory, &script)?;
     assert_eq!(run.stderr, "", "{shell_name} {words:?}: {run:?}");

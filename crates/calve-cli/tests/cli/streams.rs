@@ -9,7 +9,7 @@ fn a_closed_standard_output_fails_quietly() {
     for words in [
         "--help",
         "--version",
-        "completions bash",
+        "shell-init --completions bash",
         "clone --json src dst",
         "clone src dst",
         "doctor --json",
@@ -40,7 +40,7 @@ fn a_closed_standard_error_changes_nothing() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_standard_output_is_an_error_that_says_so() {
-    for words in ["--help", "completions zsh", "clone --json src dst", "clone src dst"] {
+    for words in ["--help", "shell-init zsh", "clone --json src dst", "clone src dst"] {
         let scratch = with_source();
         let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
         let mut command = command(scratch.path(), words.split_whitespace());
