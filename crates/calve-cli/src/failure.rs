@@ -7,10 +7,13 @@ use std::path::{Path, PathBuf};
 use calve::{DestinationReport, ErrorKind, Operation};
 
 use crate::exit::Exit;
-use crate::text::{cause, harmless, shell_word, shown};
+use crate::text::{cause, shell_word};
 
 #[cfg(unix)]
 pub(crate) mod stored;
+mod wrong;
+
+use wrong::Told;
 
 /// An operation that failed, in a form for people and for programs.
 #[derive(Debug)]
@@ -155,14 +158,22 @@ impl Failure {
         if self.kind == Kind::Usage { Exit::Usage } else { Exit::Failed }
     }
 
-    /// `<operation> <paths>: <cause>`, on one line, whatever characters the names contain.
+    /// Adds what the user may have meant.
+    #[cfg(unix)]
+    pub(crate) fn meant(self, words: &[String]) -> Self {
+        let question = crate::similar::question(words).unwrap_or_default();
+        Self { cause: format!("{}{question}", self.cause).into(), ..self }
+    }
+
+    /// What is wrong, on one line.
     pub(crate) fn message(&self) -> String {
-        let mut message = self.operation.to_owned();
-        for (index, path) in self.paths.iter().enumerate() {
-            let joint = if index == 0 { String::new() } else { format!(" {}", self.joint) };
-            message.push_str(&format!("{joint} {}", shown(path)));
-        }
-        format!("{message}: {}", harmless(&self.cause))
+        let Self { operation, joint, paths, cause, .. } = self;
+        let kind = match self.kind {
+            Kind::NeedsShell => return cause.to_string(),
+            Kind::Library(kind) => Some(kind),
+            _ => None,
+        };
+        wrong::sentence(&Told { operation, paths, joint, kind, cause })
     }
 }
 
@@ -516,6 +527,6 @@ mod tests {
     fn a_message_stays_on_one_line_and_names_every_path() {
         let failure =
             Failure::io("clone", vec!["a\nb".into(), "c".into()], &io::Error::other("x\u{1b}[2Jy"));
-        assert_eq!(failure.message(), r#"clone "a\nb" and c: x\u{1b}[2Jy"#);
+        assert_eq!(failure.message(), r#"cannot clone "a\nb" and c: x\u{1b}[2Jy"#);
     }
 }

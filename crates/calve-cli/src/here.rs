@@ -86,10 +86,10 @@ impl Here {
                 Some(root) => {
                     let at_root = std::fs::canonicalize(".").is_ok_and(|here| here == *root);
                     let root =
-                        if at_root { String::new() } else { format!(" {}", shell_word(root)) };
+                        if at_root { String::new() } else { format!(" -C {}", shell_word(root)) };
                     (
-                        format!("calve init{root}"),
-                        "makes a store for this project; then 'calve start NAME'",
+                        format!("calve{root} start NAME"),
+                        "makes a worktree of this project as it stands",
                     )
                 }
                 None => (

@@ -18,6 +18,7 @@ use crate::failure::{Failure, Kind};
 use crate::output::Output;
 use crate::places;
 use crate::progress::{self, Total, Watched};
+use crate::similar;
 use crate::system::Signals;
 use crate::text::{harmless, short};
 
@@ -52,7 +53,13 @@ impl Session<'_> {
     /// The snapshot that `word` means. If the word may mean two snapshots, says which one calve
     /// takes.
     pub(crate) fn resolve(&self, store: &Store, word: &str) -> Result<SnapshotId, Failure> {
-        let id = store.resolve(word).map_err(|error| store_failure(&error))?;
+        let id = store.resolve(word).map_err(|error| {
+            let failure = store_failure(&error);
+            match error.kind() {
+                ErrorKind::SnapshotNotFound => failure.meant(&similar::snapshots(store, word)),
+                _ => failure,
+            }
+        })?;
         self.warn_of_namesake(store, word, id);
         Ok(id)
     }
@@ -212,6 +219,9 @@ impl Session<'_> {
             Err(error) if error.kind() == ErrorKind::WorktreeNotFound && is_folder => {
                 self.at(&path)
             }
+            Err(error) if error.kind() == ErrorKind::WorktreeNotFound => {
+                Err(store_failure(&error).meant(&similar::worktrees(&store, name)))
+            }
             found => found.map_err(|error| store_failure(&error)),
         }
     }
@@ -233,9 +243,7 @@ impl Session<'_> {
                     worktree.ok_or_else(|| {
                         let found = no_worktree(path, "nothing is there, and no worktree was");
                         match self.of_branch(path) {
-                            Some(name) => {
-                                Failure { hint: Some(format!("did you mean {name}?")), ..found }
-                            }
+                            Some(name) => found.meant(&[name]),
                             None => found,
                         }
                     })

@@ -126,7 +126,7 @@ mod tests {
             (
                 "calve.afterstrat\nx\0calve.afterstrat\ny\0",
                 &[
-                    "git's setting calve.afterstrat means nothing to calve: did you mean calve.afterStart?",
+                    "git's setting calve.afterstrat means nothing to calve; did you mean 'calve.afterStart'?",
                 ],
             ),
             ("calve.colour\nx\0", &["git's setting calve.colour means nothing to calve"]),

@@ -1,5 +1,7 @@
 //! Which known words somebody may have meant by a word that is none of them.
 
+use calve::Store;
+
 /// The words of `known` that are nearest to `word`: those that begin with it, if they are few, else
 /// those that differ in as few letters as a slip of the fingers makes.
 pub(crate) fn to<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Vec<&'k str> {
@@ -25,14 +27,30 @@ pub(crate) fn to<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Ve
     if near.len() > MOST { Vec::new() } else { near }
 }
 
-/// `: did you mean a, b or c?`, to be put behind a statement. `None` without a word.
+/// `; did you mean 'a', 'b' or 'c'?`, to be put behind a statement. `None` without a word.
 pub(crate) fn question(words: &[String]) -> Option<String> {
-    let words = match words {
-        [] => return None,
-        [word] => word.clone(),
-        [before @ .., last] => format!("{} or {last}", before.join(", ")),
-    };
-    Some(format!(": did you mean {}?", crate::text::harmless(&words)))
+    let quoted = |word: &String| format!("'{}'", crate::text::harmless(word));
+    let (last, before) = words.split_last()?;
+    let before: Vec<String> = before.iter().map(quoted).collect();
+    let or = if before.is_empty() { "" } else { " or " };
+    Some(format!("; did you mean {}{or}{}?", before.join(", "), quoted(last)))
+}
+
+/// The names of worktrees that are like this one. None if the store cannot be asked: the error that
+/// they belong to is told already.
+pub(crate) fn worktrees(store: &Store, name: &str) -> Vec<String> {
+    let known = store.worktrees().unwrap_or_default();
+    owned(to(name, known.iter().map(calve::Worktree::name)))
+}
+
+/// The names of snapshots that are like this one.
+pub(crate) fn snapshots(store: &Store, name: &str) -> Vec<String> {
+    let known = store.log().map(|log| log.snapshots).unwrap_or_default();
+    owned(to(name, known.iter().flat_map(|it| &it.names).map(String::as_str)))
+}
+
+pub(crate) fn owned(words: Vec<&str>) -> Vec<String> {
+    words.into_iter().map(str::to_owned).collect()
 }
 
 #[cfg(test)]
@@ -62,8 +80,8 @@ mod tests {
     fn the_question_names_all_of_them() {
         for (words, expected) in [
             (&[][..], None),
-            (&["a"], Some(": did you mean a?")),
-            (&["a", "b", "c"], Some(": did you mean a, b or c?")),
+            (&["a"], Some("; did you mean 'a'?")),
+            (&["a", "b", "c"], Some("; did you mean 'a', 'b' or 'c'?")),
         ] {
             let words: Vec<String> = words.iter().map(|it| (*it).to_owned()).collect();
             assert_eq!(question(&words).as_deref(), expected);

@@ -90,7 +90,7 @@ pub enum WorktreeState {
     /// Another process is making the folder.
     Starting,
     /// A switch is running, or was interrupted. The same switch, or a reset, completes it.
-    Switching,
+    Restoring,
     /// Nothing is at the worktree's path, or something else.
     Missing,
 }
@@ -472,7 +472,7 @@ impl Worktree {
         Ok(match self.row.state {
             State::Starting => WorktreeState::Starting,
             State::Ready => WorktreeState::Ready,
-            State::Switching => WorktreeState::Switching,
+            State::Restoring => WorktreeState::Restoring,
         })
     }
 

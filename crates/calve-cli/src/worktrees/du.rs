@@ -65,7 +65,7 @@ pub(crate) fn run(args: &DuArgs, session: Session<'_>) -> Result<Exit, Failure> 
 
 /// A worktree without a folder takes no space.
 pub(crate) fn is_there(worktree: &Worktree) -> bool {
-    matches!(worktree.state(), Ok(WorktreeState::Ready | WorktreeState::Switching))
+    matches!(worktree.state(), Ok(WorktreeState::Ready | WorktreeState::Restoring))
 }
 
 /// Measures worktrees of one store.

@@ -34,7 +34,7 @@ struct Listed {
 
 impl Listed {
     fn is_there(&self) -> bool {
-        matches!(self.state, Some(WorktreeState::Ready | WorktreeState::Switching))
+        matches!(self.state, Some(WorktreeState::Ready | WorktreeState::Restoring))
     }
 
     fn look(&mut self, status: bool, session: Session<'_>) -> Result<(), calve::Error> {
@@ -120,7 +120,7 @@ fn table(rows: &[Listed], args: &ListArgs, output: Output) -> Table {
         let id = row.worktree.snapshot().map_or_else(|| "-".to_owned(), short);
         let style = match row.state {
             Some(WorktreeState::Ready) => Style::new(),
-            Some(WorktreeState::Starting | WorktreeState::Switching) => CAUTION,
+            Some(WorktreeState::Starting | WorktreeState::Restoring) => CAUTION,
             _ => BAD,
         };
         let mut cells = vec![
@@ -228,7 +228,7 @@ fn state_name(state: Option<WorktreeState>) -> &'static str {
     match state {
         Some(WorktreeState::Ready) => "ready",
         Some(WorktreeState::Starting) => "starting",
-        Some(WorktreeState::Switching) => "switching",
+        Some(WorktreeState::Restoring) => "restoring",
         Some(WorktreeState::Missing) => "missing",
         _ => "unknown",
     }

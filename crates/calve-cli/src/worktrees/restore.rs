@@ -6,8 +6,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use calve::{
-    ErrorKind, GitMode, SnapshotId, Store, StoreOptions, SwitchOptions, SwitchReport, Worktree,
-    WorktreeState,
+    ErrorKind, FoundBranch, GitMode, SnapshotId, Store, StoreOptions, SwitchOptions, SwitchReport,
+    Worktree, WorktreeState,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -24,6 +24,7 @@ use crate::failure::{Failure, Kind};
 use crate::output::PathFields;
 use crate::progress::Total;
 use crate::session::{self, Session};
+use crate::similar;
 use crate::text::{self, count, counted, harmless, shell_word, short};
 
 /// What `calve restore` is to do.
@@ -92,13 +93,22 @@ fn meant(word: &Path, session: Session<'_>) -> Result<Wanted, Failure> {
             cause: "no worktree and no snapshot has this name".into(),
             hint: Some("'calve list' lists the worktrees, 'calve log' the snapshots".to_owned()),
             ..failure
-        }),
+        }
+        .meant(&like(&store, name))),
         (Err(_), Some(id)) if !was_dropped => {
             session.warn_of_namesake(&store, name, id);
             Ok(Wanted::Content(session.here()?, Some(id)))
         }
         (worktree, Some(_)) => Err(ambiguous(name, worktree.ok().as_ref())),
     }
+}
+
+/// The names of worktrees and snapshots that are like this one.
+fn like(store: &Store, name: &str) -> Vec<String> {
+    let (mut like, others) = (similar::worktrees(store, name), similar::snapshots(store, name));
+    like.extend(others);
+    like.dedup();
+    like
 }
 
 /// Whether a dropped worktree of this name can be brought back.
@@ -420,13 +430,7 @@ pub(crate) fn undo(args: &UndoArgs, session: Session<'_>) -> Result<Exit, Failur
             let store = session.store()?;
             return match is_kept(&store, name)? {
                 true => bring_back(&store, name, name, session),
-                false => Err(Failure {
-                    hint: Some(
-                        "'calve list' lists the worktrees, 'calve list --dropped' those that were dropped and are kept"
-                            .to_owned(),
-                    ),
-                    ..failure
-                }),
+                false => Err(Failure { hint: Some(nothing_kept(&store, name)), ..failure }),
             };
         }
         (worktree, _) => worktree?,
@@ -464,6 +468,21 @@ fn undo_failure(error: &calve::Error, worktree: &Worktree) -> Failure {
         _ => return failure,
     };
     Failure { hint: Some(hint), ..failure }
+}
+
+/// What helps if there is no worktree of this name, and none that was dropped. One that was dropped
+/// clean is not kept, since all of it is elsewhere; its branch may be there.
+fn nothing_kept(store: &Store, name: &str) -> String {
+    let lists = "'calve list' lists the worktrees, 'calve list --dropped' those that were dropped and are kept";
+    match store.find_branch(name) {
+        Ok(FoundBranch::Here | FoundBranch::AtHead) => {
+            let word = shell_word(Path::new(name));
+            format!(
+                "'calve start {word}' makes a worktree on the branch {word}, which is still there; {lists}"
+            )
+        }
+        _ => lists.to_owned(),
+    }
 }
 
 /// What the user may have meant by an undo of a tree that nothing was taken from.

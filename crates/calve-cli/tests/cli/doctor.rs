@@ -88,7 +88,7 @@ fn what_cannot_be_probed_is_an_error_and_no_verdict() {
         let run = calve(scratch.path(), words);
         if words.starts_with("doctor none") {
             assert_eq!((run.code, run.stdout.as_str()), (Some(1), ""), "{run:?}");
-            assert!(run.stderr.starts_with("error: probe none"), "{run:?}");
+            assert!(run.stderr.starts_with("error: cannot probe none"), "{run:?}");
         }
     }
     let json = calve(scratch.path(), "doctor --json none");

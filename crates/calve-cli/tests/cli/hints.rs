@@ -89,83 +89,96 @@ fn must_work(directory: &Path, advised: &str, error: &str) {
     assert!(matches!(run.code, Some(0 | 3)), "{advised}: {run:?}\nwas advised for: {error}");
 }
 
+const EDITED: &str = "calve start -q w; echo z >../app.worktrees/w/f";
+
+/// The rows of the next test.
+const ADVICE: &[(&str, &str, &str, &[&str])] = &[
+    // The preparation, the folder, the command, and those of its hints that the test pastes.
+    ("", "app", "start main", &["calve start --base main main-2"]),
+    ("git branch feat/x", "app", "start feat", &["calve start -b feat-2 feat"]),
+    ("git branch feat/x", "app", "start -b feat/x/y z", &["calve start -b feat-x-y z"]),
+    (
+        "git branch old; git commit -q --allow-empty -m 2",
+        "app",
+        "start old other",
+        &["calve start old"],
+    ),
+    (
+        "git branch old; git commit -q --allow-empty -m 2",
+        "app",
+        "start -b old w",
+        &["calve start -b old-2 w"],
+    ),
+    (
+        "git branch old; git commit -q --allow-empty -m 2",
+        "app",
+        "start -b old w",
+        &["calve start --base old -b old w"],
+    ),
+    (
+        "git worktree add -q ../app.worktrees/mine",
+        "app",
+        "start -b other mine",
+        &["calve fill ROOT/app.worktrees/mine"],
+    ),
+    (
+        "git worktree add -q ../app.worktrees/mine; rm -r ../app.worktrees/mine",
+        "app",
+        "start -b other mine",
+        &["git worktree remove -f -f ROOT/app.worktrees/mine", "calve start -b other mine"],
+    ),
+    ("calve start -q w", "app", "start w", &["calve status w", "calve start w-2"]),
+    ("", "app", "start ./k", &["calve start --at . k"]),
+    ("", "app", "start feat//x", &["calve start --at feat x"]),
+    (
+        "calve start -q b; calve drop -q b",
+        "app",
+        "undo b",
+        &["calve start b", "calve list --dropped"],
+    ),
+    (
+        "git checkout -q -b o; echo o >f; git commit -qam o; git checkout -q main; echo m >f; git commit -qam m; \
+             calve start -q w; git -C ../app.worktrees/w merge -q o || true; rm -r ../app.worktrees/w",
+        "app",
+        "drop w",
+        &["calve restore w"],
+    ),
+    (EDITED, "app", "drop w", &["calve snapshot --of w"]),
+    (EDITED, "app", "drop w", &["calve drop --force w", "calve undo w"]),
+    (
+        "calve start -q --detach w; git -C ../app.worktrees/w commit -q --allow-empty -m 2",
+        "app",
+        "drop w",
+        &["git -C ROOT/app.worktrees/w switch -c BRANCH", "calve drop w"],
+    ),
+    ("calve start -q w; rm -r ../app.worktrees/w", "app", "status w", &["calve restore w"]),
+    ("calve start -q w; rm -r ../app.worktrees/w", "app", "status w", &["calve drop --force w"]),
+    ("", "app", "status none", &["calve list"]),
+    ("", "app", "show none", &["calve log"]),
+    ("", "app", "start --base none w", &["git log --oneline --all"]),
+    ("calve start -q w", "app", "restore none w", &["calve log"]),
+    ("calve start -q w; echo z >f", "app", "restore", &["calve restore --force ROOT/app"]),
+    (
+        "calve snapshot -q s >/dev/null; echo z >f",
+        "app",
+        "restore s",
+        &["calve restore --force s ROOT/app"],
+    ),
+    ("git init -q sub", "app/sub", "start w", &["calve init ROOT/app/sub"]),
+    ("git init -q sub", "app/sub", "start w", &["calve --store ROOT/app/.calve start NAME"]),
+    ("", "app/.git", "init", &["calve init ROOT/app"]),
+    ("", "app/d", "init", &["calve init ROOT/app"]),
+    (
+        "calve start -q w; mkdir ../app.worktrees/w/in",
+        "app.worktrees/w/in",
+        "init",
+        &["calve status"],
+    ),
+];
+
 #[test]
 fn what_is_advised_works_where_it_is_advised() {
-    let edited = "calve start -q w; echo z >../app.worktrees/w/f";
-    let rows: &[(&str, &str, &str, &[&str])] = &[
-        // The preparation, the folder, the command, and those of its hints that the test pastes.
-        ("", "app", "start main", &["calve start --base main main-2"]),
-        ("git branch feat/x", "app", "start feat", &["calve start -b feat-2 feat"]),
-        ("git branch feat/x", "app", "start -b feat/x/y z", &["calve start -b feat-x-y z"]),
-        (
-            "git branch old; git commit -q --allow-empty -m 2",
-            "app",
-            "start old other",
-            &["calve start old"],
-        ),
-        (
-            "git branch old; git commit -q --allow-empty -m 2",
-            "app",
-            "start -b old w",
-            &["calve start -b old-2 w"],
-        ),
-        (
-            "git branch old; git commit -q --allow-empty -m 2",
-            "app",
-            "start -b old w",
-            &["calve start --base old -b old w"],
-        ),
-        (
-            "git worktree add -q ../app.worktrees/mine",
-            "app",
-            "start -b other mine",
-            &["calve fill ROOT/app.worktrees/mine"],
-        ),
-        (
-            "git worktree add -q ../app.worktrees/mine; rm -r ../app.worktrees/mine",
-            "app",
-            "start -b other mine",
-            &["git worktree remove -f -f ROOT/app.worktrees/mine", "calve start -b other mine"],
-        ),
-        ("calve start -q w", "app", "start w", &["calve drop w", "calve start w"]),
-        (edited, "app", "drop w", &["calve snapshot --of w"]),
-        (edited, "app", "drop w", &["calve drop --force w", "calve undo w"]),
-        (
-            "calve start -q --detach w; git -C ../app.worktrees/w commit -q --allow-empty -m 2",
-            "app",
-            "drop w",
-            &["git -C ROOT/app.worktrees/w switch -c BRANCH", "calve drop w"],
-        ),
-        ("calve start -q w; rm -r ../app.worktrees/w", "app", "status w", &["calve restore w"]),
-        (
-            "calve start -q w; rm -r ../app.worktrees/w",
-            "app",
-            "status w",
-            &["calve drop --force w"],
-        ),
-        ("", "app", "status none", &["calve list"]),
-        ("", "app", "show none", &["calve log"]),
-        ("", "app", "start --base none w", &["git log --oneline --all"]),
-        ("calve start -q w", "app", "restore none w", &["calve log"]),
-        ("calve start -q w; echo z >f", "app", "restore", &["calve restore --force ROOT/app"]),
-        (
-            "calve snapshot -q s >/dev/null; echo z >f",
-            "app",
-            "restore s",
-            &["calve restore --force s ROOT/app"],
-        ),
-        ("git init -q sub", "app/sub", "start w", &["calve init ROOT/app/sub"]),
-        ("git init -q sub", "app/sub", "start w", &["calve --store ROOT/app/.calve start NAME"]),
-        ("", "app/.git", "init", &["calve init ROOT/app"]),
-        ("", "app/d", "init", &["calve init ROOT/app"]),
-        (
-            "calve start -q w; mkdir ../app.worktrees/w/in",
-            "app.worktrees/w/in",
-            "init",
-            &["calve status"],
-        ),
-    ];
-    for (before, folder, words, advice) in rows {
+    for (before, folder, words, advice) in ADVICE {
         let Some((_scratch, root)) = repository() else {
             return not_run("what_is_advised_works_where_it_is_advised", "there is no git");
         };

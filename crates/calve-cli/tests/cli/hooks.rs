@@ -301,7 +301,7 @@ fn a_command_of_gits_configuration_runs_in_each_new_worktree_and_a_file_of_the_p
     // A key that calve does not have is said: it may be a slip of the fingers.
     git(&["config", "calve.afterStrat", "x"]).unwrap();
     let run = start("start said");
-    let remark = "calve.afterstrat means nothing to calve: did you mean calve.afterStart?";
+    let remark = "calve.afterstrat means nothing to calve; did you mean 'calve.afterStart'?";
     assert!(run.code == Some(0) && run.stderr.contains(remark), "{run:?}");
     assert!(!beside.join("without/seen").try_exists().unwrap());
     // For a tool the worktree was made, and the path is still the last line.

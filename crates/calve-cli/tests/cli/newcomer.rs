@@ -101,7 +101,7 @@ fn what_somebody_who_knows_git_types_first_works() {
     for verb in ["status", "drop", "restore", "undo", "path"] {
         let asked = calve(&app, &format!("{verb} feat/x"));
         assert_eq!(asked.code, Some(1), "{asked:?}");
-        assert!(asked.stderr.contains("did you mean feat-x?"), "{verb}: {asked:?}");
+        assert!(asked.stderr.contains("did you mean 'feat-x'?"), "{verb}: {asked:?}");
     }
 
     // An existing branch is worked on, and is refused where it is checked out.

@@ -224,7 +224,7 @@ fn a_worktree_of_which_the_project_was_moved_tells_how_it_is_known_again() {
         let run = calve(&worktree, words);
         assert_eq!(run.code, Some(1), "{words}: {run:?}");
         let message = format!(
-            "error: find the store of worktree {} at {}: no store is there\nhint: ",
+            "error: cannot find the store of worktree {} at {}: no store is there\nhint: ",
             worktree.display(),
             project.join(".calve").display()
         );

@@ -209,7 +209,8 @@ fn without_the_function_cd_says_what_to_put_where() {
         let run = run(command);
         assert_eq!((run.code, run.stdout.as_str()), (Some(1), ""), "{run:?}");
         assert!(
-            run.stderr.starts_with("error: cd") && run.stderr.contains(part),
+            run.stderr.starts_with("error: a command cannot change the folder")
+                && run.stderr.contains(part),
             "{part}: {run:?}"
         );
     }

@@ -47,7 +47,7 @@ fn a_full_standard_output_is_an_error_that_says_so() {
         command.stdout(full).stderr(Stdio::piped());
         let run = run(command);
         assert_eq!(run.code, Some(1), "{words}: {run:?}");
-        assert!(run.stderr.contains("error: write standard output: "), "{words}: {run:?}");
+        assert!(run.stderr.contains("error: cannot write standard output: "), "{words}: {run:?}");
         assert!(run.stderr.contains("ENOSPC"), "{words}: {run:?}");
     }
 }

@@ -86,9 +86,9 @@ fn no_command_is_a_usage_error_that_says_what_calve_is_and_what_comes_next() {
     next("src", "calve init DIR");
     let repository = scratch.path().join("src/.git");
     fs::create_dir(&repository).unwrap();
-    next("src", "calve init");
+    next("src", "calve start NAME");
     let root = fs::canonicalize(scratch.path().join("src")).unwrap();
-    next("src/dir", &format!("calve init {}", root.display()));
+    next("src/dir", &format!("calve -C {} start NAME", root.display()));
     fs::remove_dir(&repository).unwrap();
     assert_eq!(calve(&root, "init -q").code, Some(0));
     next("src", "calve start NAME");
@@ -250,7 +250,7 @@ fn every_command_has_its_manual_page() {
     let refused = calve(scratch.path(), "man -d made/man1");
     assert_eq!((refused.code, refused.stdout.as_str()), (Some(1), ""), "{refused:?}");
     assert!(
-        refused.stderr.starts_with("error: write manual page made/man1/calve.1: "),
+        refused.stderr.starts_with("error: cannot write manual page made/man1/calve.1: "),
         "{refused:?}"
     );
     assert!(!listing(scratch.path()).iter().any(|name| name.to_string_lossy().ends_with(".part")));

@@ -333,7 +333,7 @@ fn a_failing_or_full_disk_is_told_at_once_and_no_copy_masks_it() {
                 let run = clone_under(scratch.path(), &[("ioctl", &fault)], &words);
                 let context = format!("{errno}{when}, {reflink}: {run:?}");
                 assert_eq!(run.code, Some(1), "{context}");
-                assert!(run.stderr.starts_with("error: clone src/d0/f"), "{context}");
+                assert!(run.stderr.starts_with("error: cannot clone src/d0/f"), "{context}");
                 assert!(run.stderr.contains(errno), "{context}");
                 let full = matches!(errno, "ENOSPC" | "EDQUOT");
                 assert_eq!(run.json()["error"]["kind"] == "storage_full", full, "{context}");

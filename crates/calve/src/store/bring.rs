@@ -94,7 +94,7 @@ impl Bring<'_> {
         }
         if !fits {
             return Err(Error::io(
-                Operation::Switch,
+                Operation::RestoreWorktree,
                 self.path,
                 io::Error::other("too many files"),
             ));
@@ -162,7 +162,7 @@ impl Bring<'_> {
         if as_seen {
             return Ok(());
         }
-        Err(self.in_the_way(path, "it was changed while the switch was under way"))
+        Err(self.in_the_way(path, "it was changed while the restore was under way"))
     }
 
     /// The files that name the worktree's root and are what the scan saw, which has them as a
@@ -191,7 +191,7 @@ impl Bring<'_> {
     }
 
     fn in_the_way(&self, path: &Path, why: &'static str) -> Error {
-        Error::new(ErrorKind::Changed, Operation::SwitchWorktree, self.path, io::Error::other(why))
+        Error::new(ErrorKind::Changed, Operation::RestoreWorktree, self.path, io::Error::other(why))
             .with_details(vec![path.to_owned()])
     }
 

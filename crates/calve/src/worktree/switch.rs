@@ -158,7 +158,7 @@ impl Worktree {
     /// [`ErrorKind::Changed`] if the switch would touch paths that were changed by hand and
     /// [`SwitchOptions::force`] is not set. Then nothing was done, and [`Error::details`] has the
     /// paths. After later errors the worktree is between the two snapshots
-    /// ([`WorktreeState::Switching`](crate::WorktreeState::Switching)), but each path is whole; the
+    /// ([`WorktreeState::Restoring`](crate::WorktreeState::Restoring)), but each path is whole; the
     /// same call continues the switch. If only the removal of the stage failed, the error says so,
     /// and everything else is done.
     pub fn switch(
@@ -247,7 +247,7 @@ impl Worktree {
             if operation.is_cancelled() {
                 return cancelled(what, &self.path);
             }
-            let why = "another process is switching or dropping it";
+            let why = "another process restores or drops it";
             let cause = io::Error::new(io::ErrorKind::WouldBlock, why);
             Error::new(ErrorKind::Busy, what, &self.path, cause)
         })
@@ -256,8 +256,8 @@ impl Worktree {
     /// The lock is taken before anything in the tree is looked at: a drop that has it may have taken
     /// the folder away, and may bring it back.
     fn lock(&self, operation: &Running) -> Result<locks::Guard, Error> {
-        self.store.must_be_writable(Operation::SwitchWorktreeOf)?;
-        let alone = self.lock_for(Operation::SwitchWorktree, operation)?;
+        self.store.must_be_writable(Operation::RestoreWorktreeOf)?;
+        let alone = self.lock_for(Operation::RestoreWorktree, operation)?;
         self.must_keep_to_itself()?;
         // A process that was killed while it discarded undo data left that data here. We sweep it
         // now, because the command may have nothing else to do.
@@ -353,7 +353,7 @@ impl Worktree {
         // are guarded nevertheless.
         let restless = scan.skipped.iter().filter(|it| it.reason == SkipReason::Restless);
         report.skipped = restless.chain(&staged.skipped).cloned().collect();
-        let row = WorktreeRow { state: State::Switching, target: Some(to), ..self.row.clone() };
+        let row = WorktreeRow { state: State::Restoring, target: Some(to), ..self.row.clone() };
         let mut moves_aside = what != Changes::Respect;
         if moves_aside && interrupted.is_none() && has_no_changes(&moves) {
             // Work that an earlier switch moved aside is worth more than the way back from a tree
@@ -394,13 +394,13 @@ impl Worktree {
     /// The error of a switch that would overwrite local changes.
     fn in_the_way(&self, moves: &Moves) -> Error {
         let cause = io::Error::other("local changes are in the way");
-        Error::new(ErrorKind::Changed, Operation::SwitchWorktree, &self.path, cause)
+        Error::new(ErrorKind::Changed, Operation::RestoreWorktree, &self.path, cause)
             .with_details(moves.conflicts.iter().map(|path| shown(path)).collect())
     }
 
     /// The snapshot that a killed switch was to bring the worktree to.
     fn interrupted(&self, like: &[&Manifest]) -> Result<Option<Manifest>, Error> {
-        let (State::Switching, Some(id)) = (self.row.state, self.row.target) else {
+        let (State::Restoring, Some(id)) = (self.row.state, self.row.target) else {
             return Ok(None);
         };
         let object = self.store.object(id)?;
@@ -452,7 +452,7 @@ impl Worktree {
         for path in paths.into_iter().filter(|path| !path.as_os_str().is_empty()) {
             let here = (root.as_fd(), Path::new("."));
             if mounts::same_mount((root.as_fd(), path), here) == Some(false) {
-                let why = "something is mounted there, and a switch changes nothing outside of its worktree: unmount it first";
+                let why = "something is mounted there, and a restore changes nothing outside of its worktree: unmount it first";
                 let cause = io::Error::new(io::ErrorKind::CrossesDevices, why);
                 return Err(Error::io(Operation::Write, self.path.join(path), cause));
             }

@@ -621,7 +621,7 @@ fn a_forced_switch_that_was_cut_short_is_brought_to_an_end_and_undone_with_nothi
                 ErrorKind::PermissionDenied,
             );
             assert!(error.path().starts_with(one.path()), "{row}: {error}");
-            assert_eq!(one.state().unwrap(), WorktreeState::Switching, "{row}");
+            assert_eq!(one.state().unwrap(), WorktreeState::Restoring, "{row}");
             drop(flag);
             match how {
                 "force" => {

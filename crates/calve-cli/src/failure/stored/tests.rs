@@ -30,7 +30,7 @@ fn every_kind_that_a_store_knows_has_a_way_out() {
         (ErrorKind::SnapshotNotFound, Operation::Compare, "calve snapshot"),
         (ErrorKind::SnapshotAmbiguous, Operation::FindSnapshot, "calve log -v"),
         (ErrorKind::WorktreeNotFound, Operation::FindWorktree, "calve list"),
-        (ErrorKind::WorktreeExists, Operation::StartWorktree, "calve drop"),
+        (ErrorKind::WorktreeExists, Operation::StartWorktree, "calve list"),
         (ErrorKind::WorktreeMissing, Operation::OpenWorktree, "'calve restore w'"),
         (ErrorKind::WorktreeMissing, Operation::OpenWorktree, "'calve drop --force w'"),
         (ErrorKind::Changed, Operation::DropWorktree, "'calve drop --force w'"),
@@ -47,7 +47,7 @@ fn every_kind_that_a_store_knows_has_a_way_out() {
         (ErrorKind::Conflict, Operation::Fill, "--from DIR"),
         (ErrorKind::InvalidPattern, Operation::ReadPatterns, "relative path"),
         (ErrorKind::InvalidName, Operation::UseBranch, "--detach"),
-        (ErrorKind::Changed, Operation::SwitchWorktree, "'calve snapshot --of w'"),
+        (ErrorKind::Changed, Operation::RestoreWorktree, "'calve snapshot --of w'"),
         (ErrorKind::InvalidName, Operation::UseName, "no slash"),
         (
             ErrorKind::Overlap,

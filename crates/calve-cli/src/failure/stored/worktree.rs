@@ -13,16 +13,15 @@ pub(super) fn way_out(case: &Case<'_>) -> Option<String> {
     let Case { kind, operation, path, other, error, name } = *case;
     let hint = match kind {
         ErrorKind::WorktreeNotFound => "'calve list' lists the worktrees".to_owned(),
-        ErrorKind::WorktreeExists => format!(
-            "choose another name, or run 'calve drop {}' first",
-            shell_word(path)
-        ),
+        ErrorKind::WorktreeExists => {
+            "choose another name; 'calve list' lists those that are taken".to_owned()
+        }
         ErrorKind::WorktreeMissing if path.is_dir() => format!(
             "if this is a copy of its folder (from a backup, say), move that away, run 'calve restore{name}', and copy \
              your changes back; 'calve drop --force{name}' forgets the worktree and leaves the folder"
         ),
         ErrorKind::WorktreeMissing => format!(
-            "'calve restore{name}' makes it again from its base snapshot, 'calve drop --force{name}' forgets it; if \
+            "'calve restore{name}' brings it back, as its base snapshot has it; 'calve drop --force{name}' forgets it; if \
              you moved it, run 'calve status' once inside it"
         ),
         ErrorKind::Changed
@@ -34,6 +33,11 @@ pub(super) fn way_out(case: &Case<'_>) -> Option<String> {
                  drops the worktree, and 'calve undo{name}' brings it back for seven days"
             )
         }
+        // A snapshot cannot be taken of a folder that is gone.
+        ErrorKind::Changed if operation == Operation::DropWorktree && is_gone(path) => format!(
+            "'calve restore{name}' brings its folder back, with what is staged; 'calve drop --force{name}' drops the \
+             worktree, and 'calve undo{name}' brings it back for seven days"
+        ),
         ErrorKind::Changed if operation == Operation::DropWorktree => format!(
             "commit it, or keep it in a snapshot with 'calve snapshot{}'; 'calve drop --force{name}' drops the \
              worktree, and 'calve undo{name}' brings it back for seven days",
@@ -73,4 +77,9 @@ pub(super) fn way_out(case: &Case<'_>) -> Option<String> {
         _ => return None,
     };
     Some(hint)
+}
+
+fn is_gone(path: &Path) -> bool {
+    let is_there = path.symlink_metadata();
+    is_there.is_err_and(|error| error.kind() == io::ErrorKind::NotFound) && path.is_absolute()
 }

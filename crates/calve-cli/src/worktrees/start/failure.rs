@@ -3,9 +3,10 @@
 use std::io;
 use std::path::Path;
 
-use calve::{ErrorKind, Operation, StartBranch};
+use calve::{ErrorKind, FoundBranch, Operation, StartBranch};
 
 use super::wanted::Wanted;
+use super::words::branches_like;
 use crate::args::StartArgs;
 use crate::failure::Failure;
 use crate::failure::stored::store_failure;
@@ -18,17 +19,31 @@ pub(super) fn start_failure(error: &calve::Error, wanted: &Wanted<'_>) -> Failur
         // The user gave a path instead of a name.
         (ErrorKind::InvalidName, Some(folder), Some(name)) if folder != Path::new("") => {
             let (folder, name) = (shell_word(folder), shell_word(Path::new(name)));
-            let branch = shell_word(path);
             format!(
-                "NAME cannot be a path; 'calve start -b {branch} {name}' gives the worktree a branch of this name, \
-                 'calve start --at {folder} {name}' puts it into that folder"
+                "'calve start --at {folder} {name}' puts a worktree named {name} into that folder"
             )
+        }
+        (ErrorKind::CommitNotFound, ..) => {
+            let word = path.to_string_lossy();
+            return failure.meant(&branches_like(&word, wanted.project));
         }
         (ErrorKind::WorktreeExists | ErrorKind::DestinationExists, _, Some(name))
             if !path.join(".git").is_file()
                 && name.to_str().is_some_and(|it| wanted.asked.other_branch(it).is_some()) =>
         {
             other_folder(&name.to_string_lossy(), error.other_path().unwrap_or(path), wanted)
+        }
+        (ErrorKind::WorktreeExists, _, Some(_)) => {
+            let name = path.to_string_lossy();
+            let free = shell_word(Path::new(&free_name(
+                &name,
+                error.other_path().unwrap_or(path),
+                wanted,
+            )));
+            format!(
+                "'calve start {free}' makes another one; 'calve status {}' looks at it",
+                shell_word(path)
+            )
         }
         (ErrorKind::BranchExists, ..) => {
             let hint = taken_branch(error, wanted.args, &wanted.asked.names);
@@ -60,17 +75,24 @@ pub(super) fn start_failure(error: &calve::Error, wanted: &Wanted<'_>) -> Failur
 /// How to start a worktree whose folder's name was made from its branch and is taken.
 fn other_folder(name: &str, path: &Path, wanted: &Wanted<'_>) -> String {
     let word = |text: &str| shell_word(Path::new(text));
-    let is_taken = |name: &String| {
-        wanted.store.worktree(name).is_ok() || path.with_file_name(name).symlink_metadata().is_ok()
-    };
-    let free = (2..).map(|number| format!("{name}-{number}")).find(|name| !is_taken(name));
     let base = wanted.asked.base_in_words().map(|base| format!(" --base {}", word(base)));
     format!(
         "'calve start{} -b {} {}' puts it into another folder",
         base.unwrap_or_default(),
         word(wanted.asked.other_branch(name).unwrap_or(name)),
-        word(&free.unwrap_or_default())
+        word(&free_name(name, path, wanted))
     )
+}
+
+/// A name that neither a worktree nor what is in its folder has.
+fn free_name(name: &str, path: &Path, wanted: &Wanted<'_>) -> String {
+    let is_taken = |name: &String| {
+        let is_branch = !matches!(wanted.store.find_branch(name), Ok(FoundBranch::Nowhere));
+        let is_there = path.with_file_name(name).symlink_metadata().is_ok();
+        is_branch || is_there || wanted.store.worktree(name).is_ok()
+    };
+    let free = (2..).map(|number| format!("{name}-{number}")).find(|name| !is_taken(name));
+    free.unwrap_or_default()
 }
 
 /// Whether a working tree is neither the project nor a worktree that the store knows.

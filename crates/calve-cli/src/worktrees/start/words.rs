@@ -10,6 +10,7 @@ use crate::args::StartArgs;
 use crate::failure::Failure;
 use crate::failure::stored::{own, store_failure};
 use crate::settings::without_another_repository;
+use crate::similar;
 use crate::text::{harmless, shell_word};
 
 /// The worktrees that the words ask for.
@@ -180,6 +181,14 @@ fn fetched(
     };
     git(project, &["fetch", "-q", "--no-tags", "--no-write-fetch-head", "--", remote, reference])?;
     Ok(Some((id.to_owned(), None)))
+}
+
+/// Branches and tags that are like this word.
+pub(super) fn branches_like(word: &str, project: &Path) -> Vec<String> {
+    let format =
+        ["for-each-ref", "--format=%(refname:short)", "refs/heads", "refs/remotes", "refs/tags"];
+    let known = git(project, &format).unwrap_or_default();
+    similar::owned(similar::to(word, known.lines()))
 }
 
 /// What git prints. It may ask for a password.

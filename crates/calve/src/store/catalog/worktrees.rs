@@ -18,7 +18,7 @@ pub(crate) enum State {
     Starting,
     Ready,
     /// The worktree is between its snapshot and its target.
-    Switching,
+    Restoring,
 }
 
 /// A row of `worktrees`.
@@ -108,7 +108,7 @@ impl State {
         match self {
             Self::Starting => 0,
             Self::Ready => 1,
-            Self::Switching => 2,
+            Self::Restoring => 2,
         }
     }
 }
@@ -424,7 +424,7 @@ fn worktree_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<WorktreeRow> {
         state: match row.get("state")? {
             0_i64 => State::Starting,
             1 => State::Ready,
-            _ => State::Switching,
+            _ => State::Restoring,
         },
         target: id("target")?,
         maker: row.get("maker")?,

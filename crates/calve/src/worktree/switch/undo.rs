@@ -140,7 +140,7 @@ impl Worktree {
             Ok(record) => record.map(Some).ok_or_else(|| {
                 let cause = io::Error::new(
                     io::ErrorKind::InvalidData,
-                    "the record of the last switch is damaged",
+                    "the record of the last restore is damaged",
                 );
                 Error::new(ErrorKind::Damaged, Operation::Undo, self.undo_path(), cause)
             }),
@@ -172,7 +172,12 @@ impl Worktree {
                 let cause = io::Error::other(
                     "it is a symbolic link; calve follows no link when it moves files aside",
                 );
-                return Err(Error::new(ErrorKind::Damaged, Operation::SwitchWorktree, path, cause));
+                return Err(Error::new(
+                    ErrorKind::Damaged,
+                    Operation::RestoreWorktree,
+                    path,
+                    cause,
+                ));
             }
         }
         Ok(())
