@@ -16,8 +16,12 @@ struct Desk {
     variables: Vec<(String, String)>,
 }
 
+/// `back FILE`: git looks at the file, which then gets another content of the same size, and its old
+/// time, all in one second. git compares whole seconds.
 const GIT: &str =
     "git() { command git -c user.name=n -c user.email=e -c protocol.file.allow=always \"$@\"; }
+    back() (cd \"${1%/*}\"; until [[ $(date +%N) < 2 ]]; do sleep .02; done; touch -d @1700000000 \"$1\"
+        git update-index -q --refresh; echo two >\"$1\"; touch -d @1700000000 \"$1\"; git diff --quiet)
     W=$PWD/app.worktrees/w; cd app;";
 
 impl Desk {
@@ -82,6 +86,7 @@ fn work_in_a_repository_inside_an_ignored_folder_is_work_unless_the_base_has_it(
         ("", "echo out >out", Some(0)),
         ("", "echo two >a; git add a; git show HEAD:a >a", Some(1)),
         ("", "git update-index --assume-unchanged a; echo two >a", Some(1)),
+        ("", "back $PWD/a", Some(1)),
         ("", "git commit -qm two --allow-empty", Some(1)),
         ("echo two >a; echo new >new", "", Some(0)),
         ("echo two >a", "echo three >a", Some(1)),
@@ -235,6 +240,7 @@ fn what_only_git_has_and_what_git_does_not_list_is_work_to_a_drop() {
             "git init -q $W/built; git -C $W/built commit -q --allow-empty -m 1; rm $W/built/.git/HEAD",
             "built",
         ),
+        ("edited in the second in which git looked", "back $W/file", "file"),
         (
             "grafted",
             "git -C $W checkout -q --detach; git -C $W commit -q --allow-empty -m only; \
@@ -247,7 +253,7 @@ fn what_only_git_has_and_what_git_does_not_list_is_work_to_a_drop() {
         desk.sh(script);
         let listed = desk.calve("list");
         assert!(
-            matches!(what, "grafted" | "patches wait")
+            matches!(what, "grafted" | "patches wait" | "edited in the second in which git looked")
                 || work == "built"
                 || work == "d/.git"
                 || !listed.stdout.contains("clean"),

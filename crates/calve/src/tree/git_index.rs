@@ -36,6 +36,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Timespec, Timestamps};
 
 use self::format::{Chunk, IndexLayout};
+#[cfg(feature = "store")]
+use self::format::Cursor;
 use self::rule::Moments;
 use super::across::rename_entry;
 use super::listing::{self, Time};
@@ -191,12 +193,16 @@ pub(crate) struct Special {
     /// The files that git takes for unchanged without a look, and those outside of a sparse
     /// checkout.
     pub(crate) hidden: Vec<PathBuf>,
+    /// Files that git takes for unchanged, since it compares whole seconds, and that changed in the
+    /// second that the index records; with the id of the content that it records.
+    pub(crate) of_that_second: Vec<(PathBuf, String)>,
 }
 
 /// The special paths in the index of the repository `git`. `None` if calve does not understand the
-/// index; only git can be asked then.
+/// index; only git can be asked then. `edited` is a working tree of which nobody edited a file
+/// before that second: its files are looked at, if the index records a change since then.
 #[cfg(feature = "store")]
-pub(crate) fn special_in(git: &Path) -> Option<Special> {
+pub(crate) fn special_in(git: &Path, edited: Option<(&Path, i64)>) -> Option<Special> {
     let mut special = Special::default();
     if std::fs::symlink_metadata(git.join("index"))
         .is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
@@ -210,15 +216,27 @@ pub(crate) fn special_in(git: &Path) -> Option<Special> {
     }
     let bytes = read(&file, meta.size)?;
     let layout = IndexLayout::of(&bytes)?;
+    let path_of = |cursor: &Cursor| PathBuf::from(OsString::from_vec(cursor.path.clone()));
     for chunk in &layout.chunks {
         let (mut cursor, bytes) = (chunk.cursor.clone(), &bytes[chunk.bytes.clone()]);
         while let Some(entry) = cursor.next(bytes) {
             let found = match (entry.is_submodule(), entry.is_hidden()) {
                 (true, _) => &mut special.submodules,
                 (false, true) => &mut special.hidden,
-                (false, false) => continue,
+                (false, false) => {
+                    if let Some((root, since)) = edited
+                        && rule::is_since(entry.recorded, since)
+                        && let Ok(file) = fs::lstat(root.join(path_of(&cursor)))
+                        && rule::is_of_that_second(entry.recorded, &Meta::of(&file))
+                    {
+                        let id: String =
+                            entry.id(bytes, &layout).iter().map(|it| format!("{it:02x}")).collect();
+                        special.of_that_second.push((path_of(&cursor), id));
+                    }
+                    continue;
+                }
             };
-            found.push(PathBuf::from(OsString::from_vec(cursor.path.clone())));
+            found.push(path_of(&cursor));
         }
     }
     Some(special)

@@ -274,7 +274,7 @@ impl Worktree {
     /// What git would lose with the worktree. `None` if the worktree has no repository. Then calve
     /// looks for changes itself. Whatever git cannot say is not known: see [`Loss::failure`].
     pub(super) fn git_loss(&self, is_there: bool) -> Option<Loss> {
-        self.git_loss_by(is_there, git::whole_work_in)
+        self.git_loss_by(is_there, |tree| git::whole_work_in(tree, self.row.created))
     }
 
     /// The same for a worktree that nobody touched, and of which one that is alike has no work.

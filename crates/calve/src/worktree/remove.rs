@@ -340,7 +340,8 @@ impl Worktree {
             let looked = looking.ok().and_then(|looking| looking.join().ok());
             (loss, looked.unwrap_or_else(look))
         });
-        let loss = loss.map(|loss| loss.with_nested(&self.path, &nested.repositories));
+        let tree = (self.path.as_path(), self.row.created);
+        let loss = loss.map(|loss| loss.with_nested(tree, &nested.repositories));
         Ok(Seen { project: self.store.project()?, since, loss, living, nested, untouched: None })
     }
 

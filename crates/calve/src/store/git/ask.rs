@@ -121,12 +121,16 @@ impl Tree {
         head_commit(self.git())
     }
 
-    /// The submodules of the tree, and the files that git takes for unchanged without a look.
+    /// The submodules of the tree, and the files that git takes for unchanged without a look. If
+    /// nobody `edited` a file before that second (since 1970), also those that git takes for
+    /// unchanged since it compares whole seconds; of an index that calve does not understand they
+    /// are not known.
     ///
     /// # Errors
     /// git could not be asked.
-    pub(super) fn special(&self) -> Result<Special, Failure> {
-        if let Some(special) = git_index::special_in(&self.git_dir) {
+    pub(super) fn special(&self, edited: Option<i64>) -> Result<Special, Failure> {
+        let edited = edited.map(|since| (self.root.as_path(), since));
+        if let Some(special) = git_index::special_in(&self.git_dir, edited) {
             return Ok(special);
         }
         let output = self.git().args(["ls-files", "-z", "-v", "--stage"]).whole().run()?;
@@ -143,6 +147,34 @@ impl Tree {
             }
         }
         Ok(special)
+    }
+
+    /// Those of the files whose content is not the one with this id. Links count.
+    ///
+    /// # Errors
+    /// git does not work with this tree.
+    pub(super) fn with_other_content(
+        &self,
+        files: Vec<(PathBuf, String)>,
+    ) -> Result<Vec<PathBuf>, Failure> {
+        let is_asked = |path: &Path| {
+            // The paths are lines of the question.
+            !path.as_os_str().as_encoded_bytes().contains(&b'\n')
+                && std::fs::symlink_metadata(self.root.join(path)).is_ok_and(|it| it.is_file())
+        };
+        let (asked, mut other): (Vec<_>, Vec<_>) =
+            files.into_iter().partition(|(path, _)| is_asked(path));
+        if !asked.is_empty() {
+            let lines: Vec<&[u8]> =
+                asked.iter().map(|(path, _)| path.as_os_str().as_encoded_bytes()).collect();
+            let question = [lines.join(&b'\n'), b"\n".to_vec()].concat();
+            let output =
+                self.git().args(["hash-object", "--stdin-paths"]).with_input(question).whole().run()?;
+            let answer = String::from_utf8_lossy(&whole(output)?).into_owned();
+            let mut ids = answer.lines();
+            other.extend(asked.into_iter().filter(|(_, id)| ids.next() != Some(id)));
+        }
+        Ok(other.into_iter().map(|(path, _)| path).collect())
     }
 
     /// Lists those of the paths that git tracks, with zero bytes between them.

@@ -401,7 +401,7 @@ pub(crate) fn all_below(
         // Nothing is in a tree that is gone.
         let tree = Tree { root: root.join(&folder), git_dir };
         let submodules = match identity(&tree.root)? {
-            Some(_) => tree.special()?.submodules,
+            Some(_) => tree.special(None)?.submodules,
             None => Vec::new(),
         };
         for path in submodules {

@@ -78,6 +78,9 @@ const COMPARE_ALL: [&str; 6] = [
     "core.untrackedCache=false",
 ];
 
+/// A filesystem that a server holds has a clock of its own.
+const CLOCKS_APART_SECONDS: i64 = 60;
+
 /// The uncommitted work in a working tree. Nothing is written.
 ///
 /// # Errors
@@ -118,17 +121,19 @@ fn unopened(words: &str) -> Option<&str> {
 /// which it may leave out submodules further down, and says nothing of files that an index there
 /// marks as unchanged.
 ///
+/// `made` is the second (since 1970) in which the tree was made: nobody edited a file there before.
+///
 /// # Errors
 /// git does not work with this tree.
-pub(crate) fn whole_work_in(tree: &Tree) -> Result<Work, Failure> {
-    let (mut whole, submodules) = work_but_of_submodules(tree)?;
+pub(crate) fn whole_work_in(tree: &Tree, made: i64) -> Result<Work, Failure> {
+    let (mut whole, submodules) = work_but_of_submodules(tree, made)?;
     let mut asked: VecDeque<Submodule> = submodules.into();
     for _ in 0..SUBMODULES_MOST {
         let Some(submodule) = asked.pop_front() else { return Ok(whole) };
         let asked_inner = match Tree::at(&tree.root.join(&submodule.path)) {
             // Its folder is empty, or gone.
             Ok(None) => continue,
-            Ok(Some(inner)) => work_but_of_submodules(&inner),
+            Ok(Some(inner)) => work_but_of_submodules(&inner, made),
             Err(failure) => Err(failure),
         };
         let Ok((inner, further)) = asked_inner else {
@@ -162,9 +167,10 @@ pub(crate) fn work_beside(tree: &Tree, head: &Head) -> Result<Work, Failure> {
 
 /// The work in one working tree, with the files that git takes for unchanged, and all its
 /// submodules, whether or not they are changed.
-fn work_but_of_submodules(tree: &Tree) -> Result<(Work, Vec<Submodule>), Failure> {
+fn work_but_of_submodules(tree: &Tree, made: i64) -> Result<(Work, Vec<Submodule>), Failure> {
     let mut found = work(tree, &COMPARE_ALL)?;
-    let special = tree.special()?;
+    let special = tree.special(Some(made.saturating_sub(CLOCKS_APART_SECONDS)))?;
+    found.paths.extend(tree.with_other_content(special.of_that_second)?);
     // git says nothing about these, whatever they have become.
     let is_there = |path: &PathBuf| std::fs::symlink_metadata(tree.root.join(path)).is_ok();
     // If such a file differs from what is staged, or is missing, git says nothing about that either.

@@ -40,7 +40,8 @@
 //! stayed the same. Most builds of git compare seconds. So git does not see an edit in the clone
 //! that keeps the size, restores the modification time, and happens in the second in which the
 //! clone was made. The same holds for each file in the second in which git itself refreshes an
-//! index.
+//! index. Before a tree is deleted, [`is_of_that_second`] finds such files, whose content is then
+//! compared.
 
 use rustix::fs::FileType;
 
@@ -166,6 +167,21 @@ fn is_stat_of(recorded: Recorded, file: &Meta) -> bool {
         && recorded.uid == file.uid
         && recorded.gid == file.gid
         && recorded.size == cut(file.size)
+}
+
+/// Whether the entry records a change in this second (since 1970) or later.
+#[cfg(feature = "store")]
+pub(super) fn is_since(recorded: Recorded, second: i64) -> bool {
+    i64::from(recorded.changed.0) >= second
+}
+
+/// Whether the file may be another than the one that the entry records, although git, which
+/// compares whole seconds, sees no difference.
+#[cfg(feature = "store")]
+pub(super) fn is_of_that_second(recorded: Recorded, file: &Meta) -> bool {
+    let (changed, modified) = (cut_time(file.changed), cut_time(file.modified()));
+    let same_seconds = recorded.changed.0 == changed.0 && recorded.modified.0 == modified.0;
+    same_seconds && (recorded.changed.1, recorded.modified.1) != (changed.1, modified.1)
 }
 
 /// Whether the file may have changed after git looked and still have the same times. `file` has the

@@ -10,9 +10,10 @@ use crate::store::layout::GIT;
 impl Loss {
     /// Adds the commits of the repositories at these paths in the tree at `root`, and the work in
     /// their working trees. git does not list it for the tree at `root` if that ignores the folder.
+    /// `made` is the second in which the tree was made.
     pub(in crate::worktree) fn with_nested(
         mut self,
-        root: &Path,
+        (root, made): (&Path, i64),
         repositories: &[PathBuf],
     ) -> Self {
         for path in repositories {
@@ -36,15 +37,15 @@ impl Loss {
                 }));
             }
             self.submodules.push(LostModule { held, unheld });
-            self.add_work_of(root, path);
+            self.add_work_of((root, made), path);
         }
         self
     }
 
-    fn add_work_of(&mut self, root: &Path, repository: &Path) {
+    fn add_work_of(&mut self, (root, made): (&Path, i64), repository: &Path) {
         let Some(at) = repository.parent().filter(|_| repository.ends_with(GIT)) else { return };
-        let found =
-            Tree::at(&root.join(at)).and_then(|tree| tree.as_ref().map(whole_work_in).transpose());
+        let work_in = |tree: Option<Tree>| tree.map(|tree| whole_work_in(&tree, made)).transpose();
+        let found = Tree::at(&root.join(at)).and_then(work_in);
         let Some(found) = self.known(found).flatten() else { return };
         let work = self.work.get_or_insert_default();
         work.is_cut |= found.is_cut;
