@@ -95,6 +95,11 @@ const ROWS: &[Row] = &[
             ("restore a", 1, "no worktree"),
         ],
     },
+    // Nobody can say which processes work in a tree.
+    Row {
+        sandbox: &["without=/proc"],
+        except: &[("drop --force a", 3, "living processes in /proc")],
+    },
     // A limit of processes that is reached. calve works in its own thread, and needs git for git's.
     Row {
         sandbox: NO_PROCESSES,

@@ -64,6 +64,7 @@ operations! {
     ListRemote = "list the remote",
     Lock = "lock",
     LookAt = "look at",
+    LookForProcesses = "look for living processes in",
     Make = "make",
     MakeBranch = "make the branch",
     MakeDirectory = "make directory",

@@ -35,9 +35,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Timespec, Timestamps};
 
-use self::format::{Chunk, IndexLayout};
 #[cfg(feature = "store")]
 use self::format::Cursor;
+use self::format::{Chunk, IndexLayout};
 use self::rule::Moments;
 use super::across::rename_entry;
 use super::listing::{self, Time};

@@ -581,6 +581,9 @@ impl Worktree {
         };
         let mut dropped = DroppedWorktree::new(remains, kept, problems);
         dropped.living.clone_from(&seen.living);
+        let could_look =
+            processes::can_be_found().context(Operation::LookForProcesses, || Path::new("/proc"));
+        dropped.problems.extend(could_look.err());
         Ok(Ok(self.without_branch(dropped, loss, branch)))
     }
 

@@ -168,8 +168,12 @@ impl Tree {
             let lines: Vec<&[u8]> =
                 asked.iter().map(|(path, _)| path.as_os_str().as_encoded_bytes()).collect();
             let question = [lines.join(&b'\n'), b"\n".to_vec()].concat();
-            let output =
-                self.git().args(["hash-object", "--stdin-paths"]).with_input(question).whole().run()?;
+            let output = self
+                .git()
+                .args(["hash-object", "--stdin-paths"])
+                .with_input(question)
+                .whole()
+                .run()?;
             let answer = String::from_utf8_lossy(&whole(output)?).into_owned();
             let mut ids = answer.lines();
             other.extend(asked.into_iter().filter(|(_, id)| ids.next() != Some(id)));

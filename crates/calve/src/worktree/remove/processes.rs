@@ -6,9 +6,9 @@
 //! do not count either, with the git that they run: what they do to worktrees is ordered by the
 //! store's locks. A process that ends at once, such as the git of a shell's prompt, does not count.
 //!
-//! Where there is no `/proc`, and for processes of other users that may not be read, nothing is
-//! found. That is no reason to refuse: the drop looks for changes once more, after the tree is
-//! where no process finds it.
+//! Where there is no `/proc` ([`can_be_found`]), and for processes of other users that may not be
+//! read, nothing is found. That is no reason to refuse: the drop looks for changes once more, after
+//! the tree is where no process finds it. What a process writes later is lost, so it is said.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -60,6 +60,18 @@ pub(super) fn living_in(root: &Path, depth: Depth) -> Vec<LivingProcess> {
     std::thread::sleep(STAYS);
     let again = found_in(root, depth);
     found.into_iter().filter(|it| again.contains(it)).collect()
+}
+
+/// Fails if nobody can say which processes work in a tree.
+#[cfg(target_os = "linux")]
+pub(super) fn can_be_found() -> std::io::Result<()> {
+    identity_of(Path::new("/proc/self/cwd")).map(drop)
+}
+
+/// Only Linux has `/proc`.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn can_be_found() -> std::io::Result<()> {
+    Ok(())
 }
 
 fn found_in(root: &Path, depth: Depth) -> Vec<LivingProcess> {
@@ -219,8 +231,11 @@ fn program_of(pid: u32) -> Option<(u64, u64)> {
 }
 
 fn identity(path: &Path) -> Option<(u64, u64)> {
-    let found = std::fs::metadata(path).ok()?;
-    Some((found.dev(), found.ino()))
+    identity_of(path).ok()
+}
+
+fn identity_of(path: &Path) -> std::io::Result<(u64, u64)> {
+    std::fs::metadata(path).map(|found| (found.dev(), found.ino()))
 }
 
 #[cfg(test)]
