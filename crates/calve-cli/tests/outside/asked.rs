@@ -623,3 +623,22 @@ fn a_start_says_what_it_did_not_bring_and_which_settings_do_not_hold() {
         }
     }
 }
+
+/// Times of drops are whole seconds.
+#[test]
+fn of_two_worktrees_of_one_name_the_one_that_was_dropped_last_comes_back_first() {
+    let desk = Desk::new();
+    for round in 0..6 {
+        for tree in ["first", "last"] {
+            desk.calve(&format!("start -q --git none w{round}"));
+            desk.sh(&format!("echo {tree} >${{W}}{round}/work"));
+            desk.calve(&format!("drop -q --force w{round}"));
+        }
+        for tree in ["last", "first"] {
+            desk.calve(&format!("undo -q w{round}"));
+            assert_eq!(desk.sh(&format!("cat ${{W}}{round}/work")), tree, "{round}");
+            desk.sh(&format!("mv ${{W}}{round} ../{tree}{round}"));
+            desk.calve(&format!("drop -q --force w{round}"));
+        }
+    }
+}

@@ -366,11 +366,13 @@ fn dropped_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<DroppedRow> {
     Ok(DroppedRow { row: worktree, beside, dropped: row.get("dropped")? })
 }
 
+/// Of two of one name, the one that was dropped last is the later one, also within one second.
 fn put_dropped(db: &Connection, kept: &DroppedRow) -> rusqlite::Result<()> {
     let DroppedRow { row, beside, dropped } = kept;
     db.execute(
         "INSERT INTO dropped (token, name, path, snapshot, created, git, beside, dropped)
-            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7,
+                max(?8, ifnull((SELECT max(dropped) + 1 FROM dropped WHERE name = ?2), 0)))",
         params![
             row.token,
             row.name,
