@@ -45,19 +45,14 @@
 //! compatible NAME        a calve that does not know NAME may open the store
 //! ```
 //! The file is text. The first line comes first, the others in any order and number. Anything else
-//! is refused. A new store has no features. A store gets a feature with the first snapshot that
-//! needs it, and keeps it. This version knows these features:
+//! is refused. A new store on a local disk has no features. This version knows one:
 //!
 //! | feature | means |
 //! |---|---|
-//! | `incompatible linked-special` | Symbolic links and FIFOs may have link groups (kind bit 0x20). |
-//! | `incompatible without-git` | Some snapshots lack the `.git` of the tree's root. |
-//! | `incompatible own-paths` | Worktrees have files that name their own root: `trees/TOKEN/paths` says so. |
-//! | `incompatible named-later` | Worktrees may have no snapshot and a record in `unnamed/` instead. |
+//! | `incompatible memory-not-shared` | The store was made through a filesystem whose memory is not shared; its database has no log. |
 //!
-//! A `.git` in the root of a tree is not content, and no command touches it. Snapshots without it
-//! came with the feature `without-git`. Older ones may have it. calve leaves it out wherever it
-//! uses their trees, but the indexes of such trees have a place for each stored entry.
+//! A `.git` in the root of a tree is not content, and no command touches it. A snapshot that has one
+//! is refused.
 //!
 //! # Numbers, ids and names
 //! An *id* has 32 bytes; as text it is 64 lower-case hexadecimal digits. The id of a content is the
@@ -106,7 +101,7 @@
 //! an id, or 0. The parent may not exist any more.
 //!
 //! # `index.db`
-//! `user_version` is 4: the version of the tables. A calve that knows a later version migrates the
+//! `user_version` is 1: the version of the tables. A calve that knows a later version migrates the
 //! tables to that version when it opens the store, in one transaction. A calve that knows only
 //! earlier versions refuses the store. The database uses WAL mode and `synchronous=FULL`. calve
 //! trusts nothing in it: every reader of an object compares the object's hash with its key.
@@ -121,8 +116,7 @@
 //! | `packs` | `id`, `name` | files in `packs/` |
 //! | `packed` | `blob`, `pack`, `offset`, `stored`, `size` | the pack of a content, and its place there |
 //!
-//! `directories` has its rows in the order in which they were written, and an index of the ids. Up
-//! to version 3 the ids were its order (`WITHOUT ROWID`), which took six times the reads.
+//! `directories` has its rows in the order in which they were written, and an index of the ids.
 //!
 //! A worktree's `path` is absolute, in bytes; the project's is empty if the store is inside it.
 //! `state` is 0 while the worktree is being started, 1 when it is ready, and 2 while it is switched
@@ -131,16 +125,15 @@
 //! stands for the boot, the lower half for the PID namespace. So calve recognizes a maker that died.
 //!
 //! `worktree` and `branch` of a snapshot say which worktree it was taken of, and on which branch of
-//! git that was. Both may be null. Versions 1 and 2 did not have these columns.
+//! git that was. Both may be null.
 //!
 //! A row of `dropped` repeats the worktree's row as it was. `dropped` is the time of the drop, in
 //! seconds since 1970. If `beside` is not 0, the tree could not be renamed into the store, and is
-//! beside its old path as `.calve-dropped-TOKEN`. Versions 1 and 2 did not have this table.
+//! beside its old path as `.calve-dropped-TOKEN`.
 //!
 //! `git` is null, or for a linked worktree of git the text `linked COMMIT BRANCH`: the commit that
 //! it was started at, and its branch, or nothing after the second space. A second line
-//! `head CONTENT` has the content of its `HEAD` when calve last saw it. Version 1 did not have this
-//! column. A row of `packed` may be missing although a pack has the content, but never the
+//! `head CONTENT` has the content of its `HEAD` when calve last saw it. A row of `packed` may be missing although a pack has the content, but never the
 //! other way round.
 //!
 //! # Packs
@@ -164,7 +157,7 @@
 //!
 //! # Indexes
 //! ```text
-//! magic "CALVEIDX" | version u32 = 3 | snapshot id:32 | boot:16
+//! magic "CALVEIDX" | version u32 = 1 | snapshot id:32 | boot:16
 //!   | stamp: i64 seconds, u32 nanoseconds | count u32 | zstd(records) | BLAKE3 of all before it:32
 //! record = zigzag(inode - last inode) zigzag(seconds - last seconds) varint(nanoseconds)
 //!                                                                        of the change time
@@ -172,8 +165,7 @@
 //! There is one record for each entry of the snapshot: first the root, then the directories breadth
 //! first, with the entries of each sorted by name. A file that changed at the stamp or later is not
 //! trusted. A file that could change without a trace has the latest possible time (2⁶³ − 1
-//! seconds). Version 2 did not know of such files, and version 1 has no `boot`; calve reads both as
-//! indexes whose boot is not known.
+//! seconds).
 //!
 //! `boot` is the start of the BLAKE3 of the kernel's name for its boot (`boot_id`), or zeros. In
 //! another boot, a regular file is trusted only if the filesystem keeps times and content together
@@ -185,10 +177,8 @@
 //! every tree that is a snapshot of this subvolume: inode numbers and times are the same.
 //!
 //! `templates/ID.seal` is one line of text: the number of the transaction in which the subvolume
-//! was last changed (btrfs' `ctransid`, decimal), a space, the kernel's `boot_id` at that time, `
-//! without-git`, and a newline. (In a seal without that word, the tree may have the project's
-//! `.git`; such a seal counts as broken.) calve writes the seal last, when the tree is complete and
-//! flushed.
+//! was last changed (btrfs' `ctransid`, decimal), a space, the kernel's `boot_id` at that time, and a
+//! newline. calve writes the seal last, when the tree is complete and flushed.
 //!
 //! A ready tree serves only while the kernel still reports this number and this `boot_id`. Another
 //! number means that a process wrote to the tree. In another boot the number proves nothing,

@@ -70,7 +70,7 @@ fn lie(kind: &str, dir: &Path) {
             index.stats[1].ino = meta.ino();
             index.stamp.0 += 10;
             let (_, _, base) = known.base.as_ref().unwrap();
-            store.registry().write_index(&row.token, &index, base).unwrap();
+            store.registry().write_index(&row.token, &index).unwrap();
             store.project_worktree().unwrap().status(&options).unwrap();
         }
         "subvolume" => {

@@ -154,17 +154,14 @@ pub fn all() -> io::Result<Vec<Seed>> {
 
     let token = "0123456789abcdef".repeat(2);
     let marker = Marker { token, store: "/home/me/a project/.calve".into() };
-    let record = Record {
-        deleted: vec!["a/b".into(), "c\nd".into()],
-        modes: vec![("e".into(), 0o755)],
-        ..Record::new(id)
-    };
+    let record = Record { deleted: vec!["a/b".into(), "c\nd".into()], ..Record::new(id) };
     seeds.extend([
         ("texts", "format", format::NEW.as_bytes().to_vec()),
         (
             "texts",
             "features",
-            b"calve store 1\ncompatible a\nincompatible linked-special\nincompatible b\n".to_vec(),
+            b"calve store 1\ncompatible a\nincompatible memory-not-shared\nincompatible b\n"
+                .to_vec(),
         ),
         ("texts", "marker", marker.encode(Marked::Worktree)),
         ("texts", "pointer", marker.encode(Marked::Project)),

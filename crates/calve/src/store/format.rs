@@ -6,12 +6,11 @@
 //! incompatible NAME      a calve that does not know NAME must not open the store
 //! compatible NAME        a calve that does not know NAME may open the store
 //! ```
-//! The lines after the first come in any order. A new store on a local disk has no flags. When a snapshot first
-//! needs a flag that this version knows, the store gets the flag. So earlier versions read every
-//! store that they can read, and refuse other stores, naming the flag.
+//! The lines after the first come in any order. A new store on a local disk has no flags. A later
+//! version that writes what this one would misread adds a flag before it does so. Then this version
+//! refuses the store, naming the flag.
 
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use rustix::fs::{self, Mode, OFlags};
@@ -21,34 +20,18 @@ use super::layout::{self, Layout};
 use super::locks;
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::filesystem::Filesystem;
-use crate::tree::staging::StagedFile;
 
 const FIRST_LINE: &str = "calve store 1";
 
 /// The content of `format` in a new store.
 pub(crate) const NEW: &str = "calve store 1\n";
 
-/// Symbolic links and FIFOs may have link groups.
-pub(crate) const LINKED_SPECIAL: &str = "linked-special";
-
-/// Snapshots do not have the `.git` in the root of the project. A version that does not know this
-/// flag would remove `.git` in a reset.
-pub(crate) const WITHOUT_GIT: &str = "without-git";
-
-/// Worktrees have files that name their own root. A version that does not know this flag would take
-/// them for changes, and a snapshot of them would name the worktree.
-pub(crate) const OWN_PATHS: &str = "own-paths";
-
-/// Worktrees may have no base snapshot yet: its contents are named later. A version that does not
-/// know this flag would never name them.
-pub(crate) const NAMED_LATER: &str = "named-later";
-
 /// The store was made through a filesystem whose memory is not shared, and its database has no log
 /// ([`Filesystem::shared_memory`]). A version that does not know this flag would give it one.
 const MEMORY_NOT_SHARED: &str = "memory-not-shared";
 
 /// The incompatible flags that this version knows.
-const KNOWN: [&str; 5] = [LINKED_SPECIAL, WITHOUT_GIT, OWN_PATHS, NAMED_LATER, MEMORY_NOT_SHARED];
+const KNOWN: [&str; 1] = [MEMORY_NOT_SHARED];
 
 /// In every version this file is at most this long.
 const MOST_BYTES: u64 = 64 * 1024;
@@ -96,39 +79,6 @@ pub(crate) fn must_be_of_this_side(store: &Path) -> Result<(), Error> {
 fn has(text: &[u8], name: &str) -> bool {
     let line = format!("incompatible {name}");
     text.split(|byte| *byte == b'\n').any(|it| it == line.as_bytes())
-}
-
-/// Adds the feature `name` to `format`, on the disk, before anything in the store needs the
-/// feature.
-pub(crate) fn require(store: &Path, name: &str) -> Result<(), Error> {
-    if has(&read(store)?, name) {
-        return Ok(());
-    }
-    // If two processes add a feature at once, neither must lose the other's.
-    let _alone = locks::one_at_the_format(store)?;
-    let mut text = read(store)?;
-    if has(&text, name) {
-        return Ok(());
-    }
-    if text.last() != Some(&b'\n') {
-        text.push(b'\n');
-    }
-    text.extend_from_slice(format!("incompatible {name}\n").as_bytes());
-    let path = Layout(store).format();
-    let write = || -> io::Result<()> {
-        let mut staged = StagedFile::in_folder(&Layout(store).stage());
-        let mut file = std::fs::File::create_new(&staged.path)?;
-        io::Write::write_all(&mut file, &text)?;
-        // The new file keeps the owner and the mode, so every user that could read the store still
-        // can.
-        let old = std::fs::metadata(&path)?;
-        let _ = std::os::unix::fs::fchown(&file, Some(old.uid()), Some(old.gid()));
-        file.set_permissions(old.permissions())?;
-        file.sync_all()?;
-        staged.place(fs::CWD, &path)?;
-        std::fs::File::open(store)?.sync_all()
-    };
-    write().context(Operation::Write, || &path)
 }
 
 /// The content of the file, if this version knows everything in it.
@@ -230,7 +180,7 @@ pub(crate) fn parse(text: &[u8]) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::super::layout::{ALL_FOLDERS, FILES};
-    use super::{LINKED_SPECIAL, check, must_be_in_one_place, parse, require};
+    use super::{check, must_be_in_one_place, parse};
 
     #[test]
     fn a_store_with_an_unknown_incompatible_flag_is_refused_by_its_name() {
@@ -239,8 +189,8 @@ mod tests {
             ("calve store 1", None),
             ("calve store 1\ncompatible sparkle\n", None),
             ("calve store 1\nincompatible sha4\n", Some("\"sha4\"")),
-            ("calve store 1\nincompatible linked-special\ncompatible a\n", None),
-            ("calve store 1\nincompatible linked-special 2\n", Some("\"linked-special 2\"")),
+            ("calve store 1\nincompatible memory-not-shared\ncompatible a\n", None),
+            ("calve store 1\nincompatible memory-not-shared 2\n", Some("\"memory-not-shared 2\"")),
             ("calve store 1\ncompatible a\nincompatible b\n", Some("\"b\"")),
             ("calve store 2\n", Some("\"2\"")),
             ("calve store 1\nmystery\n", Some("does not know")),
@@ -256,36 +206,7 @@ mod tests {
         assert!(parse(b"\xff").is_err());
     }
 
-    #[test]
-    fn a_feature_is_added_once_and_what_was_there_stays() {
-        let dir = tempfile::tempdir().unwrap();
-        for folder in ["stage", "locks"] {
-            std::fs::create_dir(dir.path().join(folder)).unwrap();
-        }
-        for (before, after) in [
-            ("calve store 1\n", Ok("calve store 1\nincompatible linked-special\n")),
-            (
-                "calve store 1\ncompatible a",
-                Ok("calve store 1\ncompatible a\nincompatible linked-special\n"),
-            ),
-            ("calve store 1\nincompatible later\n", Err("\"later\"")),
-        ] {
-            std::fs::write(dir.path().join("format"), before).unwrap();
-            for _ in 0..2 {
-                match (require(dir.path(), LINKED_SPECIAL), after) {
-                    (Ok(()), Ok(after)) => {
-                        let now = std::fs::read_to_string(dir.path().join("format")).unwrap();
-                        assert_eq!(now, after);
-                    }
-                    (Err(error), Err(part)) => assert!(error.to_string().contains(part)),
-                    (result, after) => panic!("{before:?}: {result:?}, not {after:?}"),
-                }
-            }
-            assert!(std::fs::read_dir(dir.path().join("stage")).unwrap().next().is_none());
-        }
-    }
-
-    /// An earlier version read the first 64 KiB and ignored the rest.
+    /// The rest could name a feature that calve must know.
     #[test]
     fn a_format_file_that_is_too_long_to_be_read_as_a_whole_is_refused() {
         let dir = tempfile::tempdir().unwrap();

@@ -35,33 +35,22 @@
 //!
 //! # Format
 //! ```text
-//! magic "CALVEIDX" | version u32 = 3 | snapshot id:32 | boot:16
+//! magic "CALVEIDX" | version u32 = 1 | snapshot id:32 | boot:16
 //!   | stamp: i64 seconds, u32 nanoseconds | count u32 | zstd(records) | BLAKE3 of all before it:32
 //!                                                                        numbers are little endian
 //! record = zigzag(inode - last inode) zigzag(seconds - last seconds) varint(nanoseconds)
 //! ```
-//! Version 2 has the same form, but was made without the rule of the writer. Version 1 has no boot.
-//! calve reads both as indexes whose boot is not known.
-//!
 //! calve writes an index to a temporary file and renames it, so an index is whole or absent. A lost
 //! index costs only time.
 
 use std::io::{self, Read as _, Write as _};
 
 use super::id::SnapshotId;
-use super::manifest::Manifest;
 use super::object::{Malformed, Reader, put_varint, put_zigzag};
 use crate::tree::staging::boot;
 
 pub(crate) const MAGIC: &[u8; 8] = b"CALVEIDX";
-pub(crate) const VERSION: u32 = 3;
-
-/// Indexes of this version may vouch for files that changed without a trace, so calve reads them as
-/// indexes of another boot.
-const VERSION_WITHOUT_WRITERS: u32 = 2;
-
-/// Indexes of this version have no boot.
-const FIRST_VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 1;
 pub(crate) const HEADER_BYTES: usize = 8 + 4 + 32 + 16 + 12 + 4;
 const HASH_BYTES: usize = 32;
 
@@ -135,19 +124,9 @@ pub(crate) struct Index {
 const ANOTHER_NUMBER: Malformed = Malformed("the index has another number of entries");
 
 impl Index {
-    /// The bytes of the index as the store keeps them. `manifest` is the tree of the index's
-    /// snapshot.
-    pub(crate) fn encode_stored(&self, manifest: &Manifest) -> io::Result<Vec<u8>> {
-        self.encode_with(&manifest.stored(&self.stats))
-    }
-
-    #[cfg(any(test, fuzzing))]
+    /// The bytes of the index as the store keeps them.
     pub(crate) fn encode(&self) -> io::Result<Vec<u8>> {
-        self.encode_with(&self.stats)
-    }
-
-    fn encode_with(&self, stats: &[Stat]) -> io::Result<Vec<u8>> {
-        let count = u32::try_from(stats.len()).map_err(io::Error::other)?;
+        let count = u32::try_from(self.stats.len()).map_err(io::Error::other)?;
         let mut out = Vec::new();
         out.extend_from_slice(MAGIC);
         out.extend_from_slice(&VERSION.to_le_bytes());
@@ -158,7 +137,7 @@ impl Index {
         out.extend_from_slice(&count.to_le_bytes());
         let mut encoder = zstd::stream::write::Encoder::new(out, 1)?;
         let (mut records, mut last) = (Vec::with_capacity(PIECE_BYTES), Stat::default());
-        for stat in stats {
+        for stat in &self.stats {
             put_record(&mut records, &mut last, *stat);
             if records.len() > PIECE_BYTES - RECORD_MOST_BYTES {
                 encoder.write_all(&records)?;
@@ -223,21 +202,14 @@ fn parts(bytes: &[u8]) -> Result<IndexParts<'_>, Malformed> {
     if take(8)? != MAGIC {
         return Err(Malformed("it is no index"));
     }
-    let version = number(take(4)?)?;
-    let boot_bytes = match version {
-        VERSION | VERSION_WITHOUT_WRITERS => 16,
-        FIRST_VERSION => 0,
-        _ => return Err(Malformed("the index is of another version")),
-    };
+    if number(take(4)?)? != VERSION {
+        return Err(Malformed("the index is of another version"));
+    }
     if blake3::hash(body).as_bytes() != hash {
         return Err(Malformed("the index does not have its own hash"));
     }
     let snapshot = SnapshotId::from_bytes(take(32)?.try_into().map_err(|_| short)?);
-    let boot = take(boot_bytes)?;
-    let boot = match version {
-        VERSION => boot.try_into().map_err(|_| short)?,
-        _ => [0; 16],
-    };
+    let boot = take(16)?.try_into().map_err(|_| short)?;
     let seconds = i64::from_le_bytes(take(8)?.try_into().map_err(|_| short)?);
     let stamp = (seconds, number(take(4)?)?);
     let index = Index { snapshot, boot: Boot(boot), stamp, stats: Vec::new() };

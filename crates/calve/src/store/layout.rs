@@ -96,7 +96,6 @@ pub(crate) mod lock {
     pub(crate) const NAMING: &str = "naming";
     pub(crate) const NAMING_WANTED: &str = "naming-wanted";
     pub(crate) const DATABASE: &str = "database";
-    pub(crate) const FORMAT: &str = "format";
     #[cfg(feature = "remote")]
     pub(crate) const REMOTES: &str = "remotes";
 }

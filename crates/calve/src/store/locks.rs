@@ -250,16 +250,6 @@ pub(crate) fn one_at_the_database(store: &Path) -> Option<Guard> {
     Some(Guard { file })
 }
 
-/// Locks the file `format`, to change it.
-pub(crate) fn one_at_the_format(store: &Path) -> Result<Guard, Error> {
-    let lock = || -> io::Result<Guard> {
-        let file = open(store, lock::FORMAT)?;
-        wait(&file, FlockOperation::LockExclusive)?;
-        Ok(Guard { file })
-    };
-    lock().context(Operation::Lock, || store)
-}
-
 /// Locks what the store remembers of remotes, to change it.
 #[cfg(feature = "remote")]
 pub(crate) fn one_at_the_remotes(store: &Path) -> Result<Guard, Error> {

@@ -3,12 +3,7 @@
 //! Directories are numbered breadth first, and the entries of each directory by name. So a snapshot
 //! has the same numbers wherever it is read. An [index](crate::worktree) is a list of facts in this
 //! order, without any names.
-//!
-//! Snapshots of the first version have the project's `.git`, which is not content any more.
-//! [`Builder::finish`] leaves it out, so that no other code meets it. The entries after it get
-//! lower numbers, but indexes keep the stored numbers: see [`Manifest::stored`].
 
-use std::borrow::Cow;
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -93,9 +88,6 @@ pub(crate) struct Manifest {
     pub(crate) directories: Vec<Directory>,
     /// The number of entries, including the root.
     pub(crate) count: Number,
-    /// Set if the entries have other numbers in the store: those numbers, and the number of entries
-    /// in the store.
-    stored: Option<(Vec<Number>, Number)>,
 }
 
 impl Directory {
@@ -125,7 +117,7 @@ pub(crate) struct Builder {
 impl Builder {
     pub(crate) fn new(root: Entry) -> Self {
         Self {
-            manifest: Manifest { root, directories: Vec::new(), count: 1, stored: None },
+            manifest: Manifest { root, directories: Vec::new(), count: 1 },
             expected: std::collections::VecDeque::from([(0, 0)]),
         }
     }
@@ -173,66 +165,17 @@ impl Builder {
 
     pub(crate) fn finish(self) -> Manifest {
         debug_assert!(self.expected.is_empty());
-        self.manifest.content()
+        self.manifest
     }
 }
 
 impl Manifest {
-    /// The manifest without entries of the root that are not content.
-    fn content(self) -> Self {
+    /// The name of an entry in the root that no snapshot has: calve would take it for its own, or
+    /// git for a repository.
+    pub(crate) fn foreign(&self) -> Option<&[u8]> {
         let in_root = self.directories.first().map_or(&[][..], |root| &root.entries);
         let within = Within::root(in_root.iter().map(|entry| &*entry.name));
-        let is_content = |entry: &Entry| layout::is_content(&entry.name, within);
-        if in_root.iter().all(is_content) {
-            return self;
-        }
-        // The store has no directory with these entries, so the root has no id.
-        let root = Entry { kind: Kind::Directory(NO_ID), ..self.root };
-        let (mut builder, mut numbers) = (Builder::new(root), vec![0]);
-        let mut gone = vec![false; self.directories.len()];
-        for (place, directory) in self.directories.iter().enumerate() {
-            for (slot, child) in &directory.children {
-                gone[*child as usize] =
-                    gone[place] || place == 0 && !is_content(&directory.entries[*slot as usize]);
-            }
-        }
-        for (place, directory) in self.directories.into_iter().enumerate() {
-            if gone[place] {
-                continue;
-            }
-            let numbered = (directory.first..).zip(Arc::unwrap_or_clone(directory.entries.0));
-            let kept = numbered.filter(|(_, entry)| place > 0 || is_content(entry));
-            let (kept, entries): (Vec<_>, Vec<_>) = kept.unzip();
-            numbers.extend(kept);
-            // This cannot fail: there are fewer entries than before.
-            let _ = builder.add(entries);
-        }
-        Self { stored: Some((numbers, self.count)), ..builder.manifest }
-    }
-
-    /// The number of entries that the stored snapshot has.
-    pub(crate) fn stored_count(&self) -> Number {
-        self.stored.as_ref().map_or(self.count, |(_, count)| *count)
-    }
-
-    /// Takes facts about the manifest's entries and sorts them by the numbers of the entries in the
-    /// store. Entries that are only in the store get the default.
-    pub(crate) fn stored<'f, F: Clone + Default>(&self, facts: &'f [F]) -> Cow<'f, [F]> {
-        let Some((numbers, count)) = &self.stored else { return Cow::Borrowed(facts) };
-        let mut stored = vec![F::default(); *count as usize];
-        for (number, fact) in numbers.iter().zip(facts) {
-            stored[*number as usize] = fact.clone();
-        }
-        Cow::Owned(stored)
-    }
-
-    /// Takes facts in the order of [`stored`](Self::stored), and returns those about the manifest's
-    /// entries.
-    pub(crate) fn of_stored<F: Copy>(&self, stored: Vec<F>) -> Vec<F> {
-        match &self.stored {
-            None => stored,
-            Some((numbers, _)) => numbers.iter().map(|number| stored[*number as usize]).collect(),
-        }
+        in_root.iter().map(|entry| &*entry.name).find(|name| !layout::is_content(name, within))
     }
 
     /// The path of a directory, from the root.

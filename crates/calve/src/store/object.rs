@@ -25,9 +25,7 @@
 //!
 //! A *link group* is a number that all names of one entry share. It is the first eight bytes of the
 //! BLAKE3 of the path of the first of these names, so it is the same wherever and whenever the same
-//! tree is read. For symbolic links and FIFOs it is written only if it is not 0. A store with such
-//! an entry names a feature in its [`format`](super::format), because earlier versions know link
-//! groups of files only.
+//! tree is read. For symbolic links and FIFOs it is written only if it is not 0.
 
 use std::fmt;
 
@@ -116,7 +114,7 @@ impl Entry {
     }
 
     /// Whether the entry is a symbolic link or a FIFO that has several names.
-    pub(crate) fn is_linked_special(&self) -> bool {
+    fn is_linked_special(&self) -> bool {
         matches!(self.kind, Kind::Symlink { link: 1.., .. } | Kind::Fifo { link: 1.. })
     }
 }

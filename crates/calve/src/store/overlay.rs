@@ -29,7 +29,7 @@ use super::object::{Entry, Kind, SnapshotObject, Time};
 use super::paths::found::{Found, PathKept};
 use super::paths::spelling::Spellings;
 use super::scan::{self, IGNORE_FILE, Request, group_of, name_directories};
-use super::snapshot::record::{FoundList, Needs, Recording};
+use super::snapshot::record::{FoundList, Recording};
 use crate::error::{Context as _, Error, Operation};
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
 use crate::reflink::meta;
@@ -141,7 +141,6 @@ impl Store {
                     tree: Some((&manifest, &directories)),
                     arrived: Some(&scan.unsealed),
                     // The snapshot below has the same needs, and git writes no special files.
-                    needs: Needs::default(),
                     found: Some(FoundList::Here(&found)),
                     indexes: &[],
                     based: Based::None,

@@ -134,11 +134,7 @@ pub(crate) trait Shelf {
 
     /// Makes the subvolume that unnamed worktrees are snapshots of the ready tree of their
     /// snapshot, if nobody touched it.
-    fn adopt(
-        &self,
-        _unnamed: (&str, &[u8]),
-        _snapshot: (SnapshotId, &Manifest, &Index),
-    ) -> io::Result<()> {
+    fn adopt(&self, _unnamed: (&str, &[u8]), _snapshot: (SnapshotId, &Index)) -> io::Result<()> {
         Ok(())
     }
 }
@@ -483,7 +479,7 @@ impl<'s> ReadyTrees<'s> {
 
     /// Makes the subvolume that unnamed worktrees are snapshots of a ready tree: see
     /// [`Shelf::adopt`]. If that fails, the next start makes the ready tree.
-    pub(crate) fn adopt(self, unnamed: (&str, &[u8]), snapshot: (SnapshotId, &Manifest, &Index)) {
+    pub(crate) fn adopt(self, unnamed: (&str, &[u8]), snapshot: (SnapshotId, &Index)) {
         if let Ok(_lock) = locks::one_by_one(self.store.path()) {
             let _ = self.shelf().adopt(unnamed, snapshot);
         }

@@ -340,20 +340,14 @@ impl<'a> Registry<'a> {
         snapshot: SnapshotId,
         manifest: &Manifest,
     ) -> Option<Index> {
-        let (path, count) = (self.layout.index(token), manifest.stored_count());
+        let (path, count) = (self.layout.index(token), manifest.count);
         let bytes = read_plain(fs::CWD, &path, index::most_bytes(count)).ok()?;
-        let index = Index::decode(&bytes, count).ok().filter(|index| index.snapshot == snapshot)?;
-        Some(Index { stats: manifest.of_stored(index.stats), ..index })
+        Index::decode(&bytes, count).ok().filter(|index| index.snapshot == snapshot)
     }
 
-    pub(crate) fn write_index(
-        self,
-        token: &str,
-        index: &Index,
-        manifest: &Manifest,
-    ) -> Result<(), Error> {
+    pub(crate) fn write_index(self, token: &str, index: &Index) -> Result<(), Error> {
         let path = self.layout.index(token);
-        let write = || write_whole(&self.layout.stage(), &path, &index.encode_stored(manifest)?);
+        let write = || write_whole(&self.layout.stage(), &path, &index.encode()?);
         write().context(Operation::WriteIndex, || &path)
     }
 

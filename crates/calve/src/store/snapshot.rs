@@ -32,7 +32,7 @@ use crate::tree::excluded::Excluded;
 use crate::tree::running::Running;
 pub(crate) mod record;
 
-use record::{FoundList, Needs, NewIndex, RecordedSnapshots, Recording};
+use record::{FoundList, NewIndex, RecordedSnapshots, Recording};
 
 /// A snapshot, as `log` and `show` tell of it.
 #[derive(Debug, Clone)]
@@ -348,7 +348,7 @@ impl Store {
             && self.registry().index(&known.row.token, index.snapshot, base) == known.index
         {
             // So that the next one reads nothing again. If this fails, it does.
-            let _ = self.registry().write_index(&known.row.token, index, base);
+            let _ = self.registry().write_index(&known.row.token, index);
         }
         Ok((scan, stamp))
     }
@@ -425,7 +425,7 @@ impl Store {
         let index = |snapshot| Index { snapshot, boot: Boot::this(), stamp, stats };
         let id = match same {
             Some(id) => {
-                self.refresh((id, known), (manifest, index(id)), taking, &scan.counts)?;
+                self.refresh((id, known), index(id), taking, &scan.counts)?;
                 id
             }
             None => {
@@ -435,7 +435,6 @@ impl Store {
                 self.snapshots().record(&Recording {
                     tree: Some((manifest, &scan.directories)),
                     arrived: Some(&scan.unsealed),
-                    needs: Needs::of(manifest, &known.root),
                     found: Some(FoundList::Here(&self.found_in(known, manifest, scan.mentions))),
                     indexes: &[NewIndex {
                         token: &known.row.token,
@@ -471,7 +470,7 @@ impl Store {
     fn refresh(
         &self,
         (id, known): (SnapshotId, &Known),
-        (manifest, index): (&Manifest, Index),
+        index: Index,
         taking: &SnapshotOptions,
         counts: &Counts,
     ) -> Result<(), Error> {
@@ -491,8 +490,7 @@ impl Store {
             // be on the disk before them. The snapshot is there even if this fails: then the next
             // one reads more.
             let flushed = if counts.read_files == 0 { Ok(()) } else { self.flush(&[]) };
-            let _ = flushed
-                .and_then(|()| self.registry().write_index(&known.row.token, &index, manifest));
+            let _ = flushed.and_then(|()| self.registry().write_index(&known.row.token, &index));
         }
         Ok(())
     }
@@ -832,7 +830,7 @@ mod tests {
         known.index = Some(begun.clone());
         assert!(store.scan(&known, None, &options.operation()).unwrap().0.index.is_some());
         assert_eq!(store.registry().index(&token, id, base), Some(newer));
-        store.registry().write_index(&token, &begun, base).unwrap();
+        store.registry().write_index(&token, &begun).unwrap();
         store.scan(&known, None, &options.operation()).unwrap();
         assert_eq!(store.registry().index(&token, id, base).unwrap().boot, Boot::this());
         std::fs::remove_file(store.path().join("indexes").join(&token)).unwrap();

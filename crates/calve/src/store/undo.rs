@@ -34,8 +34,6 @@ pub(crate) struct Record {
     pub(crate) from: SnapshotId,
     /// Paths that had been deleted by hand.
     pub(crate) deleted: Vec<PathBuf>,
-    /// Modes that had been given to directories by hand. Only records of version 1 have them.
-    pub(crate) modes: Vec<(PathBuf, u32)>,
     /// Entries that got other metadata or another time and were not moved, as they were before, by
     /// path. Only the mode, owner, time, attributes and kind of these entries mean something.
     pub(crate) metadata: Vec<(PathBuf, Entry)>,
@@ -82,7 +80,7 @@ pub(crate) fn open_home(home: &Path, store: Option<&Path>) -> io::Result<OwnedFd
 
 impl Record {
     pub(crate) fn new(from: SnapshotId) -> Self {
-        Self { from, deleted: Vec::new(), modes: Vec::new(), metadata: Vec::new() }
+        Self { from, deleted: Vec::new(), metadata: Vec::new() }
     }
 
     /// Reads the record in the folder `undo`. `None` if the file there is no record.
@@ -93,15 +91,9 @@ impl Record {
     /// A zero byte ends each part, since no path contains one. Metadata is an entry of a directory
     /// object, in hexadecimal digits.
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let version = if self.metadata.is_empty() { 1 } else { 2 };
-        let mut text = format!("calve undo {version}\0{}\0", self.from).into_bytes();
+        let mut text = format!("calve undo 1\0{}\0", self.from).into_bytes();
         for path in &self.deleted {
             text.push(b'D');
-            text.extend_from_slice(&bytes_of(path));
-            text.push(0);
-        }
-        for (path, mode) in &self.modes {
-            text.extend_from_slice(format!("X{mode:04o}").as_bytes());
             text.extend_from_slice(&bytes_of(path));
             text.push(0);
         }
@@ -119,7 +111,7 @@ impl Record {
 
     pub(crate) fn decode(text: &[u8]) -> Option<Self> {
         let mut parts = text.strip_suffix(&[0])?.split(|byte| *byte == 0);
-        if !matches!(parts.next()?, b"calve undo 1" | b"calve undo 2") {
+        if parts.next()? != b"calve undo 1" {
             return None;
         }
         let from = id::from_hex(std::str::from_utf8(parts.next()?).ok()?)?;
@@ -127,11 +119,6 @@ impl Record {
         for part in parts {
             match part.split_first()? {
                 (b'D', path) => record.deleted.push(safe(path)?),
-                (b'X', rest) => {
-                    let (mode, path) = rest.split_at_checked(4)?;
-                    let mode = u32::from_str_radix(std::str::from_utf8(mode).ok()?, 8).ok()?;
-                    record.modes.push((safe(path)?, mode & 0o7777));
-                }
                 (b'M', rest) => {
                     let end = rest.iter().position(|byte| *byte == b':')?;
                     let entry = bytes_from_hex(&rest[..end])?;
@@ -184,16 +171,12 @@ mod tests {
         let record = Record {
             from: SnapshotId::from_bytes([9; 32]),
             deleted: vec!["a/b".into(), "c\nd".into()],
-            modes: vec![("e".into(), 0o755)],
             metadata: vec![
                 (PathBuf::new(), entry(Kind::Fifo { link: 0 })),
                 ("f:\n".into(), entry(folder)),
             ],
         };
         assert_eq!(Record::decode(&record.encode()), Some(record));
-        let plain =
-            Record { deleted: vec!["a".into()], ..Record::new(SnapshotId::from_bytes([9; 32])) };
-        assert!(plain.encode().starts_with(b"calve undo 1\0"), "what an older calve reads");
         for path in ["../x", "/x", "a/../../x", ""] {
             let record = Record {
                 deleted: vec![path.into()],

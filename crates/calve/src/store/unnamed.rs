@@ -58,7 +58,7 @@ use super::scan::{
     self, Mentions, Request, Scan, attributes, entry_of, group_of, name_directories, stat_of,
 };
 use super::snapshot::Known;
-use super::snapshot::record::{FoundList, Needs, NewIndex, Recording};
+use super::snapshot::record::{FoundList, NewIndex, Recording};
 use super::{PROJECT, Store, StoreOptions, background, bytes_of, git, locks, path_from};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::{DIR_FLAGS, SOURCE_FLAGS};
@@ -167,11 +167,11 @@ impl Unnamed {
         for directory in &self.manifest.directories {
             put(&encode_directory(&directory.entries))?;
         }
-        put(&self.project.encode_stored(&self.manifest)?)?;
+        put(&self.project.encode()?)?;
         put(&self.seal)?;
         for (tokens, index) in &self.trees {
             put(tokens.join(" ").as_bytes())?;
-            put(&index.encode_stored(&self.manifest)?)?;
+            put(&index.encode()?)?;
         }
         to.write_all(hasher.finalize().as_bytes())
     }
@@ -220,7 +220,7 @@ impl Unnamed {
         }
         let manifest = builder.finish();
         let count = manifest.count;
-        if manifest.stored_count() != count {
+        if manifest.foreign().is_some() {
             return Err(Malformed("the record has entries that no snapshot has").into());
         }
         let project = Index::decode(&pieces.next()?, count)?;
@@ -552,8 +552,7 @@ impl Store {
         if changed == 0
             && let Some((_, index)) = unnamed.trees.first()
         {
-            let target = (id, &unnamed.manifest, index);
-            self.ready().adopt((token, &unnamed.seal), target);
+            self.ready().adopt((token, &unnamed.seal), (id, index));
         }
         remove()
     }
@@ -682,7 +681,6 @@ impl Store {
             encoding: &encoding,
             tree: Some((manifest, &directories)),
             arrived: Some(unsealed),
-            needs: Needs::of(manifest, project),
             found: Some(FoundList::Here(&self.found_in(&known, manifest, mentions))),
             indexes: &indexes,
             based: Based::Unnamed {

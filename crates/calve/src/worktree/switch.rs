@@ -46,7 +46,6 @@ use crate::store::bring::plan::{self, Changes, LeftToUndo, Moves, Times, Trees};
 use crate::store::bring::{Applied, Bring, Staged};
 use crate::store::catalog::{State, WorktreeRow};
 use crate::store::files::ask_to_write;
-use crate::store::format;
 use crate::store::git;
 use crate::store::git::modules::may_be_of_module;
 use crate::store::id::SnapshotId;
@@ -375,7 +374,7 @@ impl Worktree {
         (report.changed, report.removed) = (changed, removed);
         let known = scan.index.as_ref().or(known.index.as_ref());
         let index = bring.index(to, &given, known)?;
-        self.store.registry().write_index(&self.row.token, &index, &target)?;
+        self.store.registry().write_index(&self.row.token, &index)?;
         // The row may reach the disk before the renames do. Then a power cut would leave the old
         // tree, or a part of the new one, under a row that says that nothing is left to do.
         staging::flush_filesystem(&root).context(Operation::Flush, || &self.path)?;
@@ -469,7 +468,6 @@ impl Worktree {
         }
         outer_first(&mut files);
         let Some(modules) = self.store.modules(&self.row, &self.path) else { return Ok(()) };
-        format::require(self.store.path(), format::OWN_PATHS)?;
         let registration = git::leads_to(&self.path).context(Operation::Link, || &self.path)?;
         let submodules = Submodules { modules: &modules, registration: &registration, operation };
         let (at, others) = (|_: &Path| None, |_: &Path| None);

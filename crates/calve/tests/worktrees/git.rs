@@ -12,10 +12,8 @@ use crate::common::git::{
     Dice, FILES, PROJECT, edit, entries, git, not_ready, rounds, script, truth,
 };
 use crate::common::snapshot::{Snapshot, assert_same, only, snapshot};
-use crate::common::{Scratch, has_command, is_there, not_run, sh};
-use crate::stores::{
-    Desk, after_a_tick, assert_sound, content, fails, options, put, set_mode, status, tree,
-};
+use crate::common::{has_command, is_there, not_run, sh};
+use crate::stores::{Desk, assert_sound, content, fails, options, put, set_mode, status, tree};
 use calve::{
     ChangeScope, DropOptions, ErrorKind, GitMode, GitOutcome, NoRepository, SnapshotOptions,
     StartOptions, StartedWorktree, Store, SwitchOptions, Worktree,
@@ -127,8 +125,6 @@ fn no_command_about_snapshots_shows_stores_or_touches_the_repository() {
             same("forced", &before);
         }
         assert_sound(&desk.store);
-        let format = fs::read_to_string(desk.store.path().join("format")).unwrap();
-        assert!(format.ends_with("incompatible without-git\n"), "{what}: {format}");
     }
 }
 
@@ -497,59 +493,8 @@ fn a_worktree_with_commits_that_the_project_lacks_is_dropped_by_force_alone() {
     }
 }
 
-/// Version 0.1.0 made it: a project with a repository, two snapshots and a worktree, and a commit
-/// since.
-fn of_the_first_version() -> (Scratch, PathBuf) {
-    let scratch = Scratch::new();
-    let archive = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/store-1-with-git.tar.gz");
-    sh(Command::new("tar").arg("-xzf").arg(archive).arg("-C").arg(scratch.path()));
-    let (project, marker) =
-        (scratch.join("project"), scratch.join("project.worktrees/w/.calve/worktree"));
-    // Both were moved.
-    let text = fs::read_to_string(&marker).unwrap();
-    fs::write(&marker, text.replace("/tmp/desk/project", project.to_str().unwrap())).unwrap();
-    (scratch, project)
-}
-
 #[test]
-fn snapshots_that_have_a_repository_are_read_without_it() {
-    let (scratch, project) = of_the_first_version();
-    let store = Store::open(project.join(".calve")).unwrap();
-    let w = Store::discover(scratch.join("project.worktrees/w")).unwrap().worktree().unwrap();
-    // Both have a `.git`: that of the project is ahead by one commit.
-    let before = [&project, w.path()].map(repository);
-    assert!(before.iter().all(|repository| repository.len() > 10));
-    assert_eq!(status(&w), [""; 0]);
-    assert_eq!(status(&store.project_worktree().unwrap()), [""; 0]);
-    put(w.path(), "three", "changed\n");
-    w.switch(store.resolve("old").unwrap(), &SwitchOptions::new(), &options()).unwrap();
-    assert_eq!(status(&w), ["M three"]);
-    w.reset(&options()).unwrap();
-    assert_eq!(status(&w), [""; 0]);
-    assert!(!is_there(&w.path().join("src/more")));
-    w.undo(&options()).unwrap();
-    assert_eq!(status(&w), ["M three"]);
-    assert_same(&before[1], &repository(w.path()), "the worktree's");
-    // From the snapshot as it was stored, twice: on btrfs the second is of a template.
-    for name in ["one", "two"] {
-        let how = copies().from(store.resolve("newer").unwrap()).git(GitMode::None);
-        let started = store.start(&[name], &how, &options()).unwrap().worktrees.remove(0);
-        assert!(!is_there(&started.report.path.join(".git")));
-        assert!(is_there(&started.report.path.join("sub/.git/HEAD")));
-        assert_eq!(status(&store.worktree(name).unwrap()), [""; 0]);
-    }
-    assert_sound(&store);
-    // From now on they have none, whether or not anything has changed.
-    let newer = store.snapshot(&SnapshotOptions::new(), &options()).unwrap();
-    assert!(newer.new);
-    assert_eq!(store.show(newer.id).unwrap().files, 8);
-    assert!(!store.snapshot(&SnapshotOptions::new(), &options()).unwrap().new);
-    assert_same(&before[0], &repository(&project), "the project's");
-    assert_sound(&store);
-}
-
-#[test]
-fn what_an_earlier_version_moved_aside_of_a_repository_is_not_undone() {
+fn a_record_of_an_undo_that_names_gits_own_files_is_refused() {
     let desk = Desk::small();
     put(&desk.project, ".git/HEAD", "now");
     desk.snapshot();
@@ -561,20 +506,4 @@ fn what_an_earlier_version_moved_aside_of_a_repository_is_not_undone() {
     assert!(error.to_string().contains(".calve/undo/files"), "{error}");
     assert_eq!(fs::read_to_string(desk.project.join(".git/HEAD")).unwrap(), "now");
     assert_eq!(fs::read_to_string(desk.store.path().join("undo/files/README")).unwrap(), "edited");
-}
-
-/// Their numbers are others in the store than in memory.
-#[test]
-fn the_index_of_a_snapshot_that_has_a_repository_vouches_for_its_files() {
-    let (_scratch, project) = of_the_first_version();
-    let store = Store::open(project.join(".calve")).unwrap();
-    let how = copies().from(store.resolve("newer").unwrap()).git(GitMode::None);
-    after_a_tick();
-    store.start(&["one", "two"], &how, &options()).unwrap();
-    for name in ["one", "two"] {
-        let w = store.worktree(name).unwrap();
-        put(w.path(), "new", "new");
-        let captured = w.capture(&SnapshotOptions::new(), &options()).unwrap();
-        assert_eq!((captured.read_files, captured.files), (1, 9), "{name}");
-    }
 }

@@ -38,35 +38,25 @@ pub(super) struct Version {
 }
 
 /// All versions. The module [`store_format`](crate::store_format) documents the last.
-pub(super) static VERSIONS: &[Version] = &[
-    Version { tables: TABLES_1, migration: "" },
-    Version { tables: TABLES_2, migration: "ALTER TABLE worktrees ADD COLUMN git TEXT" },
-    Version {
-        tables: TABLES_3,
-        migration: "ALTER TABLE snapshots ADD COLUMN worktree TEXT;
-            ALTER TABLE snapshots ADD COLUMN branch TEXT",
-    },
-    Version {
-        tables: TABLES_4,
-        migration: "ALTER TABLE directories RENAME TO directories_3;
-            CREATE TABLE directories (id BLOB PRIMARY KEY NOT NULL, encoding BLOB NOT NULL);
-            INSERT INTO directories (id, encoding) SELECT id, encoding FROM directories_3;
-            DROP TABLE directories_3",
-    },
-];
+pub(super) static VERSIONS: &[Version] = &[Version { tables: TABLES, migration: "" }];
 
-pub(super) const TABLES_1: &[(&str, &str)] = &[
+pub(super) const TABLES: &[(&str, &str)] = &[
     (
         "snapshots",
         "CREATE TABLE snapshots (
         seq INTEGER PRIMARY KEY AUTOINCREMENT,
         id BLOB NOT NULL UNIQUE,
-        object BLOB NOT NULL
+        object BLOB NOT NULL,
+        worktree TEXT,
+        branch TEXT
     )",
     ),
+    // In the order in which they were written, with an index of their ids. In the tree of the ids
+    // (`WITHOUT ROWID`), which encodings make deep, SQLite would read whole encodings to compare
+    // ids: nine reads for each directory of a large snapshot.
     (
         "directories",
-        "CREATE TABLE directories (id BLOB PRIMARY KEY, encoding BLOB NOT NULL) WITHOUT ROWID",
+        "CREATE TABLE directories (id BLOB PRIMARY KEY NOT NULL, encoding BLOB NOT NULL)",
     ),
     ("names", "CREATE TABLE names (name TEXT PRIMARY KEY, snapshot BLOB NOT NULL) WITHOUT ROWID"),
     (
@@ -79,7 +69,8 @@ pub(super) const TABLES_1: &[(&str, &str)] = &[
         state INTEGER NOT NULL,
         target BLOB,
         maker TEXT NOT NULL,
-        created INTEGER NOT NULL
+        created INTEGER NOT NULL,
+        git TEXT
     ) WITHOUT ROWID",
     ),
     (
@@ -96,45 +87,6 @@ pub(super) const TABLES_1: &[(&str, &str)] = &[
         size INTEGER NOT NULL
     ) WITHOUT ROWID",
     ),
-];
-
-/// Adds the column with the git state of a worktree.
-pub(super) const TABLES_2: &[(&str, &str)] = &[
-    TABLES_1[0],
-    TABLES_1[1],
-    TABLES_1[2],
-    (
-        "worktrees",
-        "CREATE TABLE worktrees (
-        name TEXT PRIMARY KEY,
-        token TEXT NOT NULL UNIQUE,
-        path BLOB NOT NULL,
-        snapshot BLOB,
-        state INTEGER NOT NULL,
-        target BLOB,
-        maker TEXT NOT NULL,
-        created INTEGER NOT NULL
-    , git TEXT) WITHOUT ROWID",
-    ),
-    TABLES_1[4],
-    TABLES_1[5],
-];
-
-/// Adds where a snapshot comes from, and the dropped worktrees that are kept.
-pub(super) const TABLES_3: &[(&str, &str)] = &[
-    (
-        "snapshots",
-        "CREATE TABLE snapshots (
-        seq INTEGER PRIMARY KEY AUTOINCREMENT,
-        id BLOB NOT NULL UNIQUE,
-        object BLOB NOT NULL
-    , worktree TEXT, branch TEXT)",
-    ),
-    TABLES_2[1],
-    TABLES_2[2],
-    TABLES_2[3],
-    TABLES_2[4],
-    TABLES_2[5],
     (
         "dropped",
         "CREATE TABLE dropped (
@@ -148,22 +100,6 @@ pub(super) const TABLES_3: &[(&str, &str)] = &[
         dropped INTEGER NOT NULL
     ) WITHOUT ROWID",
     ),
-];
-
-/// Keeps directories in the order in which they were written, with an index of their ids. Before,
-/// they were in the tree of the ids. Encodings are long, so that tree was deep, and SQLite read
-/// whole encodings to compare ids: nine reads for each directory of a large snapshot.
-pub(super) const TABLES_4: &[(&str, &str)] = &[
-    TABLES_3[0],
-    (
-        "directories",
-        "CREATE TABLE directories (id BLOB PRIMARY KEY NOT NULL, encoding BLOB NOT NULL)",
-    ),
-    TABLES_3[2],
-    TABLES_3[3],
-    TABLES_3[4],
-    TABLES_3[5],
-    TABLES_3[6],
 ];
 
 /// How the tables of a database compare with the versions that this calve knows.

@@ -106,10 +106,6 @@ impl Catalog {
     /// Which trees the snapshots were taken of, as far as it is known.
     pub(crate) fn origins(&self) -> Result<HashMap<SnapshotId, Origin>, Error> {
         let rows: Vec<(Vec<u8>, Origin)> = self.read(|db| {
-            // A read-only store may have the tables of an earlier version.
-            if lacks(db, "SELECT 1 FROM pragma_table_info('snapshots') WHERE name = 'branch'")? {
-                return Ok(Vec::new());
-            }
             let origin = |row: &rusqlite::Row<'_>| {
                 Ok((row.get(0)?, Origin { worktree: row.get(1)?, branch: row.get(2)? }))
             };
@@ -189,7 +185,14 @@ impl Catalog {
                 )));
             }
         }
-        Ok(builder.finish())
+        let manifest = builder.finish();
+        if let Some(name) = manifest.foreign() {
+            return Err(self.damaged(format!(
+                "snapshot {id} has {} in its root, which no snapshot has",
+                String::from_utf8_lossy(name)
+            )));
+        }
+        Ok(manifest)
     }
 
     /// The entries of a directory, or the reason why they cannot be read.
@@ -340,11 +343,6 @@ impl Catalog {
     pub(crate) fn remove_name(&self, name: &str) -> Result<bool, Error> {
         self.write(|tx| Ok(tx.execute("DELETE FROM names WHERE name = ?1", [name])? > 0))
     }
-}
-
-/// Whether a query about the tables has no result.
-pub(super) fn lacks(db: &Connection, query: &str) -> rusqlite::Result<bool> {
-    Ok(!db.prepare(query)?.exists([])?)
 }
 
 /// Adds directories of a tree, by their places. This also repairs one whose encoding was damaged.

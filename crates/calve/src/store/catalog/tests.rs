@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 
-use super::schema::TABLES_4;
+use super::schema::TABLES;
 use super::*;
 
 /// A folder with the parts of a store that the database needs.
@@ -69,9 +69,9 @@ fn whoever_opens_it_briefly_shares_it_with_those_who_keep_it_open_and_only_as_lo
 
 /// The tables of this version, and `worktrees` with a column that no calve has.
 const NEXT_TABLES: &[(&str, &str)] = &[
-    TABLES_4[0],
-    TABLES_4[1],
-    TABLES_4[2],
+    TABLES[0],
+    TABLES[1],
+    TABLES[2],
     (
         "worktrees",
         "CREATE TABLE worktrees (
@@ -82,12 +82,13 @@ const NEXT_TABLES: &[(&str, &str)] = &[
         state INTEGER NOT NULL,
         target BLOB,
         maker TEXT NOT NULL,
-        created INTEGER NOT NULL
-    , git TEXT, note TEXT) WITHOUT ROWID",
+        created INTEGER NOT NULL,
+        git TEXT
+    , note TEXT) WITHOUT ROWID",
     ),
-    TABLES_4[4],
-    TABLES_4[5],
-    TABLES_4[6],
+    TABLES[4],
+    TABLES[5],
+    TABLES[6],
 ];
 
 /// The versions, and one more with `NEXT_TABLES`.
@@ -161,7 +162,7 @@ fn a_database_of_an_earlier_version_is_migrated_in_place_and_is_as_a_new_one() {
     let before = told(&Catalog::open_read_only(&path).unwrap());
     assert_eq!(version(&path), 1);
     let migrated = open_as(&path, *NEXT).unwrap();
-    assert_eq!((version(&path), told(&migrated)), (5, before));
+    assert_eq!((version(&path), told(&migrated)), (2, before));
     migrated.write(|tx| tx.execute("UPDATE worktrees SET note = 'it has it'", [])).unwrap();
     // The migrated database also takes rows that every version writes.
     let mut row = migrated.worktrees().unwrap().remove(0);
@@ -178,7 +179,7 @@ fn a_database_of_an_earlier_version_is_migrated_in_place_and_is_as_a_new_one() {
     new.versions = *NEXT;
     new.make_tables().unwrap();
     assert_eq!(schema(&migrated), schema(&new));
-    assert_eq!(version(&path), 5);
+    assert_eq!(version(&path), 2);
     drop(new);
     open_as(&path, *NEXT).unwrap();
 }
@@ -191,7 +192,7 @@ fn a_database_of_a_later_version_is_refused_by_its_number_and_stays_as_it_is() {
     for open in [Catalog::open, Catalog::open_briefly, Catalog::open_read_only] {
         let error = open(&path).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::StoreIncompatible);
-        assert!(error.to_string().contains("version 5"), "{error}");
+        assert!(error.to_string().contains("version 2"), "{error}");
     }
     assert!(before == std::fs::read(&path).unwrap(), "it was written to");
 }
@@ -243,7 +244,7 @@ fn a_migration_that_is_killed_leaves_the_database_as_it_was() {
         (1, before.clone())
     );
     let migrated = open_as(&path, *NEXT).unwrap();
-    assert_eq!((version(&path), told(&migrated)), (5, before));
+    assert_eq!((version(&path), told(&migrated)), (2, before));
 }
 
 #[test]
@@ -260,7 +261,7 @@ fn of_those_who_migrate_at_once_one_does_it() {
                 });
             }
         });
-        assert_eq!(version(&path), 5);
+        assert_eq!(version(&path), 2);
     }
 }
 

@@ -4,7 +4,6 @@
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::super::id::SnapshotId;
-use super::snapshots::lacks;
 use super::{Catalog, snapshot_id};
 use crate::error::Error;
 
@@ -341,10 +340,6 @@ fn path_of(db: &Connection, name: &str) -> rusqlite::Result<Option<Vec<u8>>> {
 }
 
 fn dropped_rows(db: &Connection) -> rusqlite::Result<Vec<DroppedRow>> {
-    // A read-only store may have the tables of an earlier version.
-    if lacks(db, "SELECT 1 FROM sqlite_schema WHERE name = 'dropped'")? {
-        return Ok(Vec::new());
-    }
     db.prepare("SELECT * FROM dropped ORDER BY dropped DESC, token")?
         .query_map([], dropped_row)?
         .collect()
@@ -431,12 +426,7 @@ fn worktree_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<WorktreeRow> {
         target: id("target")?,
         maker: row.get("maker")?,
         created: row.get("created")?,
-        // A read-only store may have the tables of the first version, which do not have this
-        // column.
-        git: match row.get::<_, Option<String>>("git") {
-            Err(rusqlite::Error::InvalidColumnName(_)) => None,
-            text => text?.as_deref().and_then(Linked::decode),
-        },
+        git: row.get::<_, Option<String>>("git")?.as_deref().and_then(Linked::decode),
     })
 }
 

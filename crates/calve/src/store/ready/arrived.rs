@@ -85,7 +85,7 @@ impl Arrived {
         let registry = tree.store.registry();
         match std::mem::replace(&mut self.index, ArrivedIndex::None) {
             ArrivedIndex::None => Ok(()),
-            ArrivedIndex::Made(index) => registry.write_index(token, &index, tree.manifest()?),
+            ArrivedIndex::Made(index) => registry.write_index(token, &index),
             ArrivedIndex::OfReadyTree => {
                 let path = || self.report.path.clone();
                 registry.link_index(token, tree.id).context(Operation::Mark, path)

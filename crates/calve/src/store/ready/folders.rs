@@ -389,7 +389,7 @@ impl Folders<'_> {
         let last = index.stats.iter().map(|stat| stat.changed).max().unwrap_or_default();
         index.stamp = self.store.clock_past(index.stamp.max(last)).map_err(io::Error::other)?;
         let path = stage.path();
-        let encoded = index.encode_stored(manifest)?;
+        let encoded = index.encode()?;
         staging::write_whole(&path, &path.join(READY_INDEX), &encoded)?;
         git_index::keep_with(self.store, (&path, tree), target, &index, operation);
         about.write(&path, stage.dir())?;
@@ -408,10 +408,9 @@ fn known(taken: &Stage, id: SnapshotId) -> Option<(About, OwnedFd)> {
 
 /// The index in the folder of a tree that waits.
 fn read_index(folder: &OwnedFd, manifest: &Manifest) -> Option<Index> {
-    let count = manifest.stored_count();
+    let count = manifest.count;
     let bytes = read_plain(folder, Path::new(READY_INDEX), index::most_bytes(count)).ok()?;
-    let index = Index::decode(&bytes, count).ok()?;
-    Some(Index { stats: manifest.of_stored(index.stats), ..index })
+    Index::decode(&bytes, count).ok()
 }
 
 /// Whether each entry of the tree has the inode and the change time that the index has.

@@ -73,10 +73,9 @@ pub(crate) fn is_subvolume(dir: &OwnedFd) -> bool {
     fs::fstat(dir).is_ok_and(|stat| sys::is_subvolume(dir, Meta::of(&stat).ino))
 }
 
-/// What a seal says. Ready trees of the first version had the project's `.git`, and their seals no
-/// third word.
+/// What a seal says.
 fn text(last_change: u64, boot: &str) -> Vec<u8> {
-    format!("{last_change} {boot} without-git\n").into_bytes()
+    format!("{last_change} {boot}\n").into_bytes()
 }
 
 /// The last change of a subvolume, once its transaction is over: then any later one has another

@@ -212,7 +212,7 @@ impl Shelf for Subvolumes<'_> {
     fn adopt(
         &self,
         (token, seal): (&str, &[u8]),
-        (id, manifest, index): (SnapshotId, &Manifest, &Index),
+        (id, index): (SnapshotId, &Index),
     ) -> io::Result<()> {
         let layout = self.store.layout();
         let from = layout.unnamed_tree(token);
@@ -222,7 +222,7 @@ impl Shelf for Subvolumes<'_> {
         }
         self.trees.discard(Which::Of(id), Deletion::Now);
         std::fs::rename(&from, layout.ready_tree(id))?;
-        self.write_seal(id, &index.encode_stored(manifest)?, seal)?;
+        self.write_seal(id, &index.encode()?, seal)?;
         self.evict(id);
         Ok(())
     }
@@ -263,13 +263,12 @@ impl Subvolumes<'_> {
             None => self.fill(&dir, &target, operation)?,
         };
         let Some(FilledSubvolume { mut stage, index, unsealed }) = filled else { return Ok(None) };
-        let manifest = target.manifest()?;
         let publish = |stage: &mut Stage| -> io::Result<()> {
             // Everything that is still on its way must have arrived before the number is read.
             flush_filesystem(stage.dir())?;
             store.blobs().seal(&unsealed, index.stamp)?;
             stage.publish(&CString::new(id.to_string())?)?;
-            self.write_seal(id, &index.encode_stored(manifest)?, &seal::of(stage.dir())?)
+            self.write_seal(id, &index.encode()?, &seal::of(stage.dir())?)
         };
         publish(&mut stage).context(Operation::MakeReadyTreeIn, || store.layout().ready_trees())?;
         self.evict(id);
@@ -354,11 +353,11 @@ impl Subvolumes<'_> {
 
     /// The index of a ready tree.
     fn index(&self, id: SnapshotId, manifest: &Manifest) -> Option<Index> {
-        let (path, count) = (self.store.layout().ready_index(id), manifest.stored_count());
+        let (path, count) = (self.store.layout().ready_index(id), manifest.count);
         let bytes = read_plain(fs::CWD, &path, index::most_bytes(count)).ok()?;
         let index = Index::decode(&bytes, count).ok()?;
         let is_it = index.snapshot == id && index.boot == Boot::this();
-        is_it.then(|| Index { stats: manifest.of_stored(index.stats), ..index })
+        is_it.then_some(index)
     }
 
     /// The ready tree of a snapshot, where there is one and nobody wrote to it.

@@ -34,7 +34,7 @@ use super::super::object::{Kind, SnapshotObject, decode_directory};
 use super::super::pack::{Location, Pack};
 use super::super::paths::found::{FOUND_MOST_BYTES, Found};
 use super::super::snapshot::check_name;
-use super::super::snapshot::record::{FoundList, Needs, Recording};
+use super::super::snapshot::record::{FoundList, Recording};
 use super::super::sparse::SparseWriter;
 use super::super::{Store, StoreOptions};
 use super::name::{self, PublicKey, Vouched};
@@ -330,7 +330,6 @@ impl Remote {
             encoding: &record.snapshot,
             tree: None,
             arrived: has_arrived.then_some(&unsealed),
-            needs: Needs { linked_special: extent.is_linked, without_git: true },
             found: found.as_ref().map(FoundList::Told),
             indexes: &[],
             based: Based::None,
@@ -677,8 +676,6 @@ impl Remote {
 struct LocalExtent {
     /// Contents with their sizes, sorted. Empty files have none.
     contents: Vec<(BlobId, u64)>,
-    /// Whether it has a special file with several names.
-    is_linked: bool,
 }
 
 /// A directory whose entries are being counted.
@@ -699,7 +696,7 @@ impl LocalExtent {
         let Kind::Directory(root) = object.root.kind else {
             return Ok(Err("its root is no directory".to_owned()));
         };
-        let mut extent = Self { contents: Vec::new(), is_linked: false };
+        let mut extent = Self { contents: Vec::new() };
         // At this many contents those that are there twice go.
         let mut most = 1 << 16;
         // How many entries there are below a directory. Two entries may refer to one directory, and
@@ -712,7 +709,6 @@ impl LocalExtent {
             };
             let mut counted = Counted { id, children: Vec::new(), entries: entries.len() as u64 };
             for entry in entries {
-                extent.is_linked |= entry.is_linked_special();
                 match entry.kind {
                     Kind::Directory(id) => counted.children.push(id),
                     Kind::File { size: size @ 1.., blob, .. } => extent.contents.push((blob, size)),
@@ -1048,7 +1044,6 @@ mod tests {
         let mut expected = [(BlobId::of(b"one"), 3), (BlobId::of(b"two"), 3)];
         expected.sort_unstable();
         assert_eq!(all.contents, expected);
-        assert!(!all.is_linked);
         // The root, six folders and six files; both folders c/d and d/d count.
         assert_eq!(object.entries, 13);
         object.entries -= 1;

@@ -25,16 +25,14 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::path::Path;
 
+use super::super::Store;
 use super::super::catalog::{Based, NewSnapshot, Origin};
 use super::super::files::listed_at;
 use super::super::id::{BlobId, SnapshotId, from_hex};
 use super::super::index::Index;
-use super::super::layout::GIT;
 use super::super::manifest::Manifest;
 use super::super::paths::found::Found;
-use super::super::{Store, format};
 use crate::error::{Context as _, Error, Operation};
 use crate::tree::staging::write_whole;
 
@@ -52,7 +50,6 @@ pub(crate) struct Recording<'a> {
     pub(crate) tree: Option<(&'a Manifest, &'a [u32])>,
     /// The mirrors that are to be sealed, after a flush of all contents. `None`: no content is new.
     pub(crate) arrived: Option<&'a [BlobId]>,
-    pub(crate) needs: Needs,
     /// `None`: nobody knows which files name the project's root.
     pub(crate) found: Option<FoundList<'a>>,
     /// The indexes of worktrees that are based on the snapshot from now on. They name it.
@@ -61,25 +58,6 @@ pub(crate) struct Recording<'a> {
     /// The name that the snapshot gets. If another snapshot has that name, it loses it.
     pub(crate) name: Option<&'a str>,
     pub(crate) origin: &'a Origin,
-}
-
-/// What a calve must know to read the snapshot.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Needs {
-    /// That special files may have several names.
-    pub(crate) linked_special: bool,
-    /// That the project's `.git` is left out.
-    pub(crate) without_git: bool,
-}
-
-impl Needs {
-    /// Those of a snapshot of this tree, which was at `root`.
-    pub(crate) fn of(tree: &Manifest, root: &Path) -> Self {
-        Self {
-            linked_special: tree.entries().any(|(_, _, entry)| entry.is_linked_special()),
-            without_git: std::fs::symlink_metadata(root.join(GIT)).is_ok(),
-        }
-    }
 }
 
 /// The files of a snapshot that name the project's root.
@@ -116,12 +94,6 @@ impl RecordedSnapshots<'_> {
         if let Some(unsealed) = new.arrived {
             store.flush(unsealed)?;
         }
-        if new.needs.linked_special {
-            format::require(store.path(), format::LINKED_SPECIAL)?;
-        }
-        if new.needs.without_git {
-            format::require(store.path(), format::WITHOUT_GIT)?;
-        }
         match new.found {
             None => {}
             Some(FoundList::Here(found)) => self.keep_found(id, found),
@@ -138,9 +110,8 @@ impl RecordedSnapshots<'_> {
     /// Writes the indexes of the worktrees that had a base, or of those that had none. Without one
     /// the next look at the worktree reads everything.
     fn write_indexes(&self, new: &Recording<'_>, have_base: bool) {
-        let Some((manifest, _)) = new.tree else { return };
         for one in new.indexes.iter().filter(|one| one.has_base == have_base) {
-            let _ = self.store.registry().write_index(one.token, one.index, manifest);
+            let _ = self.store.registry().write_index(one.token, one.index);
         }
     }
 
@@ -181,7 +152,6 @@ impl RecordedSnapshots<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
 
     use super::super::super::{PROJECT, SnapshotOptions, Store, StoreOptions};
 
@@ -200,7 +170,7 @@ mod tests {
             store.registry().index(&row.token, first, &manifest)
         };
         let (before, lists) = (index(&store).unwrap(), store.layout().all_found());
-        let count = |folder: &Path| std::fs::read_dir(folder).map_or(0, Iterator::count);
+        let count = |folder: &std::path::Path| std::fs::read_dir(folder).map_or(0, Iterator::count);
         let had = count(&lists);
         let database = rusqlite::Connection::open(store.layout().database()).unwrap();
         let refuse = "CREATE TRIGGER refuse BEFORE INSERT ON snapshots

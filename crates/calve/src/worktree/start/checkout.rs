@@ -171,7 +171,7 @@ impl Remote {
         let stamp =
             Store::stamp_of(stage.dir(), Some(stage.parent()), stamp, operation.filesystems());
         let index = Index { snapshot: id, boot, stamp, stats };
-        store.registry().write_index(&row.token, &index, &manifest)?;
+        store.registry().write_index(&row.token, &index)?;
         // Only the files that the pusher found. A search here would look for a root that these
         // files do not know.
         let mut mentions = Vec::new();

@@ -23,8 +23,6 @@ use crate::report::DestinationReport;
 use crate::store::at::{last, open_parent};
 use crate::store::catalog::{Linked, State, WorktreeRow};
 use crate::store::clock;
-use crate::store::files::listed_at;
-use crate::store::format;
 use crate::store::git::modules::{MODULES, Module, Modules};
 use crate::store::git::{self, Registration};
 use crate::store::id::SnapshotId;
@@ -253,7 +251,6 @@ impl Dressing<'_> {
             let rewritten = done.iter().filter(|mention| mention.kept.is_none());
             let rewritten: Vec<&Path> = rewritten.map(|mention| mention.path.as_path()).collect();
             if !rewritten.is_empty() {
-                format::require(self.store.path(), format::OWN_PATHS)?;
                 self.mend_index(row, stage, &rewritten).context(Operation::WriteIndex, || path)?;
             }
         }
@@ -286,7 +283,7 @@ impl Dressing<'_> {
         let stamp = self.store.clock_past_all(index.stats.iter()).map_err(other)?;
         let filesystems = self.operation.filesystems();
         index.stamp = Store::stamp_of(stage.dir(), Some(stage.parent()), stamp, filesystems);
-        registry.write_index(&row.token, &index, &manifest).map_err(other)
+        registry.write_index(&row.token, &index).map_err(other)
     }
 
     /// Lets git register each tree, and makes its index ready. Returns also the files `.git` of
@@ -459,7 +456,6 @@ impl Dressing<'_> {
         if files.is_empty() {
             return Ok((Vec::new(), Vec::new()));
         }
-        format::require(self.store.path(), format::OWN_PATHS)?;
         let modules = Modules::new(&links.repository, path, &registration.folder);
         let submodules = Submodules {
             modules: &modules,
@@ -512,10 +508,6 @@ impl Dressing<'_> {
         let Some(modules) = Modules::of_copy(&project, path) else { return Ok(Vec::new()) };
         let tree = stage.path();
         let repositories = tree.join(GIT).join(MODULES);
-        // Later commands read the written files by the same rule.
-        if row.is_some() && listed_at(&repositories).is_ok_and(|names| !names.is_empty()) {
-            format::require(self.store.path(), format::OWN_PATHS)?;
-        }
         let led = modules
             .lead_in(&Modules::of_project(&project), &tree, &repositories)
             .context(Operation::Link, || path)?;

@@ -48,7 +48,7 @@ use crate::store::scan::databases::{JOURNAL, WAL, may_be_database};
 use crate::store::scan::{IGNORE_FILE, Scan};
 use crate::store::snapshot::Known;
 use crate::store::unnamed::{UNTRACED, Unnamed};
-use crate::store::{PROJECT, Store, format, path_from};
+use crate::store::{PROJECT, Store, path_from};
 use crate::tree::running::Running;
 use crate::tree::staging::{Stage, stage_name};
 use crate::tree::{CloneOptions, Reflink, clone_tree, listing, removal};
@@ -301,7 +301,6 @@ impl Store {
             return Ok(None);
         }
         // It flushes the disk. After the clone that would take the clone's time once more.
-        format::require(self.path(), format::NAMED_LATER)?;
         let files = first.files().0;
         operation.expect(files.saturating_mul(places.len() as u64));
         let ready = match Filesystem::named(filesystem.as_deref()).has_subvolumes {

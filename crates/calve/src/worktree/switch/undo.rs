@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use super::{SwitchReport, Transit};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
-use crate::reflink::meta::{self, Meta};
+use crate::reflink::meta::Meta;
 use crate::store::at::{is_gone, last, make_parents, open_at, open_parent, remove_at};
 use crate::store::bring::plan::{Changes, Moves, Names, Times, Trees, with_names_of};
 use crate::store::bring::{look_at, set_in_place};
@@ -90,13 +90,6 @@ impl Worktree {
             }
             // The entries of a folder come before the folder, because its mode may deny access to
             // them.
-            for (path, mode) in record.modes.iter().rev() {
-                match open_at(&root, path) {
-                    Ok(dir) => meta::give_mode(&dir, meta::mode(*mode))?,
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                    Err(error) => return Err(error),
-                }
-            }
             for (path, entry) in record.metadata.iter().rev() {
                 match set_in_place(&root, path, entry) {
                     Err(error) if !is_gone(&error) => return Err(error),
@@ -112,16 +105,14 @@ impl Worktree {
         Ok(report)
     }
 
-    /// Refuses the undo data of the first version. A part of it may be git's own files: the
-    /// snapshots of that version had the `.git` in the root.
+    /// Refuses a record that names git's own files, which no calve notes: somebody else wrote it.
     fn must_not_be_gits(&self, record: &Record, aside: &Aside) -> Result<(), Error> {
         let noted = record.metadata.iter().map(|(path, _)| path).chain(&record.deleted);
         if !noted.chain(&aside.files).any(|path| path.starts_with(layout::GIT)) {
             return Ok(());
         }
         let cause = io::Error::other(format!(
-            "an earlier calve noted it, and it would change the files of .git as well, which calve does not touch; \
-             what was moved aside is in {}",
+            "it would change the files of .git as well, which calve does not touch; what was moved aside is in {}",
             self.undo_path().join(UNDO_FILES).display(),
         ));
         Err(Error::new(ErrorKind::StoreIncompatible, Operation::Undo, &self.path, cause))
