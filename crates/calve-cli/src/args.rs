@@ -45,7 +45,7 @@ pub(crate) use remote::{
 #[cfg(unix)]
 pub(crate) use restore::{RestoreArgs, UndoArgs};
 #[cfg(unix)]
-pub(crate) use shells::{CdArgs, PathArgs};
+pub(crate) use shells::{CdArgs, EnvArgs, EnvFormat, PathArgs};
 #[cfg(unix)]
 pub(crate) use snapshots::{InitArgs, LogArgs, NameArgs, Naming, ShowArgs, SnapshotArgs};
 #[cfg(unix)]
@@ -219,6 +219,15 @@ pub(crate) enum Verb {
     #[command(after_help = shells::PATH_EXAMPLES,
         override_usage = "calve path [OPTIONS] [WORKTREE]\n       calve path [OPTIONS] --project")]
     Path(PathArgs),
+
+    /// Print variables for a worktree's programs
+    ///
+    /// Each worktree has a slot: a small number that no other worktree of the project has, the
+    /// same from its start to its drop. The port and the name for docker compose come from it. The
+    /// commands of start, -x and calve.afterStart, have these variables.
+    #[cfg(unix)]
+    #[command(after_help = shells::ENV_EXAMPLES)]
+    Env(EnvArgs),
 
     /// Go to a worktree, or the project
     ///

@@ -14,6 +14,8 @@ mod choices;
 mod clone;
 mod common;
 mod doctor;
+#[cfg(unix)]
+mod environment;
 mod exit;
 mod failure;
 mod filesystems;
@@ -160,6 +162,8 @@ fn run(cli: Cli) -> Result<Exit, clap::Error> {
         Verb::Hook(verb) => hook::run(verb, session),
         #[cfg(unix)]
         Verb::Path(args) => worktrees::path(args, session),
+        #[cfg(unix)]
+        Verb::Env(args) => worktrees::env::run(args, session),
         #[cfg(unix)]
         Verb::Cd(args) => Err(shells::cd(args)),
         Verb::ShellInit { shell, completions } => shells::init(*shell, *completions, output),

@@ -17,8 +17,12 @@ use crate::text::harmless;
 /// The command that `start` runs in each new worktree.
 pub(crate) const AFTER_START: &str = "calve.afterStart";
 
+/// The port of the project itself, and how many ports each tree has.
+pub(crate) const PORT_BASE: &str = "calve.portBase";
+pub(crate) const PORT_STEP: &str = "calve.portStep";
+
 /// All settings. Each has its row in docs/worktrees.md.
-const KNOWN: &[&str] = &[AFTER_START];
+const KNOWN: &[&str] = &[AFTER_START, PORT_BASE, PORT_STEP];
 
 /// The settings that hold for a project, in the order in which git reads them: the system's, the
 /// user's, the repository's.
@@ -58,7 +62,7 @@ impl Settings {
     }
 
     /// Reads what `git config -z` prints: `key LF value NUL`. A key alone stands for `true`.
-    fn read(text: &str) -> Self {
+    pub(crate) fn read(text: &str) -> Self {
         let entry = |entry: &str| {
             let (key, value) = entry.split_once('\n').unwrap_or((entry, "true"));
             (key.to_owned(), value.to_owned())
@@ -72,6 +76,20 @@ impl Settings {
         // git does not tell capital letters from small ones in a key, and prints small ones.
         let found = self.0.iter().rev().find(|(it, _)| it.eq_ignore_ascii_case(key));
         found.map(|(_, value)| value.as_str()).filter(|value| !value.trim().is_empty())
+    }
+
+    /// What `parse` makes of the value of a setting. `None` if it is not set, or empty.
+    ///
+    /// # Errors
+    /// `parse` takes no such value.
+    pub(crate) fn parsed<T>(
+        &self,
+        key: &str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Result<Option<T>, String> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let wrong = |why| format!("git's setting {key} is '{}': {why}", harmless(value));
+        parse(value).map(Some).map_err(wrong)
     }
 
     /// What is wrong with the settings: a line for each key that calve does not have.

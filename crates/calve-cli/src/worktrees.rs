@@ -12,6 +12,7 @@ use crate::session::Session;
 
 pub(crate) mod drop;
 pub(crate) mod du;
+pub(crate) mod env;
 pub(crate) mod fill;
 pub(crate) mod list;
 pub(crate) mod reshare;

@@ -306,6 +306,7 @@ impl Store {
             maker: String::new(),
             created: now().0,
             git: None,
+            slot: None,
         };
         catalog.add_project(&row)?;
         drop(catalog);

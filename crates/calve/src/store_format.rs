@@ -111,8 +111,8 @@
 //! | `snapshots` | `seq`, `id`, `object`, `worktree`, `branch` | snapshots, numbered as they were made |
 //! | `directories` | `id`, `encoding` | directories, each once |
 //! | `names` | `name`, `snapshot` | the names of snapshots |
-//! | `worktrees` | `name`, `token`, `path`, `snapshot`, `state`, `target`, `maker`, `created`, `git` | worktrees; the project's name is `.` |
-//! | `dropped` | `token`, `name`, `path`, `snapshot`, `created`, `git`, `beside`, `dropped` | dropped worktrees that can be brought back |
+//! | `worktrees` | `name`, `token`, `path`, `snapshot`, `state`, `target`, `maker`, `created`, `git`, `slot` | worktrees; the project's name is `.` |
+//! | `dropped` | `token`, `name`, `path`, `snapshot`, `created`, `git`, `beside`, `dropped`, `slot` | dropped worktrees that can be brought back |
 //! | `packs` | `id`, `name` | files in `packs/` |
 //! | `packed` | `blob`, `pack`, `offset`, `stored`, `size` | the pack of a content, and its place there |
 //!

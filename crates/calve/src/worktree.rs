@@ -348,6 +348,15 @@ impl Worktree {
         UNIX_EPOCH + Duration::from_secs(seconds)
     }
 
+    /// The number of the worktree: a small one, from 1 on, that no other worktree of the store has.
+    /// It is the lowest that was free at the start, and stays the same until the worktree is
+    /// dropped. One that is brought back has the same number again, if that is free. The project
+    /// has 0. `None` if the store does not say it.
+    #[must_use]
+    pub fn slot(&self) -> Option<u32> {
+        if self.is_project() { Some(0) } else { self.row.slot }
+    }
+
     /// Whether this is the project itself.
     #[must_use]
     pub fn is_project(&self) -> bool {

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 #[cfg(unix)]
-use clap::{Args, ValueHint};
+use clap::{Args, ValueEnum, ValueHint};
 #[cfg(unix)]
 use clap_complete::engine::ArgValueCompleter;
 
@@ -43,6 +43,41 @@ pub(crate) const MAN_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve man start | man -l -
   calve man --dir ~/.local/share/man/man1
       After that: man calve, man calve-clone, man calve-store-gc …";
+
+#[cfg(unix)]
+pub(crate) const ENV_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
+  eval \"$(calve env)\"
+      In a script, or in .envrc for direnv.
+  calve env fix-1 --format dotenv > .env.local
+  docker compose --env-file <(calve env --format dotenv) up
+
+Settings: git config calve.portBase 3000, calve.portStep 10. A worktree's port
+is the base and its slot times the step; the project has slot 0.";
+
+/// The arguments of `calve env`.
+#[cfg(unix)]
+#[derive(Debug, Args)]
+pub(crate) struct EnvArgs {
+    /// Its name or path [default: the one that contains the current folder]
+    #[arg(value_name = "WORKTREE", value_hint = ValueHint::DirPath,
+        add = ArgValueCompleter::new(candidates::worktrees))]
+    pub(crate) worktree: Option<PathBuf>,
+
+    /// In which form
+    #[arg(long, value_name = "FORM", value_enum, default_value = "shell")]
+    pub(crate) format: EnvFormat,
+}
+
+#[cfg(unix)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum EnvFormat {
+    /// 'export' lines for bash, zsh, fish and sh
+    Shell,
+    /// Lines of a file .env
+    Dotenv,
+    /// One object, as --json
+    Json,
+}
 
 /// The arguments of `calve path`.
 #[cfg(unix)]

@@ -6,6 +6,7 @@ use calve::{CopyCost, DestinationReport, StartReport};
 
 use crate::args::StartArgs;
 use crate::choices::StartReflink;
+use crate::environment::{Environment, Ports};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::failure::stored::store_failure;
@@ -69,9 +70,8 @@ impl Made<'_> {
         let trees: Vec<DestinationReport> =
             report.worktrees.iter().map(|started| started.report.clone()).collect();
         let mut exit = self.tell_files(&trees).and(self.tell_rest(&trees));
-        let (after, ran) = self.run_after();
+        let ([after, given], ran) = self.run_commands();
         exit = exit.and(ran);
-        let given = self.run_given();
         if after.iter().chain(&given).any(|code| *code != Some(0)) {
             exit = match session.signals.cancel().is_cancelled() {
                 true => session.signals.exit(),
@@ -181,43 +181,54 @@ impl Made<'_> {
         }
     }
 
-    /// Runs the command of `-x` in each worktree. Returns its exit codes.
-    fn run_given(&self) -> Vec<Option<i32>> {
-        let Wanted { args, session, project, .. } = self.wanted;
-        let Some(command) = &args.execute else { return Vec::new() };
-        let codes = after::run(command, "-x", project, &self.report, session);
-        for (started, code) in self.report.worktrees.iter().zip(&codes) {
+    /// Runs the user's commands in each worktree: that of the setting, and that of `-x`. Returns
+    /// their exit codes.
+    fn run_commands(&self) -> ([Vec<Option<i32>>; 2], Exit) {
+        let Wanted { args, session, store, project, .. } = self.wanted;
+        let (output, none) = (session.output, [Vec::new(), Vec::new()]);
+        if args.no_after_start && args.execute.is_none() {
+            return (none, Exit::Done);
+        }
+        let mut exit = Exit::Done;
+        let mut warn = |line: String| {
+            output.warning(line);
+            exit = Exit::Findings;
+        };
+        let settings = Settings::of(project).unwrap_or_else(|why| {
+            let why = harmless(&why);
+            warn(match args.no_after_start {
+                true => format!("git cannot say the settings of calve: {why}"),
+                false => format!(
+                    "no command ran in the new worktrees, because git cannot say whether calve.afterStart is set: {why}"
+                ),
+            });
+            Settings::default()
+        });
+        for remark in settings.remarks() {
+            output.warning(remark);
+        }
+        let after = settings.get(AFTER_START).filter(|_| !args.no_after_start);
+        if after.is_none() && args.execute.is_none() {
+            return (none, exit);
+        }
+        let ports = Ports::of(&settings).map_err(|why| warn(format!("no CALVE_PORT: {why}"))).ok();
+        let environment = match Environment::of(store, ports) {
+            Ok(environment) => environment,
+            Err(error) => {
+                let why = store_failure(&error).message();
+                warn(format!("no command ran in the new worktrees: {why}"));
+                return (none, exit);
+            }
+        };
+        let run = |command: &str, of| after::run(command, of, &environment, &self.report, session);
+        let after = after.map(|command| run(command, AFTER_START)).unwrap_or_default();
+        let given = args.execute.as_deref().map(|command| run(command, "-x")).unwrap_or_default();
+        for (started, code) in self.report.worktrees.iter().zip(&given) {
             if let Some(code) = code {
                 let name = harmless(&started.name);
-                session.output.summary(format_args!("{name}: -x ended with exit status {code}"));
+                output.summary(format_args!("{name}: -x ended with exit status {code}"));
             }
         }
-        codes
-    }
-
-    /// Runs the user's command in each worktree, if there is one. Returns its exit codes.
-    fn run_after(&self) -> (Vec<Option<i32>>, Exit) {
-        let Wanted { args, session, project, .. } = self.wanted;
-        if args.no_after_start {
-            return (Vec::new(), Exit::Done);
-        }
-        let settings = match Settings::of(project) {
-            Ok(settings) => settings,
-            Err(why) => {
-                session.output.warning(format_args!(
-                    "no command ran in the new worktrees, because git cannot say whether calve.afterStart is set: {}",
-                    harmless(&why)
-                ));
-                return (Vec::new(), Exit::Findings);
-            }
-        };
-        for remark in settings.remarks() {
-            session.output.warning(remark);
-        }
-        let codes = match settings.get(AFTER_START) {
-            Some(command) => after::run(command, AFTER_START, project, &self.report, session),
-            None => Vec::new(),
-        };
-        (codes, Exit::Done)
+        ([after, given], exit)
     }
 }

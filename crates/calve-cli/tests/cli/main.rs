@@ -4,6 +4,8 @@
 mod changes;
 mod clone;
 mod doctor;
+#[cfg(unix)]
+mod environment;
 mod errors;
 #[cfg(unix)]
 mod fill;

@@ -136,8 +136,8 @@ impl<'a> Registry<'a> {
     ///
     /// # Errors
     /// [`ErrorKind::WorktreeExists`]. Nothing was written.
-    pub(crate) fn claim(self, rows: Vec<WorktreeRow>) -> Result<Claim<'a>, Error> {
-        match self.catalog.claim(&rows)? {
+    pub(crate) fn claim(self, mut rows: Vec<WorktreeRow>) -> Result<Claim<'a>, Error> {
+        match self.catalog.claim(&mut rows)? {
             None => Ok(Claim { registry: self, rows, goes_again: true, is_finished: false }),
             Some((name, path)) => Err(name_taken(&name, &path)),
         }

@@ -214,6 +214,9 @@ pub struct StartReport {
 pub struct StartedWorktree {
     /// Its name.
     pub name: String,
+    /// Its number: see [`Worktree::slot`]. `None` if the store does not know the worktree, because
+    /// the store cannot be written to.
+    pub slot: Option<u32>,
     /// How the files were made, and how many.
     pub report: DestinationReport,
     /// The size of all its files, in bytes. It is known even if calve counted nothing.
@@ -240,7 +243,17 @@ impl StartedWorktree {
         (files, bytes): (u64, u64),
         (report, (git, mentions)): (DestinationReport, Dressed),
     ) -> Self {
-        Self { name, report, bytes, files, git, not_linked: None, git_notes: Vec::new(), mentions }
+        Self {
+            name,
+            slot: None,
+            report,
+            bytes,
+            files,
+            git,
+            not_linked: None,
+            git_notes: Vec::new(),
+            mentions,
+        }
     }
 }
 
@@ -358,6 +371,7 @@ impl Store {
         };
         let (linked, mut notes) = prepare_links(&mut git, plan, &paths)?;
         let claim = self.registry().claim(new_rows(names, &paths, basis.id, &linked))?;
+        let slots: Vec<Option<u32>> = claim.rows().iter().map(|row| row.slot).collect();
         let is_copy = matches!(git, GitPlan::Copy(_));
         let how = (git, options.paths);
         let (files, trees) = match (basis.cloned, basis.id, &object) {
@@ -373,9 +387,10 @@ impl Store {
         if let Some(path) = paths.first().filter(|_| is_copy) {
             notes = other_settings(&self.project()?, path);
         }
-        let worktree = |(name, tree): (&&str, Started)| StartedWorktree {
+        let worktree = |((name, tree), slot): ((&&str, Started), _)| StartedWorktree {
             not_linked: not_linked.clone(),
             git_notes: notes.clone(),
+            slot,
             ..StartedWorktree::new((*name).to_owned(), files, tree)
         };
         Ok(StartReport {
@@ -383,7 +398,7 @@ impl Store {
             taken: basis.taken,
             registered: true,
             written_files,
-            worktrees: names.iter().zip(trees).map(worktree).collect(),
+            worktrees: names.iter().zip(trees).zip(slots).map(worktree).collect(),
             elapsed: Duration::ZERO,
         })
     }
@@ -648,6 +663,7 @@ fn new_rows(
         maker: stage_name(),
         created: now().0,
         git: linked.get(at).cloned(),
+        slot: None,
     };
     names.iter().zip(paths).enumerate().map(row).collect()
 }

@@ -16,8 +16,8 @@ use calve::{ErrorKind, SnapshotOptions, StartOptions, Store, StoreOptions, Verif
 use crate::common;
 use crate::common::Scratch;
 
-const FIRST: &str = "9be4b38c7b683cb213318d86dbf0474485e7c9a0df4f4c15d0df82e95e59c18e";
-const SECOND: &str = "2636f3761d1e21bfe6af29c0663a43dfa3f1feaa8de7fde06938f0aec2a85d38";
+const FIRST: &str = "62b5f34c770f90e745f1cbdcbd101590a0556bfe41b8537632088e1f92cbca91";
+const SECOND: &str = "c1b349a6e85c811f94622ca2e86e0cbbaac68a41acc444b91489435ac540d79b";
 
 fn unpack(to: &Path) {
     let archive = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/store-1.tar.gz");

@@ -4,11 +4,11 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 
 use calve::{GitOutcome, StartReport, StartedWorktree};
 
+use crate::environment::{Environment, NOT_ALWAYS, NumberedTree};
 use crate::session::Session;
 use crate::settings::without_another_repository;
 use crate::text::shown;
@@ -18,7 +18,7 @@ use crate::text::shown;
 pub(crate) fn run(
     command: &str,
     of: &str,
-    project: &Path,
+    environment: &Environment,
     report: &StartReport,
     session: Session<'_>,
 ) -> Vec<Option<i32>> {
@@ -28,7 +28,7 @@ pub(crate) fn run(
             return None;
         }
         let path = &started.report.path;
-        let (code, why) = match run_in(command, project, started) {
+        let (code, why) = match run_in(command, environment, started) {
             Ok(status) if status.success() => return Some(0),
             Ok(status) => (code(status), status.to_string()),
             Err(error) => (127, error.to_string()),
@@ -42,17 +42,23 @@ pub(crate) fn run(
     report.worktrees.iter().map(one).collect()
 }
 
-fn run_in(command: &str, project: &Path, started: &StartedWorktree) -> io::Result<ExitStatus> {
+fn run_in(
+    command: &str,
+    environment: &Environment,
+    started: &StartedWorktree,
+) -> io::Result<ExitStatus> {
     let mut shell = without_another_repository(Command::new("sh"));
     shell.args(["-c", command]).current_dir(&started.report.path);
     // Nothing to read, and no `/dev/null`, which a sandbox may lack.
     shell.stdin(io::pipe()?.0);
     // Standard output has the paths of the worktrees, and nothing else.
     shell.stdout(Stdio::from(File::from(io::stderr().as_fd().try_clone_to_owned()?)));
-    shell
-        .env("CALVE_PROJECT", project)
-        .env("CALVE_WORKTREE", &started.report.path)
-        .env("CALVE_NAME", &started.name);
+    let (path, slot) = (started.report.path.as_path(), started.slot);
+    let tree = NumberedTree { name: Some(&started.name), path, slot };
+    for name in NOT_ALWAYS {
+        shell.env_remove(name);
+    }
+    shell.envs(environment.variables(tree));
     match &started.git {
         GitOutcome::Linked(linked) if linked.branch.is_some() => {
             shell.env("CALVE_BRANCH", linked.branch.as_deref().unwrap_or_default())

@@ -26,6 +26,7 @@ pub(super) struct StartDocument<'a> {
 #[derive(Serialize)]
 pub(crate) struct StartedDocument<'a> {
     name: &'a str,
+    slot: Option<u32>,
     #[serde(flatten)]
     tree: DestinationDocument,
     git: &'static str,
@@ -55,6 +56,7 @@ impl<'a> StartedDocument<'a> {
         };
         Self {
             name: &started.name,
+            slot: started.slot,
             tree: DestinationDocument::new(&started.report),
             git,
             no_git_because,

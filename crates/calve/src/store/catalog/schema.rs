@@ -70,7 +70,8 @@ pub(super) const TABLES: &[(&str, &str)] = &[
         target BLOB,
         maker TEXT NOT NULL,
         created INTEGER NOT NULL,
-        git TEXT
+        git TEXT,
+        slot INTEGER
     ) WITHOUT ROWID",
     ),
     (
@@ -97,7 +98,8 @@ pub(super) const TABLES: &[(&str, &str)] = &[
         created INTEGER NOT NULL,
         git TEXT,
         beside INTEGER NOT NULL,
-        dropped INTEGER NOT NULL
+        dropped INTEGER NOT NULL,
+        slot INTEGER
     ) WITHOUT ROWID",
     ),
 ];

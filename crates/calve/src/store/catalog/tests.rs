@@ -83,7 +83,8 @@ const NEXT_TABLES: &[(&str, &str)] = &[
         target BLOB,
         maker TEXT NOT NULL,
         created INTEGER NOT NULL,
-        git TEXT
+        git TEXT,
+        slot INTEGER
     , note TEXT) WITHOUT ROWID",
     ),
     TABLES[4],
@@ -163,11 +164,12 @@ fn a_database_of_an_earlier_version_is_migrated_in_place_and_is_as_a_new_one() {
     assert_eq!(version(&path), 1);
     let migrated = open_as(&path, *NEXT).unwrap();
     assert_eq!((version(&path), told(&migrated)), (2, before));
+    assert_eq!(migrated.worktree(PROJECT).unwrap().unwrap().slot, None);
     migrated.write(|tx| tx.execute("UPDATE worktrees SET note = 'it has it'", [])).unwrap();
     // The migrated database also takes rows that every version writes.
     let mut row = migrated.worktrees().unwrap().remove(0);
     (row.name, row.token) = ("another".to_owned(), "abc".to_owned());
-    assert_eq!(migrated.claim(std::slice::from_ref(&row)).unwrap(), None);
+    assert_eq!(migrated.claim(std::slice::from_mut(&mut row)).unwrap(), None);
     assert!(migrated.worktree("another").unwrap().is_some());
 
     let dir = tempfile::tempdir().unwrap();
@@ -327,7 +329,7 @@ fn what_a_worktree_is_for_git_is_read_as_it_was_written_and_nothing_else_is() {
         (Some("something else"), None),
         (None, None),
     ] {
-        let row = WorktreeRow {
+        let mut row = WorktreeRow {
             name: "w".to_owned(),
             token: "ab".to_owned(),
             path: b"/w".to_vec(),
@@ -337,11 +339,62 @@ fn what_a_worktree_is_for_git_is_read_as_it_was_written_and_nothing_else_is() {
             maker: String::new(),
             created: 0,
             git: expected.clone(),
+            slot: None,
         };
         db.forget_worktrees(std::slice::from_ref(&row)).unwrap();
-        db.claim(std::slice::from_ref(&row)).unwrap();
+        db.claim(std::slice::from_mut(&mut row)).unwrap();
         assert_eq!(db.worktree("w").unwrap().unwrap().git, expected);
         db.write(|tx| tx.execute("UPDATE worktrees SET git = ?1", [text]).map(drop)).unwrap();
         assert_eq!(db.worktree("w").unwrap().unwrap().git, expected, "{text:?}");
+    }
+}
+
+/// The lowest that is free; one that comes back has its own again if it can.
+#[test]
+fn each_worktree_has_a_number_that_no_other_has() {
+    let (_dir, path) = a_database();
+    let db = Catalog::open(&path).unwrap();
+    let row = |name: &str, token: &str| WorktreeRow {
+        name: name.to_owned(),
+        token: token.to_owned(),
+        path: Vec::new(),
+        snapshot: None,
+        state: State::Ready,
+        target: None,
+        maker: String::new(),
+        created: 0,
+        git: None,
+        slot: None,
+    };
+    let slots = |rows: &[WorktreeRow]| rows.iter().map(|it| it.slot).collect::<Vec<_>>();
+    let mut rows = [row("a", "a1"), row("b", "b2"), row("c", "c3")];
+    db.add_project(&row(PROJECT, "00")).unwrap();
+    assert_eq!(db.claim(&mut rows).unwrap(), None);
+    assert_eq!(slots(&rows), [Some(1), Some(2), Some(3)]);
+    assert_eq!(slots(&db.worktrees().unwrap()), [None, Some(1), Some(2), Some(3)]);
+    let drop = |at: usize| {
+        let kept = |(): &()| Some(DroppedRow { row: rows[at].clone(), beside: false, dropped: 0 });
+        db.forget_worktree(&rows[at].token, || Ok(Some(())), kept).unwrap().unwrap();
+    };
+    drop(0);
+    drop(1);
+    let mut other = [row("d", "d4")];
+    db.claim(&mut other).unwrap();
+    assert_eq!(slots(&other), [Some(1)], "the lowest");
+    let dropped = db.dropped().unwrap();
+    let back = |token: &str| {
+        let found = dropped.iter().find(|it| it.row.token == token).unwrap();
+        let mut row = found.row.clone();
+        db.bring_back(&mut row, || Ok(())).unwrap().unwrap();
+        row.slot
+    };
+    assert_eq!(back("b2"), Some(2), "its own is free");
+    assert_eq!(back("a1"), Some(4), "its own is taken");
+    for (slot, expected) in [("-1", None), ("4294967296", None), ("7", Some(7))] {
+        db.write(|tx| {
+            tx.execute(&format!("UPDATE worktrees SET slot = {slot}"), []).map(std::mem::drop)
+        })
+        .unwrap();
+        assert_eq!(db.worktree("c").unwrap().unwrap().slot, expected, "{slot}");
     }
 }

@@ -1,6 +1,8 @@
 //! The rows of worktrees. Changes to them do not wait for the disk: a crash of the machine may undo
 //! a change, as it may undo the worktree.
 
+use std::collections::BTreeSet;
+
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::super::id::SnapshotId;
@@ -37,6 +39,8 @@ pub(crate) struct WorktreeRow {
     pub(crate) created: i64,
     /// Set if the worktree is a linked worktree of git.
     pub(crate) git: Option<Linked>,
+    /// A small number that no other worktree has. `None`: none was given yet, or it is the project.
+    pub(crate) slot: Option<u32>,
 }
 
 /// A row of `dropped`: a worktree that was dropped and can be brought back.
@@ -141,19 +145,25 @@ impl Catalog {
         self.write(|tx| put_worktree(tx, row))
     }
 
-    /// Adds the rows of new worktrees, if all names are free. If not, returns a name that is taken
-    /// and the path of the worktree that has it. calve writes the rows to the disk before it calls
+    /// Adds the rows of new worktrees, if all names are free, and gives each a slot. If not, returns
+    /// a name that is taken and the path of the worktree that has it. calve writes the rows to the disk before it calls
     /// git. Otherwise a power cut could leave registrations of git that no row knows.
-    pub(crate) fn claim(&self, rows: &[WorktreeRow]) -> Result<Option<(String, Vec<u8>)>, Error> {
+    pub(crate) fn claim(
+        &self,
+        rows: &mut [WorktreeRow],
+    ) -> Result<Option<(String, Vec<u8>)>, Error> {
         self.write(|tx| {
             let mut find = tx.prepare("SELECT path FROM worktrees WHERE name = ?1")?;
-            for row in rows {
+            for row in rows.iter() {
                 let other = find.query_row([&row.name], |other| other.get(0)).optional()?;
                 if let Some(path) = other {
                     return Ok(Some((row.name.clone(), path)));
                 }
             }
-            rows.iter().try_for_each(|row| put_worktree(tx, row))?;
+            for row in rows.iter_mut() {
+                row.slot = Some(free_slot(tx, row.slot)?);
+                put_worktree(tx, row)?;
+            }
             Ok(None)
         })
     }
@@ -274,13 +284,13 @@ impl Catalog {
     }
 
     /// Makes a dropped worktree a worktree again, if `back` brings its folder back. Both happen in
-    /// one transaction.
+    /// one transaction. Its slot is the one that it had, if that is free.
     ///
     /// # Errors
     /// The outer one is the database's. The inner one is the path of a worktree that has the name.
     pub(crate) fn bring_back(
         &self,
-        row: &WorktreeRow,
+        row: &mut WorktreeRow,
         back: impl FnOnce() -> Result<(), Error>,
     ) -> Result<Result<(), Vec<u8>>, Error> {
         self.write(|tx| {
@@ -289,6 +299,7 @@ impl Catalog {
             }
             let done = back();
             if done.is_ok() {
+                row.slot = Some(free_slot(tx, row.slot)?);
                 put_worktree(tx, row)?;
                 delete_dropped(tx, &row.token)?;
             }
@@ -326,8 +337,9 @@ impl Catalog {
                 .prepare("SELECT * FROM worktrees")?
                 .query_map([], worktree_row)?
                 .collect::<Result<Vec<_>, _>>()?;
-            for row in settle(&worktrees, &dropped_rows(tx)?) {
+            for mut row in settle(&worktrees, &dropped_rows(tx)?) {
                 delete_dropped(tx, &row.token)?;
+                row.slot = Some(free_slot(tx, row.slot)?);
                 put_worktree(tx, &row)?;
             }
             Ok(())
@@ -356,6 +368,7 @@ fn dropped_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<DroppedRow> {
         maker: String::new(),
         created: row.get("created")?,
         git: row.get::<_, Option<String>>("git")?.as_deref().and_then(Linked::decode),
+        slot: slot_of(row)?,
     };
     let beside = row.get::<_, i64>("beside")? != 0;
     Ok(DroppedRow { row: worktree, beside, dropped: row.get("dropped")? })
@@ -365,9 +378,9 @@ fn dropped_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<DroppedRow> {
 fn put_dropped(db: &Connection, kept: &DroppedRow) -> rusqlite::Result<()> {
     let DroppedRow { row, beside, dropped } = kept;
     db.execute(
-        "INSERT INTO dropped (token, name, path, snapshot, created, git, beside, dropped)
+        "INSERT INTO dropped (token, name, path, snapshot, created, git, beside, dropped, slot)
             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7,
-                max(?8, ifnull((SELECT max(dropped) + 1 FROM dropped WHERE name = ?2), 0)))",
+                max(?8, ifnull((SELECT max(dropped) + 1 FROM dropped WHERE name = ?2), 0)), ?9)",
         params![
             row.token,
             row.name,
@@ -377,6 +390,7 @@ fn put_dropped(db: &Connection, kept: &DroppedRow) -> rusqlite::Result<()> {
             row.git.as_ref().map(Linked::encode),
             i64::from(*beside),
             dropped,
+            row.slot,
         ],
     )
     .map(drop)
@@ -392,8 +406,9 @@ fn delete_worktree(db: &Connection, token: &str) -> rusqlite::Result<()> {
 
 fn put_worktree(db: &Connection, row: &WorktreeRow) -> rusqlite::Result<()> {
     db.execute(
-        "INSERT INTO worktrees (name, token, path, snapshot, state, target, maker, created, git)
-            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        "INSERT INTO worktrees
+            (name, token, path, snapshot, state, target, maker, created, git, slot)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
         params![
             row.name,
             row.token,
@@ -404,9 +419,24 @@ fn put_worktree(db: &Connection, row: &WorktreeRow) -> rusqlite::Result<()> {
             row.maker,
             row.created,
             row.git.as_ref().map(Linked::encode),
+            row.slot,
         ],
     )
     .map(drop)
+}
+
+/// The wanted slot if no worktree has it, else the lowest one that is free. The project has 0.
+fn free_slot(db: &Connection, wanted: Option<u32>) -> rusqlite::Result<u32> {
+    let mut taken = db.prepare("SELECT slot FROM worktrees WHERE slot IS NOT NULL")?;
+    let taken = taken.query_map([], |row| row.get::<_, i64>(0))?;
+    let taken = taken.collect::<rusqlite::Result<BTreeSet<i64>>>()?;
+    let is_free = |slot: &u32| *slot > 0 && !taken.contains(&i64::from(*slot));
+    Ok(wanted.filter(is_free).or_else(|| (1..=u32::MAX).find(is_free)).unwrap_or(u32::MAX))
+}
+
+/// The store may come from someone else, with any number.
+fn slot_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Option<u32>> {
+    Ok(row.get::<_, Option<i64>>("slot")?.and_then(|slot| u32::try_from(slot).ok()))
 }
 
 fn worktree_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<WorktreeRow> {
@@ -427,6 +457,7 @@ fn worktree_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<WorktreeRow> {
         maker: row.get("maker")?,
         created: row.get("created")?,
         git: row.get::<_, Option<String>>("git")?.as_deref().and_then(Linked::decode),
+        slot: slot_of(row)?,
     })
 }
 

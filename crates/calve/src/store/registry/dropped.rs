@@ -136,13 +136,14 @@ impl Registry<'_> {
                 moved => moved.context(Operation::RestoreWorktree, || path),
             }
         };
-        let done = self.catalog.bring_back(&row, back);
+        let mut brought = row.clone();
+        let done = self.catalog.bring_back(&mut brought, back);
         let done = done.and_then(|done| done.map_err(|path| name_taken(name, &path)));
         match done {
             Ok(()) => {
                 // A tree that was cloned to its place is another folder. It has its mark.
-                let _ = self.note_root(&row, path);
-                Ok(row)
+                let _ = self.note_root(&brought, path);
+                Ok(brought)
             }
             Err(error) => {
                 // Under the new name it can be brought back as well.
