@@ -262,7 +262,9 @@ impl Turn<'_> {
         drop(workplace);
         match (tool, self.sources) {
             (Tool::CalveStart, Sources { project: Some(project), .. }) => {
-                tools::remove_tree(&project.join(".calve"))?;
+                for store in [".calve", ".git/calve"].map(|store| project.join(store)) {
+                    tools::remove_tree(&store)?;
+                }
             }
             (Tool::GitWorktree, Sources { repository: Some(repository), .. }) => {
                 let prune = ["worktree", "prune"].map(Into::into);

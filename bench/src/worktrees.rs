@@ -194,8 +194,7 @@ impl Bench<'_> {
             day.store_disk_bytes = free.saturating_sub(self.volume.settled_free_bytes()?);
         }
         self.shell(day, "`snapshot`, nothing changed", &project, "\"$2\" snapshot -q")?;
-        let some =
-            "f=$(find . -path ./.calve -prune -o -type f -name '*.c' -print -quit); echo >>\"$f\"";
+        let some = "f=$(find . \\( -path ./.calve -o -path ./.git \\) -prune -o -type f -name '*.c' -print -quit); echo >>\"$f\"";
         self.shell(
             day,
             "`snapshot`, one file changed",

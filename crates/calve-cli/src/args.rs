@@ -76,9 +76,8 @@ pub(crate) const ENVIRONMENT: &str = "\u{1b}[1;4mEnvironment:\u{1b}[0m
                   --color overrides both";
 
 pub(crate) const FILES: &str = "\u{1b}[1;4mFiles:\u{1b}[0m
-  .calve                    in a project: its store, or the file that says where
-                            the store is; in a worktree: the file that says
-                            which worktree it is
+  .git/calve                in a project: its store, or the file that says where
+                            the store is; .calve if it has no git repository
   .calveignore              in any folder: the files that snapshots leave out,
                             in the format of .gitignore
   ../PROJECT.worktrees      where new worktrees go, without --at";
@@ -153,8 +152,9 @@ pub(crate) enum Verb {
     /// Make a store for a project
     ///
     /// 'calve start' makes the store of a git project by itself.
-    /// The store is the folder .calve in the project's root, or the folder that --store names, or
-    /// on the volume that --volume names. It holds the content of each file once, and shares it
+    /// The store is the folder calve in the project's git repository, which all its worktrees share,
+    /// or .calve in the project's root if it has none, or the folder that --store names, or on the
+    /// volume that --volume names. It holds the content of each file once, and shares it
     /// with the project if both are on a filesystem that can reflink.
     #[cfg(unix)]
     #[command(after_help = snapshots::INIT_EXAMPLES)]

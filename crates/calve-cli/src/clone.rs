@@ -41,7 +41,7 @@ pub(crate) fn run(
     let destinations: Vec<PathBuf> = destinations.iter().map(|path| common.resolve(path)).collect();
     let cancel = signals.cancel();
     let progress = Arc::new(Progress::default());
-    let mut options = options(args, common).cancel(&cancel).progress(&progress);
+    let mut options = options(args, &source, common).cancel(&cancel).progress(&progress);
     if output.json || output.verbose {
         options = options.list_existing();
     }
@@ -89,7 +89,7 @@ fn price(
         _ => "the clones will take",
     });
     let cost = || {
-        // A clone includes calve's own folder, which `of_tree` leaves out.
+        // A clone includes `.calve`, which `of_tree` leaves out.
         let (mut cost, own) = (CopyCost::of_tree(source), CopyCost::of_tree(source.join(".calve")));
         cost.files += own.files;
         cost.bytes = cost.bytes.saturating_add(own.bytes);
@@ -109,11 +109,14 @@ type Mentions = Option<Vec<Vec<calve::PathMention>>>;
 #[cfg(not(unix))]
 type Mentions = ();
 
+/// In a project with a repository: its store, or the file that says where the store is.
+const STORE_IN_GIT: &str = ".git/calve";
+
 fn has_store(root: &Path) -> bool {
     root.join(".calve/format").try_exists().unwrap_or(false)
 }
 
-fn options(args: &CloneArgs, common: &Common) -> CloneOptions {
+fn options(args: &CloneArgs, source: &Path, common: &Common) -> CloneOptions {
     let mut options = CloneOptions::new()
         .mode(args.mode.into())
         .reflink(args.reflink.into())
@@ -123,6 +126,10 @@ fn options(args: &CloneArgs, common: &Common) -> CloneOptions {
         .git_index(args.git_index.into())
         .durable(args.durable)
         .dry_run(args.dry_run);
+    if source.join(STORE_IN_GIT).is_dir() {
+        // It is the source's. A clone with it would be a second project of the same worktrees.
+        options = options.exclude(format!("/{STORE_IN_GIT}"));
+    }
     for glob in &args.exclude {
         options = options.exclude(glob);
     }

@@ -46,8 +46,8 @@ impl Place {
             let name = found.worktree()?.name().to_owned();
             return Ok(Self::Worktree { name, root: found.root });
         }
-        let worktrees = found.store.worktrees()?.len();
-        Ok(Self::Project { root: found.root, store: found.store.path().to_owned(), worktrees })
+        let (root, worktrees) = (found.store.project()?, found.store.worktrees()?.len());
+        Ok(Self::Project { root, store: found.store.path().to_owned(), worktrees })
     }
 }
 

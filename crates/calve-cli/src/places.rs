@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use calve::{ErrorKind, Store};
+use calve::{ErrorKind, NotInGit, Store};
 
 use crate::failure::Failure;
 use crate::failure::stored::own;
@@ -65,6 +65,20 @@ pub(crate) fn inside_repository(project: &Path) -> Option<String> {
     Some(format!(
         "{word} is a folder in the git repository {repository}: its worktrees have no git, and 'git add -A' would add \
          those in {word}.worktrees; 'calve init {repository}' makes a store for the whole repository"
+    ))
+}
+
+/// The remark about a new store that is not in the repository of its project.
+pub(crate) fn not_in_git(store: &Store) -> Option<String> {
+    // Without an answer, nothing is amiss that a user could change.
+    let why = match store.why_not_in_git().ok()?? {
+        NotInGit::OtherFilesystem => "the git repository is on another filesystem",
+        NotInGit::MayNotWrite => "the git repository may not be written to",
+        _ => return None,
+    };
+    Some(format!(
+        "the store is {}, because {why}; 'git clean -ffdx' deletes it with all snapshots",
+        shown(store.path())
     ))
 }
 

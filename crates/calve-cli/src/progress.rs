@@ -267,6 +267,10 @@ fn count_files(root: &Path, own: bool, stop: &AtomicBool) -> Option<u64> {
     let mut files = 0;
     let mut pending = vec![root.to_owned()];
     while let Some(directory) = pending.pop() {
+        // calve's own folder in the repository.
+        if directory.ends_with(".git/calve") {
+            continue;
+        }
         // The clone reports folders that it cannot read.
         let Ok(entries) = fs::read_dir(&directory) else { continue };
         for entry in entries {

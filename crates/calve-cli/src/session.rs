@@ -111,6 +111,14 @@ impl Session<'_> {
                 }
                 place => place.map_err(|error| store_failure(&error))?,
             };
+            if place.is_only_gits() {
+                let project = place.store.project().map_err(|error| store_failure(&error))?;
+                self.output.summary(format_args!(
+                    "calve did not make the git worktree {}: this starts from the project {}",
+                    crate::text::shown(&place.root),
+                    crate::text::shown(&project)
+                ));
+            }
             let store = place.store.path();
             places::must_not_be_in_another_repository(&self.current(), store, &place.root)?;
         }
@@ -125,6 +133,9 @@ impl Session<'_> {
             made => made.map_err(|error| store_failure(&error))?,
         };
         self.output.summary(format_args!("made a store for {}", crate::text::shown(root)));
+        if let Some(line) = places::not_in_git(&made) {
+            self.output.summary(line);
+        }
         Ok(made)
     }
 

@@ -40,7 +40,7 @@ pub(crate) fn init(args: &InitArgs, session: Session<'_>) -> Result<Exit, Failur
         Ok(store) => (store, "made a store for"),
         // A second `init` is no error: there is nothing left to do.
         Err(error) if error.kind() == ErrorKind::StoreExists => {
-            // The file `.calve/project` says where the store is. If calve may not write it,
+            // A file in the project says where the store is. If calve may not write it,
             // `point_project` fails.
             let store = match &at {
                 None => Store::discover(&project).map(|found| found.store),
@@ -65,6 +65,9 @@ pub(crate) fn init(args: &InitArgs, session: Session<'_>) -> Result<Exit, Failur
         "{what} {}: 'calve{named} start NAME' makes a worktree",
         shown(&project)
     ));
+    if is_new && let Some(line) = places::not_in_git(&store) {
+        output.summary(line);
+    }
     if let Some(warning) = places::inside_repository(&project) {
         output.warning(warning);
     }
@@ -97,12 +100,12 @@ fn on_volume(
     session: Session<'_>,
 ) -> Result<Option<PathBuf>, Failure> {
     let Some(volume) = &args.volume else { return Ok(None) };
-    let own_store = project.join(".calve");
-    if Store::open(&own_store).is_ok() {
+    let inside = [".calve", ".git/calve"].map(|folder| project.join(folder));
+    if let Some(own_store) = inside.iter().find(|store| Store::open(store).is_ok()) {
         let why = "the project has a store inside already";
         let hint = format!(
             "drop its worktrees, and remove it with all its snapshots: rm -rf {}",
-            text::shell_word(&own_store)
+            text::shell_word(own_store)
         );
         return Err(own("make store for", project, ErrorKind::StoreExists, why, hint));
     }

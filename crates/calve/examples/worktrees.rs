@@ -27,9 +27,7 @@ pub fn run(project: &std::path::Path, jobs: &[String]) -> Result<(), Box<dyn std
     // The first to come makes the store; of two at once, one makes it and the other opens it.
     let store = match Store::init(project) {
         Ok(store) => store,
-        Err(error) if error.kind() == ErrorKind::StoreExists => {
-            Store::open(project.join(".calve"))?
-        }
+        Err(error) if error.kind() == ErrorKind::StoreExists => Store::discover(project)?.store,
         Err(error) => return Err(error.into()),
     };
 

@@ -69,7 +69,7 @@
 //! # std::fs::create_dir("project")?;
 //! # std::fs::write("project/main.rs", "fn main() {}")?;
 //! let options = StoreOptions::new();
-//! let store = Store::init("project")?; // the next time: Store::open("project/.calve")
+//! let store = Store::init("project")?; // the next time: Store::discover("project")?.store
 //! let named = SnapshotOptions::new().message("dependencies installed").name("ready");
 //! let ready = store.snapshot(&named, &options)?;
 //!
@@ -227,10 +227,10 @@ pub use store::remote::{
 pub use store::stopping::end_waits_with;
 #[cfg(all(unix, feature = "store"))]
 pub use store::{
-    BlobId, Damage, DamageKind, Discovered, GcOptions, GcReport, NamingReport, PackOptions,
-    PackReport, PathKept, PathKind, PathMeaning, PathMention, ReadyReport, Snapshot, SnapshotId,
-    SnapshotLog, SnapshotOptions, SnapshotReport, Store, StoreOptions, StoreStats, VerifyOptions,
-    VerifyReport, WarmReport,
+    BlobId, Damage, DamageKind, Discovered, GcOptions, GcReport, NamingReport, NotInGit,
+    PackOptions, PackReport, PathKept, PathKind, PathMeaning, PathMention, ReadyReport, Snapshot,
+    SnapshotId, SnapshotLog, SnapshotOptions, SnapshotReport, Store, StoreOptions, StoreStats,
+    VerifyOptions, VerifyReport, WarmReport,
 };
 #[cfg(feature = "git-index")]
 pub use tree::GitIndex;

@@ -40,6 +40,7 @@ pub(crate) mod format;
 mod freeing;
 pub(crate) mod gc;
 pub(crate) mod git;
+pub(crate) mod home;
 pub(crate) mod id;
 pub(crate) mod index;
 pub(crate) mod layout;
@@ -74,6 +75,7 @@ pub(crate) mod unnamed;
 pub(crate) mod verify;
 
 pub use gc::{GcOptions, GcReport};
+pub use home::NotInGit;
 pub use id::{BlobId, SnapshotId};
 pub use packing::{PackOptions, PackReport, WarmReport};
 pub use paths::found::{PathKept, PathMention};
@@ -176,14 +178,17 @@ struct Inner {
 }
 
 impl Store {
-    /// Makes a store for the project at `project`, in its folder `.calve`.
+    /// Makes a store for the project at `project`: in the folder `calve` of its git repository, which
+    /// all working trees of the repository share, or in its folder `.calve` if it has none.
+    /// [`Store::why_not_in_git`] says why a project with a repository has it in `.calve`.
     ///
     /// # Errors
-    /// [`ErrorKind::StoreExists`] if there is a store already. [`ErrorKind::DestinationExists`] if
+    /// [`ErrorKind::StoreExists`] if there is a store already, also if it is that of another working
+    /// tree of the same repository. [`ErrorKind::DestinationExists`] if
     /// something else is in its place; an empty folder is no obstacle. [`ErrorKind::Overlap`] if
     /// the project is a worktree or a part of a store. If it fails, it leaves nothing behind.
     pub fn init(project: impl AsRef<Path>) -> Result<Self, Error> {
-        Self::init_with(project.as_ref(), None)
+        Self::init_with(project.as_ref(), None)?.pointed()
     }
 
     /// Makes a store for the project at `project` in the folder `store`, which may be elsewhere.
@@ -199,10 +204,14 @@ impl Store {
     /// As for [`Store::init`]. [`ErrorKind::StoreExists`] also if the project has a store that is
     /// somewhere else; [`ErrorKind::StoreNotFound`] if that store is not there now.
     pub fn init_at(project: impl AsRef<Path>, store: impl AsRef<Path>) -> Result<Self, Error> {
-        let store = Self::init_with(project.as_ref(), Some(store.as_ref()))?;
-        match store.point_project() {
+        Self::init_with(project.as_ref(), Some(store.as_ref()))?.pointed()
+    }
+
+    /// The new store, after its project leads to it, if that may be written to.
+    fn pointed(self) -> Result<Self, Error> {
+        match self.point_project() {
             Err(error) if !is_refused(error.io_error()) => Err(error),
-            _ => Ok(store),
+            _ => Ok(self),
         }
     }
 
@@ -222,7 +231,8 @@ impl Store {
         if !project.is_dir() {
             return Err(Error::io(Operation::OpenProject, project, Errno::NOTDIR));
         }
-        let path = store.map_or_else(|| layout::own(&project), Path::to_owned);
+        let home = || home::for_new(&project).context(Operation::LookAt, || git::git_of(&project));
+        let path = store.map_or_else(|| Ok(home()?.0), |path| Ok(path.to_owned()))?;
         let inside = |why: &str| {
             let cause = io::Error::new(io::ErrorKind::InvalidInput, why.to_owned());
             Error::new(ErrorKind::Overlap, Operation::MakeStoreFor, &project, cause)
@@ -242,7 +252,7 @@ impl Store {
                 io::Error::new(io::ErrorKind::Unsupported, "it is git's own folder, or inside one");
             return Err(Error::new(ErrorKind::Overlap, Operation::MakeStoreFor, project, cause));
         }
-        must_have_no_other(&project, &path)?;
+        must_have_no_other(&project, store, &path)?;
         let (parent, name) = parent_of(&path)?;
         let dir =
             fs::open(&parent, DIR_FLAGS, Mode::empty()).context(Operation::Open, || &parent)?;
@@ -294,7 +304,7 @@ impl Store {
         };
         fill().context(Operation::MakeStoreIn, || &parent)?;
         let catalog = Catalog::create(&layout.database())?;
-        let in_project = store.is_none();
+        let in_project = store.is_none() && layout::project_around(&path) == project;
         let row = WorktreeRow {
             name: PROJECT.to_owned(),
             token: token(),
@@ -320,10 +330,13 @@ impl Store {
             Err(error) => return Err(error).context(Operation::MakeStore, || &path),
         }
         stage.sync_parent().context(Operation::Flush, || &parent)?;
-        Self::open(&path)
+        let store = Self::open(&path)?;
+        // Only a project that is moved and has no mark needs it.
+        let _ = store.registry().note_root(&row, &project);
+        Ok(store)
     }
 
-    /// Opens the store at `path`: the folder `.calve` itself, not the project.
+    /// Opens the store at `path`: the folder of the store itself, not the project.
     ///
     /// A store may be read-only, because of its filesystem or of a missing permission. Then calve
     /// can read it and start trees from it. If the disk is full, calve can read the store and free
@@ -417,7 +430,7 @@ impl Store {
     /// Those of every operation, see [`Store`]. Nothing is changed.
     pub fn project(&self) -> Result<PathBuf, Error> {
         let row = self.catalog().worktree(PROJECT)?;
-        let inside = || self.path().parent().unwrap_or(self.path()).to_owned();
+        let inside = || layout::project_around(self.path()).to_owned();
         Ok(row.map_or_else(inside, |row| self.registry().root_of(&row)))
     }
 
@@ -555,11 +568,19 @@ impl Store {
     }
 }
 
-/// Fails if the project says that its store is somewhere else than at `path`.
-fn must_have_no_other(project: &Path, path: &Path) -> Result<(), Error> {
+/// Fails if the project says that its store is somewhere else than at `path`. A store that the user
+/// names may be another one than that in the project.
+fn must_have_no_other(project: &Path, named: Option<&Path>, path: &Path) -> Result<(), Error> {
     let own = layout::own(project);
-    if Layout(&own).has_store() {
-        return Ok(());
+    let in_git = home::store_in_git(project).context(Operation::Read, || git::git_of(project))?;
+    let inside = Layout(&own).has_store().then_some(own).or(in_git);
+    match inside {
+        Some(other) if named.is_none() && other != path => {
+            let cause = Errno::EXIST;
+            return Err(Error::new(ErrorKind::StoreExists, Operation::MakeStore, other, cause));
+        }
+        Some(_) => return Ok(()),
+        None => {}
     }
     let Some(Marker { store, .. }) = Marker::read(&MarkPlace::of_project(project))? else {
         return Ok(());
@@ -581,7 +602,8 @@ fn must_have_no_other(project: &Path, path: &Path) -> Result<(), Error> {
         .with_other(store))
 }
 
-/// Makes the empty folders of a store again: git has none, so `git stash -a` loses them.
+/// Makes the empty folders of a store again: git has none, so `git stash -a` loses those of a store
+/// that is in the tree.
 fn make_missing_folders(store: &Path) -> Result<(), Error> {
     for folder in layout::FOLDERS.map(|name| store.join(name)) {
         match std::fs::create_dir(&folder) {

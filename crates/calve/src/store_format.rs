@@ -3,7 +3,9 @@
 //!
 //! # The folder
 //! ```text
-//! .calve/              or the path that `--store` gave; on the filesystem of its worktrees
+//! calve/               in the folder that all working trees of a git repository share; `.calve` in a
+//!                      project without one; or the path that `--store` gave; on the filesystem of
+//!                      its worktrees
 //!   format             version and features (below)
 //!   index.db           SQLite 3: everything that is small and must change all at once;
 //!                      index.db-wal and index.db-shm beside it
@@ -16,14 +18,14 @@
 //!   keep-paths/TOKEN   empty; for each worktree whose files go on naming the project's root
 //!   templates/ID/      btrfs: a subvolume with the tree of snapshot ID; ID.index, its index;
 //!                      ID.seal and ID.git-index, see below
-//!   worktrees/NAME/    worktrees that cannot be beside the project
+//!   worktrees/NAME/    worktrees that cannot be beside the project; if the store is in a repository,
+//!                      they are in `.calve/worktrees` of the project instead
 //!   unnamed/TOKEN      worktrees whose contents have no names yet; TOKEN is the first one's (below)
 //!   remotes/ID/        of the remote with this id: names/NAME has the number and the snapshot that a
 //!                      name had when this store last saw it, and the configured key that vouched
 //!                      for it, if there was one: a line for each key; sent/PACK is there while a pack may
 //!                      be on the remote that no record names: its length (u64), the ids in it
 //!   remotes/known/     the remotes that the store knows by names: URL, id, keys; text
-//!   undo/              the files that a forced switch of the project moved aside
 //!   reserve            room for an operation that frees space on a full disk: up to 1 MiB of bytes
 //!                      without meaning; and reserve.1 to reserve.7, empty, for a filesystem on
 //!                      which no further file can be made (not on btrfs, which has no such limit)
@@ -37,6 +39,9 @@
 //!   .gitignore         *
 //! ```
 //! A project with its store inside can be moved or copied as one: nothing in it says where it is.
+//! Inside is `.calve`, or `calve` in the root's folder `.git`. A store in a repository that is
+//! elsewhere (of a linked worktree, a submodule, a separate folder of git) has the path of the
+//! project in its row.
 //!
 //! # `format`
 //! ```text
@@ -239,7 +244,9 @@
 //! or alone. A project that a checkout made has this file, too.
 //!
 //! # The marker of a project
-//! A project whose store is elsewhere contains `.calve/project`. It differs from a worktree's
+//! A project whose store is elsewhere has `calve/project` in the folder in which git keeps what
+//! belongs to that tree alone, or `.calve/project`. So has a linked worktree that is the project of
+//! the store in its repository. It differs from a worktree's
 //! marker in its first line, which is `calve project 1`. TOKEN is that of the project's row. If the
 //! row has the path of another folder, and no marker with this token is there, the project was
 //! moved.

@@ -86,6 +86,24 @@ mod walk;
 /// The folder that is calve's own, in a project and in a worktree.
 pub(crate) const OWN: &str = ".calve";
 
+/// The folder that is calve's own in a repository of git.
+pub(crate) const IN_GIT: &str = "calve";
+
+/// The part of a path that is inside a folder of calve's own: `.calve`, or `calve` in a repository,
+/// which is called `.git` or `NAME.git`.
+#[cfg(unix)]
+pub(crate) fn inside_own(path: &Path) -> Option<&Path> {
+    let (mut parts, mut in_git) = (path.components(), false);
+    while let Some(part) = parts.next() {
+        let name = part.as_os_str();
+        if name == OWN || in_git && name == IN_GIT {
+            return Some(parts.as_path());
+        }
+        in_git = name.as_encoded_bytes().ends_with(b".git");
+    }
+    None
+}
+
 /// How a regular file arrives at the destination.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]

@@ -237,21 +237,38 @@ impl Store {
 }
 
 impl Discovered {
-    /// Whether the folder is in a worktree; if not, it is in the project.
+    /// Whether the folder is in a worktree of the store. If not, it is in the project, or in a
+    /// working tree of [git alone](Self::is_only_gits).
     #[must_use]
     pub fn is_worktree(&self) -> bool {
         self.token.is_some()
+    }
+
+    /// Whether the folder is in a working tree of the project's repository, or in that repository,
+    /// of which the store knows nothing: git or another tool made it.
+    #[must_use]
+    pub fn is_only_gits(&self) -> bool {
+        self.is_only_gits
     }
 
     /// The worktree that the folder is in, or the project. If the worktree was moved, the store
     /// knows its new path from now on.
     ///
     /// # Errors
-    /// [`ErrorKind::WorktreeNotFound`] if the store has forgotten the worktree.
+    /// [`ErrorKind::WorktreeNotFound`] if the store has forgotten the worktree, or never knew it
+    /// ([`is_only_gits`](Self::is_only_gits)).
     /// [`ErrorKind::Overlap`] if this folder is a copy of a worktree that still exists.
     /// [`ErrorKind::StoreUntrusted`] if the worktree was moved, and this folder belongs to another
     /// user, or other users may write to it.
     pub fn worktree(&self) -> Result<Worktree, Error> {
+        if self.is_only_gits {
+            let cause = io::Error::new(
+                io::ErrorKind::Unsupported,
+                "it is a working tree of git that calve did not make",
+            );
+            let kind = ErrorKind::WorktreeNotFound;
+            return Err(Error::new(kind, Operation::FindWorktree, &self.root, cause));
+        }
         let Some(token) = &self.token else { return self.store.project_worktree() };
         self.store.registry().recover()?;
         let rows = self.store.catalog().worktrees()?;

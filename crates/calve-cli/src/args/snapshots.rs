@@ -11,9 +11,9 @@ use crate::candidates;
 
 pub(crate) const INIT_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve init
-      Makes a store for the project in the current folder, in .calve there.
+      Makes a store for the project in the current folder, in .git/calve there.
   calve init --store /mnt/xfs/stores/repo repo
-      Makes it elsewhere. A small file in the project, .calve/project, says
+      Makes it elsewhere. A small file in the project, .git/calve/project, says
       where. If /mnt/xfs is another filesystem than the project's, worktrees go
       beside the store.
 

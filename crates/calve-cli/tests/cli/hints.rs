@@ -165,7 +165,7 @@ const ADVICE: &[(&str, &str, &str, &[&str])] = &[
         &["calve restore --force s ROOT/app"],
     ),
     ("git init -q sub", "app/sub", "start w", &["calve init ROOT/app/sub"]),
-    ("git init -q sub", "app/sub", "start w", &["calve --store ROOT/app/.calve start NAME"]),
+    ("git init -q sub", "app/sub", "start w", &["calve --store ROOT/app/.git/calve start NAME"]),
     ("", "app/.git", "init", &["calve init ROOT/app"]),
     ("", "app/d", "init", &["calve init ROOT/app"]),
     (
@@ -228,7 +228,10 @@ fn a_store_is_not_made_for_what_is_hardly_a_project() {
         init.env("HOME", &home);
         let run = run(init);
         assert!(run.code == Some(1) && run.stderr.contains(part), "{folder:?}: {run:?}");
-        assert!(fs::metadata(folder.join(".calve/format")).is_err(), "{folder:?}");
+        for store in [".calve", ".git/calve", "calve"].map(|store| folder.join(store)) {
+            let is_there = fs::metadata(&store).is_ok() && folder != root.join("app/.git");
+            assert!(!is_there, "{store:?}");
+        }
     }
     let mut forced = command(&home, ["init", "--force"]);
     forced.env("HOME", &home);
@@ -242,13 +245,15 @@ fn a_store_is_not_made_for_what_is_hardly_a_project() {
     assert!(deep.code == Some(0) && deep.stderr.contains(&part), "{deep:?}");
 }
 
-/// `git stash -a` takes the whole store, but git has no empty folders.
+/// `git stash -a` takes a whole store that is in the tree, but git has no empty folders.
 #[test]
 fn after_a_stash_of_all_files_the_store_works_again() {
     let Some((_scratch, root)) = repository() else {
         return not_run("after_a_stash_of_all_files_the_store_works_again", "there is no git");
     };
     let app = root.join("app");
+    sh(&app, "rm -r .git/calve");
+    assert_eq!(in_git(&app, "init -q --store .calve").code, Some(0));
     assert_eq!(in_git(&app, "start w").code, Some(0));
     crate::until_deleted(&app.join(".calve"));
     fs::write(app.join("f"), "edited\n").unwrap();

@@ -120,7 +120,70 @@ fn every_verb_works_in_a_worktree_after_git_cleaned_it() {
         assert_eq!(run.code, Some(1), "a copy is no worktree: {mode}: {run:?}");
         let dropped = in_git(&app, "drop --force w");
         assert_eq!(dropped.code, Some(0), "{mode}: {dropped:?}");
-        until_deleted(&app.join(".calve"));
+        until_deleted(&app.join(".git/calve"));
+    }
+}
+
+/// Nothing of calve's is in the project's tree either.
+#[test]
+fn after_each_command_of_git_in_the_project_its_store_and_worktrees_are_known() {
+    let name = "after_each_command_of_git_in_the_project_its_store_and_worktrees_are_known";
+    for (command, changes) in [
+        // What is done in the project, and what differs from its last snapshot.
+        ("git clean -ffdxq", "M f\nD out/o\n"),
+        ("git stash -qa", "D out/o\n"),
+        ("git stash -qa; git stash pop -q", "M f\n"),
+        ("git checkout -qf", ""),
+        ("git reset -q --hard; git clean -ffdxq", "D out/o\n"),
+        ("git rm -qrf .; git clean -ffdxq; git reset -q --hard", "D out/o\n"),
+        ("git checkout -qf --orphan new; git checkout -qf main", ""),
+        ("git gc -q --prune=now; git repack -qad; git fsck --no-progress", "M f\n"),
+        ("git maintenance run --quiet --task=gc --task=loose-objects", "M f\n"),
+        ("git worktree prune --expire now; git worktree repair", "M f\n"),
+        ("rm .git/index; git reset -q; git update-index -q --refresh || true", "M f\n"),
+        ("git worktree add -q ../other; git worktree remove ../other", "M f\n"),
+    ] {
+        for mode in ["linked", "copy"] {
+            let row = format!("{mode}, {command}");
+            let Some((_scratch, root)) = repository() else {
+                return not_run(name, "there is no git");
+            };
+            let (app, w) = (root.join("app"), root.join("app.worktrees/w"));
+            assert_eq!(in_git(&app, &format!("start -q --git {mode} v w")).code, Some(0));
+            assert_eq!(in_git(&app, "snapshot -q named -m first").code, Some(0));
+            let log = in_git(&app, "log --json").stdout;
+            let own = sh(&app, "find . -name '*calve*' -not -path './.git/*'").unwrap();
+            assert_eq!(own, "", "{row}: nothing of calve's is in the tree");
+            sh(&w, "echo work >>f");
+            sh(&app, &format!("echo work >>f; {command}"));
+            for (folder, words, expected) in [
+                (&app, "status", changes),
+                (&app, "status w", "M f\n"),
+                (&w, "status", "M f\n"),
+                (&app, "status v", ""),
+            ] {
+                let status = in_git(folder, words);
+                assert_eq!(status.stdout, expected, "{row}: {words}: {status:?}");
+            }
+            assert_eq!(in_git(&app, "log --json").stdout, log, "{row}");
+            let list = in_git(&app, "list --json");
+            assert_eq!(list.stdout.matches("\"ready\"").count(), 2, "{row}: {list:?}");
+            for (words, code) in [
+                ("start -q x", 0),
+                ("restore -q --force named .", 0),
+                ("status", 0),
+                ("drop v x", 0),
+                ("store verify", 0),
+            ] {
+                let run = in_git(&app, words);
+                assert_eq!(run.code, Some(code), "{row}: {words}: {run:?}");
+            }
+            let store = app.join(".git/calve");
+            until_deleted(&store);
+            // The store is gone with the repository, and nothing of it stays.
+            sh(&app, "rm -rf .git");
+            assert!(fs::symlink_metadata(&store).is_err(), "{row}");
+        }
     }
 }
 
@@ -196,14 +259,15 @@ fn a_worktree_on_another_mount_is_locked_so_that_git_keeps_it_and_drop_removes_i
     assert!(!known.contains(at), "{known}");
 }
 
-/// `git clean -x` in the project deletes the store, and not the worktrees beside it.
+/// Somebody deleted the store, and not the worktrees beside the project.
 #[test]
 fn worktrees_of_a_store_that_is_gone_are_named_with_the_way_out() {
     let name = "worktrees_of_a_store_that_is_gone_are_named_with_the_way_out";
     let Some((_scratch, root)) = repository() else { return not_run(name, "there is no git") };
     let app = root.join("app");
     assert_eq!(in_git(&app, "start -q a b").code, Some(0));
-    sh(&app, "sleep 0.3; git clean -ffdxq; test ! -e .calve");
+    until_deleted(&app.join(".git/calve"));
+    sh(&app, "rm -rf .git/calve");
     assert_eq!(in_git(&app, "init").code, Some(0));
     let list = in_git(&app, "list");
     let a = root.join("app.worktrees/a");

@@ -16,6 +16,8 @@ mod guide;
 #[cfg(unix)]
 mod hints;
 #[cfg(unix)]
+mod homes;
+#[cfg(unix)]
 mod hooks;
 mod imports;
 #[cfg(unix)]

@@ -18,7 +18,7 @@ fn each_refusal_has_its_kind_and_a_way_out_and_changes_nothing() {
     let id_as_name = format!("name first {}", "0123456789abcdeF".repeat(4));
     let rows = [
         ("-C ../p.worktrees list", "store_not_found", "p.worktrees", "'calve init'"),
-        ("--store none list", "store_not_found", "none", "PROJECT/.calve"),
+        ("--store none list", "store_not_found", "none", "PROJECT/.git/calve"),
         ("show none", "snapshot_not_found", "none", "'calve log'"),
         (
             "show abc",

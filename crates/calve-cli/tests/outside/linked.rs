@@ -474,7 +474,7 @@ fn no_commit_is_lost_and_no_registration_left_by_random_work_with_kills_between(
         let lost: Vec<&String> = commits.difference(&held).collect();
         assert!(lost.is_empty(), "{context}: {lost:?}");
         let held = desk.sh(
-            "for at in app/.git/modules/lib app/.git/worktrees/*/modules/lib app/.calve/dropped/*.git/modules/lib; do
+            "for at in app/.git/modules/lib app/.git/worktrees/*/modules/lib app/.git/calve/dropped/*.git/modules/lib; do
                 if [ -e $at/HEAD ]; then
                     export GIT_DIR=$at GIT_WORK_TREE=$at; git rev-list --all HEAD $(git stash list --format=%H)
                 fi

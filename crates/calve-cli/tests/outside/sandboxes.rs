@@ -177,7 +177,11 @@ fn stages(folder: &Path, depth: usize) -> Vec<String> {
         let path = folder.join(&name);
         if name.starts_with(".calve-stage") {
             found.push(path.display().to_string());
-        } else if depth > 0 && path.is_dir() && !path.is_symlink() && name != ".calve" {
+        } else if depth > 0
+            && path.is_dir()
+            && !path.is_symlink()
+            && ![".calve", "calve"].contains(&&*name)
+        {
             found.extend(stages(&path, depth - 1));
         }
     }

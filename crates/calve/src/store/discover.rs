@@ -20,6 +20,14 @@
 //! row, and no other folder may have it too: a copy of the project is another tree than the one
 //! that the store's indexes and snapshots are of. A folder that has the token, while the folder in
 //! the row has it no more, is the project: it was moved.
+//!
+//! # By git
+//! The store of a repository is that of all its working trees ([`home`](super::home)). One of them is
+//! the project, whose root the store's row has unless the store is in its `.git`. A worktree of
+//! calve has its mark. All others are worktrees of git alone: the store is found from them, and they
+//! are neither the project nor a worktree of the store ([`Discovered::is_only_gits`]). A `.git` file
+//! may be brought along by anybody. So git's registration of a linked worktree must lead back to it,
+//! and of a repository that is elsewhere, the project must be the folder that the store knows.
 
 use std::ffi::OsStr;
 use std::io;
@@ -29,7 +37,8 @@ use rustix::fs;
 
 use super::Store;
 use super::catalog::{PROJECT, WorktreeRow};
-use super::git;
+use super::git::{self, Repository};
+use super::home::{self, NotInGit};
 use super::layout::{self, Layout};
 use super::marker::{FoundMark, MarkPlace, Marked, Marker};
 use super::ownership::{self, Believed, Owned, Role};
@@ -47,19 +56,32 @@ pub struct Discovered {
     pub root: PathBuf,
     /// The token in the root's marker, if the root is a worktree.
     pub(crate) token: Option<String>,
+    /// The root is a working tree of the project's repository that the store does not know.
+    pub(crate) is_only_gits: bool,
 }
 
 /// A store that was found at a folder or above it, and was not opened yet.
 struct FoundStore {
     root: PathBuf,
     store: PathBuf,
-    /// The kind of the marker, and the marker. `None` if the store is in the root.
-    marked: Option<(Marked, FoundMark)>,
+    by: FoundBy,
+}
+
+enum FoundBy {
+    /// The kind of the marker, and the marker.
+    Mark(Marked, FoundMark),
+    /// The store is in the root.
+    Place,
+    /// The store is in the repository of the root, which is a working tree.
+    Git(Repository),
 }
 
 impl FoundStore {
-    fn in_root(&self) -> bool {
-        self.marked.is_none()
+    fn marker(&self, of: Marked) -> Option<&FoundMark> {
+        match &self.by {
+            FoundBy::Mark(kind, seen) if *kind == of => Some(seen),
+            _ => None,
+        }
     }
 
     /// The worktree of a row, which has no mark that can be read.
@@ -68,14 +90,15 @@ impl FoundStore {
         let owned = Owned::at(&root).map_err(|error| Error::io(Operation::LookAt, &root, error))?;
         let marker = store.registry().marker(row);
         let seen = FoundMark { marker, folder: owned, file: owned };
-        Ok(Self { root, store: store.path().to_owned(), marked: Some((Marked::Worktree, seen)) })
+        let store = store.path().to_owned();
+        Ok(Self { root, store, by: FoundBy::Mark(Marked::Worktree, seen) })
     }
 
     /// The store was found for `folder`. If that is in a worktree inside the project which has no
     /// mark, the worktree is meant, and not the project around it.
     fn discovered(self, store: Store, folder: &Path) -> Result<Discovered, Error> {
-        let of_worktree = |marked: &(Marked, FoundMark)| marked.0 == Marked::Worktree;
-        if !self.marked.as_ref().is_some_and(of_worktree) {
+        let token = self.marker(Marked::Worktree).map(|seen| seen.marker.token.clone());
+        if token.is_none() {
             let start = std::fs::canonicalize(folder).context(Operation::Open, || folder)?;
             for row in store.catalog().worktrees()?.iter().filter(|row| row.name != PROJECT) {
                 let path = path_from(&row.path);
@@ -85,33 +108,33 @@ impl FoundStore {
                     && store.registry().find_mark(row)?
                 {
                     let token = Some(row.token.clone());
-                    return Ok(Discovered { store, root: path, token });
+                    return Ok(Discovered { store, root: path, token, is_only_gits: false });
                 }
             }
         }
-        let of_worktree = self.marked.filter(of_worktree);
-        let token = of_worktree.map(|(_, seen)| seen.marker.token);
-        Ok(Discovered { store, root: self.root, token })
+        let is_only_gits = matches!(self.by, FoundBy::Git(_)) && store.project()? != self.root;
+        Ok(Discovered { store, root: self.root, token, is_only_gits })
     }
 
     /// Fails if the marker belongs to a user who is not believed.
     fn must_be_believed(&self, believed: Believed) -> Result<(), Error> {
-        let Some((of, seen)) = &self.marked else { return Ok(()) };
+        let FoundBy::Mark(of, seen) = &self.by else { return Ok(()) };
         let Some(why) = seen.why_not(believed) else { return Ok(()) };
-        let operation = match of {
-            Marked::Worktree => Operation::UseWorktree,
-            Marked::Project => Operation::UseProject,
+        let (operation, place) = match of {
+            Marked::Worktree => (Operation::UseWorktree, MarkPlace::of_worktree(&self.root)),
+            Marked::Project => (Operation::UseProject, MarkPlace::of_project(&self.root)),
         };
         Err(ownership::not(operation, &self.root, format!("its mark is not yours: {why}"))
-            .with_other(layout::own(&self.root)))
+            .with_other(place.folder))
     }
 
     /// The worktree or project whose store is missing.
     fn operation(&self) -> Option<Operation> {
-        self.marked.as_ref().map(|(of, _)| match of {
-            Marked::Worktree => Operation::FindStoreOfWorktree,
-            Marked::Project => Operation::FindStoreOfProject,
-        })
+        match &self.by {
+            FoundBy::Mark(Marked::Worktree, _) => Some(Operation::FindStoreOfWorktree),
+            FoundBy::Mark(Marked::Project, _) => Some(Operation::FindStoreOfProject),
+            FoundBy::Place | FoundBy::Git(_) => None,
+        }
     }
 }
 
@@ -143,7 +166,7 @@ impl Store {
                 }
                 _ => error,
             })?;
-        if found.in_root() {
+        if matches!(found.by, FoundBy::Place) {
             let project = store.project()?;
             // Not by words alone: `..` would be a step out of it.
             let inside = |path: &Path| {
@@ -162,13 +185,14 @@ impl Store {
             }
         }
         store.follow_project(&found)?;
+        store.follow_repository(&found, false)?;
         found.discovered(store, folder.as_ref())
     }
 
     /// If a store was found for a project that is elsewhere, this must be that project. If it was
     /// moved, this writes its new path into the store.
     fn follow_project(&self, found: &FoundStore) -> Result<(), Error> {
-        let Some((Marked::Project, FoundMark { marker: Marker { token, .. }, .. })) = &found.marked
+        let Some(FoundMark { marker: Marker { token, .. }, .. }) = found.marker(Marked::Project)
         else {
             return Ok(());
         };
@@ -195,15 +219,53 @@ impl Store {
                 .with_other(known));
         }
         ownership::must_be_believed_root(believed, &found.root, Operation::UseProject)?;
+        self.set_project(row, &found.root)
+    }
+
+    fn set_project(&self, mut row: WorktreeRow, root: &Path) -> Result<(), Error> {
         self.must_be_writable(Operation::UseStore)?;
-        let mut row = row;
-        row.path = bytes_of(&found.root);
+        row.path = bytes_of(root);
         self.registry().set_path(&row)
     }
 
-    /// Writes the small file `.calve/project` into the project, if the store is elsewhere: then
-    /// [`Store::discover`] finds the store from any folder of the project. Returns whether it does:
-    /// `false` if the project has another store inside, or is a worktree of another store.
+    /// If a store was found by the repository that it is in, and the project is the working tree of
+    /// that, whose `.git` leads there, this must be the root that the store knows. If it was moved,
+    /// this writes its new path into the store. `is_named`: the user chose the store.
+    fn follow_repository(&self, found: &FoundStore, is_named: bool) -> Result<(), Error> {
+        let FoundBy::Git(repository) = &found.by else { return Ok(()) };
+        let row = self.catalog().worktree(PROJECT)?.ok_or_else(|| no_worktree(PROJECT))?;
+        let known = self.registry().root_of(&row);
+        // A linked worktree leads to its registration.
+        if known == found.root || repository.is_linked() {
+            return Ok(());
+        }
+        if let Ok(Some(of_known)) = git::read(&known)
+            && git::is_same(&of_known.common, &repository.common)
+        {
+            if of_known.is_linked() {
+                return Ok(());
+            }
+            let cause = io::Error::other("this folder is a copy of that project");
+            return Err(Error::new(ErrorKind::Overlap, Operation::UseProject, &found.root, cause)
+                .with_other(known));
+        }
+        if !is_named && !self.registry().is_noted_root(&row, &found.root) {
+            let cause = io::Error::other("it belongs to another project");
+            let untrusted = ErrorKind::StoreUntrusted;
+            return Err(
+                Error::new(untrusted, Operation::UseStore, self.path(), cause).with_other(known)
+            );
+        }
+        let believed = self.registry().believed();
+        ownership::must_be_believed_root(believed, &found.root, Operation::UseProject)?;
+        self.set_project(row, &found.root)
+    }
+
+    /// Writes a small file into the project, if the store is elsewhere: then [`Store::discover`]
+    /// finds the store from any folder of the project. The file is `.git/calve/project`, or
+    /// `.calve/project` where there is no repository, or none that may be written to. Returns
+    /// whether the store is found: `false` if the project has another store inside, or is a
+    /// worktree of another store.
     ///
     /// [`Store::init_at`] does this if it may write to the project.
     ///
@@ -216,17 +278,50 @@ impl Store {
             return Ok(true);
         }
         let root = path_from(&row.path);
-        let own = layout::own(&root);
-        if Layout(&own).has_store() || Marker::read(&MarkPlace::of_worktree(&root))?.is_some() {
+        let in_git = home::store_in_git(&root).context(Operation::Read, || git::git_of(&root))?;
+        let is_this = |store: &Path| std::fs::canonicalize(store).is_ok_and(|it| it == self.path());
+        let has_other = in_git.as_deref().is_some_and(|store| !is_this(store));
+        if has_other
+            || Layout(&layout::own(&root)).has_store()
+            || Marker::read(&MarkPlace::of_worktree(&root))?.is_some()
+        {
             return Ok(false);
         }
-        let marker = self.registry().marker(&row);
-        if !matches!(Marker::read(&MarkPlace::of_project(&root)), Ok(Some(known)) if known == marker)
-        {
+        let is_linked = || matches!(git::read(&root), Ok(Some(tree)) if tree.is_linked());
+        if in_git.is_some() && !is_linked() {
+            return Ok(true);
+        }
+        let (marker, place) = (self.registry().marker(&row), MarkPlace::of_project(&root));
+        if !matches!(Marker::read(&place), Ok(Some(known)) if known == marker) {
             let believed = self.registry().believed();
-            marker.point(&own, believed).context(Operation::Write, || own.join(layout::POINTER))?;
+            marker.point(&place, believed).context(Operation::Write, || place.path())?;
         }
         Ok(true)
+    }
+
+    /// The path of the file by which the store of the project at `root` is found, if the store is
+    /// elsewhere: see [`point_project`](Self::point_project). The file need not be there.
+    #[must_use]
+    pub fn pointer_of(root: impl AsRef<Path>) -> PathBuf {
+        MarkPlace::of_project(root.as_ref()).path()
+    }
+
+    /// Why the store is not in the repository of its project. `None` if it is, or if the project
+    /// has no repository.
+    ///
+    /// # Errors
+    /// The repository could not be looked at.
+    pub fn why_not_in_git(&self) -> Result<Option<NotInGit>, Error> {
+        let project = self.project()?;
+        let look = || -> io::Result<Option<NotInGit>> {
+            if home::is_in_git(self.path()) || home::repository(&project)?.is_none() {
+                return Ok(None);
+            }
+            let chosen = self.path() != layout::own(&project);
+            let why = home::for_new(&project)?.1.filter(|_| !chosen);
+            Ok(Some(why.unwrap_or(NotInGit::Chosen)))
+        };
+        look().context(Operation::Read, || git::git_of(&project))
     }
 
     /// Like [`Store::discover`], for a caller that opened this store by its path and so trusts it.
@@ -241,6 +336,7 @@ impl Store {
             Ok(path) if path == self.path() => {
                 found.must_be_believed(self.registry().believed())?;
                 self.follow_project(&found)?;
+                self.follow_repository(&found, true)?;
                 found.discovered(self.clone(), folder)
             }
             _ => Self::discover(folder),
@@ -272,10 +368,21 @@ fn find(folder: &Path) -> Result<FoundStore, Error> {
         if let Some(found) = found {
             return Ok(found);
         }
+        let by_git = found_by_git(root)?;
         if Layout(&own).has_store() {
-            return Ok(FoundStore { root: root.to_owned(), store: own, marked: None });
+            return match by_git {
+                // Neither may hide the other.
+                Some(other) => {
+                    let cause =
+                        io::Error::other("the project has another store, in its repository");
+                    let untrusted = ErrorKind::StoreUntrusted;
+                    Err(Error::new(untrusted, Operation::UseStore, own, cause)
+                        .with_other(other.store))
+                }
+                None => Ok(FoundStore { root: root.to_owned(), store: own, by: FoundBy::Place }),
+            };
         }
-        if let Some(found) = found_by(Marked::Project, root)? {
+        if let Some(found) = found_by(Marked::Project, root)?.or(by_git) {
             return Ok(found);
         }
     }
@@ -294,7 +401,7 @@ fn find(folder: &Path) -> Result<FoundStore, Error> {
 fn found_by(of: Marked, root: &Path) -> Result<Option<FoundStore>, Error> {
     let found = |seen: FoundMark| {
         let store = seen.marker.store.clone();
-        FoundStore { root: root.to_owned(), store, marked: Some((of, seen)) }
+        FoundStore { root: root.to_owned(), store, by: FoundBy::Mark(of, seen) }
     };
     let place = match of {
         Marked::Worktree => MarkPlace::of_worktree(root),
@@ -303,35 +410,60 @@ fn found_by(of: Marked, root: &Path) -> Result<Option<FoundStore>, Error> {
     Ok(FoundMark::at(&place)?.map(found))
 }
 
+/// The store in the repository of the working tree at `root`, or in the bare repository that `root`
+/// is.
+fn found_by_git(root: &Path) -> Result<Option<FoundStore>, Error> {
+    let is_bare = || !root.ends_with(layout::GIT) && git::is_repository(root);
+    let repository = home::repository(root).context(Operation::Read, || git::git_of(root))?;
+    let bare = || {
+        let (root, git_dir, common) = (root.to_owned(), root.join(layout::GIT), root.to_owned());
+        is_bare().then_some(Repository { root, git_dir, common })
+    };
+    let Some(repository) = repository.filter(home::is_led_back).or_else(bare) else {
+        return Ok(None);
+    };
+    let store = repository.common.join(layout::IN_GIT);
+    if !Layout(&store).has_store() {
+        return Ok(None);
+    }
+    // A worktree of calve may have lost its mark.
+    if repository.is_linked()
+        && let Some(found) = found_by_row(root)?
+    {
+        return Ok(Some(found));
+    }
+    Ok(Some(FoundStore { root: root.to_owned(), store, by: FoundBy::Git(repository) }))
+}
+
 /// The worktree at `root` if it has no mark that can be read: a power cut left the mark empty, or
 /// the way to it, the `.git` file, is gone. This looks for the store where git's registration leads,
 /// and where the usual places of worktrees belong to. A row of that store for this path must know
 /// the tree. If a power cut took the mark, the worktree gets it again.
 fn found_by_row(root: &Path) -> Result<Option<FoundStore>, Error> {
-    let mut stores = Vec::new();
+    let (mut stores, mut projects) = (Vec::new(), Vec::new());
     // The cut may have taken the `.git` file, too.
     if let Ok(Some(repository)) = git::read(root) {
-        stores.extend(repository.common.parent().map(layout::own));
+        stores.push(repository.common.join(layout::IN_GIT));
+        projects.extend(repository.common.parent().map(Path::to_owned));
     }
     if let Some(folder) = root.parent() {
         let name = folder.file_name().and_then(OsStr::to_str);
         if let Some(stem) = name.and_then(|name| name.strip_suffix(".worktrees")) {
-            stores.push(layout::own(&folder.with_file_name(stem)));
+            projects.push(folder.with_file_name(stem));
             stores.push(folder.with_file_name(format!("{stem}{}", layout::OWN)));
         }
+        // Worktrees inside the project, or inside the store.
         stores.extend(folder.parent().map(Path::to_owned));
+        projects.extend(folder.parent().and_then(Path::parent).map(Path::to_owned));
     }
-    for own in stores {
-        let store = if Layout(&own).has_store() {
-            own
-        } else {
-            let project = own.parent().unwrap_or(&own);
-            match Marker::read(&MarkPlace::of_project(project)) {
-                Ok(Some(marker)) => marker.store,
-                _ => continue,
-            }
-        };
-        if must_be_ours(&store).is_err() {
+    for project in projects {
+        stores.push(layout::own(&project));
+        stores.extend(home::store_in_git(&project).ok().flatten());
+        let marker = Marker::read(&MarkPlace::of_project(&project));
+        stores.extend(marker.ok().flatten().map(|marker| marker.store));
+    }
+    for store in stores {
+        if !Layout(&store).has_store() || must_be_ours(&store).is_err() {
             continue;
         }
         let Ok(store) = Store::open(&store) else { continue };

@@ -6,7 +6,8 @@
 //! reads and writes only those that gitrepository-layout(5) documents for linked worktrees:
 //! `worktrees/ID/gitdir` (the path of the worktree's `.git` file), `worktrees/ID/locked` (the
 //! reason why the worktree must not be pruned), `commondir`, and the `.git` file. It also reads
-//! `HEAD`, to note the branch of a snapshot.
+//! `HEAD`, to note the branch of a snapshot. It has its own folder `calve` in the repository, with the
+//! store.
 //!
 //! # A linked worktree that is whole or absent
 //! `git worktree add` registers a worktree and makes its folder. It makes these parts in this
@@ -26,6 +27,8 @@
 //! else.
 
 use std::path::{Path, PathBuf};
+
+use super::layout::REPOSITORY;
 
 pub(crate) use self::ask::{Tree, identity, is_absent, is_same, tracked_from_above};
 pub(crate) use self::held::{Commit, Tips, staged_in};
@@ -68,12 +71,17 @@ pub(crate) fn git_of(root: &Path) -> PathBuf {
 /// Whether a folder is a repository of git, or inside one: a `.git`, or a bare one. A working tree
 /// may be there, too, and what is in that is not meant.
 pub(crate) fn is_in_repository(folder: &Path) -> bool {
-    let is_there = |path: PathBuf| std::fs::symlink_metadata(path).is_ok();
-    let trees = folder.ancestors().take_while(|above| !is_there(git_of(above)));
-    // The same that git itself looks for.
-    let is_repository =
-        |at: &Path| ["HEAD", "objects", "refs"].iter().all(|name| is_there(at.join(name)));
-    trees.into_iter().any(is_repository)
+    let mut trees = folder.ancestors().take_while(|above| !is_there(&git_of(above)));
+    trees.any(is_repository)
+}
+
+/// Whether a folder is that of a repository, by what git itself looks for.
+pub(crate) fn is_repository(folder: &Path) -> bool {
+    REPOSITORY.iter().all(|name| is_there(&folder.join(name)))
+}
+
+fn is_there(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok()
 }
 
 /// The only line of git's output.

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use super::id::SnapshotId;
 
-pub(crate) use crate::tree::OWN;
 use crate::tree::staging::PREFIX;
+pub(crate) use crate::tree::{IN_GIT, OWN};
 
 /// The folders that a new store has.
 pub(crate) const FOLDERS: [&str; 9] =
@@ -108,6 +108,9 @@ pub(crate) const GIT_REGISTRATIONS: &str = ".git/worktrees";
 /// The names of dropped worktrees that are kept outside of the store start with this.
 const DROPPED_PREFIX: &str = ".calve-dropped-";
 
+/// The entries by which git itself knows the folder of a repository.
+pub(crate) const REPOSITORY: [&str; 3] = ["HEAD", "objects", "refs"];
+
 /// What jj knows of a tree, if it is in the root. Beside `GIT` it leads to that repository, and
 /// says what jj has checked out in this one tree.
 pub(crate) const JJ: &str = ".jj";
@@ -118,6 +121,8 @@ pub(crate) enum Within {
     /// In the root, which has a repository of git.
     RootOfRepository,
     Root,
+    /// In the folder of a repository, which has a folder of calve's own.
+    Repository,
     Below,
 }
 
@@ -129,17 +134,28 @@ impl Within {
             false => Self::Root,
         }
     }
+
+    /// Another folder of a tree than its root, with entries of these names.
+    pub(crate) fn below<'n>(names: impl Iterator<Item = &'n [u8]> + Clone) -> Self {
+        let has = |wanted: &str| names.clone().any(|name| name == wanted.as_bytes());
+        match has(IN_GIT) && REPOSITORY.iter().all(|name| has(name)) {
+            true => Self::Repository,
+            false => Self::Below,
+        }
+    }
 }
 
 /// Whether an entry of a tree is content, which snapshots are made of. calve's own entries are not
 /// content in any folder, and git's are not in the root, nor jj's beside them. A repository further
-/// down is content.
+/// down is content, without its store.
 pub(crate) fn is_content(name: &[u8], within: Within) -> bool {
     let own = name == OWN.as_bytes()
         || [PREFIX, DROPPED_PREFIX].iter().any(|prefix| name.starts_with(prefix.as_bytes()));
-    let git = within != Within::Below && name == GIT.as_bytes();
+    let is_root = matches!(within, Within::Root | Within::RootOfRepository);
+    let git = is_root && name == GIT.as_bytes();
     let jj = within == Within::RootOfRepository && name == JJ.as_bytes();
-    !own && !git && !jj
+    let store = within == Within::Repository && name == IN_GIT.as_bytes();
+    !own && !git && !jj && !store
 }
 
 /// The name of an entry that would take the place of calve's own folder or of a repository if it
@@ -174,6 +190,20 @@ pub(crate) fn dropped_name(token: &str) -> String {
 /// calve's own folder of the tree at `root`.
 pub(crate) fn own(root: &Path) -> PathBuf {
     root.join(OWN)
+}
+
+/// The folder of worktrees in calve's own folder of a project.
+pub(crate) fn worktrees_in(own: &Path) -> PathBuf {
+    own.join(WORKTREES)
+}
+
+/// The root of the project around a store: the store is its `.calve`, or in its `.git`.
+pub(crate) fn project_around(store: &Path) -> &Path {
+    let folder = store.parent().unwrap_or(store);
+    match folder.parent() {
+        Some(root) if store.ends_with(IN_GIT) && folder.ends_with(GIT) => root,
+        _ => folder,
+    }
 }
 
 /// The paths of a store in this folder.
@@ -363,7 +393,7 @@ impl Layout<'_> {
 
     /// The folder of worktrees that cannot be beside the project.
     pub(crate) fn worktrees(self) -> PathBuf {
-        self.0.join(WORKTREES)
+        worktrees_in(self.0)
     }
 
     /// The file that reserves room for an operation that frees space on a full disk.

@@ -1,7 +1,7 @@
 //! Markers say which store a tree belongs to.
 //!
 //! A worktree has a mark, which says which worktree of which store it is ([`MarkPlace`]). A project
-//! whose store is elsewhere has `.calve/project`. Both have the token of their row. Only the owner
+//! whose store is elsewhere has a pointer, which says where. Both have the token of their row. Only the owner
 //! may read a marker, so nobody else learns the token. But that is not enough: whoever learned it on
 //! another way could write a marker by hand. So a marker counts only by its owner, too
 //! ([`Marker::believed`]).
@@ -13,9 +13,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{self, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::files::{bytes_of, open_plain, path_from};
+use super::files::{bytes_of, may_write, open_plain, path_from};
 use super::git;
-use super::layout::{self, GIT_IGNORE, GIT_MARKER, MARKER, NO_MODES, POINTER};
+use super::home;
+use super::layout::{self, GIT_IGNORE, GIT_MARKER, IN_GIT, MARKER, NO_MODES, OWN, POINTER};
 use super::ownership::{self, Believed, Owned, Role};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::filesystem::Filesystem;
@@ -75,9 +76,21 @@ impl MarkPlace {
         Self { folder, name: GIT_MARKER }
     }
 
-    /// A project whose store is elsewhere has `.calve/project`.
+    /// A project whose store is elsewhere has `.git/calve/project`, in the folder in which git keeps
+    /// what belongs to that tree alone, or `.calve/project` if it has no repository or may not write
+    /// to it.
     pub(crate) fn of_project(root: &Path) -> Self {
-        Self { folder: layout::own(root), name: POINTER }
+        let inside = Self { folder: layout::own(root), name: POINTER };
+        if std::fs::symlink_metadata(inside.path()).is_ok() {
+            return inside;
+        }
+        let Ok(Some(repository)) = home::repository(root) else { return inside };
+        let in_git = Self { folder: repository.git_dir.join(IN_GIT), name: POINTER };
+        let is_there = std::fs::symlink_metadata(in_git.path()).is_ok();
+        match is_there || may_write(&repository.git_dir).is_ok_and(|may| may) {
+            true => in_git,
+            false => inside,
+        }
     }
 
     pub(crate) fn path(&self) -> PathBuf {
@@ -85,7 +98,7 @@ impl MarkPlace {
     }
 
     fn is_in_tree(&self) -> bool {
-        self.name != GIT_MARKER
+        self.folder.ends_with(OWN)
     }
 
     fn of(&self) -> Marked {
@@ -138,15 +151,16 @@ impl Marker {
         }
     }
 
-    /// Puts the marker of a project whose store is elsewhere into the folder `own` of the project,
-    /// and makes this folder if it is missing. An older marker is replaced as a whole.
-    pub(crate) fn point(&self, own: &Path, believed: Believed) -> io::Result<()> {
+    /// Puts the marker of a project whose store is elsewhere to its place, and makes the folder if it
+    /// is missing. An older marker is replaced as a whole.
+    pub(crate) fn point(&self, place: &MarkPlace, believed: Believed) -> io::Result<()> {
+        let own = &*place.folder;
         let made = match make_folder(fs::CWD, own, Mode::from_raw_mode(0o755)) {
             Ok(()) => true,
             Err(Errno::EXIST) => false,
             Err(errno) => return Err(errno.into()),
         };
-        self.point_in(own, believed).inspect_err(|_| {
+        self.point_in(place, believed).inspect_err(|_| {
             if made {
                 // An empty folder would be taken for a store. The first error says what is wrong.
                 appears(fs::CWD, own);
@@ -157,15 +171,12 @@ impl Marker {
         })
     }
 
-    fn point_in(&self, own: &Path, believed: Believed) -> io::Result<()> {
+    fn point_in(&self, place: &MarkPlace, believed: Believed) -> io::Result<()> {
         // The name may be a link's.
-        let flags = DIR_FLAGS | OFlags::NOFOLLOW;
+        let (own, flags) = (&place.folder, DIR_FLAGS | OFlags::NOFOLLOW);
         let dir = once_shown(fs::CWD, own, || Ok(fs::open(own, flags, Mode::empty())?))?;
-        let mode = Mode::from_raw_mode(0o644);
-        match make_file(&dir, GIT_IGNORE.as_ref(), NEW_FILE_FLAGS, mode) {
-            Ok(file) => io::Write::write_all(&mut std::fs::File::from(file), HIDES_ALL)?,
-            Err(Errno::EXIST) => {}
-            Err(errno) => return Err(errno.into()),
+        if place.is_in_tree() {
+            hide(&dir)?;
         }
         self.replace(&dir, POINTER, believed)?;
         sync_folder(dir)
@@ -326,6 +337,14 @@ fn keeps_modes(file: &OwnedFd) -> io::Result<bool> {
     let wanted = Mode::from_raw_mode(0o640);
     let set = meta::give_mode(file, wanted).and_then(|()| fs::fstat(file))?;
     Ok(Mode::from_raw_mode(set.st_mode) == wanted)
+}
+
+/// Hides calve's own folder of a tree, which is open, from git.
+pub(crate) fn hide(own: &OwnedFd) -> io::Result<()> {
+    match write_new(own, GIT_IGNORE, HIDES_ALL) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        hidden => hidden,
+    }
 }
 
 fn write_new(own: &OwnedFd, name: &str, text: &[u8]) -> io::Result<()> {

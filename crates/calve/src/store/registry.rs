@@ -57,7 +57,7 @@ use super::git::modules::Modules;
 use super::git::{self, Onto, Registration, Repository};
 use super::id::SnapshotId;
 use super::index::{self, Index};
-use super::layout::{Layout, MADE_BY, READY_INDEX};
+use super::layout::{GIT, Layout, MADE_BY, READY_INDEX, project_around};
 use super::locks;
 use super::manifest::Manifest;
 use super::marker::{MarkPlace, Marker, maker_text};
@@ -129,7 +129,7 @@ impl<'a> Registry<'a> {
             return path_from(&row.path);
         }
         // A store inside its project: both can be moved together.
-        self.layout.0.parent().unwrap_or(self.layout.0).to_owned()
+        project_around(self.layout.0).to_owned()
     }
 
     /// Writes the rows of new worktrees, if all names are free.
@@ -377,8 +377,7 @@ impl<'a> Registry<'a> {
 
     /// The folder with the undo data of a worktree, or of the project.
     pub(crate) fn undo_home(self, row: &WorktreeRow) -> PathBuf {
-        let kept = (row.name != PROJECT).then(|| self.layout.tree(&row.token));
-        undo::home(&self.root_of(row), kept.as_deref())
+        undo::home(&self.root_of(row), self.layout.tree(&row.token))
     }
 
     /// The snapshot that an undo of a worktree would go back to.
@@ -862,6 +861,8 @@ fn is_gone(path: &Path) -> bool {
 /// with the store, which is at `store` now. One of the folders above the store is then a folder
 /// above the worktree, too, and the worktree's path below that folder is as before.
 fn places_after_move<'a>(known: &'a Path, store: &'a Path) -> impl Iterator<Item = PathBuf> + 'a {
+    // The levels count from the project.
+    let store = store.parent().filter(|git| git.ends_with(GIT)).unwrap_or(store);
     store.ancestors().skip(1).take(MOVED_LEVELS_MOST).flat_map(move |above| {
         let ends = known.ancestors().skip(1).take(MOVED_LEVELS_MOST);
         ends.filter_map(move |start| known.strip_prefix(start).ok().map(|end| above.join(end)))
@@ -897,6 +898,8 @@ mod tests {
         for (known, store, place, is_found) in [
             ("/a/app.worktrees/w", "/b/app/.calve", "/b/app.worktrees/w", true),
             ("/a/app.worktrees/w", "/b/c/d/app/.calve", "/b/c/d/app.worktrees/w", true),
+            ("/a/app.worktrees/w", "/b/app/.git/calve", "/b/app.worktrees/w", true),
+            ("/w/w", "/1/2/3/4/5/app/.git/calve", "/1/w", true),
             ("/a/b/c/app.worktrees/w", "/app/.calve", "/app.worktrees/w", true),
             ("/a/trees/w", "/b/code/app/.calve", "/b/trees/w", true),
             ("/a/app/trees/w", "/b/app/.calve", "/b/app/trees/w", true),

@@ -548,10 +548,8 @@ impl Scanner<'_> {
         in_root: bool,
     ) -> rustix::io::Result<(Vec<(CString, FileType)>, Rest)> {
         let rest = worker.names.list(dir, before, &mut worker.buffer)?;
-        let within = match in_root {
-            true => Within::root(worker.names.iter().map(|(name, _)| name.to_bytes())),
-            false => Within::Below,
-        };
+        let entries = worker.names.iter().map(|(name, _)| name.to_bytes());
+        let within = if in_root { Within::root(entries) } else { Within::below(entries) };
         let mut names = Vec::new();
         for (name, kind) in worker.names.iter() {
             if layout::is_content(name.to_bytes(), within) {

@@ -5,7 +5,7 @@
 //! store. It is moved by a rename, which keeps hard links, and is as quick for a large file as for a
 //! small one. Where no rename leads from the tree into the store (a worktree that is a subvolume of
 //! btrfs, or on another filesystem), it is in `.calve` in the tree, as long as there is something to
-//! undo. The project's is in its `.calve`.
+//! undo.
 //!
 //! Beside the record are the files that were moved aside. [`switch`](crate::Worktree::switch)
 //! writes the record, and [`undo`](crate::Worktree::undo) brings back the files. This module
@@ -40,15 +40,13 @@ pub(crate) struct Record {
 }
 
 /// The folder with the undo data of the tree at `path`. `kept` is what the store keeps of that tree
-/// ([`Layout::tree`](layout::Layout::tree)), and `None` for the project.
-pub(crate) fn home(path: &Path, kept: Option<&Path>) -> PathBuf {
+/// ([`Layout::tree`](layout::Layout::tree)).
+pub(crate) fn home(path: &Path, kept: PathBuf) -> PathBuf {
     let inside = layout::own(path);
     let has_undo = |folder: &Path| std::fs::symlink_metadata(folder.join(UNDO)).is_ok();
-    match kept {
-        Some(kept) if has_undo(kept) || !has_undo(&inside) && is_beside(path, kept) => {
-            kept.to_owned()
-        }
-        _ => inside,
+    match has_undo(&kept) || !has_undo(&inside) && is_beside(path, kept.parent().unwrap_or(&kept)) {
+        true => kept,
+        false => inside,
     }
 }
 

@@ -9,9 +9,9 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::OWN;
 #[cfg(unix)]
 use super::staging::{self, Stage};
+use super::{IN_GIT, OWN};
 use crate::reflink::filesystem::{Filesystem, SharesBlocks};
 use crate::reflink::filesystem_name;
 #[cfg(unix)]
@@ -98,7 +98,7 @@ impl CopyCost {
         Self { files, bytes, is_least: false }
     }
 
-    /// The cost of a copy of the tree at `root`, without calve's own folder. calve looks at 20,000
+    /// The cost of a copy of the tree at `root`, without calve's own folders. calve looks at 20,000
     /// entries at most. It counts nothing that it cannot read.
     #[must_use]
     pub fn of_tree(root: impl AsRef<Path>) -> Self {
@@ -106,9 +106,9 @@ impl CopyCost {
     }
 
     fn of_entries(root: PathBuf, most: u64) -> Self {
-        let own = root.join(OWN);
+        let own = [root.join(OWN), root.join(".git").join(IN_GIT)];
         let (mut cost, mut left) = (Self::new(0, 0), most);
-        cost.add_folder(root, &mut left, |path| *path != own);
+        cost.add_folder(root, &mut left, |path| !own.contains(path));
         cost
     }
 

@@ -16,10 +16,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{self, CWD, FileType};
 
-use super::OWN;
 use super::engine::Worker;
 use super::file::Job;
 use super::filter::{Decision, Filter};
+use super::inside_own;
 use super::node::Handles;
 use super::op::{Node, Op, Task};
 use super::pool::lock;
@@ -201,9 +201,8 @@ impl List {
             };
             let folder = list.folder(&mut places, above, &path)?;
             // Links to these entries would turn one store of calve's into two with the same files.
-            let is_own = || parts.iter().any(|part| *part == OWN);
-            let mutable =
-                !is_link && (filter.is_mutable(&parts.iter().collect::<PathBuf>()) || is_own());
+            let path: PathBuf = parts.iter().collect();
+            let mutable = !is_link && (filter.is_mutable(&path) || inside_own(&path).is_some());
             let name = c_string(name, &path)?;
             let from = c_string(from.as_os_str(), &path)?;
             let entry = ListedEntry { name, mode, is_link, from, mutable };

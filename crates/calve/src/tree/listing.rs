@@ -185,7 +185,7 @@ impl Names {
         self.bytes.extend_from_slice(name.to_bytes_with_nul());
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&CStr, FileType)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&CStr, FileType)> + Clone {
         let mut rest = self.bytes.as_slice();
         std::iter::from_fn(move || {
             let (kind, tail) = rest.split_first()?;

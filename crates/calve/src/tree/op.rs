@@ -22,7 +22,7 @@ use super::source::Source;
 use super::staging::Stage;
 use super::tally::{self, Finding};
 use super::targets::Target;
-use super::{CloneOptions, Existing, OWN};
+use super::{CloneOptions, Existing, inside_own};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::filesystem::Filesystem;
 use crate::reflink::meta::{Attrs, Meta};
@@ -129,9 +129,8 @@ pub(crate) struct Op<'a, S: Source> {
 /// Whether the path is in a store's trash or stage: the store is deleting it, or has not finished
 /// it. No clone needs it.
 fn is_passing_in_a_store(path: &Path) -> bool {
-    let mut parts = path.iter().skip_while(|part| *part != OWN);
-    parts.next();
-    parts.next().is_some_and(|part| part == "trash" || part == "stage")
+    let inside = inside_own(path).and_then(|inside| inside.iter().next());
+    inside.is_some_and(|part| part == "trash" || part == "stage")
 }
 
 /// A directory's data: what its source knows (`own`), and its state at every destination.

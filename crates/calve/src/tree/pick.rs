@@ -19,10 +19,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{self, AtFlags, FileType};
 
-use super::OWN;
 use super::excluded::Excluded;
 use super::filter::Decision;
 use super::pool::lock;
+use super::{OWN, inside_own};
 use crate::reflink::filesystem::Filesystems;
 use crate::reflink::meta::Meta;
 
@@ -101,7 +101,10 @@ impl Picked {
 
     /// Decides on an entry. `inside` says that its directory is not carried whole.
     pub(super) fn decide(&self, path: &Path, is_dir: bool, inside: bool) -> Decision {
-        if is_dir && path.file_name().is_some_and(|name| is_of_its_tree(name.as_bytes())) {
+        let is_store = || inside_own(path).is_some();
+        if is_dir
+            && (path.file_name().is_some_and(|name| is_of_its_tree(name.as_bytes())) || is_store())
+        {
             return Decision::Leave;
         }
         let bytes = path.as_os_str().as_bytes();

@@ -29,7 +29,7 @@ use super::source::{Named, Opened, Original, Source};
 use super::special::Special;
 use super::staging::{self, PREFIX};
 use super::tally::Because;
-use super::{CloneMode, CloneOptions, OWN};
+use super::{CloneMode, CloneOptions, inside_own};
 use crate::error::{Context as _, Error, Operation};
 use crate::reflink::copy::have_same_bytes;
 use crate::reflink::imp::{DIR_FLAGS, SOURCE_FLAGS};
@@ -279,8 +279,10 @@ impl Worker<'_, '_, Live<'_>> {
     fn is_own(&self, node: &Node<Live<'_>>) -> bool {
         let options = self.op.options;
         let links = options.hard_links() || options.mode == CloneMode::Symlink;
-        let inside = || node.path().iter().any(|part| part == OWN);
-        links && (self.op.from.absolute.ends_with(OWN) || inside())
+        // The source itself may be such a folder, or the repository around it.
+        let above = self.op.from.absolute.iter().rev().take(2).collect::<Vec<_>>();
+        let path = || above.iter().rev().collect::<PathBuf>().join(node.path());
+        links && inside_own(&path()).is_some()
     }
 
     fn read_directory(

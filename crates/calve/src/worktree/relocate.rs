@@ -210,10 +210,8 @@ pub(super) fn find(tree: Tree<'_>, spellings: &mut Spellings) -> io::Result<Vec<
         if !in_root && entries.iter().any(|(name, _)| name == layout::GIT) {
             continue;
         }
-        let within = match in_root {
-            true => Within::root(entries.iter().map(|(name, _)| name.as_bytes())),
-            false => Within::Below,
-        };
+        let names = entries.iter().map(|(name, _)| name.as_bytes());
+        let within = if in_root { Within::root(names) } else { Within::below(names) };
         for (name, kind) in entries {
             if !layout::is_content(name.as_bytes(), within) {
                 continue;

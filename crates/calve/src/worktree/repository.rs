@@ -5,7 +5,8 @@
 //! folder of packs changed, calve copies the objects again. calve does not copy locks, because they
 //! belong to commands that run in the repository. It does not copy the folder `worktrees` either.
 //! That folder registers trees whose `.git` files lead to the repository, so `git worktree remove`
-//! in the copy would delete one of them.
+//! in the copy would delete one of them. Nor does it copy the folder `calve`: the store is the
+//! project's.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,8 +23,9 @@ use crate::tree::{CloneOptions, clone_tree, removal, tally};
 
 /// Patterns of the files that are not copied from a repository; its objects are copied separately.
 /// See above. The sockets of git's own daemon belong to one folder.
-const NOT_COPIED: [&str; 10] = [
+const NOT_COPIED: [&str; 11] = [
     "/objects",
+    "/calve",
     "/calve-worktree",
     "/worktrees",
     "/*.lock",

@@ -14,9 +14,11 @@ use crate::reflink::ReflinkOutcome;
 use crate::reflink::sys;
 use crate::report::DestinationReport;
 use crate::store::catalog::{Linked, State, WorktreeRow};
+use crate::store::home;
 use crate::store::id::SnapshotId;
-use crate::store::layout::OWN;
+use crate::store::layout::{self, OWN};
 use crate::store::manifest::Manifest;
+use crate::store::marker;
 use crate::store::paths::found::PathMention;
 use crate::store::ready::{Arrived, SnapshotTree, TreePlace, places, publish_all, unpublish_all};
 use crate::store::registry::{Claim, name_taken, no_worktree};
@@ -179,7 +181,7 @@ impl StartOptions {
     /// Makes the worktrees in this folder, each under its name. The default is `PROJECT.worktrees`
     /// beside the project. If that folder would be on another filesystem than the store or may not
     /// be made, the default is a folder beside the store (`NAME.worktrees` for a store
-    /// `NAME.calve`), or `.calve/worktrees` if the store is inside the project.
+    /// `NAME.calve`), or `.calve/worktrees` if the store is inside the project or its repository.
     #[must_use]
     pub fn at(mut self, folder: impl Into<PathBuf>) -> Self {
         self.at = Some(folder.into());
@@ -498,7 +500,11 @@ impl Store {
                 Err(error) => return Err(error).context(Operation::MakeFolder, || &beside),
             }
         }
-        let inside = self.layout().worktrees();
+        let inside = match home::is_in_git(self.path()) {
+            // A working tree in git's own folder is one that many tools leave out.
+            true => layout::worktrees_in(&hidden_folder(&project)?),
+            false => self.layout().worktrees(),
+        };
         std::fs::create_dir_all(&inside).context(Operation::MakeFolder, || &inside)?;
         Ok(inside)
     }
@@ -695,8 +701,16 @@ fn started(arrived: Vec<Arrived>, dressed: Vec<Dressed>) -> Vec<Started> {
     arrived.into_iter().map(|tree| tree.report).zip(dressed).collect()
 }
 
-/// Folders for worktrees, the best one first: beside the project, and beside a store that is not
-/// inside the project.
+/// calve's own folder in the tree of the project, which git ignores.
+fn hidden_folder(project: &Path) -> Result<PathBuf, Error> {
+    let own = layout::own(project);
+    std::fs::create_dir_all(&own).context(Operation::MakeFolder, || &own)?;
+    marker::hide(&super::open_dir(&own)?).context(Operation::MakeFolder, || &own)?;
+    Ok(own)
+}
+
+/// Folders for worktrees, the best one first: beside the project, and beside a store that is neither
+/// inside the project nor inside a repository.
 fn beside(project: &Path, store: &Path) -> Vec<PathBuf> {
     let worktrees = |beside: &Path, name: &OsStr| {
         let mut name = name.to_owned();
@@ -707,6 +721,7 @@ fn beside(project: &Path, store: &Path) -> Vec<PathBuf> {
     let mut folders: Vec<PathBuf> =
         of_project.map(|name| worktrees(project, name)).into_iter().collect();
     if !store.starts_with(project)
+        && !home::is_in_git(store)
         && let Some(name) = store.file_name()
     {
         let stem = match name.as_bytes().strip_suffix(OWN.as_bytes()) {

@@ -90,7 +90,7 @@ const LAYERS: [&str; 4] = ["reflink", "tree", "store", "worktree"];
 
 /// The files of the store, the innermost first: each may import those before it. `store` is
 /// `store.rs`, which has the open store; those behind it work with that.
-const STORE: [&str; 45] = [
+const STORE: [&str; 46] = [
     "clock",
     "stopping",
     "at",
@@ -108,6 +108,7 @@ const STORE: [&str; 45] = [
     "paths",
     "metadata",
     "ownership",
+    "home",
     "marker",
     "undo",
     "locks",

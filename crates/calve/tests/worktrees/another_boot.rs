@@ -366,7 +366,7 @@ fn a_folder_in_the_place_of_a_worktree_is_not_taken_for_it() {
     script(&at, "rm w/.git");
     let copy = project.scratch.join("copy");
     sh(std::process::Command::new("cp").arg("-a").arg(&project.path).arg(&copy));
-    let copied = Store::open(copy.join(".calve")).unwrap();
+    let copied = Store::open(copy.join(".git/calve")).unwrap();
     assert_eq!(copied.worktree("w").unwrap().state().unwrap(), WorktreeState::Missing);
     assert_eq!(project.store.worktree("w").unwrap().state().unwrap(), WorktreeState::Ready);
 }

@@ -734,7 +734,10 @@ fn a_tree_and_a_row_that_a_crash_parted_are_found_together_by_the_next_command()
 /// A part that is gone already does not block the drop of the rest.
 #[test]
 fn what_is_gone_is_dropped_and_restored() {
-    let desk = project();
+    let mut desk = project();
+    // It must outlast the repository.
+    script(&desk.project, "rm -r .git/calve");
+    desk.store = Store::init_at(&desk.project, desk.project.join(".calve")).unwrap();
     let (repository, folder) = (&desk.project, desk.folder());
     for (what, text) in [
         ("the folder", "rm -r ../project.worktrees/w"),
@@ -1507,19 +1510,19 @@ fn many_worktrees_say_what_the_project_says(waiting: Waiting) {
         ),
         (
             "a damaged file in the store",
-            "for f in .calve/templates/*git-index .calve/templates/*/git-index; do [ ! -e $f ] || printf x >>$f; done",
+            "for f in .git/calve/templates/*git-index .git/calve/templates/*/git-index; do [ ! -e $f ] || printf x >>$f; done",
             Some(true),
         ),
         (
             "one with another byte in its middle",
-            "for f in .calve/templates/*git-index .calve/templates/*/git-index; do
+            "for f in .git/calve/templates/*git-index .git/calve/templates/*/git-index; do
                 [ ! -e $f ] || printf x | dd of=$f bs=1 seek=4200 conv=notrunc status=none
             done",
             Some(true),
         ),
         (
             "a cut one",
-            "for f in .calve/templates/*git-index .calve/templates/*/git-index; do [ ! -e $f ] || truncate -s 20 $f; done",
+            "for f in .git/calve/templates/*git-index .git/calve/templates/*/git-index; do [ ! -e $f ] || truncate -s 20 $f; done",
             Some(true),
         ),
         ("without an index", "rm .git/index", Some(true)),
@@ -1563,13 +1566,13 @@ fn a_tree_that_waited_comes_with_gits_index_even_after_an_edit() {
         other => panic!("{other:?}"),
     };
     // Nothing but the index that came with the tree knows the files now.
-    script(&desk.project, "rm .calve/indexes/*");
+    script(&desk.project, "rm .git/calve/indexes/*");
     let started = desk.store.start(&["w"], &StartOptions::new().from(id), &options()).unwrap();
     assert!(entries(&started) > 0, "{started:?}");
     assert_eq!(changes(&desk.folder().join("w")), changes(&desk.project));
     script(&desk.project, "echo changed >src/a; tick");
     let edited = desk.snapshot();
-    script(&desk.project, "rm .calve/indexes/*");
+    script(&desk.project, "rm .git/calve/indexes/*");
     let started = desk.store.start(&["v"], &StartOptions::new().from(edited), &options()).unwrap();
     assert!(entries(&started) > 0, "{started:?}");
     let root = desk.folder().join("v");
@@ -1604,7 +1607,7 @@ fn git_sees_what_changed_within_a_second_also_where_it_compares_little() {
             desk.store.make_ready_trees(&options()).unwrap();
         }
         if forgets {
-            script(&desk.project, "rm .calve/indexes/*");
+            script(&desk.project, "rm .git/calve/indexes/*");
         }
         start(&desk, &["w"], &StartOptions::new().from(older));
         let root = desk.folder().join("w");

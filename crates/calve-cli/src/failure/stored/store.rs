@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use calve::{ErrorKind, Operation};
+use calve::{ErrorKind, Operation, Store};
 
 use super::case::Case;
 use crate::text::shell_word;
@@ -25,7 +25,7 @@ fn none_found(case: &Case<'_>) -> Option<String> {
                 .to_owned()
         }
         ErrorKind::StoreNotFound if operation == Operation::FindStoreOfProject => {
-            let pointer = shell_word(&path.join(".calve/project"));
+            let pointer = shell_word(&Store::pointer_of(path));
             let mount = match other.and_then(how_to_mount) {
                 Some(command) => format!("its volume is not mounted; to mount it: {command}"),
                 None => "if its disk is not mounted, mount it".to_owned(),
@@ -40,7 +40,7 @@ fn none_found(case: &Case<'_>) -> Option<String> {
                 .to_owned()
         }
         ErrorKind::StoreNotFound => {
-            "name the store's own folder with --store or CALVE_STORE, such as PROJECT/.calve; \
+            "name the store's own folder with --store or CALVE_STORE, such as PROJECT/.git/calve; \
              'calve init' makes a store"
                 .to_owned()
         }
@@ -54,7 +54,7 @@ fn not_made(case: &Case<'_>) -> Option<String> {
     let Case { kind, operation, path, error, .. } = *case;
     let hint = match kind {
         ErrorKind::StoreExists => {
-            let named = store_flag(path, path.file_name().is_some_and(|name| name == ".calve"));
+            let named = store_flag(path, project_of(path).is_some());
             format!(
                 "a project has one store, and a store one project: choose another --store, or use this one: 'calve{named} \
                  start NAME'"
@@ -107,7 +107,7 @@ fn unfit(case: &Case<'_>) -> Option<String> {
     let Case { kind, operation, path, other, error, .. } = *case;
     let hint = match kind {
         ErrorKind::StoreIncompatible if error.kind() == io::ErrorKind::Unsupported => {
-            let project = path.parent().filter(|_| path.ends_with(".calve"));
+            let project = project_of(path);
             let project = project.map_or_else(|| "PROJECT".to_owned(), shell_word);
             let mut hint = format!(
                 "use this store only on the side that made it; on this side, work in a copy with a store on a local disk: \
@@ -171,6 +171,15 @@ fn of_snapshot(case: &Case<'_>) -> Option<String> {
         _ => return None,
     };
     Some(hint)
+}
+
+/// The project of a store that is inside it.
+fn project_of(store: &Path) -> Option<&Path> {
+    match (store.ends_with(".calve"), store.ends_with(".git/calve")) {
+        (true, _) => store.parent(),
+        (_, true) => store.ancestors().nth(2),
+        _ => None,
+    }
 }
 
 /// How the commands of a hint name a store, if commands in the project do not find it by

@@ -12,6 +12,11 @@ use crate::text::shell_word;
 pub(super) fn way_out(case: &Case<'_>) -> Option<String> {
     let Case { kind, operation, path, other, error, name } = *case;
     let hint = match kind {
+        ErrorKind::WorktreeNotFound if error.kind() == io::ErrorKind::Unsupported => format!(
+            "git's commands work in it: 'git -C {path} status', 'git worktree remove {path}'; 'calve fill {path}' \
+             gives it the project's dependencies and build output",
+            path = shell_word(path)
+        ),
         ErrorKind::WorktreeNotFound => "'calve list' lists the worktrees".to_owned(),
         ErrorKind::WorktreeExists => {
             "choose another name; 'calve list' lists those that are taken".to_owned()
@@ -72,7 +77,7 @@ pub(super) fn way_out(case: &Case<'_>) -> Option<String> {
         ErrorKind::Overlap => format!(
             "work in {}, or delete {} to make this a plain folder; 'calve start NAME' makes another worktree",
             shell_word(other.unwrap_or(Path::new("the worktree"))),
-            shell_word(&path.join(if path.join(".calve").is_dir() { ".calve" } else { ".git" }))
+            shell_word(&path.join(own_folder(path)))
         ),
         _ => return None,
     };
@@ -82,4 +87,10 @@ pub(super) fn way_out(case: &Case<'_>) -> Option<String> {
 fn is_gone(path: &Path) -> bool {
     let is_there = path.symlink_metadata();
     is_there.is_err_and(|error| error.kind() == io::ErrorKind::NotFound) && path.is_absolute()
+}
+
+/// What makes the copy of a worktree, or of a project whose store is elsewhere, more than a folder.
+fn own_folder(root: &Path) -> &'static str {
+    let folders = [".calve", ".git/calve"];
+    folders.into_iter().find(|folder| root.join(folder).is_dir()).unwrap_or(".git")
 }

@@ -223,6 +223,11 @@ impl Repository {
         found.map(|(state, _)| state).collect()
     }
 
+    /// Whether the working tree is a linked worktree.
+    pub(crate) fn is_linked(&self) -> bool {
+        self.git_dir != self.common
+    }
+
     /// The working tree, to ask git about it.
     pub(crate) fn tree(&self) -> Tree {
         Tree { root: self.root.clone(), git_dir: self.git_dir.clone() }

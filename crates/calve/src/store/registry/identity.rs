@@ -63,7 +63,7 @@ impl Registry<'_> {
     }
 
     /// Notes that the folder at `root` is the root of a row's tree.
-    pub(super) fn note_root(self, row: &WorktreeRow, root: &Path) -> io::Result<()> {
+    pub(in crate::store) fn note_root(self, row: &WorktreeRow, root: &Path) -> io::Result<()> {
         let folder = self.tree_folder(row)?;
         let path = self.layout.tree_root(&row.token);
         write_whole(&folder, &path, self.note_of(root)?.as_bytes())?;

@@ -37,7 +37,7 @@ use crate::store::catalog::WorktreeRow;
 use crate::store::git;
 use crate::store::id::{BlobId, SnapshotId};
 use crate::store::index::{Boot, Index, Stat};
-use crate::store::layout::{GIT, OWN};
+use crate::store::layout::{GIT, IN_GIT, OWN};
 use crate::store::manifest::{Manifest, os};
 use crate::store::object::{Attributes, Entry, Kind};
 use crate::store::paths::found::Found;
@@ -248,6 +248,20 @@ fn same_state(a: &Entry, b: &Entry) -> bool {
     a.same_content(b) && (a.mtime == b.mtime || is_link) || a.is_directory() && a.mtime == b.mtime
 }
 
+/// Whether a worktree is inside the project.
+fn has_inside(rows: &[WorktreeRow], project: &Path) -> bool {
+    let is_inside =
+        |row: &WorktreeRow| row.name != PROJECT && path_from(&row.path).starts_with(project);
+    rows.iter().any(is_inside)
+        || git::worktrees_inside(project).is_ok_and(|inside| !inside.is_empty())
+}
+
+/// Whether a clone of the project leaves the store out.
+fn is_aside(store: &Path, project: &Path) -> bool {
+    let in_git = store.starts_with(project.join(GIT));
+    !store.starts_with(project) || store == project.join(OWN) || in_git
+}
+
 impl Store {
     /// Clones the project to a stage at each of `places`. `None` if the contents must be named
     /// first: see the module.
@@ -262,16 +276,15 @@ impl Store {
     ) -> Result<Option<Cloned>, Error> {
         let project = self.project()?;
         let rows = self.catalog().worktrees()?;
-        let is_inside =
-            |row: &WorktreeRow| row.name != PROJECT && path_from(&row.path).starts_with(&project);
-        let has_inside = rows.iter().any(is_inside)
-            || git::worktrees_inside(&project).is_ok_and(|inside| !inside.is_empty());
+        let has_inside = has_inside(&rows, &project);
         let row = rows.into_iter().find(|row| row.name == PROJECT);
         let Some(row) = row else { return Ok(None) };
-        let store = self.path();
-        let is_aside = !store.starts_with(&project) || store == project.join(OWN);
         let are_beside = places.iter().all(|place| !place.parent.starts_with(&project));
-        if has_inside || !is_aside || !are_beside || self.has_unnamed_contents()? {
+        if has_inside
+            || !is_aside(self.path(), &project)
+            || !are_beside
+            || self.has_unnamed_contents()?
+        {
             return Ok(None);
         }
         // The clone itself shows whether this file can be cloned. calve does not try if the
@@ -399,6 +412,11 @@ impl Store {
         if project.join(GIT).symlink_metadata().is_ok() {
             options = options.exclude("/.git").exclude("/.jj");
         }
+        let root = project.to_owned();
+        options = options.exclude_if(move |path| {
+            path.ends_with(IN_GIT)
+                && path.parent().is_some_and(|folder| git::is_repository(&root.join(folder)))
+        });
         let report = match clone_tree(project, &paths, &options) {
             Ok(report) => report,
             Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),

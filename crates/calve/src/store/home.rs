@@ -1,0 +1,90 @@
+//! Where the store of a project is.
+//!
+//! A project with a repository of git has its store there: in the folder `calve` of the folder that
+//! all working trees of the repository share (`git rev-parse --git-common-dir`). So a repository has
+//! one store, `git clean -ffdx` and `git stash -a` do not reach it, and no tool that walks the tree
+//! meets it. Other projects have it in `.calve`, and so has a project whose repository calve cannot
+//! use for that ([`NotInGit`]). `docs/design/git.md` argues.
+
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use super::files::may_write;
+use super::git::{self, Registration, Repository};
+use super::layout::{self, IN_GIT, Layout};
+use crate::reflink::ReflinkOutcome;
+use crate::reflink::filesystem::Filesystem;
+
+/// Why the store of a project with a repository is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum NotInGit {
+    /// The repository is on another filesystem than the project. Worktrees would share no blocks
+    /// with the store.
+    OtherFilesystem,
+    /// This process may not write to the repository.
+    MayNotWrite,
+    /// The project had a store in its tree already, or the store was named.
+    Chosen,
+}
+
+/// The folder for a new store of the project at `project`, and why it is not in the project's
+/// repository. The folder may be a store already.
+///
+/// # Errors
+/// The repository could not be looked at.
+pub(super) fn for_new(project: &Path) -> io::Result<(PathBuf, Option<NotInGit>)> {
+    let inside = layout::own(project);
+    let Some(repository) = repository(project)? else { return Ok((inside, None)) };
+    let common = std::fs::canonicalize(&repository.common)?;
+    let store = common.join(IN_GIT);
+    if Layout(&store).has_store() {
+        return Ok((store, None));
+    }
+    if !is_beside(&common, project)? {
+        return Ok((inside, Some(NotInGit::OtherFilesystem)));
+    }
+    if !may_write(&common)? {
+        return Ok((inside, Some(NotInGit::MayNotWrite)));
+    }
+    Ok((store, None))
+}
+
+/// Whether blocks can be shared between two folders, as far as the place decides.
+fn is_beside(common: &Path, project: &Path) -> io::Result<bool> {
+    if std::fs::metadata(common)?.dev() == std::fs::metadata(project)?.dev() {
+        return Ok(true);
+    }
+    // Each subvolume has a device of its own.
+    if !Filesystem::of(common).has_subvolumes || !may_write(common)? {
+        return Ok(false);
+    }
+    Ok(crate::reflink::probe_between(project, common)?.outcome == ReflinkOutcome::Cloned)
+}
+
+/// The repository of the working tree at `root`. What git would not take for one is none.
+///
+/// # Errors
+/// The root has a `.git` that cannot be read. It may lead to a repository with a store.
+pub(super) fn repository(root: &Path) -> io::Result<Option<Repository>> {
+    Ok(git::read(root)?.filter(|found| git::is_repository(&found.common)))
+}
+
+/// The folder in which the repository of the working tree at `root` has its store, if it has one.
+pub(super) fn store_in_git(root: &Path) -> io::Result<Option<PathBuf>> {
+    let store = repository(root)?.map(|found| found.common.join(IN_GIT));
+    Ok(store.filter(|store| Layout(store).has_store()))
+}
+
+/// Whether a store is in a repository, where no tree may be made beside it.
+pub(crate) fn is_in_git(store: &Path) -> bool {
+    store.ends_with(IN_GIT) && store.parent().is_some_and(git::is_repository)
+}
+
+/// Whether a working tree is the one that its repository leads back to. A folder with a copy of a
+/// worktree's `.git` file is none.
+pub(super) fn is_led_back(tree: &Repository) -> bool {
+    !tree.is_linked()
+        || matches!(Registration::read(tree.git_dir.clone()), Ok(Some(entry)) if entry.is_of(&tree.root))
+}
