@@ -72,6 +72,7 @@ pub(crate) mod stopping;
 pub(crate) mod trash;
 pub(crate) mod undo;
 pub(crate) mod unnamed;
+mod upkeep;
 pub(crate) mod verify;
 
 pub use gc::{GcOptions, GcReport};
@@ -382,7 +383,7 @@ impl Store {
         let database = Layout(&path).database();
         let opened = if read_only { Catalog::open_read_only(&database) } else { open(&database) };
         let (catalog, full) = match opened {
-            Err(error) if error.kind() == ErrorKind::StorageFull => Self::open_full(&path, error)?,
+            Err(error) if error.kind() == ErrorKind::StorageFull => Catalog::of_full(&path, error)?,
             opened => (opened?, None),
         };
         let read_only = read_only || full.is_some();

@@ -900,6 +900,20 @@ impl Blobs {
         }
     }
 
+    /// Removes the mirrors that an operation made and that nobody needs. A mirror that stays is
+    /// garbage.
+    pub(super) fn remove_made(&self, noted: &Noted, is_needless: impl Fn(BlobId) -> bool) {
+        let (made, mut needless) = (noted.made(), Vec::new());
+        let _ = self.for_each(|id, _| {
+            if made.may_have(id) && is_needless(id) {
+                needless.push(id);
+            }
+        });
+        for id in needless {
+            let _ = self.remove(id);
+        }
+    }
+
     /// Every file that has a blob's name, with what `fstat` says of it, fan by fan.
     pub(crate) fn for_each(&self, mut each: impl FnMut(BlobId, Meta)) -> io::Result<()> {
         for fan in 0..=255_u8 {

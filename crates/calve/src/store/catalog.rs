@@ -20,7 +20,8 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
 use super::id::SnapshotId;
-use super::room::Room;
+use super::layout::Layout;
+use super::room::{PAUSES_MS, Room, give_up, keep_bytes, settle};
 use crate::error::{Error, ErrorKind, Operation};
 use crate::reflink::filesystem::Filesystem;
 use crate::tree::pool::lock;
@@ -128,6 +129,35 @@ impl Catalog {
         let db = Self::of(Some(connect_read_only(path)?), path);
         db.check(Use::Read)?;
         Ok(db)
+    }
+
+    /// Opens the database of the full store at `path` to read it. If there is no room even for
+    /// that, it uses the reserve.
+    pub(super) fn of_full(path: &Path, full: Error) -> Result<(Self, Option<i32>), Error> {
+        let database = Layout(path).database();
+        let errno = full.io_error().raw_os_error().unwrap_or_default();
+        for (tried, pause) in PAUSES_MS.into_iter().enumerate() {
+            if let Ok(catalog) = Self::open_read_only(&database) {
+                return Ok((catalog, Some(errno)));
+            }
+            // Its last writer is at work and holds all that it needs, or was killed.
+            std::thread::sleep(Duration::from_millis(pause));
+            if tried > 1 {
+                give_up(path);
+                settle(path);
+                let opened = Self::open_in_reserve(&database);
+                // Except on btrfs, the database stays open and has its files. The rest of the room
+                // belongs to work that frees space: a command that only came to look, or that names
+                // contents, would use it up.
+                if !Filesystem::of(path).mapped_needs_room {
+                    keep_bytes(path);
+                }
+                if let Ok(catalog) = opened {
+                    return Ok((catalog, None));
+                }
+            }
+        }
+        Err(full)
     }
 
     fn read<T>(&self, query: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, Error> {

@@ -1,21 +1,23 @@
 //! Finds the content of a blob wherever it is: in its mirror, or in a pack.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use rustix::fs::{self, Mode};
 use rustix::io::Errno;
 
-use super::blobs::{Blobs, Intake};
+use super::blobs::{Blobs, Intake, Noted};
 use super::catalog::Catalog;
 use super::files::unlinked_file;
 use super::id::BlobId;
 use super::layout::{Layout, is_pack_name};
 use super::pack::Pack;
+use super::trash;
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::Meta;
@@ -123,6 +125,27 @@ impl Contents<'_> {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error).context(Operation::Remove, || path),
+        }
+    }
+
+    /// Files in the packs' folder that the database does not have.
+    pub(crate) fn unknown_packs(self, grace: Duration) -> Result<Vec<String>, Error> {
+        let path = self.layout.packs();
+        let files = trash::entries(&path, grace).context(Operation::Read, || &path)?;
+        let known: HashSet<String> = self.catalog.pack_names()?.into_iter().collect();
+        Ok(files
+            .into_iter()
+            .filter_map(|name| name.into_string().ok())
+            .filter(|name| !known.contains(name) && !name.starts_with('.'))
+            .collect())
+    }
+
+    /// Removes the mirrors that were unpacked for an operation that failed for want of room, as
+    /// packing would. The caller has held the store's lock, shared or exclusive, since they were
+    /// made.
+    pub(super) fn drop_unpacked(self, error: &Error, noted: &Noted) {
+        if error.kind() == ErrorKind::StorageFull {
+            self.blobs.remove_made(noted, |id| matches!(self.catalog.packed(id), Ok(Some(_))));
         }
     }
 

@@ -52,10 +52,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::blobs::path_of;
+use super::catalog::Catalog;
 use super::clock::older_than;
+use super::contents::Contents;
+use super::freeing::freeing;
 use super::id::{BlobId, DirectoryId, SnapshotId};
 use super::pack::{Location, OVERHEAD_BYTES};
-use super::packing::{Cold, From};
+use super::packing::{Cold, From, write_packs};
 use super::reach::Reach;
 use super::registry::KEPT;
 use super::{Store, StoreOptions, locks, room, trash};
@@ -169,176 +172,98 @@ struct Dead {
 /// A pack, and what of it is alive.
 type HeldPack = (Arc<str>, Vec<(BlobId, Location)>);
 
-impl Store {
-    /// Removes content that no snapshot, name or worktree reaches, and nothing else. Other
-    /// processes may use the store meanwhile; each waits for some tenths of a second at most.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Damaged`](crate::ErrorKind::Damaged) if calve cannot read a snapshot, which may
-    /// need anything: no content was removed. After any other error some content may be gone, but
-    /// none that is needed.
-    pub fn gc(&self, options: &GcOptions, common: &StoreOptions) -> Result<GcReport, Error> {
-        let started = Instant::now();
-        let mut report = GcReport::default();
-        let operation = common.operation();
-        self.freeing(|store| store.collect(options, &operation, &mut report))?;
-        room::keep(self.path());
-        report.elapsed = started.elapsed();
-        Ok(report)
-    }
+/// Collects garbage; see [`Store::gc`].
+pub(super) fn collect(
+    store: &Store,
+    options: &GcOptions,
+    common: &StoreOptions,
+) -> Result<GcReport, Error> {
+    let started = Instant::now();
+    let mut report = GcReport::default();
+    let operation = &common.operation();
+    freeing(store, |store| Collection { store, options, operation, report: &mut report }.run())?;
+    room::keep(store.path());
+    report.elapsed = started.elapsed();
+    Ok(report)
+}
 
-    fn collect(
-        &self,
-        options: &GcOptions,
-        operation: &Running,
-        report: &mut GcReport,
-    ) -> Result<(), Error> {
-        self.must_be_writable(Operation::CollectGarbage)?;
-        self.sweep_stage();
+/// One attempt to collect. If there is no room for it, the next one goes on with its report.
+struct Collection<'a> {
+    store: &'a Store,
+    options: &'a GcOptions,
+    operation: &'a Running,
+    report: &'a mut GcReport,
+}
+
+impl Collection<'_> {
+    fn run(&mut self) -> Result<(), Error> {
+        let (options, contents) = (self.options, self.store.contents());
+        let Contents { layout, catalog, .. } = contents;
+        self.store.must_be_writable(Operation::CollectGarbage)?;
+        self.store.sweep_stage();
         // If a tree cannot be deleted, calve reports that error at the end, and collects the rest.
-        let collected = self.registry().collect_dropped(options.dropped);
-        report.dropped += collected.as_ref().copied().unwrap_or_default();
-        report.leftovers += self.registry().sweep(options.grace)?;
+        let collected = self.store.registry().collect_dropped(options.dropped);
+        self.report.dropped += collected.as_ref().copied().unwrap_or_default();
+        self.report.leftovers += self.store.registry().sweep(options.grace)?;
         // A rename sets the change time, so a sweep would take collected trees for too young.
-        match report.dropped {
-            0 => report.leftovers += trash::sweep(self.layout(), self.catalog(), options.grace)?,
-            _ => trash::empty(self.layout(), self.catalog())?,
+        match self.report.dropped {
+            0 => self.report.leftovers += trash::sweep(layout, catalog, options.grace)?,
+            _ => trash::empty(layout, catalog)?,
         }
-        self.registry().recover()?;
-        self.must_have_roots()?;
+        self.store.registry().recover()?;
+        must_have_roots(contents)?;
         let expired = options.expire.map(|age| self.expirable(age)).transpose()?;
         let expired = expired.unwrap_or_default();
-        let snapshots = self.catalog().snapshot_ids()?;
+        let snapshots = catalog.snapshot_ids()?;
         let kept = snapshots.into_iter().filter(|id| !expired.contains(id));
         let mut mark = Mark::default();
         for id in kept {
-            mark.add(self, id, operation)?;
+            mark.add(self.store, id, self.operation)?;
         }
         mark.reach.tidy();
-        let dead = self.dead(&mark.reach, options.grace)?;
-        let packs = self.mostly_dead(&mark.reach)?;
-        match self.rewrite(&packs, operation) {
+        let dead = dead(contents, &mark.reach, options.grace)?;
+        let packs = mostly_dead(contents, &mark.reach)?;
+        match self.rewrite(&packs) {
             // What is dead goes first, and they the next time.
             Err(error) if error.kind() == ErrorKind::StorageFull => {}
-            rewritten => report.rewritten_packs += rewritten?,
+            rewritten => self.report.rewritten_packs += rewritten?,
         }
-        self.sweep(options, operation, &expired, mark, dead, report)?;
-        report.templates += self.sweep_ready_trees()?;
+        self.sweep(&expired, mark, dead)?;
+        // A ready tree is no content: a process that misses one makes it again. So this needs no
+        // exclusive lock.
+        let wanted = in_use(catalog)?;
+        self.report.templates += self.store.ready().sweep(|id| wanted.contains(&id))?;
         collected.map(drop)
-    }
-
-    /// A ready tree is no content: a process that misses one makes it again. So this needs no
-    /// exclusive lock.
-    fn sweep_ready_trees(&self) -> Result<u64, Error> {
-        let rows = self.catalog().worktrees()?;
-        let used = rows.iter().flat_map(|row| [row.snapshot, row.target]).flatten();
-        let names = self.catalog().names()?;
-        let wanted: HashSet<SnapshotId> = used.chain(names.iter().map(|(_, id)| *id)).collect();
-        self.ready().sweep(|id| wanted.contains(&id))
-    }
-
-    /// Fails if a snapshot that has a name or a worktree is gone: the database lost it, and its
-    /// content may still be needed.
-    fn must_have_roots(&self) -> Result<(), Error> {
-        let Some(name) = self.catalog().without_snapshot()? else { return Ok(()) };
-        let what = format!("the snapshot that {name:?} stands for is missing");
-        let cause = io::Error::new(io::ErrorKind::InvalidData, what);
-        Err(Error::new(ErrorKind::Damaged, Operation::Read, self.layout().database(), cause))
     }
 
     /// Snapshots that may be forgotten now.
     fn expirable(&self, age: Duration) -> Result<HashSet<SnapshotId>, Error> {
-        let mut ids = HashSet::new();
-        for id in self.catalog().snapshot_ids()? {
+        let (catalog, mut ids) = (self.store.catalog(), HashSet::new());
+        for id in catalog.snapshot_ids()? {
             // One that cannot be read has no age.
-            if let Ok(object) = self.object(id)
+            if let Ok(object) = self.store.object(id)
                 && older_than((object.created.0, object.created.1.into()), age) == Some(true)
             {
                 ids.insert(id);
             }
         }
-        let names = self.catalog().names()?;
-        let rows = self.catalog().worktrees()?;
-        let used = rows.iter().flat_map(|row| [row.snapshot, row.target]).flatten();
-        for id in names.iter().map(|(_, id)| *id).chain(used) {
+        let (rows, dropped) = (catalog.worktrees()?, catalog.dropped()?);
+        let undone = rows.iter().filter_map(|row| self.store.registry().undo_goes_to(row));
+        let dropped = dropped.iter().filter_map(|dropped| dropped.row.snapshot);
+        for id in in_use(catalog)?.into_iter().chain(undone).chain(dropped) {
             ids.remove(&id);
-        }
-        for id in self.catalog().dropped()?.iter().filter_map(|dropped| dropped.row.snapshot) {
-            ids.remove(&id);
-        }
-        for row in &rows {
-            if let Some(id) = self.registry().undo_goes_to(row) {
-                ids.remove(&id);
-            }
         }
         Ok(ids)
     }
 
-    fn dead(&self, reach: &Reach, grace: Duration) -> Result<Dead, Error> {
-        let mut dead = Dead::default();
-        self.blobs()
-            .for_each(|id, meta| {
-                if !reach.blobs.contains(id) && older_than(meta.changed, grace) == Some(true) {
-                    dead.mirrors.push((id, meta.size));
-                }
-            })
-            .context(Operation::Read, || self.layout().blobs())?;
-        dead.directories = self.catalog().directory_ids()?;
-        dead.directories.retain(|id| !reach.directories.contains(id));
-        self.catalog().each_packed(|id, _, at| {
-            if !reach.blobs.contains(id) {
-                dead.packed.push((id, at));
-            }
-        })?;
-        Ok(dead)
-    }
-
-    /// Packs with more dead content than needed content, and their needed content.
-    fn mostly_dead(&self, reach: &Reach) -> Result<Vec<HeldPack>, Error> {
-        // With what a pack of these alone would take beside them, or one of tiny contents would
-        // never be dense.
-        let (each, fixed) = OVERHEAD_BYTES;
-        let mut living: Vec<(Arc<str>, u64)> = Vec::new();
-        self.catalog().each_packed(|id, pack, at| {
-            if !reach.blobs.contains(id) {
-                return;
-            }
-            if living.last().is_none_or(|(name, _)| name != pack) {
-                living.push((Arc::clone(pack), fixed));
-            }
-            if let Some((_, sum)) = living.last_mut() {
-                // What the rows say may be any number.
-                *sum = sum.saturating_add(at.stored).saturating_add(each);
-            }
-        })?;
-        living.retain(|(name, living)| {
-            let length = std::fs::metadata(self.layout().pack(name)).map_or(0, |meta| meta.len());
-            living.saturating_mul(2) < length
-        });
-        // Most packs are dense. A list of what they hold would take much memory.
-        let mut packs: Vec<HeldPack> =
-            living.into_iter().map(|(name, _)| (name, Vec::new())).collect();
-        if packs.is_empty() {
-            return Ok(packs);
-        }
-        self.catalog().each_packed(|id, pack, at| {
-            if let Some((_, live)) = packs.iter_mut().find(|(name, _)| name == pack)
-                && reach.blobs.contains(id)
-            {
-                live.push((id, at));
-            }
-        })?;
-        Ok(packs)
-    }
-
     /// Moves the needed content of packs to a new one. Returns how many packs have no needed
     /// content now.
-    fn rewrite(&self, packs: &[HeldPack], operation: &Running) -> Result<u64, Error> {
+    fn rewrite(&self, packs: &[HeldPack]) -> Result<u64, Error> {
         if packs.is_empty() {
             return Ok(0);
         }
-        let _guard = self.share()?;
-        self.contents().close_packs();
+        let _guard = self.store.share()?;
+        self.store.contents().close_packs();
         let mut cold = Vec::new();
         for (name, live) in packs {
             for (id, at) in live {
@@ -346,7 +271,7 @@ impl Store {
                 cold.push(Cold { id: *id, size: at.size, from });
             }
         }
-        let written = self.write_packs(cold, operation)?;
+        let written = write_packs(self.store.contents(), cold, self.operation)?;
         // What could not be read stays where it is, and so does its pack.
         let stuck: HashSet<BlobId> = written.damaged.into_iter().collect();
         let moved = packs.iter().filter(|(_, live)| live.iter().all(|(id, _)| !stuck.contains(id)));
@@ -355,51 +280,40 @@ impl Store {
 
     /// The removal itself, in rounds.
     fn sweep(
-        &self,
-        options: &GcOptions,
-        operation: &Running,
+        &mut self,
         expired: &HashSet<SnapshotId>,
         mut mark: Mark,
         mut dead: Dead,
-        report: &mut GcReport,
     ) -> Result<(), Error> {
         let mut first = true;
         loop {
-            let guard = locks::exclude(self.path(), options.patience, operation)?;
-            let Some(guard) = guard else {
-                report.busy = true;
+            let patience = self.options.patience;
+            let guard = locks::exclude(self.store.path(), patience, self.operation)?;
+            let Some(_guard) = guard else {
+                self.report.busy = true;
                 return Ok(());
             };
             let alone = Instant::now();
             if first {
-                report.snapshots.extend(self.forget_snapshots(expired)?);
+                // Those that still have no name and no worktree.
+                let mut forgotten = self.store.catalog().forget_snapshots(expired)?;
+                forgotten.sort_unstable();
+                self.report.snapshots.extend(forgotten);
             }
-            for id in self.catalog().snapshot_ids()? {
-                mark.add(self, id, operation)?;
+            for id in self.store.catalog().snapshot_ids()? {
+                mark.add(self.store, id, self.operation)?;
             }
             mark.reach.tidy();
             first = false;
-            let done = self.remove_mirrors(&mut dead.mirrors, &mark.reach, alone, report)?;
-            if done {
-                self.remove_rows(&dead, &mark.reach, report)?;
-                self.remove_packs(&mark.reach, options.grace, report)?;
-                self.snapshots().drop_found()?;
-            }
-            drop(guard);
-            if done {
-                return Ok(());
+            if self.remove_mirrors(&mut dead.mirrors, &mark.reach, alone)? {
+                self.remove_rows(&dead, &mark.reach)?;
+                self.remove_packs(&mark.reach)?;
+                return self.store.snapshots().drop_found();
             }
         }
     }
 
-    /// Forgets those of the snapshots that still have no name and no worktree.
-    fn forget_snapshots(&self, ids: &HashSet<SnapshotId>) -> Result<Vec<SnapshotId>, Error> {
-        let mut forgotten = self.catalog().forget_snapshots(ids)?;
-        forgotten.sort_unstable();
-        Ok(forgotten)
-    }
-
-    fn remove_rows(&self, dead: &Dead, reach: &Reach, report: &mut GcReport) -> Result<(), Error> {
+    fn remove_rows(&mut self, dead: &Dead, reach: &Reach) -> Result<(), Error> {
         let directories = dead.directories.iter().filter(|id| !reach.directories.contains(id));
         let directories: Vec<DirectoryId> = directories.copied().collect();
         let packed = dead.packed.iter().filter(|(id, _)| !reach.blobs.contains(*id));
@@ -407,36 +321,32 @@ impl Store {
         if directories.is_empty() && packed.is_empty() {
             return Ok(());
         }
-        self.catalog().forget_objects(&directories, &packed)?;
-        report.directories += directories.len() as u64;
-        report.packed_blobs += packed.len() as u64;
-        report.packed_bytes =
-            places.iter().fold(report.packed_bytes, |sum, at| at.stored.saturating_add(sum));
+        self.store.catalog().forget_objects(&directories, &packed)?;
+        self.report.directories += directories.len() as u64;
+        self.report.packed_blobs += packed.len() as u64;
+        self.report.packed_bytes =
+            places.iter().fold(self.report.packed_bytes, |sum, at| at.stored.saturating_add(sum));
         Ok(())
     }
 
     /// Removes mirrors until the time is up; whether all are gone.
     fn remove_mirrors(
-        &self,
+        &mut self,
         mirrors: &mut Vec<(BlobId, u64)>,
         reach: &Reach,
         alone: Instant,
-        report: &mut GcReport,
     ) -> Result<bool, Error> {
+        let blobs = self.store.blobs();
         while let Some((id, size)) = mirrors.pop() {
             if reach.blobs.contains(id) {
                 continue;
             }
-            let name = path_of(id);
-            let removed = self
-                .blobs()
-                .remove(id)
-                // No mirror of ours: something else has its name.
-                .or_else(|_| removal::remove(self.blobs().dir(), &name));
-            removed.context(Operation::Remove, || self.blobs().mirror_path(id))?;
-            report.mirrors += 1;
-            report.mirror_bytes += size;
-            if report.mirrors.is_multiple_of(64) && alone.elapsed() >= EXCLUSIVE {
+            // If it is no mirror of ours, something else has its name.
+            let removed = blobs.remove(id).or_else(|_| removal::remove(blobs.dir(), &path_of(id)));
+            removed.context(Operation::Remove, || blobs.mirror_path(id))?;
+            self.report.mirrors += 1;
+            self.report.mirror_bytes += size;
+            if self.report.mirrors.is_multiple_of(64) && alone.elapsed() >= EXCLUSIVE {
                 break;
             }
         }
@@ -444,47 +354,104 @@ impl Store {
     }
 
     /// Removes packs without needed content: first their rows, then their files.
-    fn remove_packs(
-        &self,
-        reach: &Reach,
-        grace: Duration,
-        report: &mut GcReport,
-    ) -> Result<(), Error> {
-        let empty = self.catalog().forget_empty_packs()?;
-        let unknown = self.unknown_packs(grace)?;
-        let needless = unknown.into_iter().filter(|name| !self.is_needed(name, reach));
+    fn remove_packs(&mut self, reach: &Reach) -> Result<(), Error> {
+        let contents = self.store.contents();
+        let empty = contents.catalog.forget_empty_packs()?;
+        let unknown = contents.unknown_packs(self.options.grace)?;
+        let needless = unknown.into_iter().filter(|name| !is_needed(contents, name, reach));
         let needless: HashSet<String> = empty.into_iter().chain(needless).collect();
-        self.contents().close_packs();
+        contents.close_packs();
         for name in needless {
-            report.packs += u64::from(self.contents().remove_pack(&name)?);
+            self.report.packs += u64::from(contents.remove_pack(&name)?);
         }
         Ok(())
     }
+}
 
-    /// Files in the packs' folder that the database does not have.
-    pub(crate) fn unknown_packs(&self, grace: Duration) -> Result<Vec<String>, Error> {
-        let path = self.layout().packs();
-        let files = trash::entries(&path, grace).context(Operation::Read, || &path)?;
-        let known: HashSet<String> = self.catalog().pack_names()?.into_iter().collect();
-        Ok(files
-            .into_iter()
-            .filter_map(|name| name.into_string().ok())
-            .filter(|name| !known.contains(name) && !name.starts_with('.'))
-            .collect())
-    }
+/// Snapshots that have a name, or that a worktree is based on or is being brought to.
+fn in_use(catalog: &Catalog) -> Result<HashSet<SnapshotId>, Error> {
+    let mut ids: HashSet<SnapshotId> = catalog.names()?.into_iter().map(|(_, id)| id).collect();
+    ids.extend(catalog.worktrees()?.iter().flat_map(|row| [row.snapshot, row.target]).flatten());
+    Ok(ids)
+}
 
-    /// Whether a pack that the database does not have holds content that nothing else has.
-    fn is_needed(&self, name: &str, reach: &Reach) -> bool {
-        let Ok(pack) = self.contents().open_pack(name) else { return false };
-        let Ok(index) = pack.index().or_else(|_| pack.scan()) else { return true };
-        index.iter().any(|(id, _)| {
-            reach.blobs.get(*id).is_some_and(|size| {
-                // In doubt it is.
-                !self.blobs().is_sealed(*id, size).unwrap_or(false)
-                    && !self.catalog().packed(*id).is_ok_and(|at| at.is_some())
-            })
+/// Fails if a snapshot that has a name or a worktree is gone: the database lost it, and its
+/// content may still be needed.
+fn must_have_roots(contents: Contents<'_>) -> Result<(), Error> {
+    let Some(name) = contents.catalog.without_snapshot()? else { return Ok(()) };
+    let what = format!("the snapshot that {name:?} stands for is missing");
+    let cause = io::Error::new(io::ErrorKind::InvalidData, what);
+    Err(Error::new(ErrorKind::Damaged, Operation::Read, contents.layout.database(), cause))
+}
+
+fn dead(contents: Contents<'_>, reach: &Reach, grace: Duration) -> Result<Dead, Error> {
+    let mut dead = Dead::default();
+    contents
+        .blobs
+        .for_each(|id, meta| {
+            if !reach.blobs.contains(id) && older_than(meta.changed, grace) == Some(true) {
+                dead.mirrors.push((id, meta.size));
+            }
         })
+        .context(Operation::Read, || contents.layout.blobs())?;
+    dead.directories = contents.catalog.directory_ids()?;
+    dead.directories.retain(|id| !reach.directories.contains(id));
+    contents.catalog.each_packed(|id, _, at| {
+        if !reach.blobs.contains(id) {
+            dead.packed.push((id, at));
+        }
+    })?;
+    Ok(dead)
+}
+
+/// Packs with more dead content than needed content, and their needed content.
+fn mostly_dead(contents: Contents<'_>, reach: &Reach) -> Result<Vec<HeldPack>, Error> {
+    // With what a pack of these alone would take beside them, or one of tiny contents would
+    // never be dense.
+    let (each, fixed) = OVERHEAD_BYTES;
+    let mut living: Vec<(Arc<str>, u64)> = Vec::new();
+    contents.catalog.each_packed(|id, pack, at| {
+        if !reach.blobs.contains(id) {
+            return;
+        }
+        if living.last().is_none_or(|(name, _)| name != pack) {
+            living.push((Arc::clone(pack), fixed));
+        }
+        if let Some((_, sum)) = living.last_mut() {
+            // What the rows say may be any number.
+            *sum = sum.saturating_add(at.stored).saturating_add(each);
+        }
+    })?;
+    living.retain(|(name, living)| {
+        let length = std::fs::metadata(contents.layout.pack(name)).map_or(0, |meta| meta.len());
+        living.saturating_mul(2) < length
+    });
+    // Most packs are dense. A list of what they hold would take much memory.
+    let mut packs: Vec<HeldPack> = living.into_iter().map(|(name, _)| (name, Vec::new())).collect();
+    if packs.is_empty() {
+        return Ok(packs);
     }
+    contents.catalog.each_packed(|id, pack, at| {
+        if let Some((_, live)) = packs.iter_mut().find(|(name, _)| name == pack)
+            && reach.blobs.contains(id)
+        {
+            live.push((id, at));
+        }
+    })?;
+    Ok(packs)
+}
+
+/// Whether a pack that the database does not have holds content that nothing else has.
+fn is_needed(contents: Contents<'_>, name: &str, reach: &Reach) -> bool {
+    let Ok(pack) = contents.open_pack(name) else { return false };
+    let Ok(index) = pack.index().or_else(|_| pack.scan()) else { return true };
+    index.iter().any(|(id, _)| {
+        reach.blobs.get(*id).is_some_and(|size| {
+            // In doubt it is.
+            !contents.blobs.is_sealed(*id, size).unwrap_or(false)
+                && !contents.catalog.packed(*id).is_ok_and(|at| at.is_some())
+        })
+    })
 }
 
 /// What is marked as living, and the snapshots that it was marked for.

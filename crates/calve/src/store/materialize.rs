@@ -88,8 +88,9 @@ pub(crate) fn materialize(plan: &Plan<'_>, roots: Vec<OwnedFd>) -> Result<Made, 
     let op = Op::new(tree, path, &options, plan.operation, dests)?;
     let states = roots.iter().map(|_| DestState::new_root()).collect();
     let root = op.from.directory(0, CString::default());
-    let (_, threads) =
-        op.run(root, roots, states).inspect_err(|error| plan.store.drop_unpacked(error, &noted))?;
+    let (_, threads) = op
+        .run(root, roots, states)
+        .inspect_err(|error| plan.store.contents().drop_unpacked(error, &noted))?;
     let (_, counts, findings) = op.into_findings();
     let mut made = Made {
         reports: Vec::with_capacity(plan.paths.len()),

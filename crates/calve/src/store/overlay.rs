@@ -21,6 +21,7 @@ use super::Store;
 use super::at::open_parent;
 use super::blobs::{Intake, Noted};
 use super::catalog::{Based, Origin};
+use super::freeing::taking_in;
 use super::id::SnapshotId;
 use super::index::Stat;
 use super::manifest::{Builder, Manifest};
@@ -75,7 +76,7 @@ impl Store {
         operation: &Running,
     ) -> Result<Overlaid, Error> {
         let over = (over, gone);
-        self.taking_in(operation, |noted| self.overlay(below, over, message, operation, noted))
+        taking_in(self, operation, |noted| self.overlay(below, over, message, operation, noted))
     }
 
     fn overlay(

@@ -25,8 +25,10 @@ use rustix::io::Errno;
 
 use super::blobs::{Intake, Mirror, Noted};
 use super::clock::older_than;
+use super::contents::Contents;
 use super::id::token;
 use super::id::{BlobId, SnapshotId};
+use super::layout::Layout;
 use super::pack::{Location, PackWriter};
 use super::reach::Reach;
 use super::ready::SnapshotTree;
@@ -174,310 +176,295 @@ impl<R: Read> Read for Stoppable<'_, R> {
     }
 }
 
-impl Store {
-    /// Compresses cold content into packs and drops its mirrors. A mirror takes space of its own
-    /// once the file that it was cloned from changes. calve unpacks content again when it is
-    /// needed.
-    ///
-    /// Other processes may start worktrees of the same snapshots meanwhile.
-    ///
-    /// # Errors
-    /// Those of every operation, see [`Store`]. No mirror was dropped. If dropping itself failed,
-    /// some mirrors were dropped, and the others stay beside their packs.
-    pub fn pack(&self, options: &PackOptions, common: &StoreOptions) -> Result<PackReport, Error> {
-        let started = Instant::now();
-        self.must_be_writable(Operation::Pack)?;
-        let _guard = self.share()?;
-        self.contents().close_packs();
-        let operation = &common.operation();
-        let everything = Reach::of_readable(self, self.catalog().snapshot_ids()?, operation)?;
-        let mut hot = Reach::default();
-        if !options.all {
-            let rows = self.catalog().worktrees()?;
-            let roots = rows.iter().flat_map(|row| [row.snapshot, row.target]).flatten();
-            hot = Reach::of_readable(self, roots, operation)?;
+/// See [`Store::pack`].
+pub(super) fn pack(
+    store: &Store,
+    options: &PackOptions,
+    common: &StoreOptions,
+) -> Result<PackReport, Error> {
+    let started = Instant::now();
+    store.must_be_writable(Operation::Pack)?;
+    let _guard = store.share()?;
+    store.contents().close_packs();
+    let operation = &common.operation();
+    let everything = Reach::of_readable(store, store.catalog().snapshot_ids()?, operation)?;
+    let mut hot = Reach::default();
+    if !options.all {
+        let rows = store.catalog().worktrees()?;
+        let roots = rows.iter().flat_map(|row| [row.snapshot, row.target]).flatten();
+        hot = Reach::of_readable(store, roots, operation)?;
+    }
+    let mut cold = Vec::new();
+    store
+        .blobs()
+        .for_each(|id, _| {
+            if let Some(size) = everything.blobs.get(id)
+                && !hot.blobs.contains(id)
+            {
+                cold.push(Cold { id, size, from: From::Mirror(None) });
+            }
+        })
+        .context(Operation::Read, || store.layout().blobs())?;
+    drop((everything, hot));
+    cold.sort_unstable_by_key(|cold| cold.id);
+    store.catalog().each_packed(|id, pack, at| {
+        if let Ok(place) = cold.binary_search_by(|cold| cold.id.cmp(&id)) {
+            cold[place].from = From::Mirror(Some((Arc::clone(pack), at)));
         }
-        let mut cold = Vec::new();
-        self.blobs()
-            .for_each(|id, _| {
-                if let Some(size) = everything.blobs.get(id)
-                    && !hot.blobs.contains(id)
-                {
-                    cold.push(Cold { id, size, from: From::Mirror(None) });
+    })?;
+    let written = write_packs(store.contents(), cold, operation)?;
+    let mut report =
+        PackReport { packs: written.packs, damaged: written.damaged, ..PackReport::default() };
+    for (_, at) in written.packed.iter().flatten() {
+        report.packed_blobs += 1;
+        report.packed_bytes += at.size;
+        report.stored_bytes += at.stored;
+    }
+    let packed = written.packed.iter().flatten().map(|(id, at)| (*id, at.size));
+    for (id, size) in packed.chain(written.had) {
+        store.blobs().remove(id).context(Operation::Drop, || store.blobs().mirror_path(id))?;
+        report.dropped_mirrors += 1;
+        report.dropped_bytes += size;
+    }
+    report.damaged.sort_unstable();
+    report.elapsed = started.elapsed();
+    Ok(report)
+}
+
+/// See [`Store::warm`].
+pub(super) fn warm(
+    store: &Store,
+    snapshots: &[SnapshotId],
+    common: &StoreOptions,
+) -> Result<WarmReport, Error> {
+    let started = Instant::now();
+    store.must_be_writable(Operation::Warm)?;
+    let snapshots: Vec<SnapshotId> = if snapshots.is_empty() {
+        store.catalog().worktree(PROJECT)?.and_then(|row| row.snapshot).into_iter().collect()
+    } else {
+        snapshots.to_vec()
+    };
+    let guard = store.share()?;
+    let operation = &common.operation();
+    let reach = Reach::of(store, snapshots.iter().copied(), operation)?;
+    let mut missing = Vec::new();
+    for (id, size) in reach.blobs.iter() {
+        let path = || store.blobs().mirror_path(id);
+        if !store.blobs().is_sealed(id, size).context(Operation::ReadBlob, path)? {
+            missing.push((id, size));
+        }
+    }
+    let mut report = WarmReport {
+        blobs: reach.blobs.len() as u64,
+        made_mirrors: missing.len() as u64,
+        made_bytes: missing.iter().fold(0, |sum, (_, size)| size.saturating_add(sum)),
+        ..WarmReport::default()
+    };
+    // For a million contents it takes 40 MB, and the ready trees are still to be made.
+    drop(reach);
+    operation.expect(missing.len() as u64);
+    // Last in, first out: the largest first, so that no thread is left with one at the end.
+    missing.sort_unstable_by_key(|(_, size)| *size);
+    let noted = Noted::of(operation);
+    let workers = pool::run(
+        operation,
+        (Operation::Warm, store.path()),
+        missing,
+        |_| Intake::noting(&noted),
+        |intake, (id, size), queue| {
+            store.contents().get(intake, id, size, &|| queue.stopped())?;
+            operation.file_done(size);
+            Ok(())
+        },
+    )
+    .inspect_err(|error| store.contents().drop_unpacked(error, &noted))?;
+    let unsealed: Vec<BlobId> = workers.into_iter().flat_map(|intake| intake.unsealed).collect();
+    if !unsealed.is_empty() {
+        store.flush(&unsealed)?;
+    }
+    for &id in &snapshots {
+        let object = store.object(id)?;
+        let tree = SnapshotTree::new(store, (id, &object), None);
+        report.templates += u64::from(store.ready().shelf().keep(tree, operation)?);
+    }
+    drop(guard);
+    report.snapshots = snapshots;
+    report.elapsed = started.elapsed();
+    Ok(report)
+}
+
+/// Puts `cold` into new packs, and its places into the database. It leaves mirrors and other
+/// packs alone. The caller holds the store's lock, shared or exclusive.
+pub(super) fn write_packs(
+    contents: Contents<'_>,
+    mut cold: Vec<Cold>,
+    operation: &Running,
+) -> Result<Written, Error> {
+    operation.expect(cold.len() as u64);
+    // Last in, first out: the largest first.
+    // A stable sort would take half of the list once more.
+    cold.sort_unstable_by_key(|cold| (cold.size, cold.id));
+    let workers = pool::run(
+        operation,
+        (Operation::Pack, contents.layout.0),
+        cold,
+        |_| Packer::default(),
+        |packer, cold, queue| {
+            let done = pack_one(contents, packer, &cold, &|| queue.stopped());
+            operation.file_done(cold.size);
+            done.map_err(|error| {
+                if queue.stopped() {
+                    pool::cancelled(Operation::Pack, contents.layout.0)
+                } else {
+                    error
                 }
             })
-            .context(Operation::Read, || self.layout().blobs())?;
-        drop((everything, hot));
-        cold.sort_unstable_by_key(|cold| cold.id);
-        self.catalog().each_packed(|id, pack, at| {
-            if let Ok(place) = cold.binary_search_by(|cold| cold.id.cmp(&id)) {
-                cold[place].from = From::Mirror(Some((Arc::clone(pack), at)));
-            }
-        })?;
-        let written = self.write_packs(cold, operation)?;
-        let mut report =
-            PackReport { packs: written.packs, damaged: written.damaged, ..PackReport::default() };
-        for (_, at) in written.packed.iter().flatten() {
-            report.packed_blobs += 1;
-            report.packed_bytes += at.size;
-            report.stored_bytes += at.stored;
+        },
+    )?;
+    let mut written = Written::default();
+    let mut done = Vec::new();
+    for worker in workers {
+        written.had.extend(worker.had);
+        written.damaged.extend(worker.damaged);
+        done.extend(worker.done);
+        if let Some(open) = worker.open {
+            done.push(open.finish().context(Operation::WritePackIn, || contents.layout.0)?);
         }
-        let packed = written.packed.iter().flatten().map(|(id, at)| (*id, at.size));
-        for (id, size) in packed.chain(written.had) {
-            self.blobs().remove(id).context(Operation::Drop, || self.blobs().mirror_path(id))?;
-            report.dropped_mirrors += 1;
-            report.dropped_bytes += size;
-        }
-        report.damaged.sort_unstable();
-        report.elapsed = started.elapsed();
-        Ok(report)
     }
-
-    /// Makes the mirrors of all content that `snapshots` need, so that a start from them unpacks
-    /// nothing. If `snapshots` is empty, it takes the project's latest.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Damaged`](crate::ErrorKind::Damaged) if content is lost. The mirrors that were
-    /// made stay and are useful. If the disk is full, calve removes them.
-    pub fn warm(
-        &self,
-        snapshots: &[SnapshotId],
-        common: &StoreOptions,
-    ) -> Result<WarmReport, Error> {
-        let started = Instant::now();
-        self.must_be_writable(Operation::Warm)?;
-        let snapshots: Vec<SnapshotId> = if snapshots.is_empty() {
-            self.catalog().worktree(PROJECT)?.and_then(|row| row.snapshot).into_iter().collect()
-        } else {
-            snapshots.to_vec()
-        };
-        let guard = self.share()?;
-        let operation = &common.operation();
-        let reach = Reach::of(self, snapshots.iter().copied(), operation)?;
-        let mut missing = Vec::new();
-        for (id, size) in reach.blobs.iter() {
-            let path = || self.blobs().mirror_path(id);
-            if !self.blobs().is_sealed(id, size).context(Operation::ReadBlob, path)? {
-                missing.push((id, size));
-            }
-        }
-        let mut report = WarmReport {
-            blobs: reach.blobs.len() as u64,
-            made_mirrors: missing.len() as u64,
-            made_bytes: missing.iter().fold(0, |sum, (_, size)| size.saturating_add(sum)),
-            ..WarmReport::default()
-        };
-        // For a million contents it takes 40 MB, and the ready trees are still to be made.
-        drop(reach);
-        operation.expect(missing.len() as u64);
-        // Last in, first out: the largest first, so that no thread is left with one at the end.
-        missing.sort_unstable_by_key(|(_, size)| *size);
-        let noted = Noted::of(operation);
-        let workers = pool::run(
-            operation,
-            (Operation::Warm, self.path()),
-            missing,
-            |_| Intake::noting(&noted),
-            |intake, (id, size), queue| {
-                self.contents().get(intake, id, size, &|| queue.stopped())?;
-                operation.file_done(size);
-                Ok(())
-            },
-        )
-        .inspect_err(|error| self.drop_unpacked(error, &noted))?;
-        let unsealed: Vec<BlobId> =
-            workers.into_iter().flat_map(|intake| intake.unsealed).collect();
-        if !unsealed.is_empty() {
-            self.flush(&unsealed)?;
-        }
-        for &id in &snapshots {
-            let object = self.object(id)?;
-            let tree = SnapshotTree::new(self, (id, &object), None);
-            report.templates += u64::from(self.ready().shelf().keep(tree, operation)?);
-        }
-        drop(guard);
-        report.snapshots = snapshots;
-        report.elapsed = started.elapsed();
-        Ok(report)
+    done.retain(|done| !done.index.is_empty());
+    if done.is_empty() {
+        return Ok(written);
     }
-
-    /// Puts `cold` into new packs, and its places into the database. It leaves mirrors and other
-    /// packs alone. The caller holds the store's lock, shared or exclusive.
-    pub(crate) fn write_packs(
-        &self,
-        mut cold: Vec<Cold>,
-        operation: &Running,
-    ) -> Result<Written, Error> {
-        operation.expect(cold.len() as u64);
-        // Last in, first out: the largest first.
-        // A stable sort would take half of the list once more.
-        cold.sort_unstable_by_key(|cold| (cold.size, cold.id));
-        let workers = pool::run(
-            operation,
-            (Operation::Pack, self.path()),
-            cold,
-            |_| Packer::default(),
-            |packer, cold, queue| {
-                let done = self.pack_one(packer, &cold, &|| queue.stopped());
-                operation.file_done(cold.size);
-                done.map_err(|error| {
-                    if queue.stopped() {
-                        pool::cancelled(Operation::Pack, self.path())
-                    } else {
-                        error
-                    }
-                })
-            },
-        )?;
-        let mut written = Written::default();
-        let mut done = Vec::new();
-        for worker in workers {
-            written.had.extend(worker.had);
-            written.damaged.extend(worker.damaged);
-            done.extend(worker.done);
-            if let Some(open) = worker.open {
-                done.push(open.finish().context(Operation::WritePackIn, || self.path())?);
-            }
-        }
-        done.retain(|done| !done.index.is_empty());
-        if done.is_empty() {
-            return Ok(written);
-        }
-        operation.publishes();
-        let packs = self.layout().packs();
-        let mut named = Vec::with_capacity(done.len());
-        for mut done in done {
-            let name = format!("{}.pack", token());
-            let path = packs.join(&name);
-            done.staged.place(fs::CWD, &path).context(Operation::WritePack, || &path)?;
-            named.push((name, std::mem::take(&mut done.index)));
-        }
-        let sync = || fs::fsync(fs::open(&packs, DIR_FLAGS, Mode::empty())?);
-        sync().context(Operation::Flush, || &packs)?;
-        let known = self.catalog().add_packs(&named);
-        // A disk that fails may have the rows all the same, and the next to open the database find
-        // them.
-        if known.as_ref().is_err_and(|error| error.kind() != ErrorKind::Io) {
-            for (name, _) in &named {
-                let _ = std::fs::remove_file(packs.join(name));
-            }
-        }
-        known?;
-        written.packs = named.len() as u64;
-        written.packed = named.into_iter().map(|(_, index)| index).collect();
-        Ok(written)
+    operation.publishes();
+    let packs = contents.layout.packs();
+    let mut named = Vec::with_capacity(done.len());
+    for mut done in done {
+        let name = format!("{}.pack", token());
+        let path = packs.join(&name);
+        done.staged.place(fs::CWD, &path).context(Operation::WritePack, || &path)?;
+        named.push((name, std::mem::take(&mut done.index)));
     }
+    let sync = || fs::fsync(fs::open(&packs, DIR_FLAGS, Mode::empty())?);
+    sync().context(Operation::Flush, || &packs)?;
+    let known = contents.catalog.add_packs(&named);
+    // A disk that fails may have the rows all the same, and the next to open the database find
+    // them.
+    if known.as_ref().is_err_and(|error| error.kind() != ErrorKind::Io) {
+        for (name, _) in &named {
+            let _ = std::fs::remove_file(packs.join(name));
+        }
+    }
+    known?;
+    written.packs = named.len() as u64;
+    written.packed = named.into_iter().map(|(_, index)| index).collect();
+    Ok(written)
+}
 
-    fn pack_one(
-        &self,
-        packer: &mut Packer,
-        cold: &Cold,
-        stop: &dyn Fn() -> bool,
-    ) -> Result<(), Error> {
-        let id = cold.id;
-        let mirror = || self.blobs().mirror_path(id);
-        match &cold.from {
-            From::Mirror(packed) => {
-                if let Some((pack, at)) = packed {
-                    let read = self
-                        .contents()
-                        .open_pack(pack)
-                        .and_then(|pack| pack.read(id, *at, &mut io::sink()));
-                    if read.is_ok() {
-                        packer.had.push((id, cold.size));
-                        return Ok(());
-                    }
-                    // A good mirror and a bad entry: it is packed once more.
-                }
-                let found =
-                    self.blobs().look(id, cold.size).context(Operation::ReadBlob, mirror)?;
-                let (file, young) = match found {
-                    Mirror::Sealed(file, _) => (file, false),
-                    Mirror::Unsealed(file, meta) => (file, is_young(meta.changed)),
-                    Mirror::Missing => return Ok(()),
-                };
-                let mut content = Stoppable(File::from(file), stop);
-                match self.append(packer, id, cold.size, &mut content) {
-                    Ok(()) => Ok(()),
-                    Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                        if !young {
-                            packer.damaged.push(id);
-                        }
-                        Ok(())
-                    }
-                    Err(error) => Err(error).context(Operation::Pack, mirror),
-                }
-            }
-            From::Pack(pack, at) => {
-                // Whatever is wrong with that pack: what cannot be had from it stays where it is.
-                let Ok(from) = self.contents().open_pack(pack) else {
-                    packer.damaged.push(id);
+fn pack_one(
+    contents: Contents<'_>,
+    packer: &mut Packer,
+    cold: &Cold,
+    stop: &dyn Fn() -> bool,
+) -> Result<(), Error> {
+    let id = cold.id;
+    let mirror = || contents.blobs.mirror_path(id);
+    match &cold.from {
+        From::Mirror(packed) => {
+            if let Some((pack, at)) = packed {
+                let read =
+                    contents.open_pack(pack).and_then(|pack| pack.read(id, *at, &mut io::sink()));
+                if read.is_ok() {
+                    packer.had.push((id, cold.size));
                     return Ok(());
-                };
-                let mut again = || -> io::Result<bool> {
-                    if at.size <= MEMORY_MOST_BYTES {
-                        let mut content = Vec::new();
-                        if from.read(id, *at, &mut content).is_err() {
-                            return Ok(false);
-                        }
-                        self.append(packer, id, at.size, &mut content.as_slice())?;
-                        return Ok(true);
-                    }
-                    let mut file = self.scratch_file()?;
-                    match from.read(id, *at, &mut file) {
-                        Ok(()) => {}
-                        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                            return Ok(false);
-                        }
-                        Err(error) => return Err(error),
-                    }
-                    file.rewind()?;
-                    self.append(packer, id, at.size, &mut Stoppable(file, stop))?;
-                    Ok(true)
-                };
-                if !again().context(Operation::PackAgain, || self.layout().pack(pack))? {
-                    packer.damaged.push(id);
                 }
-                Ok(())
+                // A good mirror and a bad entry: it is packed once more.
+            }
+            let found = contents.blobs.look(id, cold.size).context(Operation::ReadBlob, mirror)?;
+            let (file, young) = match found {
+                Mirror::Sealed(file, _) => (file, false),
+                Mirror::Unsealed(file, meta) => (file, is_young(meta.changed)),
+                Mirror::Missing => return Ok(()),
+            };
+            let mut content = Stoppable(File::from(file), stop);
+            match append(contents.layout, packer, id, cold.size, &mut content) {
+                Ok(()) => Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    if !young {
+                        packer.damaged.push(id);
+                    }
+                    Ok(())
+                }
+                Err(error) => Err(error).context(Operation::Pack, mirror),
             }
         }
-    }
-
-    fn append(
-        &self,
-        packer: &mut Packer,
-        id: BlobId,
-        size: u64,
-        content: &mut dyn Read,
-    ) -> io::Result<()> {
-        let open = match &mut packer.open {
-            Some(open) => open,
-            none => {
-                let staged = StagedFile::in_folder(&self.layout().stage());
-                let flags = NEW_FILE_FLAGS.difference(OFlags::WRONLY).union(OFlags::RDWR);
-                let file = fs::open(&staged.path, flags, Mode::from_raw_mode(0o444))?;
-                let writer = PackWriter::create(file.into(), LEVEL)?;
-                none.insert(Open { writer, staged, stored: 0 })
+        From::Pack(pack, at) => {
+            // Whatever is wrong with that pack: what cannot be had from it stays where it is.
+            let Ok(from) = contents.open_pack(pack) else {
+                packer.damaged.push(id);
+                return Ok(());
+            };
+            let mut again = || -> io::Result<bool> {
+                if at.size <= MEMORY_MOST_BYTES {
+                    let mut content = Vec::new();
+                    if from.read(id, *at, &mut content).is_err() {
+                        return Ok(false);
+                    }
+                    append(contents.layout, packer, id, at.size, &mut content.as_slice())?;
+                    return Ok(true);
+                }
+                let mut file = scratch_file(contents.layout)?;
+                match from.read(id, *at, &mut file) {
+                    Ok(()) => {}
+                    Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                        return Ok(false);
+                    }
+                    Err(error) => return Err(error),
+                }
+                file.rewind()?;
+                append(contents.layout, packer, id, at.size, &mut Stoppable(file, stop))?;
+                Ok(true)
+            };
+            if !again().context(Operation::PackAgain, || contents.layout.pack(pack))? {
+                packer.damaged.push(id);
             }
-        };
-        open.stored += open.writer.add(id, size, content)?.stored;
-        if open.stored >= PACK_BYTES
-            && let Some(open) = packer.open.take()
-        {
-            packer.done.push(open.finish()?);
+            Ok(())
         }
-        Ok(())
-    }
-
-    /// A file that has no name any more.
-    pub(crate) fn scratch_file(&self) -> io::Result<File> {
-        let staged = StagedFile::in_folder(&self.layout().stage());
-        let flags = NEW_FILE_FLAGS.difference(OFlags::WRONLY).union(OFlags::RDWR);
-        let file: OwnedFd = fs::open(&staged.path, flags, Mode::RUSR | Mode::WUSR)?;
-        Ok(file.into())
     }
 }
 
+fn append(
+    layout: Layout<'_>,
+    packer: &mut Packer,
+    id: BlobId,
+    size: u64,
+    content: &mut dyn Read,
+) -> io::Result<()> {
+    let open = match &mut packer.open {
+        Some(open) => open,
+        none => {
+            let staged = StagedFile::in_folder(&layout.stage());
+            let flags = NEW_FILE_FLAGS.difference(OFlags::WRONLY).union(OFlags::RDWR);
+            let file = fs::open(&staged.path, flags, Mode::from_raw_mode(0o444))?;
+            let writer = PackWriter::create(file.into(), LEVEL)?;
+            none.insert(Open { writer, staged, stored: 0 })
+        }
+    };
+    open.stored += open.writer.add(id, size, content)?.stored;
+    if open.stored >= PACK_BYTES
+        && let Some(open) = packer.open.take()
+    {
+        packer.done.push(open.finish()?);
+    }
+    Ok(())
+}
+
+/// A file that has no name any more.
+pub(super) fn scratch_file(layout: Layout<'_>) -> io::Result<File> {
+    let staged = StagedFile::in_folder(&layout.stage());
+    let flags = NEW_FILE_FLAGS.difference(OFlags::WRONLY).union(OFlags::RDWR);
+    let file: OwnedFd = fs::open(&staged.path, flags, Mode::RUSR | Mode::WUSR)?;
+    Ok(file.into())
+}
 /// Whether a time of change is so recent that its maker may still be at it. In doubt it is.
 fn is_young(changed: (i64, i64)) -> bool {
     older_than(changed, YOUNG).is_none_or(|older| !older)

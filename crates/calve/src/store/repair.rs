@@ -17,20 +17,23 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{self, AtFlags, FileType, Mode};
 
 use super::blobs::{Intake, Noted, Taken, path_of};
+use super::contents::Contents;
 use super::files::open_dir;
 use super::id::{BlobId, SnapshotId};
 use super::pack::Location;
-use super::packing::{Cold, From};
+use super::packing::{Cold, From, write_packs};
 use super::reach::Reach;
 use super::ready::{Deletion, Which};
-use super::verify::{Bad, DamageKind, Eye, Mirror, VerifyReport};
-use super::{Store, is_pack_name};
-use crate::error::{Context as _, Error, Operation};
+use super::verify::{
+    self, Bad, Damage, DamageKind, Eye, Mendable, Mirror, VerifyOptions, VerifyReport,
+};
+use super::{Store, StoreOptions, is_pack_name, locks};
+use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::{self, Meta};
 use crate::tree::across::rename_entry;
@@ -38,56 +41,104 @@ use crate::tree::removal;
 use crate::tree::running::Running;
 use crate::tree::staging::stage_name;
 
-impl Store {
-    /// Mends what can be mended; the store is locked exclusively.
-    pub(crate) fn repair(
-        &self,
-        report: &mut VerifyReport,
-        reach: &Reach,
-        damaged: &[BlobId],
-        packs: &[String],
-        unsealed: Vec<BlobId>,
-        operation: &Running,
-    ) -> Result<(), Error> {
-        self.contents().close_packs();
-        let folder = open_dir(&self.layout().packs())?;
+/// How long calve tries to get the store for itself.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// See [`Store::verify`].
+pub(super) fn verify(
+    store: &Store,
+    options: &VerifyOptions,
+    common: &StoreOptions,
+) -> Result<VerifyReport, Error> {
+    let started = Instant::now();
+    if options.repair {
+        store.must_be_writable(Operation::Repair)?;
+    }
+    let mut report = VerifyReport::default();
+    match look_and_mend(store, &mut report, options, &common.operation()) {
+        Err(error) if error.kind() == ErrorKind::Damaged => {
+            let (path, why) = (error.path().to_owned(), error.io_error().to_string());
+            let damage = Damage::new(DamageKind::Database, path, why);
+            report.damage.push(Damage { lost: true, ..damage });
+        }
+        result => result?,
+    }
+    report.damage.sort_by(|a, b| (a.kind, &a.path).cmp(&(b.kind, &b.path)));
+    report.elapsed = started.elapsed();
+    Ok(report)
+}
+
+fn look_and_mend(
+    store: &Store,
+    report: &mut VerifyReport,
+    options: &VerifyOptions,
+    operation: &Running,
+) -> Result<(), Error> {
+    let Some(mendable) = verify::look(store, report, options.repair, operation)? else {
+        return Ok(());
+    };
+    match locks::exclude(store.path(), PATIENCE, operation)? {
+        Some(_alone) => Repair::new(store, operation).run(report, mendable)?,
+        None => report.busy = true,
+    }
+    Ok(())
+}
+
+/// A repair. The store is locked exclusively.
+struct Repair<'a> {
+    store: &'a Store,
+    eye: Eye<'a>,
+    /// Mirrors that are to be sealed.
+    seals: Vec<BlobId>,
+}
+
+impl<'a> Repair<'a> {
+    fn new(store: &'a Store, operation: &'a Running) -> Self {
+        let (contents, intake) = (store.contents(), Intake::noting(&Noted::of(operation)));
+        // Nobody else is at it: what is wrong stays so.
+        Self { store, eye: Eye { contents, intake, looks: 0, operation }, seals: Vec::new() }
+    }
+
+    /// Mends what can be mended.
+    fn run(mut self, report: &mut VerifyReport, mendable: Mendable) -> Result<(), Error> {
+        let (contents, operation) = (self.eye.contents, self.eye.operation);
+        let Mendable { reach, damaged, packs, unsealed } = mendable;
+        contents.close_packs();
+        let folder = open_dir(&contents.layout.packs())?;
         for name in packs.iter().filter(|name| is_pack_name(name)) {
             let name = CString::new(name.as_str()).unwrap_or_default();
             open_again(&folder, &name);
         }
-        // Nobody else is at it: what is wrong stays so.
-        let mut eye = Eye { intake: Intake::noting(&Noted::of(operation)), looks: 0, operation };
-        self.adopt_packs(&mut eye, reach, damaged)?;
-        let mut seals = Vec::new();
+        self.adopt_packs(&reach, &damaged)?;
         for &id in damaged.iter().chain(&unsealed) {
-            self.mend(&mut eye, id, &mut seals)?;
+            self.mend(id)?;
         }
         for damage in report.damage.iter().filter(|damage| damage.lost) {
             if let Some(id) = damage.blob {
-                self.bring_back(&mut eye, id, &damage.places)?;
-                self.mend(&mut eye, id, &mut seals)?;
+                self.bring_back(id, &damage.places)?;
+                self.mend(id)?;
             }
         }
-        seals.append(&mut eye.intake.unsealed);
-        if !seals.is_empty() {
-            self.flush(&seals)?;
+        self.seals.append(&mut self.eye.intake.unsealed);
+        if !self.seals.is_empty() {
+            self.store.flush(&self.seals)?;
         }
         let mut mended = HashSet::new();
-        for name in packs {
-            if self.mend_pack(name, operation)? {
-                mended.insert(self.layout().pack(name));
+        for name in &packs {
+            if mend_pack(contents, name, operation)? {
+                mended.insert(contents.layout.pack(name));
             }
         }
         for damage in &mut report.damage {
             damage.repaired = match (damage.kind, damage.blob) {
                 (DamageKind::Missing | DamageKind::Mirror | DamageKind::Packed, Some(id)) => {
                     let needed = reach.blobs.contains(id);
-                    self.judge(&mut eye, id, needed)?.is_empty()
+                    self.eye.judge(id, needed)?.is_empty()
                 }
                 (DamageKind::Pack, _) => mended.contains(&damage.path),
                 (DamageKind::Index, _) => std::fs::remove_file(&damage.path).is_ok(),
                 (DamageKind::ReadyTree, _) => {
-                    self.ready().discard(Which::At(&damage.path), Deletion::Later)
+                    self.store.ready().discard(Which::At(&damage.path), Deletion::Later)
                 }
                 _ => false,
             };
@@ -96,23 +147,19 @@ impl Store {
     }
 
     /// Takes over packs that the database does not know, if they have lost content.
-    fn adopt_packs(
-        &self,
-        eye: &mut Eye<'_>,
-        reach: &Reach,
-        damaged: &[BlobId],
-    ) -> Result<(), Error> {
+    fn adopt_packs(&mut self, reach: &Reach, damaged: &[BlobId]) -> Result<(), Error> {
+        let contents = self.eye.contents;
         let mut lost = HashSet::new();
         for &id in damaged {
-            if reach.blobs.contains(id) && self.look_at(eye, id)?.is_lost() {
+            if reach.blobs.contains(id) && self.eye.look_at(id)?.is_lost() {
                 lost.insert(id);
             }
         }
         if lost.is_empty() {
             return Ok(());
         }
-        for name in self.unknown_packs(Duration::ZERO)? {
-            let Ok(pack) = self.contents().open_pack(&name) else { continue };
+        for name in contents.unknown_packs(Duration::ZERO)? {
+            let Ok(pack) = contents.open_pack(&name) else { continue };
             let Ok(index) = pack.index().or_else(|_| pack.scan()) else { continue };
             let has: Vec<(BlobId, Location)> = index
                 .into_iter()
@@ -126,44 +173,45 @@ impl Store {
             for (id, _) in &has {
                 lost.remove(id);
             }
-            self.catalog().add_packs(&[(name, has)])?;
+            contents.catalog.add_packs(&[(name, has)])?;
         }
         Ok(())
     }
 
-    fn mend(&self, eye: &mut Eye<'_>, id: BlobId, seals: &mut Vec<BlobId>) -> Result<(), Error> {
-        let mut state = self.look_at(eye, id)?;
+    fn mend(&mut self, id: BlobId) -> Result<(), Error> {
+        let Eye { contents, operation, .. } = self.eye;
+        let mut state = self.eye.look_at(id)?;
         if matches!(state.mirror, Mirror::Bad { how: Bad::Closed, .. }) {
-            open_again(self.blobs().dir(), &path_of(id));
-            state = self.look_at(eye, id)?;
+            open_again(contents.blobs.dir(), &path_of(id));
+            state = self.eye.look_at(id)?;
         }
         // Each mirror is flushed by itself, because the kernel reports a failed write once: a flush
         // of the whole filesystem may succeed after it.
         if let Mirror::Good { sealed: false, size } = state.mirror {
-            let stop = || eye.operation.is_cancelled();
-            let path = || self.blobs().mirror_path(id);
-            let good = self.blobs().good(&mut eye.intake, id, size, &stop);
+            let stop = || operation.is_cancelled();
+            let path = || contents.blobs.mirror_path(id);
+            let good = contents.blobs.good(&mut self.eye.intake, id, size, &stop);
             if good.context(Operation::ReadBlob, path)?.is_none() {
-                state = self.look_at(eye, id)?;
+                state = self.eye.look_at(id)?;
             }
         }
         match (state.mirror, state.packed) {
             (Mirror::Good { .. }, packed) => {
                 if let Some((_, Err(_))) = packed {
-                    self.catalog().forget_packed(id)?;
+                    contents.catalog.forget_packed(id)?;
                 }
             }
             (Mirror::Bad { .. }, Some((pack, Ok(())))) => {
-                let Some((_, at)) = self.catalog().packed(id)? else { return Ok(()) };
-                let aside = self.set_aside(id)?;
-                let unpack =
-                    |file: &mut File| self.contents().open_pack(&pack)?.read_into(id, at, file);
-                self.blobs()
+                let Some((_, at)) = contents.catalog.packed(id)? else { return Ok(()) };
+                let aside = set_aside(contents, id)?;
+                let unpack = |file: &mut File| contents.open_pack(&pack)?.read_into(id, at, file);
+                contents
+                    .blobs
                     .put(id, unpack)
-                    .context(Operation::Unpack, || self.blobs().mirror_path(id))?;
-                seals.push(id);
+                    .context(Operation::Unpack, || contents.blobs.mirror_path(id))?;
+                self.seals.push(id);
                 // Nobody can use the file that was there.
-                let trash = open_dir(&self.layout().trash())?;
+                let trash = open_dir(&contents.layout.trash())?;
                 let _ = removal::remove(&trash, &aside);
             }
             (
@@ -172,7 +220,7 @@ impl Store {
                 },
                 _,
             ) => {
-                self.set_aside(id)?;
+                set_aside(contents, id)?;
             }
             // Another day it may be readable, and there is nothing else.
             (Mirror::Bad { how: Bad::Closed | Bad::Unreadable, .. }, _) => {}
@@ -183,20 +231,15 @@ impl Store {
 
     /// Takes a content in again from the project or a worktree, if it still exists at a path from
     /// which it was stored.
-    fn bring_back(
-        &self,
-        eye: &mut Eye<'_>,
-        id: BlobId,
-        places: &[(SnapshotId, PathBuf)],
-    ) -> Result<(), Error> {
-        if !self.look_at(eye, id)?.is_lost() {
+    fn bring_back(&mut self, id: BlobId, places: &[(SnapshotId, PathBuf)]) -> Result<(), Error> {
+        if !self.eye.look_at(id)?.is_lost() {
             return Ok(());
         }
-        let operation = eye.operation;
+        let Eye { contents, operation, .. } = self.eye;
         let stop = || operation.is_cancelled();
-        let (seconds, nanoseconds) = self.clock()?;
-        for row in self.catalog().worktrees()? {
-            let root = self.registry().root_of(&row);
+        let (seconds, nanoseconds) = self.store.clock()?;
+        for row in contents.catalog.worktrees()? {
+            let root = self.store.registry().root_of(&row);
             for (_, path) in places.iter().filter(|(snapshot, _)| row.snapshot == Some(*snapshot)) {
                 let take = |intake: &mut Intake| -> io::Result<bool> {
                     // Wherever that leads: it is of use only if it has this very hash.
@@ -208,48 +251,48 @@ impl Store {
                         return Ok(false);
                     }
                     let stamp = (seconds, nanoseconds.into());
-                    let taken = self.blobs().take_in(intake, &file, meta, stamp, &stop)?;
+                    let taken = contents.blobs.take_in(intake, &file, meta, stamp, &stop)?;
                     Ok(matches!(taken, Taken::Stored { blob, .. } if blob == id))
                 };
-                if take(&mut eye.intake).unwrap_or(false) {
+                if take(&mut self.eye.intake).unwrap_or(false) {
                     return Ok(());
                 }
             }
         }
         Ok(())
     }
+}
 
-    /// Moves what is at a blob's name into the trash; its name there.
-    fn set_aside(&self, id: BlobId) -> Result<CString, Error> {
-        let path = || self.blobs().mirror_path(id);
-        let trash = open_dir(&self.layout().trash())?;
-        let name = CString::new(stage_name())
-            .map_err(|error| Error::io(Operation::SetAside, path(), io::Error::other(error)))?;
-        rename_entry(self.blobs().dir(), path_of(id), &trash, &name)
-            .context(Operation::SetAside, path)?;
-        Ok(name)
-    }
+/// Moves what is at a blob's name into the trash; its name there.
+fn set_aside(contents: Contents<'_>, id: BlobId) -> Result<CString, Error> {
+    let path = || contents.blobs.mirror_path(id);
+    let trash = open_dir(&contents.layout.trash())?;
+    let name = CString::new(stage_name())
+        .map_err(|error| Error::io(Operation::SetAside, path(), io::Error::other(error)))?;
+    rename_entry(contents.blobs.dir(), path_of(id), &trash, &name)
+        .context(Operation::SetAside, path)?;
+    Ok(name)
+}
 
-    /// Writes what can be read of a pack into another, and gives it up if that is all: whether it
-    /// is.
-    fn mend_pack(&self, name: &str, operation: &Running) -> Result<bool, Error> {
-        if self.contents().open_pack(name).and_then(|pack| pack.index()).is_ok() {
-            return Ok(true);
-        }
-        let mut cold = Vec::new();
-        self.catalog().each_packed(|id, pack, at| {
-            if **pack == *name {
-                cold.push(Cold { id, size: at.size, from: From::Pack(Arc::clone(pack), at) });
-            }
-        })?;
-        self.write_packs(cold, operation)?;
-        let gone = self.catalog().forget_pack_if_empty(name)?;
-        if gone && is_pack_name(name) {
-            self.contents().close_packs();
-            self.contents().remove_pack(name)?;
-        }
-        Ok(gone)
+/// Writes what can be read of a pack into another, and gives it up if that is all: whether it
+/// is.
+fn mend_pack(contents: Contents<'_>, name: &str, operation: &Running) -> Result<bool, Error> {
+    if contents.open_pack(name).and_then(|pack| pack.index()).is_ok() {
+        return Ok(true);
     }
+    let mut cold = Vec::new();
+    contents.catalog.each_packed(|id, pack, at| {
+        if **pack == *name {
+            cold.push(Cold { id, size: at.size, from: From::Pack(Arc::clone(pack), at) });
+        }
+    })?;
+    write_packs(contents, cold, operation)?;
+    let gone = contents.catalog.forget_pack_if_empty(name)?;
+    if gone && is_pack_name(name) {
+        contents.close_packs();
+        contents.remove_pack(name)?;
+    }
+    Ok(gone)
 }
 
 /// Gives a mirror or a pack back the mode that it was made with. A file of another user stays

@@ -54,6 +54,10 @@ const LEAST_BYTES: usize = 64 << 10;
 /// Less room than this is little.
 const LITTLE_BYTES: u64 = 64 << 20;
 
+/// How long it is waited for what was freed. Who empties the trash meanwhile has some of btrfs'
+/// quota set aside.
+pub(super) const PAUSES_MS: [u64; 6] = [0, 50, 200, 500, 1000, 2000];
+
 /// If a quota leaves less than this, that is little room, too. It includes some megabytes that
 /// btrfs sets aside for changes of its own trees.
 const SCARCE_BYTES: usize = 4 << 20;

@@ -10,6 +10,7 @@ use rustix::fs::{self, Mode};
 
 use super::blobs::{Counts, Intake, Noted};
 use super::catalog::{Based, Origin, WorktreeRow};
+use super::freeing::taking_in;
 use super::git;
 use super::git::modules::Modules;
 use super::id::SnapshotId;
@@ -393,7 +394,7 @@ impl Store {
         taking: &SnapshotOptions,
         operation: &Running,
     ) -> Result<(SnapshotReport, Option<Manifest>), Error> {
-        self.taking_in(operation, |noted| self.take(known, taking, operation, noted))
+        taking_in(self, operation, |noted| self.take(known, taking, operation, noted))
     }
 
     fn take(
@@ -574,7 +575,7 @@ impl Store {
                     let origin = origins.remove(&id).unwrap_or_default();
                     log.snapshots.push(told(id, object, &names, origin));
                 }
-                Err(why) => log.damage.push(self.damaged_snapshot(why)),
+                Err(why) => log.damage.push(Damage::of_snapshot(self.layout(), why)),
             }
         }
         Ok(log)

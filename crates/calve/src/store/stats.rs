@@ -50,48 +50,44 @@ pub struct StoreStats {
     pub trash_entries: u64,
 }
 
-impl Store {
-    /// Counts what the store holds. This looks at every mirror's metadata, and reads no content.
-    ///
-    /// # Errors
-    /// Those of every operation, see [`Store`]. Nothing is changed.
-    pub fn stats(&self) -> Result<StoreStats, Error> {
-        let counts = self.catalog().counts()?;
-        let mut stats = StoreStats {
-            snapshots: counts.snapshots,
-            names: counts.names,
-            worktrees: counts.worktrees,
-            directories: counts.directories,
-            packs: counts.packs,
-            ..StoreStats::default()
-        };
-        let mut packed = HashSet::new();
-        self.catalog().each_packed(|id, _, at| {
-            packed.insert(id);
-            stats.packed_bytes = stats.packed_bytes.saturating_add(at.size);
-        })?;
-        stats.packed_blobs = packed.len() as u64;
-        (stats.blobs, stats.blob_bytes) = (stats.packed_blobs, stats.packed_bytes);
-        self.blobs()
-            .for_each(|id, meta| {
-                stats.mirrors += 1;
-                stats.mirror_bytes = stats.mirror_bytes.saturating_add(meta.size);
-                if !packed.contains(&id) {
-                    stats.blobs += 1;
-                    stats.blob_bytes = stats.blob_bytes.saturating_add(meta.size);
-                }
-            })
-            .context(Operation::Read, || self.layout().blobs())?;
-        for path in [self.layout().database(), self.layout().database_log()] {
-            stats.database_bytes += std::fs::metadata(path).map_or(0, |meta| meta.len());
-        }
-        let folder = |path: PathBuf| sizes(&path).context(Operation::Read, || path);
-        (_, stats.pack_bytes) = folder(self.layout().packs())?;
-        (_, stats.index_bytes) = folder(self.layout().indexes())?;
-        stats.ready_trees = self.ready().count();
-        (stats.trash_entries, _) = folder(self.layout().trash())?;
-        Ok(stats)
+/// See [`Store::stats`].
+pub(super) fn count(store: &Store) -> Result<StoreStats, Error> {
+    let counts = store.catalog().counts()?;
+    let mut stats = StoreStats {
+        snapshots: counts.snapshots,
+        names: counts.names,
+        worktrees: counts.worktrees,
+        directories: counts.directories,
+        packs: counts.packs,
+        ..StoreStats::default()
+    };
+    let mut packed = HashSet::new();
+    store.catalog().each_packed(|id, _, at| {
+        packed.insert(id);
+        stats.packed_bytes = stats.packed_bytes.saturating_add(at.size);
+    })?;
+    stats.packed_blobs = packed.len() as u64;
+    (stats.blobs, stats.blob_bytes) = (stats.packed_blobs, stats.packed_bytes);
+    store
+        .blobs()
+        .for_each(|id, meta| {
+            stats.mirrors += 1;
+            stats.mirror_bytes = stats.mirror_bytes.saturating_add(meta.size);
+            if !packed.contains(&id) {
+                stats.blobs += 1;
+                stats.blob_bytes = stats.blob_bytes.saturating_add(meta.size);
+            }
+        })
+        .context(Operation::Read, || store.layout().blobs())?;
+    for path in [store.layout().database(), store.layout().database_log()] {
+        stats.database_bytes += std::fs::metadata(path).map_or(0, |meta| meta.len());
     }
+    let folder = |path: PathBuf| sizes(&path).context(Operation::Read, || path);
+    (_, stats.pack_bytes) = folder(store.layout().packs())?;
+    (_, stats.index_bytes) = folder(store.layout().indexes())?;
+    stats.ready_trees = store.ready().count();
+    (stats.trash_entries, _) = folder(store.layout().trash())?;
+    Ok(stats)
 }
 
 /// The number of entries in a folder, and the sum of their sizes.

@@ -42,6 +42,7 @@ use super::at::{is_gone, open_at};
 use super::blobs::{Intake, Noted, Taken};
 use super::catalog::{Based, DroppedRow, Origin, State, WorktreeRow};
 use super::files::{listed_at, open_plain};
+use super::freeing::taking_in;
 use super::id::{BlobId, SnapshotId};
 use super::index::{self, Index, Stat};
 use super::layout;
@@ -490,7 +491,7 @@ impl Store {
         }
         self.registry().recover()?;
         for path in records {
-            self.taking_in(operation, |noted| self.name_one(&path, report, noted, operation))?;
+            taking_in(self, operation, |noted| self.name_one(&path, report, noted, operation))?;
         }
         Ok(())
     }

@@ -13,26 +13,25 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::fs::{self, FileType, Mode};
 use rustix::io::Errno;
 
-use super::blobs::{Intake, path_of, seal_of};
+use super::blobs::{Blobs, Intake, path_of, seal_of};
 use super::clock::older_than;
+use super::contents::Contents;
 use super::id::{BlobId, SnapshotId};
+use super::layout::Layout;
 use super::object::SnapshotObject;
 use super::pack::Location;
 use super::reach::{Reach, Thing, places};
-use super::{Store, StoreOptions, locks, open_plain};
-use crate::error::{Context as _, Error, ErrorKind, Operation};
+use super::{Store, open_plain};
+use crate::error::{Context as _, Error, Operation};
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::tree::pool;
 use crate::tree::running::Running;
-
-/// How long calve tries to get the store for itself.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A mirror that somebody is making right now is looked at again this often, for this long each.
 const LOOKS: u32 = 10;
@@ -106,10 +105,22 @@ pub struct Damage {
     pub repaired: bool,
 }
 
+impl Damage {
+    /// Damage of something that is not a content. Nothing is lost by it.
+    pub(super) fn new(kind: DamageKind, path: PathBuf, reason: String) -> Self {
+        Self { kind, blob: None, path, reason, places: Vec::new(), lost: false, repaired: false }
+    }
+
+    /// A snapshot that cannot be read, and why.
+    pub(super) fn of_snapshot(layout: Layout<'_>, why: String) -> Self {
+        Self { lost: true, ..Self::new(DamageKind::Snapshot, layout.database(), why) }
+    }
+}
+
 /// What [`Store::verify`] does beside looking; built by value.
 #[derive(Debug, Clone, Default)]
 pub struct VerifyOptions {
-    repair: bool,
+    pub(super) repair: bool,
 }
 
 impl VerifyOptions {
@@ -207,8 +218,20 @@ struct VerifyWorker {
     seen: SeenBlob,
 }
 
+/// What a repair can mend, and what it must know.
+pub(super) struct Mendable {
+    /// Content that is needed.
+    pub(super) reach: Reach,
+    pub(super) damaged: Vec<BlobId>,
+    /// Packs that have lost their own index.
+    pub(super) packs: Vec<String>,
+    /// Good mirrors without a seal.
+    pub(super) unsealed: Vec<BlobId>,
+}
+
 /// Who looks closely.
 pub(super) struct Eye<'a> {
+    pub(super) contents: Contents<'a>,
     pub(super) intake: Intake,
     /// How often it may still wait for somebody who is at it.
     pub(super) looks: u32,
@@ -227,344 +250,132 @@ impl BlobState {
     }
 }
 
-impl Store {
-    /// Reads everything, compares it with its hash, and lists damaged and missing content with the
-    /// paths of the files that have it.
-    ///
-    /// # Errors
-    /// Damage is not an error. The errors are those of every operation, see [`Store`]. Objects
-    /// that were repaired before the error stay repaired.
-    pub fn verify(
-        &self,
-        options: &VerifyOptions,
-        common: &StoreOptions,
-    ) -> Result<VerifyReport, Error> {
-        let started = Instant::now();
-        let repair = options.repair;
-        if repair {
-            self.must_be_writable(Operation::Repair)?;
+/// Looks at everything. Returns what is to be mended, if `repair` asks for it and there is any.
+pub(super) fn look(
+    store: &Store,
+    report: &mut VerifyReport,
+    repair: bool,
+    operation: &Running,
+) -> Result<Option<Mendable>, Error> {
+    let guard = store.share()?;
+    let contents = store.contents();
+    contents.close_packs();
+    let (snapshots, reach, broken) = verify_objects(store, report, operation)?;
+    let seen = read_all(contents, operation)?;
+    report.mirrors = seen.mirrors;
+    report.mirror_bytes = seen.mirror_bytes;
+    report.packed_blobs = seen.packed_blobs;
+    report.packed_bytes = seen.packed_bytes;
+    report.unsealed_mirrors = seen.unsealed.len() as u64;
+    let mut suspects = seen.suspects;
+    suspects.extend(
+        reach.blobs.iter().map(|(id, _)| id).filter(|id| seen.good.binary_search(id).is_err()),
+    );
+    drop(seen.good);
+    suspects.extend(&reach.contradictions);
+    let mut suspects: Vec<BlobId> = suspects.into_iter().collect();
+    suspects.sort_unstable();
+    let wanted: HashSet<Thing> = suspects
+        .iter()
+        .map(|id| Thing::Blob(*id))
+        .chain(broken.iter().map(|(id, _)| Thing::Directory(*id)))
+        .collect();
+    let mut places = places(store, &snapshots, &reach, &wanted)?;
+    for (id, why) in broken {
+        let places = places.remove(&Thing::Directory(id)).unwrap_or_default();
+        let why = format!("directory {id}: {why}");
+        let damage = Damage::new(DamageKind::Directory, contents.layout.database(), why);
+        report.damage.push(Damage { places, lost: true, ..damage });
+    }
+    let mut eye = Eye { contents, intake: Intake::new(), looks: LOOKS, operation };
+    let mut damaged = Vec::new();
+    for id in suspects {
+        let needed = reach.blobs.contains(id);
+        let found = eye.judge(id, needed)?;
+        if reach.contradictions.contains(&id) {
+            let why = "two entries tell different sizes of one content".to_owned();
+            let damage = Damage::new(DamageKind::Directory, contents.layout.database(), why);
+            report.damage.push(Damage { blob: Some(id), lost: true, ..damage });
         }
-        let mut report = VerifyReport::default();
-        match self.verify_into(&mut report, repair, &common.operation()) {
-            Err(error) if error.kind() == ErrorKind::Damaged => {
-                report.damage.push(Damage {
-                    kind: DamageKind::Database,
-                    blob: None,
-                    path: error.path().to_owned(),
-                    reason: error.io_error().to_string(),
-                    places: Vec::new(),
-                    lost: true,
-                    repaired: false,
-                });
+        if !found.is_empty() {
+            damaged.push(id);
+        }
+        let places = places.remove(&Thing::Blob(id)).unwrap_or_default();
+        report
+            .damage
+            .extend(found.into_iter().map(|damage| Damage { places: places.clone(), ..damage }));
+    }
+    let packs = verify_pack_files(contents, report)?;
+    let indexes = verify_indexes(store, report)?;
+    // To look at a ready tree takes a manifest and an index. The list of all content is large,
+    // too, so it goes first unless a repair needs it.
+    let reach = repair.then_some(reach);
+    let ready = store.ready().shelf().touched(operation)?;
+    report.damage.extend(ready.iter().map(|path| {
+        let why = "it was changed after it was made".to_owned();
+        Damage::new(DamageKind::ReadyTree, path.clone(), why)
+    }));
+    drop(guard);
+    let unsealed = seen.unsealed;
+    let much = damaged.len() + packs.len() + indexes.len() + ready.len() + unsealed.len();
+    let reach = reach.filter(|_| much > 0);
+    Ok(reach.map(|reach| Mendable { reach, damaged, packs, unsealed }))
+}
+
+/// Looks at every snapshot and at what it is made of.
+#[expect(clippy::type_complexity, reason = "three results of one walk")]
+fn verify_objects(
+    store: &Store,
+    report: &mut VerifyReport,
+    operation: &Running,
+) -> Result<(Vec<(SnapshotId, SnapshotObject)>, Reach, Vec<super::reach::Broken>), Error> {
+    let mut reach = Reach::default();
+    let (mut snapshots, mut broken) = (Vec::new(), Vec::new());
+    for row in store.catalog().snapshots()?.into_iter().rev() {
+        report.snapshots += 1;
+        match row {
+            Ok((id, object)) => {
+                broken.extend(reach.add(store, &object, operation)?);
+                snapshots.push((id, object));
             }
-            result => result?,
-        }
-        report.damage.sort_by(|a, b| (a.kind, &a.path).cmp(&(b.kind, &b.path)));
-        report.elapsed = started.elapsed();
-        Ok(report)
-    }
-
-    fn verify_into(
-        &self,
-        report: &mut VerifyReport,
-        repair: bool,
-        operation: &Running,
-    ) -> Result<(), Error> {
-        let guard = self.share()?;
-        self.contents().close_packs();
-        let (snapshots, reach, broken) = self.verify_objects(report, operation)?;
-        let seen = self.read_all(operation)?;
-        report.mirrors = seen.mirrors;
-        report.mirror_bytes = seen.mirror_bytes;
-        report.packed_blobs = seen.packed_blobs;
-        report.packed_bytes = seen.packed_bytes;
-        report.unsealed_mirrors = seen.unsealed.len() as u64;
-        let mut suspects = seen.suspects;
-        suspects.extend(
-            reach.blobs.iter().map(|(id, _)| id).filter(|id| seen.good.binary_search(id).is_err()),
-        );
-        drop(seen.good);
-        suspects.extend(&reach.contradictions);
-        let mut suspects: Vec<BlobId> = suspects.into_iter().collect();
-        suspects.sort_unstable();
-        let wanted: HashSet<Thing> = suspects
-            .iter()
-            .map(|id| Thing::Blob(*id))
-            .chain(broken.iter().map(|(id, _)| Thing::Directory(*id)))
-            .collect();
-        let mut places = places(self, &snapshots, &reach, &wanted)?;
-        for (id, why) in broken {
-            report.damage.push(Damage {
-                kind: DamageKind::Directory,
-                blob: None,
-                path: self.layout().database(),
-                reason: format!("directory {id}: {why}"),
-                places: places.remove(&Thing::Directory(id)).unwrap_or_default(),
-                lost: true,
-                repaired: false,
-            });
-        }
-        let mut eye = Eye { intake: Intake::new(), looks: LOOKS, operation };
-        let mut damaged = Vec::new();
-        for id in suspects {
-            let needed = reach.blobs.contains(id);
-            let found = self.judge(&mut eye, id, needed)?;
-            if reach.contradictions.contains(&id) {
-                report.damage.push(self.contradiction(id));
-            }
-            if !found.is_empty() {
-                damaged.push(id);
-            }
-            let places = places.remove(&Thing::Blob(id)).unwrap_or_default();
-            report.damage.extend(
-                found.into_iter().map(|damage| Damage { places: places.clone(), ..damage }),
-            );
-        }
-        let packs = self.verify_pack_files(report)?;
-        let indexes = self.verify_indexes(report)?;
-        // To look at a ready tree takes a manifest and an index. The list of all content is large,
-        // too, so it goes first unless a repair needs it.
-        let reach = repair.then_some(reach);
-        let ready = self.ready().shelf().touched(operation)?;
-        report.damage.extend(ready.iter().map(|path| Damage {
-            kind: DamageKind::ReadyTree,
-            blob: None,
-            path: path.clone(),
-            reason: "it was changed after it was made".to_owned(),
-            places: Vec::new(),
-            lost: false,
-            repaired: false,
-        }));
-        drop(guard);
-        let much = damaged.len() + packs.len() + indexes.len() + ready.len() + seen.unsealed.len();
-        let Some(reach) = reach.filter(|_| much > 0) else { return Ok(()) };
-        let Some(_alone) = locks::exclude(self.path(), PATIENCE, operation)? else {
-            report.busy = true;
-            return Ok(());
-        };
-        self.repair(report, &reach, &damaged, &packs, seen.unsealed, operation)
-    }
-
-    /// Looks at every snapshot and at what it is made of.
-    #[expect(clippy::type_complexity, reason = "three results of one walk")]
-    fn verify_objects(
-        &self,
-        report: &mut VerifyReport,
-        operation: &Running,
-    ) -> Result<(Vec<(SnapshotId, SnapshotObject)>, Reach, Vec<super::reach::Broken>), Error> {
-        let mut reach = Reach::default();
-        let (mut snapshots, mut broken) = (Vec::new(), Vec::new());
-        for row in self.catalog().snapshots()?.into_iter().rev() {
-            report.snapshots += 1;
-            match row {
-                Ok((id, object)) => {
-                    broken.extend(reach.add(self, &object, operation)?);
-                    snapshots.push((id, object));
-                }
-                Err(why) => report.damage.push(self.damaged_snapshot(why)),
-            }
-        }
-        reach.tidy();
-        report.directories = reach.directories.len() as u64;
-        Ok((snapshots, reach, broken))
-    }
-
-    pub(super) fn damaged_snapshot(&self, why: String) -> Damage {
-        Damage {
-            kind: DamageKind::Snapshot,
-            blob: None,
-            path: self.layout().database(),
-            reason: why,
-            places: Vec::new(),
-            lost: true,
-            repaired: false,
+            Err(why) => report.damage.push(Damage::of_snapshot(store.layout(), why)),
         }
     }
+    reach.tidy();
+    report.directories = reach.directories.len() as u64;
+    Ok((snapshots, reach, broken))
+}
 
-    /// Reads all mirrors and all that is packed.
-    fn read_all(&self, operation: &Running) -> Result<SeenBlob, Error> {
-        let (mut packed, mut mirrors, mut tasks) = (Vec::new(), Vec::new(), Vec::new());
-        self.catalog().each_packed(|id, pack, at| {
-            tasks.push((at.size, VerifyTask::Packed(packed.len())));
-            packed.push((id, Arc::clone(pack), at));
-        })?;
-        self.blobs()
-            .for_each(|id, meta| {
-                tasks.push((meta.size, VerifyTask::Mirror(mirrors.len())));
-                mirrors.push(id);
-            })
-            .context(Operation::Read, || self.layout().blobs())?;
-        // Lists of the threads with the ids of all good ones would take as much memory once more.
-        let none = |count: usize| -> Vec<AtomicBool> {
-            std::iter::repeat_with(AtomicBool::default).take(count).collect()
-        };
-        let (good, good_packed) = (none(mirrors.len()), none(packed.len()));
-        operation.expect(tasks.len() as u64);
-        // Last in, first out: the largest first.
-        tasks.sort_unstable_by_key(|(size, _)| *size);
-        let workers = pool::run(
-            operation,
-            (Operation::Verify, self.path()),
-            tasks,
-            |_| VerifyWorker { intake: Intake::new(), seen: SeenBlob::default() },
-            |VerifyWorker { intake, seen }, (size, task), queue| {
-                let stop = || queue.stopped();
-                match task {
-                    VerifyTask::Mirror(at) => {
-                        let id = mirrors[at];
-                        match self.read_mirror(intake, id, &stop)? {
-                            Mirror::Good { sealed, size } => {
-                                seen.mirrors += 1;
-                                seen.mirror_bytes += size;
-                                good[at].store(true, Ordering::Relaxed);
-                                if !sealed {
-                                    seen.unsealed.push(id);
-                                }
-                            }
-                            Mirror::Missing => {}
-                            Mirror::Bad { .. } => {
-                                seen.mirrors += 1;
-                                seen.mirror_bytes += size;
-                                seen.suspects.insert(id);
-                            }
-                        }
-                    }
-                    VerifyTask::Packed(place) => {
-                        let (id, pack, at) = &packed[place];
-                        seen.packed_blobs += 1;
-                        seen.packed_bytes = seen.packed_bytes.saturating_add(at.size);
-                        match self.read_packed(*id, pack, *at) {
-                            Ok(()) => good_packed[place].store(true, Ordering::Relaxed),
-                            Err(_) => drop(seen.suspects.insert(*id)),
-                        }
-                    }
-                }
-                operation.file_done(size);
-                Ok(())
-            },
-        )?;
-        let mut all = SeenBlob::default();
-        for VerifyWorker { seen, .. } in workers {
-            all.suspects.extend(seen.suspects);
-            all.unsealed.extend(seen.unsealed);
-            all.mirrors += seen.mirrors;
-            all.mirror_bytes += seen.mirror_bytes;
-            all.packed_blobs += seen.packed_blobs;
-            all.packed_bytes = all.packed_bytes.saturating_add(seen.packed_bytes);
-        }
-        let mut good = good.into_iter().map(AtomicBool::into_inner);
-        mirrors.retain(|_| good.next() == Some(true));
-        let packed = packed.into_iter().zip(good_packed);
-        mirrors.extend(
-            packed.filter(|(_, good)| good.load(Ordering::Relaxed)).map(|((id, ..), _)| id),
-        );
-        all.good = mirrors;
-        all.good.sort_unstable();
-        Ok(all)
-    }
-
-    fn read_mirror(
-        &self,
-        intake: &mut Intake,
-        id: BlobId,
-        stop: &dyn Fn() -> bool,
-    ) -> Result<Mirror, Error> {
-        let bad = |why: &str, how| Ok(Mirror::Bad { why: why.to_owned(), how });
-        let file: OwnedFd =
-            match fs::openat(self.blobs().dir(), path_of(id), SOURCE_FLAGS, Mode::empty()) {
-                Ok(file) => file,
-                Err(Errno::NOENT) => return Ok(Mirror::Missing),
-                Err(Errno::LOOP) => return bad("it is a symbolic link", Bad::Worthless),
-                Err(Errno::NXIO) => return bad("it is a socket or a device", Bad::Worthless),
-                Err(errno @ (Errno::ACCESS | Errno::PERM)) => {
-                    return bad(&io::Error::from(errno).to_string(), Bad::Closed);
-                }
-                Err(errno @ Errno::IO) => {
-                    return bad(&io::Error::from(errno).to_string(), Bad::Unreadable);
-                }
-                Err(errno) => {
-                    return Err(Error::io(
-                        Operation::ReadBlob,
-                        self.blobs().mirror_path(id),
-                        errno,
-                    ));
-                }
-            };
-        let look = |file: &OwnedFd| -> Result<Meta, Error> {
-            let stat =
-                fs::fstat(file).context(Operation::ReadBlob, || self.blobs().mirror_path(id))?;
-            Ok(Meta::of(&stat))
-        };
-        let meta = look(&file)?;
-        if meta.file_type() != FileType::RegularFile {
-            return bad("it is no file", Bad::Worthless);
-        }
-        let sealed = meta.modified() == seal_of(id);
-        let old = older_than(meta.changed, LOOK * LOOKS) == Some(true);
-        let worthless = match old {
-            true if meta.size == 0 => Bad::Empty,
-            true if !sealed => Bad::Unsealed,
-            true => Bad::Worthless,
-            false => Bad::Young,
-        };
-        match intake.hash(&file, meta.size, stop) {
-            Ok((hash, size)) if hash == id => {
-                // It was sealed, or its size was set, while it was read.
-                let sealed = sealed || look(&file)?.modified() == seal_of(id);
-                Ok(Mirror::Good { sealed, size })
-            }
-            Ok(_) => bad("its content is not what it was when it was stored", worthless),
-            Err(_) if stop() => Err(pool::cancelled(Operation::Verify, self.path())),
-            Err(error) => bad(&error.to_string(), Bad::Unreadable),
-        }
-    }
-
-    fn read_packed(&self, id: BlobId, pack: &str, at: Location) -> Result<(), String> {
-        self.contents()
-            .open_pack(pack)
-            .and_then(|pack| pack.read(id, at, &mut io::sink()))
-            .map_err(|error| error.to_string())
-    }
-
+impl Eye<'_> {
     /// The state of a blob now.
-    pub(super) fn look_at(&self, eye: &mut Eye<'_>, id: BlobId) -> Result<BlobState, Error> {
-        let stop = || eye.operation.is_cancelled();
-        let intake = &mut eye.intake;
-        let mut mirror = self.read_mirror(intake, id, &stop)?;
-        while eye.looks > 0 && matches!(mirror, Mirror::Bad { how: Bad::Young, .. }) {
-            eye.looks -= 1;
+    pub(super) fn look_at(&mut self, id: BlobId) -> Result<BlobState, Error> {
+        let (contents, operation) = (self.contents, self.operation);
+        let stop = || operation.is_cancelled();
+        let mut look = || read_mirror(contents, &mut self.intake, id, &stop);
+        let mut mirror = look()?;
+        while self.looks > 0 && matches!(mirror, Mirror::Bad { how: Bad::Young, .. }) {
+            self.looks -= 1;
             std::thread::sleep(LOOK);
-            mirror = self.read_mirror(intake, id, &stop)?;
+            mirror = look()?;
         }
-        let packed = self.catalog().packed(id)?.map(|(pack, at)| {
-            let read = self.read_packed(id, &pack, at);
+        let packed = contents.catalog.packed(id)?.map(|(pack, at)| {
+            let read = read_packed(contents, id, &pack, at);
             (pack, read)
         });
         if matches!(mirror, Mirror::Missing) && packed.is_none() {
             // It may have come a moment ago.
-            mirror = self.read_mirror(intake, id, &stop)?;
+            mirror = look()?;
         }
         Ok(BlobState { mirror, packed })
     }
 
     /// What is wrong with a blob.
-    pub(super) fn judge(
-        &self,
-        eye: &mut Eye<'_>,
-        id: BlobId,
-        needed: bool,
-    ) -> Result<Vec<Damage>, Error> {
-        let state = self.look_at(eye, id)?;
+    pub(super) fn judge(&mut self, id: BlobId, needed: bool) -> Result<Vec<Damage>, Error> {
+        let state = self.look_at(id)?;
         let lost = needed && state.is_lost();
-        let damage = |kind, path, reason: String| Damage {
-            kind,
-            blob: Some(id),
-            path,
-            reason,
-            places: Vec::new(),
-            lost,
-            repaired: false,
-        };
+        let Contents { layout, blobs, .. } = self.contents;
+        let damage =
+            |kind, path, why| Damage { blob: Some(id), lost, ..Damage::new(kind, path, why) };
         let mut found = Vec::new();
         let is_packed = matches!(state.packed, Some((_, Ok(()))));
         if let Mirror::Bad { why, how } = state.mirror
@@ -573,101 +384,217 @@ impl Store {
             && (needed || state.packed.is_some() || !matches!(how, Bad::Empty | Bad::Unsealed | Bad::Young))
             // A crash can leave a mirror that was unpacked and not written back, or not as a whole.
             // It counts as missing.
-            && !(is_packed && (how == Bad::Empty || how == Bad::Unsealed && self.is_torn_mirror(id)?))
+            && !(is_packed && (how == Bad::Empty || how == Bad::Unsealed && is_torn_mirror(blobs, id)?))
         {
-            found.push(damage(DamageKind::Mirror, self.blobs().mirror_path(id), why));
+            found.push(damage(DamageKind::Mirror, blobs.mirror_path(id), why));
         }
         if let Some((pack, Err(why))) = state.packed {
-            found.push(damage(DamageKind::Packed, self.layout().pack(&pack), why));
+            found.push(damage(DamageKind::Packed, layout.pack(&pack), why));
         }
         if found.is_empty() && lost {
             let why = "it is gone, and no pack has it".to_owned();
-            found.push(damage(DamageKind::Missing, self.blobs().mirror_path(id), why));
+            found.push(damage(DamageKind::Missing, blobs.mirror_path(id), why));
         }
         Ok(found)
     }
+}
 
-    /// Whether a block of a mirror has only zeros, as a power cut leaves one that was not written.
-    fn is_torn_mirror(&self, id: BlobId) -> Result<bool, Error> {
-        let path = self.blobs().mirror_path(id);
-        let look = || -> io::Result<bool> {
-            let (mut file, _) = open_plain(fs::CWD, &path, u64::MAX)?;
-            let mut block = Vec::new();
-            loop {
-                block.clear();
-                io::Read::read_to_end(&mut io::Read::take(&mut file, 4096), &mut block)?;
-                if block.iter().all(|byte| *byte == 0) {
-                    return Ok(!block.is_empty());
+/// Reads all mirrors and all that is packed.
+fn read_all(contents: Contents<'_>, operation: &Running) -> Result<SeenBlob, Error> {
+    let (mut packed, mut mirrors, mut tasks) = (Vec::new(), Vec::new(), Vec::new());
+    contents.catalog.each_packed(|id, pack, at| {
+        tasks.push((at.size, VerifyTask::Packed(packed.len())));
+        packed.push((id, Arc::clone(pack), at));
+    })?;
+    contents
+        .blobs
+        .for_each(|id, meta| {
+            tasks.push((meta.size, VerifyTask::Mirror(mirrors.len())));
+            mirrors.push(id);
+        })
+        .context(Operation::Read, || contents.layout.blobs())?;
+    // Lists of the threads with the ids of all good ones would take as much memory once more.
+    let none = |count: usize| -> Vec<AtomicBool> {
+        std::iter::repeat_with(AtomicBool::default).take(count).collect()
+    };
+    let (good, good_packed) = (none(mirrors.len()), none(packed.len()));
+    operation.expect(tasks.len() as u64);
+    // Last in, first out: the largest first.
+    tasks.sort_unstable_by_key(|(size, _)| *size);
+    let workers = pool::run(
+        operation,
+        (Operation::Verify, contents.layout.0),
+        tasks,
+        |_| VerifyWorker { intake: Intake::new(), seen: SeenBlob::default() },
+        |VerifyWorker { intake, seen }, (size, task), queue| {
+            let stop = || queue.stopped();
+            match task {
+                VerifyTask::Mirror(at) => {
+                    let id = mirrors[at];
+                    match read_mirror(contents, intake, id, &stop)? {
+                        Mirror::Good { sealed, size } => {
+                            seen.mirrors += 1;
+                            seen.mirror_bytes += size;
+                            good[at].store(true, Ordering::Relaxed);
+                            if !sealed {
+                                seen.unsealed.push(id);
+                            }
+                        }
+                        Mirror::Missing => {}
+                        Mirror::Bad { .. } => {
+                            seen.mirrors += 1;
+                            seen.mirror_bytes += size;
+                            seen.suspects.insert(id);
+                        }
+                    }
+                }
+                VerifyTask::Packed(place) => {
+                    let (id, pack, at) = &packed[place];
+                    seen.packed_blobs += 1;
+                    seen.packed_bytes = seen.packed_bytes.saturating_add(at.size);
+                    match read_packed(contents, *id, pack, *at) {
+                        Ok(()) => good_packed[place].store(true, Ordering::Relaxed),
+                        Err(_) => drop(seen.suspects.insert(*id)),
+                    }
                 }
             }
-        };
-        look().context(Operation::ReadBlob, || &path)
+            operation.file_done(size);
+            Ok(())
+        },
+    )?;
+    let mut all = SeenBlob::default();
+    for VerifyWorker { seen, .. } in workers {
+        all.suspects.extend(seen.suspects);
+        all.unsealed.extend(seen.unsealed);
+        all.mirrors += seen.mirrors;
+        all.mirror_bytes += seen.mirror_bytes;
+        all.packed_blobs += seen.packed_blobs;
+        all.packed_bytes = all.packed_bytes.saturating_add(seen.packed_bytes);
     }
+    let mut good = good.into_iter().map(AtomicBool::into_inner);
+    mirrors.retain(|_| good.next() == Some(true));
+    let packed = packed.into_iter().zip(good_packed);
+    mirrors.extend(packed.filter(|(_, good)| good.load(Ordering::Relaxed)).map(|((id, ..), _)| id));
+    all.good = mirrors;
+    all.good.sort_unstable();
+    Ok(all)
+}
 
-    fn contradiction(&self, id: BlobId) -> Damage {
-        Damage {
-            kind: DamageKind::Directory,
-            blob: Some(id),
-            path: self.layout().database(),
-            reason: "two entries tell different sizes of one content".to_owned(),
-            places: Vec::new(),
-            lost: true,
-            repaired: false,
+fn read_mirror(
+    contents: Contents<'_>,
+    intake: &mut Intake,
+    id: BlobId,
+    stop: &dyn Fn() -> bool,
+) -> Result<Mirror, Error> {
+    let bad = |why: &str, how| Ok(Mirror::Bad { why: why.to_owned(), how });
+    let file: OwnedFd =
+        match fs::openat(contents.blobs.dir(), path_of(id), SOURCE_FLAGS, Mode::empty()) {
+            Ok(file) => file,
+            Err(Errno::NOENT) => return Ok(Mirror::Missing),
+            Err(Errno::LOOP) => return bad("it is a symbolic link", Bad::Worthless),
+            Err(Errno::NXIO) => return bad("it is a socket or a device", Bad::Worthless),
+            Err(errno @ (Errno::ACCESS | Errno::PERM)) => {
+                return bad(&io::Error::from(errno).to_string(), Bad::Closed);
+            }
+            Err(errno @ Errno::IO) => {
+                return bad(&io::Error::from(errno).to_string(), Bad::Unreadable);
+            }
+            Err(errno) => {
+                return Err(Error::io(Operation::ReadBlob, contents.blobs.mirror_path(id), errno));
+            }
+        };
+    let look = |file: &OwnedFd| -> Result<Meta, Error> {
+        let stat =
+            fs::fstat(file).context(Operation::ReadBlob, || contents.blobs.mirror_path(id))?;
+        Ok(Meta::of(&stat))
+    };
+    let meta = look(&file)?;
+    if meta.file_type() != FileType::RegularFile {
+        return bad("it is no file", Bad::Worthless);
+    }
+    let sealed = meta.modified() == seal_of(id);
+    let old = older_than(meta.changed, LOOK * LOOKS) == Some(true);
+    let worthless = match old {
+        true if meta.size == 0 => Bad::Empty,
+        true if !sealed => Bad::Unsealed,
+        true => Bad::Worthless,
+        false => Bad::Young,
+    };
+    match intake.hash(&file, meta.size, stop) {
+        Ok((hash, size)) if hash == id => {
+            // It was sealed, or its size was set, while it was read.
+            let sealed = sealed || look(&file)?.modified() == seal_of(id);
+            Ok(Mirror::Good { sealed, size })
+        }
+        Ok(_) => bad("its content is not what it was when it was stored", worthless),
+        Err(_) if stop() => Err(pool::cancelled(Operation::Verify, contents.layout.0)),
+        Err(error) => bad(&error.to_string(), Bad::Unreadable),
+    }
+}
+
+fn read_packed(contents: Contents<'_>, id: BlobId, pack: &str, at: Location) -> Result<(), String> {
+    contents
+        .open_pack(pack)
+        .and_then(|pack| pack.read(id, at, &mut io::sink()))
+        .map_err(|error| error.to_string())
+}
+
+/// Looks at the packs' own indexes; gives back the packs that have none.
+fn verify_pack_files(
+    contents: Contents<'_>,
+    report: &mut VerifyReport,
+) -> Result<Vec<String>, Error> {
+    let mut damaged = Vec::new();
+    for name in contents.catalog.pack_names()? {
+        // A pack that cannot be opened is reported with the contents that it held.
+        if let Err(error) = contents.open_pack(&name).and_then(|pack| pack.index()) {
+            let path = contents.layout.pack(&name);
+            report.damage.push(Damage::new(DamageKind::Pack, path, error.to_string()));
+            damaged.push(name);
         }
     }
+    Ok(damaged)
+}
 
-    /// Looks at the packs' own indexes; gives back the packs that have none.
-    fn verify_pack_files(&self, report: &mut VerifyReport) -> Result<Vec<String>, Error> {
-        let mut damaged = Vec::new();
-        for name in self.catalog().pack_names()? {
-            // A pack that cannot be opened is reported with the contents that it held.
-            if let Err(error) = self.contents().open_pack(&name).and_then(|pack| pack.index()) {
-                report.damage.push(Damage {
-                    kind: DamageKind::Pack,
-                    blob: None,
-                    path: self.layout().pack(&name),
-                    reason: error.to_string(),
-                    places: Vec::new(),
-                    lost: false,
-                    repaired: false,
-                });
-                damaged.push(name);
+/// Whether a block of a mirror has only zeros, as a power cut leaves one that was not written.
+fn is_torn_mirror(blobs: &Blobs, id: BlobId) -> Result<bool, Error> {
+    let path = blobs.mirror_path(id);
+    let look = || -> io::Result<bool> {
+        let (mut file, _) = open_plain(fs::CWD, &path, u64::MAX)?;
+        let mut block = Vec::new();
+        loop {
+            block.clear();
+            io::Read::read_to_end(&mut io::Read::take(&mut file, 4096), &mut block)?;
+            if block.iter().all(|byte| *byte == 0) {
+                return Ok(!block.is_empty());
             }
         }
-        Ok(damaged)
-    }
+    };
+    look().context(Operation::ReadBlob, || &path)
+}
 
-    fn verify_indexes(&self, report: &mut VerifyReport) -> Result<Vec<PathBuf>, Error> {
-        let mut damaged = Vec::new();
-        for row in self.catalog().worktrees()? {
-            let path = self.layout().index(&row.token);
-            let reason =
-                match super::read_plain(fs::CWD, &path, super::index::most_bytes(u32::MAX / 64)) {
-                    // A crash can leave an index that was not written back, or not as a whole. It
-                    // counts as missing.
-                    Ok(bytes) if is_torn(&bytes) => continue,
-                    Ok(bytes) => match super::index::Index::check(&bytes, |snapshot| {
-                        Some(self.object(snapshot).ok()?.entries)
-                    }) {
-                        Ok(()) => continue,
-                        Err(error) => error.to_string(),
-                    },
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+fn verify_indexes(store: &Store, report: &mut VerifyReport) -> Result<Vec<PathBuf>, Error> {
+    let mut damaged = Vec::new();
+    for row in store.catalog().worktrees()? {
+        let path = store.layout().index(&row.token);
+        let reason =
+            match super::read_plain(fs::CWD, &path, super::index::most_bytes(u32::MAX / 64)) {
+                // A crash can leave an index that was not written back, or not as a whole. It
+                // counts as missing.
+                Ok(bytes) if is_torn(&bytes) => continue,
+                Ok(bytes) => match super::index::Index::check(&bytes, |snapshot| {
+                    Some(store.object(snapshot).ok()?.entries)
+                }) {
+                    Ok(()) => continue,
                     Err(error) => error.to_string(),
-                };
-            report.damage.push(Damage {
-                kind: DamageKind::Index,
-                blob: None,
-                path: path.clone(),
-                reason,
-                places: Vec::new(),
-                lost: false,
-                repaired: false,
-            });
-            damaged.push(path);
-        }
-        Ok(damaged)
+                },
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => error.to_string(),
+            };
+        report.damage.push(Damage::new(DamageKind::Index, path.clone(), reason));
+        damaged.push(path);
     }
+    Ok(damaged)
 }
 
 /// Whether a power cut left an index without some of its content: it is empty, or a block of it has

@@ -28,6 +28,7 @@ use rustix::fs::{self, CWD, Mode, OFlags};
 
 use super::super::blobs::{Intake, Noted};
 use super::super::catalog::{Based, Origin};
+use super::super::freeing::taking_in;
 use super::super::id::{BlobId, DirectoryId, SnapshotId, from_hex};
 use super::super::layout;
 use super::super::object::{Kind, SnapshotObject, decode_directory};
@@ -228,7 +229,7 @@ impl Remote {
             requests: 0,
             elapsed: Duration::ZERO,
         };
-        store.taking_in(operation, |noted| {
+        taking_in(store, operation, |noted| {
             let _guard = store.share()?;
             let mut tries = 0;
             loop {

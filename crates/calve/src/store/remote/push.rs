@@ -34,6 +34,7 @@ use super::super::files::{listed_at, read_plain, unlinked_file};
 use super::super::id::{BlobId, DirectoryId, ID_BYTES, SnapshotId, from_hex};
 use super::super::object::{Kind, Malformed, SnapshotObject, decode_directory};
 use super::super::pack::{Location, Pack, PackWriter};
+use super::super::packing::scratch_file;
 use super::super::paths::found::{FOUND_MOST_BYTES, Found};
 use super::super::reach::Reach;
 use super::super::{Store, StoreOptions, now};
@@ -1012,7 +1013,7 @@ impl Pushing<'_> {
             let unpack = || -> io::Result<File> {
                 let mut file = match self.store.is_read_only() || size <= LARGE_BYTES {
                     true => unlinked_file()?,
-                    false => self.store.scratch_file()?,
+                    false => scratch_file(self.store.layout())?,
                 };
                 self.store.contents().open_pack(&pack)?.read_into(id, at, &file)?;
                 file.rewind()?;
