@@ -79,7 +79,13 @@ fn price(
     output: Output,
 ) -> Option<CopyCost> {
     let is_asked = args.mode == Mode::Clone && args.reflink == Reflink::Auto;
-    if !is_asked || args.dry_run || args.is_filtered() || args.existing != Existing::Fail {
+    if !is_asked
+        || args.or_hardlink
+        || args.or_symlink
+        || args.dry_run
+        || args.is_filtered()
+        || args.existing != Existing::Fail
+    {
         return None;
     }
     let copied: Vec<&PathBuf> =
@@ -138,6 +144,12 @@ fn options(args: &CloneArgs, source: &Path, common: &Common) -> CloneOptions {
     }
     for glob in &args.mutable {
         options = options.mutable(glob);
+    }
+    if args.or_hardlink {
+        options = options.or_hardlink();
+    }
+    if args.or_symlink {
+        options = options.or_symlink();
     }
     match common.jobs {
         Some(jobs) => options.jobs(jobs),
@@ -286,6 +298,8 @@ pub(crate) struct DestinationDocument {
     copied_files: Option<u64>,
     copied_bytes: Option<u64>,
     linked_files: Option<u64>,
+    symlinked_files: Option<u64>,
+    linked_because: Option<BTreeMap<&'static str, u64>>,
     copied_because: Option<BTreeMap<&'static str, u64>>,
     unlinked_because: Option<BTreeMap<&'static str, u64>>,
     replaced_entries: Option<u64>,
@@ -354,6 +368,8 @@ impl DestinationDocument {
             copied_files: counted(destination.copied_files),
             copied_bytes: counted(destination.copied_bytes),
             linked_files: counted(destination.linked_files),
+            symlinked_files: counted(destination.symlinked_files),
+            linked_because: walked.then(|| destination.linked_because.rows().into_iter().collect()),
             copied_because: walked.then(|| destination.copied_because.rows().into_iter().collect()),
             unlinked_because: walked
                 .then(|| destination.unlinked_because.rows().into_iter().collect()),

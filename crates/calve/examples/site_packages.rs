@@ -76,6 +76,9 @@ pub fn install(
         // wheels are small.
         .jobs(NonZeroUsize::MIN)
         .cancel(&cancel);
+    // One memory for all of them, so that a filesystem which cannot clone is asked once.
+    #[cfg(unix)]
+    let options = options.linker(&calve::Linker::new());
     let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get).min(8);
     let queue = Mutex::new(wheels.into_iter());
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();

@@ -52,15 +52,19 @@ pub struct DestinationReport {
     /// Files that are a hard link of the source's file, or a symbolic link to it. Also further
     /// names of a file that already arrived (hard links inside the source).
     pub linked_files: u64,
+    /// Of the linked files, those that are symbolic links to the source's file.
+    pub symlinked_files: u64,
     /// Why files were copied and do not share blocks. The counts add up to `copied_files`.
     pub copied_because: CopiedBecause,
     /// In the link modes: why files were cloned or copied, and not linked. Then the counts add up
     /// to `reflinked_files + copied_files`. With
-    /// [`or_hardlink`](crate::CloneOptions::or_hardlink), they count the copied files of which a
-    /// link was refused. Otherwise they are 0.
+    /// [`or_hardlink`](crate::CloneOptions::or_hardlink) or
+    /// [`or_symlink`](crate::CloneOptions::or_symlink), they count the copied files of which a link
+    /// was refused. Otherwise they are 0.
     pub unlinked_because: UnlinkedBecause,
-    /// With [`or_hardlink`](crate::CloneOptions::or_hardlink): why files are hard links and do not
-    /// share their blocks as clones do. These files are among `linked_files`.
+    /// With [`or_hardlink`](crate::CloneOptions::or_hardlink) and
+    /// [`or_symlink`](crate::CloneOptions::or_symlink): why files are links although clones were
+    /// asked for, or symbolic links although hard links were. These files are among `linked_files`.
     pub linked_because: LinkedBecause,
     /// Entries that a merge replaced: files, links and FIFOs. A merge enters directories and does
     /// not replace them.
@@ -145,13 +149,14 @@ impl UnlinkedBecause {
     }
 }
 
-/// Why files are hard links although clones were asked for, as counts of files.
+/// Why files are links although clones were asked for, or symbolic links although hard links were,
+/// as counts of files.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LinkedBecause {
-    /// The two filesystems cannot share blocks.
+    /// The two filesystems cannot share blocks, or cannot link.
     pub filesystem: u64,
-    /// The system refused to clone this one file.
+    /// The system refused to clone or link this one file.
     pub file: u64,
 }
 
@@ -160,6 +165,12 @@ impl LinkedBecause {
     #[must_use]
     pub fn total(&self) -> u64 {
         self.filesystem + self.file
+    }
+
+    /// The reasons with their names, as the JSON output spells them.
+    #[must_use]
+    pub fn rows(&self) -> [(&'static str, u64); 2] {
+        [("filesystem", self.filesystem), ("file", self.file)]
     }
 }
 

@@ -123,6 +123,14 @@ pub enum CloneMode {
     Symlink,
 }
 
+/// A kind of link to the source's file.
+#[cfg(unix)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LinkKind {
+    Hard,
+    Symbolic,
+}
+
 /// Whether blocks are shared.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -192,6 +200,10 @@ pub enum GitIndex {
 /// A question of a path, relative to the source.
 pub(crate) type PathTest = dyn Fn(&Path) -> bool + Send + Sync;
 
+/// Says the permission bits of a file with this path and these bits.
+#[cfg(unix)]
+pub(crate) type FileMode = dyn Fn(&Path, u32) -> u32 + Send + Sync;
+
 /// Hears of a file.
 #[cfg(unix)]
 pub(crate) type FileListener = dyn Fn(&FinishedFile<'_>) + Send + Sync;
@@ -224,6 +236,8 @@ pub struct FinishedFile<'a> {
     /// [`Hardlink`](crate::Method::Hardlink) (also to a name of the file that arrived before) or
     /// [`Symlink`](crate::Method::Symlink).
     pub method: crate::report::Method,
+    /// Why it is a copy, or a link that was not asked for in the first place.
+    pub because: Option<tally::Because>,
 }
 
 /// How [`clone_tree`] works; built by value.
@@ -232,12 +246,15 @@ pub struct CloneOptions {
     pub(crate) mode: CloneMode,
     pub(crate) reflink: Reflink,
     pub(crate) or_hardlink: bool,
+    pub(crate) or_symlink: bool,
     pub(crate) existing: Existing,
     pub(crate) exclude: Vec<String>,
     pub(crate) include: Vec<String>,
     pub(crate) mutable: Vec<String>,
     pub(crate) exclude_if: Option<Callback<PathTest>>,
     pub(crate) mutable_if: Option<Callback<PathTest>>,
+    #[cfg(unix)]
+    pub(crate) file_mode: Option<Callback<FileMode>>,
     #[cfg(unix)]
     pub(crate) on_file: Option<Callback<FileListener>>,
     #[cfg(unix)]
@@ -273,12 +290,15 @@ impl CloneOptions {
             mode: CloneMode::default(),
             reflink: Reflink::default(),
             or_hardlink: false,
+            or_symlink: false,
             existing: Existing::default(),
             exclude: Vec::new(),
             include: Vec::new(),
             mutable: Vec::new(),
             exclude_if: None,
             mutable_if: None,
+            #[cfg(unix)]
+            file_mode: None,
             #[cfg(unix)]
             on_file: None,
             #[cfg(unix)]
@@ -326,16 +346,43 @@ impl CloneOptions {
         self
     }
 
+    /// In [`CloneMode::Clone`] and [`CloneMode::Hardlink`]: a file that cannot be cloned or hard
+    /// linked becomes a symbolic link to the absolute path of the source's file, and a copy only if
+    /// that is refused, too. **Such a link is not isolated**, see [`CloneMode::Symlink`]. With
+    /// [`or_hardlink`](Self::or_hardlink), a hard link is tried first. Everything else that is said
+    /// there is true here, and on Windows this has no effect either. The report counts these links
+    /// ([`symlinked_files`](crate::DestinationReport::symlinked_files)).
+    #[must_use]
+    pub fn or_symlink(mut self) -> Self {
+        self.or_symlink = true;
+        self
+    }
+
+    /// The kinds of links to the source's file that a file may become, first those to try first.
+    #[cfg(unix)]
+    pub(crate) fn links(&self) -> impl Iterator<Item = LinkKind> {
+        let (hard, symbolic) = match self.mode {
+            CloneMode::Hardlink => (true, self.or_symlink),
+            CloneMode::Symlink => (false, true),
+            CloneMode::Clone if self.reflink == Reflink::Auto => {
+                (self.or_hardlink, self.or_symlink)
+            }
+            CloneMode::Clone | CloneMode::Copy => (false, false),
+        };
+        let hard = hard.then_some(LinkKind::Hard);
+        hard.into_iter().chain(symbolic.then_some(LinkKind::Symbolic))
+    }
+
     /// Whether files may become hard links to the source's files.
     #[cfg(unix)]
     pub(crate) fn hard_links(&self) -> bool {
-        self.mode == CloneMode::Hardlink || self.hard_links_instead()
+        self.links().any(|kind| kind == LinkKind::Hard)
     }
 
-    /// Whether a file that is not cloned may become a hard link.
+    /// Whether a file that is not cloned may become a link.
     #[cfg(unix)]
-    pub(crate) fn hard_links_instead(&self) -> bool {
-        self.or_hardlink && self.mode == CloneMode::Clone && self.reflink == Reflink::Auto
+    pub(crate) fn links_instead(&self) -> bool {
+        self.mode == CloneMode::Clone && self.links().next().is_some()
     }
 
     /// What to do where the destination exists.
@@ -395,6 +442,25 @@ impl CloneOptions {
     #[must_use]
     pub fn mutable_if(mut self, test: impl Fn(&Path) -> bool + Send + Sync + 'static) -> Self {
         self.mutable_if = Some(Callback(Arc::new(test)));
+        self
+    }
+
+    /// Gives each regular file the permission bits that `mode` returns for its path, relative to the
+    /// source, and for the bits that it has there. A file that gets other bits gets no ACL; in the
+    /// link modes it is cloned or copied, as if it were [`mutable`](Self::mutable); and it is no hard
+    /// link of the source's other names for it. Entries of a list say their mode themselves
+    /// ([`TreeEntry::mode`](crate::TreeEntry::mode)). Several threads may call `mode` at once.
+    /// ```
+    /// use calve::CloneOptions;
+    /// use std::path::Path;
+    ///
+    /// let script = |path: &Path, mode| if path.starts_with("bin") { mode | 0o111 } else { mode };
+    /// let options = CloneOptions::new().file_mode(script);
+    /// ```
+    #[cfg(unix)]
+    #[must_use]
+    pub fn file_mode(mut self, mode: impl Fn(&Path, u32) -> u32 + Send + Sync + 'static) -> Self {
+        self.file_mode = Some(Callback(Arc::new(mode)));
         self
     }
 

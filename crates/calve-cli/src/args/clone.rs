@@ -50,7 +50,15 @@ pub(crate) struct CloneArgs {
     #[arg(long, default_value = "clone")]
     pub(crate) mode: Mode,
 
-    /// In the link modes, clone or copy the files that match, so that you can write to them
+    /// Hard link files that cannot be cloned: a write to either name changes both
+    #[arg(long, conflicts_with_all = ["mode", "reflink"])]
+    pub(crate) or_hardlink: bool,
+
+    /// Make symbolic links to files that cannot be cloned (nor hard linked): not isolated
+    #[arg(long, conflicts_with_all = ["mode", "reflink"])]
+    pub(crate) or_symlink: bool,
+
+    /// Never link the files that match, so that you can write to them
     #[arg(long, value_name = "GLOB", action = ArgAction::Append)]
     pub(crate) mutable: Vec<String>,
 

@@ -112,7 +112,8 @@ fn the_json_document_is_as_documented() {
         json!({
             "path": path, "inside_source": false, "method": method, "files": 2, "directories": 2, "symlinks": 0,
             "reflinked_files": 2 - copied.0, "reflinked_bytes": 9 - copied.1,
-            "copied_files": copied.0, "copied_bytes": copied.1, "linked_files": 0,
+            "copied_files": copied.0, "copied_bytes": copied.1, "linked_files": 0, "symlinked_files": 0,
+            "linked_because": { "filesystem": 0, "file": 0 },
             "copied_because": { "disabled": 0, "filesystem": copied.0, "file": 0, "vanished": 0, "mutable": 0 },
             "unlinked_because": { "filesystem": 0, "file": 0, "mutable": 0 },
             "replaced_entries": 0, "replaced": [], "kept_entries": 0, "kept": [],
@@ -159,6 +160,36 @@ fn every_flag_does_what_it_says() {
         expected.sort_unstable();
         assert_eq!(got, expected, "{flags}");
     }
+}
+
+#[test]
+fn what_cannot_be_cloned_is_linked_if_the_user_says_so_and_the_document_says_why() {
+    let clones = expected_method().is_some_and(|method| method != "copy");
+    for (flags, method, because) in [
+        ("--or-hardlink", "hardlink", json!({ "filesystem": 2, "file": 0 })),
+        ("--or-symlink", "symlink", json!({ "filesystem": 2, "file": 0 })),
+        ("--or-hardlink --or-symlink", "hardlink", json!({ "filesystem": 2, "file": 0 })),
+        ("--or-symlink --mutable a --mutable b", "copy", json!({ "filesystem": 0, "file": 0 })),
+    ] {
+        let scratch = with_source();
+        let run = calve(scratch.path(), &format!("clone --json {flags} src dst"));
+        // Nothing is said of copies that will not be.
+        assert!(!run.stderr.contains("the clone will take"), "{flags}: {run:?}");
+        let destination = &run.json()["destinations"][0];
+        assert_eq!(read(scratch.path(), "dst/dir/b").as_deref(), Some("beta"), "{flags}");
+        if expected_method().is_some() && !clones {
+            assert_eq!(destination["method"], method, "{flags}");
+            assert_eq!(destination["linked_because"], because, "{flags}");
+            let symlinked = if method == "symlink" { 2 } else { 0 };
+            assert_eq!(destination["symlinked_files"], symlinked, "{flags}");
+        } else if clones {
+            assert_ne!(destination["reflinked_files"], 0, "{flags}");
+            assert_eq!(destination["linked_files"], 0, "{flags}");
+        }
+    }
+    let scratch = with_source();
+    let run = calve(scratch.path(), "clone --or-hardlink --reflink always src dst");
+    assert_eq!(run.code, Some(2), "{run:?}");
 }
 
 #[test]

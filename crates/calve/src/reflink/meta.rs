@@ -79,6 +79,15 @@ impl Meta {
         }
     }
 
+    /// The metadata for an entry that keeps the times that making it gives to it.
+    pub(crate) fn made_now(mode: u32, owner: (u32, u32)) -> Self {
+        Self::wanted(mode, owner, (0, fs::UTIME_OMIT as _))
+    }
+
+    fn keeps_times(&self) -> bool {
+        self.times.iter().all(|(_, nanoseconds)| *nanoseconds == fs::UTIME_OMIT as _)
+    }
+
     /// When the content was last modified: seconds and nanoseconds.
     pub(crate) fn modified(&self) -> (i64, i64) {
         self.times[1]
@@ -101,7 +110,7 @@ impl Meta {
         if given.is_some_and(|given| mode(found.permissions()) != given) {
             forgot("mode");
         }
-        if found.modified().0.abs_diff(self.modified().0) > 2 {
+        if !self.keeps_times() && found.modified().0.abs_diff(self.modified().0) > 2 {
             forgot("times");
         }
     }
@@ -512,7 +521,9 @@ pub(crate) fn apply(
             give_mode(file, mode(permissions))?;
         }
     }
-    set_times(fs::futimens(file, &meta.timestamps()), &mut refused)?;
+    if !meta.keeps_times() {
+        set_times(fs::futimens(file, &meta.timestamps()), &mut refused)?;
+    }
     if forgets {
         let found = Meta::of(&fs::fstat(file)?);
         meta.name_forgotten(&found, Some(mode(permissions)), &mut refused);
@@ -562,8 +573,10 @@ pub(crate) fn apply_at(
         // This thread made the FIFO, in a directory that nobody else can reach yet.
         set_mode(fs::chmodat(dir, name, mode, AtFlags::empty()), &mut refused)?;
     }
-    let set = fs::utimensat(dir, name, &meta.timestamps(), AtFlags::SYMLINK_NOFOLLOW);
-    set_times(set, &mut refused)?;
+    if !meta.keeps_times() {
+        let set = fs::utimensat(dir, name, &meta.timestamps(), AtFlags::SYMLINK_NOFOLLOW);
+        set_times(set, &mut refused)?;
+    }
     if !created.keeps_metadata {
         let found = Meta::of(&fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?);
         meta.name_forgotten(&found, made_with, &mut refused);

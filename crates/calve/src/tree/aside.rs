@@ -28,7 +28,7 @@ use rustix::io::Errno;
 
 use super::pool::lock;
 use super::staging::{self, os, rename_new, rename_new_or_link, stage_name};
-use super::tally::{self, Because};
+use super::tally::{self, Because, FileLink};
 use super::{CloneOptions, Existing};
 use crate::error::{Error, ErrorKind, Operation};
 use crate::reflink::imp::DIR_FLAGS;
@@ -52,8 +52,8 @@ pub(crate) struct Aside {
 /// How a file arrived.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Arrived {
-    /// It is a link. In the first place it was to be a clone, and the value says why it is none.
-    Linked(Option<Because>),
+    /// It is a link.
+    Linked(FileLink),
     /// It was cloned, or copied for a reason. In the link modes the second value says why it is no
     /// link.
     Filled(Option<Because>, Option<Because>),
@@ -121,8 +121,8 @@ impl Aside {
             match (meta.map(Meta::file_type), arrived.get(path)) {
                 (None, _) => {}
                 (Some(FileType::Fifo), _) => taken_back.fifos += 1,
-                (Some(_), Some(Arrived::Linked(instead))) => {
-                    tally::count_linked(taken_back, *instead);
+                (Some(_), Some(Arrived::Linked(linked))) => {
+                    tally::count_linked(taken_back, *linked);
                 }
                 (Some(FileType::Symlink), _) => taken_back.symlinks += 1,
                 (Some(_), how) => {

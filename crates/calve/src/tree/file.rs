@@ -23,9 +23,9 @@ use super::op::{Dir, First, Node, Op};
 use super::sharing::{NewFile, Tried};
 use super::source::{Named, Source};
 use super::staging::{self, stage_name};
-use super::tally::Because;
+use super::tally::{Because, FileLink};
 use super::walk::Live;
-use super::{Callback, CloneMode, Existing, FinishedFile, Reflink, tally, two_names};
+use super::{Callback, CloneMode, Existing, FinishedFile, LinkKind, Reflink, tally, two_names};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::copy::have_same_bytes;
 use crate::reflink::imp::{NEW_FILE_FLAGS, SOURCE_FLAGS};
@@ -83,6 +83,11 @@ impl<S: Source> Job<S> {
         self.number
     }
 
+    /// Whether the new file gets another mode than the source's file has.
+    pub(super) fn has_another_mode(&self) -> bool {
+        self.meta.mode != self.from.mode
+    }
+
     /// Whether the source's file is the one with this stat, and has not changed.
     fn is_still(&self, before: &Meta) -> io::Result<bool> {
         let Some(source) = &self.source else { return Ok(false) };
@@ -122,7 +127,7 @@ enum FilledFile {
         made_by_clone: bool,
     },
     Copied(Because),
-    Linked(Because),
+    Linked(FileLink),
 }
 
 /// What became of an entry that calve tried to rename into place.
@@ -202,7 +207,8 @@ impl<'l> Worker<'_, '_, Live<'l>> {
             let changed = match kind {
                 FileType::RegularFile => {
                     let entry = Named { name: &name, kind, number: 0 };
-                    let unlinked = self.unlinked(node, handles, entry, || mutable)?;
+                    let is_mutable = || mutable || self.op.changes_mode(node, handles, &name);
+                    let unlinked = self.unlinked(node, handles, entry, is_mutable)?;
                     match self.create(node, handles, &name, unlinked.as_deref())? {
                         Created::Job(job) => {
                             return Ok(Some(Job { may_be_link: !mutable, ..job }));
@@ -266,9 +272,10 @@ impl<'l> Worker<'_, '_, Live<'l>> {
         }
         // calve does not link the file's other names to it in two cases: it is a link to the source
         // somewhere, or it must be a copy of its own.
-        let apart = unlinked.is_some_and(|unlinked| {
-            unlinked.iter().any(|because| matches!(because, None | Some(Because::Mutable)))
-        });
+        let apart = job.has_another_mode()
+            || unlinked.is_some_and(|unlinked| {
+                unlinked.iter().any(|because| matches!(because, None | Some(Because::Mutable)))
+            });
         if let Some(file) = job.key(op).filter(|_| !apart) {
             let entry = Named { name, kind: FileType::RegularFile, number: 0 };
             match self.first_name(node, handles, entry, (file, job.meta.links), unlinked)? {
@@ -300,7 +307,29 @@ impl<'l> Worker<'_, '_, Live<'l>> {
             meta = meta.leaving_acl(&source).context(Operation::ReadAttributes, path)?;
         }
         let entry = Named { name, kind: FileType::RegularFile, number: 0 };
-        Ok(Some(Job::new(entry, Some((source, meta)), meta)))
+        let wanted = op.wanted(node, name, meta);
+        Ok(Some(Job::new(entry, Some((source, meta)), wanted)))
+    }
+}
+
+impl Op<'_, Live<'_>> {
+    /// The metadata that the new file gets.
+    fn wanted(&self, node: &Node<Live<'_>>, name: &CStr, meta: Meta) -> Meta {
+        match &self.options.file_mode {
+            Some(Callback(mode)) => {
+                meta.with_permissions(mode(&node.path_of(name), meta.permissions()) & 0o7777)
+            }
+            None => meta,
+        }
+    }
+
+    /// Whether the caller gives a file another mode than the source's file has.
+    fn changes_mode(&self, node: &Node<Live<'_>>, handles: &Handles, name: &CStr) -> bool {
+        self.options.file_mode.is_some()
+            && fs::statat(handles.source(), name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| {
+                let meta = Meta::of(&stat);
+                self.wanted(node, name, meta).mode != meta.mode
+            })
     }
 }
 
@@ -329,17 +358,17 @@ impl<S: Source> Worker<'_, '_, S> {
         }
     }
 
-    /// Whether hard links stand in for clones, which no destination takes.
+    /// Whether links stand in for clones, which no destination takes.
     fn refuses_all(&self, node: &Node<S>, handles: &Handles, entry: Named<'_>) -> bool {
         let op = self.op;
-        op.options.hard_links_instead()
+        op.options.links_instead()
             && S::original(op, node, handles, entry).is_some_and(|original| {
                 op.dests.iter().all(|dest| dest.answers.sharing.known(original.dev).refused)
             })
     }
 
-    /// Makes a hard link in the place of a file that could not be cloned, which is still empty.
-    /// `false` if that is refused, too; then there is no file.
+    /// Makes a link in the place of a file that could not be cloned, which is still empty. `None` if
+    /// that is refused, too; then there is no file.
     fn link_instead(
         &mut self,
         dest: usize,
@@ -347,39 +376,39 @@ impl<S: Source> Worker<'_, '_, S> {
         handles: &Handles,
         job: &Job<S>,
         out: &mut Out,
-    ) -> Result<bool, Error> {
+    ) -> Result<Option<LinkKind>, Error> {
         let (op, kind) = (self.op, FileType::RegularFile);
         let entry = Named { name: &job.name, kind, number: job.number };
-        if !op.options.hard_links_instead()
-            || !job.may_be_link
-            || out.because.is_some()
-            || job.meta.mode != job.from.mode
-        {
-            return Ok(false);
+        if !job.may_be_link || job.has_another_mode() {
+            return Ok(None);
         }
-        let Some(original) = S::original(op, node, handles, entry) else { return Ok(false) };
-        if op.dests[dest].answers.links.known(original.dev).refused {
-            out.because = Some(Because::Filesystem);
-            return Ok(false);
-        }
-        let made = out.fd.take();
-        let NewFile { dir, name, .. } = self.new_at(dest, handles, &job.name, out);
+        let Some(original) = S::original(op, node, handles, entry) else { return Ok(None) };
         let path = || op.dest_path(dest, node, &job.name);
-        if made.is_some() {
-            fs::unlinkat(dir, name, AtFlags::empty()).context(Operation::Link, path)?;
-        }
-        match fs::linkat(original.dir, original.name, dir, name, AtFlags::empty()) {
-            Ok(()) => op.dests[dest].answers.links.worked(original.dev),
-            Err(errno) => {
-                let refused = self.link_refused(dest, &original, errno);
-                out.because = Some(refused.map_err(|error| {
-                    let from = op.source_path(node, &job.name);
-                    Error::io(Operation::Link, from, error).with_other(path())
-                })?);
-                return Ok(false);
+        let mut because = None;
+        for kind in op.options.links() {
+            let answers = &op.dests[dest].answers;
+            let links = answers.links(kind);
+            if links.known(original.dev).refused {
+                because = Some(Because::Filesystem);
+                continue;
             }
+            let made = out.fd.take();
+            let NewFile { dir, name, .. } = self.new_at(dest, handles, &job.name, out);
+            if made.is_some() {
+                fs::unlinkat(dir, name, AtFlags::empty()).context(Operation::Link, path)?;
+            }
+            let Err(errno) = answers.link(kind, &original, dir, name) else {
+                links.worked(original.dev);
+                return Ok(Some(kind));
+            };
+            let refused = self.link_refused(kind, dest, &original, errno);
+            because = Some(refused.map_err(|error| {
+                let from = op.source_path(node, &job.name);
+                Error::io(Operation::Link, from, error).with_other(path())
+            })?);
         }
-        Ok(true)
+        out.because = because;
+        Ok(None)
     }
 
     /// Puts the link that stands in for a clone into its place.
@@ -389,16 +418,26 @@ impl<S: Source> Worker<'_, '_, S> {
         node: &Arc<Node<S>>,
         handles: &Arc<Handles>,
         job: &Job<S>,
-        (mut out, because): (Out, Because),
+        (mut out, linked): (Out, FileLink),
     ) -> Result<Settled, Error> {
         let op = self.op;
+        let first = job.first.as_ref().filter(|_| op.merges_into(dest, node));
+        let found = match first {
+            Some(_) => {
+                let NewFile { dir, name, .. } = self.new_at(dest, handles, &job.name, &out);
+                let found = fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW);
+                let path = || op.dest_path(dest, node, &job.name);
+                Meta::of(&found.context(Operation::Read, path)?)
+            }
+            None => job.from,
+        };
         let settled = self.settle(dest, node, handles, &job.name, out.temporary.take())?;
         match settled {
             Settled::Placed => {
-                if let Some(first) = job.first.as_ref().filter(|_| op.merges_into(dest, node)) {
-                    first.was_put(dest, op.dests.len(), &job.from);
+                if let Some(first) = first {
+                    first.was_put(dest, op.dests.len(), &found);
                 }
-                self.count_link(dest, node, &job.name, Some(because));
+                self.count_link(dest, node, &job.name, linked);
             }
             Settled::Kept => {}
             Settled::Unreachable => {
@@ -478,20 +517,21 @@ impl<S: Source> Worker<'_, '_, S> {
         self.fill_files(node, handles, std::slice::from_mut(&mut job))
     }
 
-    /// Counts a link. `instead` says why it is no clone, if it was to be one.
+    /// Counts a link.
     pub(super) fn count_link(
         &mut self,
         dest: usize,
         node: &Node<S>,
         name: &CStr,
-        instead: Option<Because>,
+        linked: FileLink,
     ) {
-        self.note_arrived(dest, node, name, Arrived::Linked(instead));
-        tally::count_linked(&mut self.tallies[dest], instead);
-        self.tell(dest, node, name, || match self.op.options.mode {
-            CloneMode::Symlink => Method::Symlink,
-            _ => Method::Hardlink,
-        });
+        self.note_arrived(dest, node, name, Arrived::Linked(linked));
+        tally::count_linked(&mut self.tallies[dest], linked);
+        let method = match linked.kind {
+            LinkKind::Hard => Method::Hardlink,
+            LinkKind::Symbolic => Method::Symlink,
+        };
+        self.tell(dest, node, name, method, linked.instead);
         self.op.operation.files_done(1);
     }
 
@@ -887,8 +927,8 @@ impl<S: Source> Worker<'_, '_, S> {
         let (copied, made_by_clone) = match self.content(dest, node, handles, job, &mut out)? {
             FilledFile::Cloned { made_by_clone } => (None, made_by_clone),
             FilledFile::Copied(because) => (Some(because), false),
-            FilledFile::Linked(because) => {
-                return self.settle_link(dest, node, handles, job, (out, because));
+            FilledFile::Linked(linked) => {
+                return self.settle_link(dest, node, handles, job, (out, linked));
             }
         };
         let path = || op.dest_path(dest, node, &job.name);
@@ -919,6 +959,16 @@ impl<S: Source> Worker<'_, '_, S> {
         };
         if copied.is_some() {
             sys::close_written(fd).context(Operation::Close, path)?;
+        }
+        // The next links to a file that can have no further names are made to this one.
+        let copies = op.dests[dest].answers.copies();
+        if copies.has(&job.from) == Some(false)
+            && op.options.hard_links()
+            && !job.has_another_mode()
+            && refused.is_empty()
+        {
+            let NewFile { dir, name, .. } = self.new_at(dest, handles, &job.name, &out);
+            copies.keep(&job.from, dir, name);
         }
         if let Some([source, _]) = self.replaces(node, &job.name)
             && (copied.is_some()
@@ -954,18 +1004,23 @@ impl<S: Source> Worker<'_, '_, S> {
         if let Some(because) = out.because {
             tally::count_unlinked(&mut self.tallies[dest], because);
         }
-        self.tell(dest, node, &job.name, || match copied {
-            None => Method::Reflink,
-            Some(_) => Method::Copy,
-        });
+        let method = if copied.is_none() { Method::Reflink } else { Method::Copy };
+        self.tell(dest, node, &job.name, method, copied);
         Ok(Settled::Placed)
     }
 
     /// Tells the caller of a file that has arrived.
-    fn tell(&self, dest: usize, node: &Node<S>, name: &CStr, method: impl Fn() -> Method) {
+    fn tell(
+        &self,
+        dest: usize,
+        node: &Node<S>,
+        name: &CStr,
+        method: Method,
+        because: Option<Because>,
+    ) {
         if let Some(Callback(done)) = &self.op.options.on_file {
             let (destination, path) = (&*self.op.dests[dest].path, &*node.path_of(name));
-            done(&FinishedFile { destination, path, method: method() });
+            done(&FinishedFile { destination, path, method, because });
         }
     }
 
@@ -982,6 +1037,15 @@ impl<S: Source> Worker<'_, '_, S> {
         let Some(source) = &job.source else {
             return Ok(FilledFile::Cloned { made_by_clone: false });
         };
+        // The file can have no further names, and since this one was created it got a copy.
+        if out.because == Some(Because::File)
+            && op.options.hard_links()
+            && op.dests[dest].answers.copies().has(&job.from) == Some(true)
+            && let Some(kind) = self.link_instead(dest, node, handles, job, out)?
+        {
+            let instead = op.options.links_instead().then_some(Because::Filesystem);
+            return Ok(FilledFile::Linked(FileLink { kind, instead }));
+        }
         let failed = |error: io::Error| {
             if op.stopped() {
                 // The operation was stopped between two calls. The error or the cancellation that
@@ -1007,8 +1071,11 @@ impl<S: Source> Worker<'_, '_, S> {
                 because
             }
         };
-        if self.link_instead(dest, node, handles, job, out)? {
-            return Ok(FilledFile::Linked(because));
+        if op.options.links_instead()
+            && out.because.is_none()
+            && let Some(kind) = self.link_instead(dest, node, handles, job, out)?
+        {
+            return Ok(FilledFile::Linked(FileLink { kind, instead: Some(because) }));
         }
         if out.fd.is_none() {
             out.fd = Some(self.new_file(dest, node, handles, job, out)?);

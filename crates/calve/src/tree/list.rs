@@ -12,14 +12,12 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{self, CWD, FileType};
 
 use super::engine::Worker;
 use super::file::Job;
 use super::filter::{Decision, Filter};
-use super::inside_own;
 use super::node::Handles;
 use super::op::{Node, Op, Task};
 use super::pool::lock;
@@ -27,6 +25,7 @@ use super::source::{Named, Opened, Original, Source};
 use super::special::Special;
 use super::staging::PREFIX;
 use super::tally::Because;
+use super::{LinkKind, inside_own};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::meta::{Attrs, Meta};
 
@@ -84,9 +83,8 @@ impl TreeEntry {
 pub(super) struct List {
     /// The first one is the root.
     folders: Vec<ListFolder>,
-    /// The owner and the time of directories and links.
+    /// The owner of directories and links.
     owner: (u32, u32),
-    now: (i64, i64),
     /// The devices of the folders that have the files.
     devices: Mutex<HashMap<PathBuf, u64>>,
 }
@@ -169,12 +167,10 @@ impl List {
         entries: impl Iterator<Item = TreeEntry>,
         filter: &Filter,
     ) -> Result<Self, Error> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let process = (rustix::process::geteuid(), rustix::process::getegid());
         let mut list = Self {
             folders: vec![ListFolder::default()],
             owner: (process.0.as_raw(), process.1.as_raw()),
-            now: (i64::try_from(now.as_secs()).unwrap_or(0), now.subsec_nanos().into()),
             devices: Mutex::default(),
         };
         let mut places = HashMap::from([(Vec::new(), 0)]);
@@ -265,7 +261,7 @@ impl List {
         expect(clippy::useless_conversion, reason = "16 bits elsewhere")
     )]
     fn meta(&self, kind: FileType, mode: u32) -> Meta {
-        Meta::wanted(u32::from(kind.as_raw_mode()) | mode, self.owner, self.now)
+        Meta::made_now(u32::from(kind.as_raw_mode()) | mode, self.owner)
     }
 
     fn listed(&self, node: &Node<Self>, number: u32) -> &ListedEntry {
@@ -392,7 +388,10 @@ impl Source for List {
         let listed = op.from.listed(node, entry.number);
         let from = listed.from();
         let dev = op.from.device(&from);
-        let absolute = std::path::absolute(&from).unwrap_or(from);
+        let absolute = match op.options.links().any(|kind| kind == LinkKind::Symbolic) {
+            true => std::path::absolute(&from).unwrap_or(from),
+            false => PathBuf::new(),
+        };
         Some(Original { dir: CWD, name: &listed.from, dev, absolute })
     }
 

@@ -234,6 +234,7 @@ fn snapshots(
         && options.reflink != Reflink::Never
         && !options.existing.merges()
         && options.xattrs
+        && options.file_mode.is_none()
         && filter.keeps_everything();
     if !plain
         || !sys::is_subvolume(root, meta.ino)

@@ -133,7 +133,7 @@ pub(crate) struct Original<'a> {
     pub(crate) name: &'a CStr,
     /// The device, for what calve remembers of links from it.
     pub(crate) dev: u64,
-    /// The target of symbolic links to the file.
+    /// The target of symbolic links to the file. Empty if there will be none.
     pub(crate) absolute: PathBuf,
 }
 

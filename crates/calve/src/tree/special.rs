@@ -15,9 +15,9 @@ use super::links::{FileKey, Further, Name};
 use super::node::Handles;
 use super::op::{Dir, First, Node};
 use super::source::{Named, Original, Source};
-use super::tally::Because;
+use super::tally::{Because, FileLink};
 use super::walk::Live;
-use super::{Existing, two_names};
+use super::{CloneMode, Existing, LinkKind, two_names};
 use crate::error::{Context as _, Error, Operation};
 use crate::reflink::meta::{self, Meta};
 use crate::reflink::verdict::{Verdict, classify};
@@ -115,7 +115,7 @@ impl<S: Source> Worker<'_, '_, S> {
                 match self.link_to_first(dest, &name.first, node, &handles, &name.name)? {
                     Some(Settled::Kept) => op.operation.files_done(1),
                     Some(_) if name.kind == FileType::RegularFile => {
-                        self.count_link(dest, node, &name.name, None);
+                        self.count_link(dest, node, &name.name, FileLink::FURTHER);
                     }
                     Some(_) => self.count_special(dest, name.kind),
                     None => broken.push(dest),
@@ -234,41 +234,58 @@ impl<S: Source> Worker<'_, '_, S> {
         let Some(original) = S::original(op, node, handles, entry) else {
             return Ok(vec![Some(Because::File); op.dests.len()]);
         };
-        let (hard, dev) = (op.options.hard_links(), original.dev);
-        let instead = op.options.hard_links_instead().then_some(Because::Filesystem);
         let mut unlinked = Vec::with_capacity(op.dests.len());
-        for (dest, at) in op.dests.iter().enumerate() {
-            if hard && at.answers.links.known(dev).refused {
-                unlinked.push(Some(Because::Filesystem));
-                continue;
-            }
-            let made = self.make(dest, node, handles, name, |dir, place| match hard {
-                true => fs::linkat(original.dir, original.name, dir, place, AtFlags::empty()),
-                false => fs::symlinkat(&original.absolute, dir, place),
-            })?;
-            let errno = match made {
-                Ok(Settled::Kept) => {
-                    op.operation.files_done(1);
-                    unlinked.push(None);
-                    continue;
-                }
-                Ok(_) => {
-                    if hard {
-                        at.answers.links.worked(dev);
+        for dest in 0..op.dests.len() {
+            let mut instead = op.options.links_instead().then_some(Because::Filesystem);
+            let mut because = None;
+            for kind in op.options.links() {
+                match self.link_as(kind, dest, node, handles, name, &original)? {
+                    Ok(Settled::Kept) => op.operation.files_done(1),
+                    Ok(_) => self.count_link(dest, node, name, FileLink { kind, instead }),
+                    Err(refused) => {
+                        instead = instead.or(Some(refused));
+                        because = Some(refused);
+                        continue;
                     }
-                    self.count_link(dest, node, name, instead);
-                    unlinked.push(None);
-                    continue;
                 }
-                Err(errno) => errno,
-            };
-            let because = self.link_refused(dest, &original, errno);
-            unlinked.push(Some(because.map_err(|error| {
-                Error::io(Operation::Link, op.source_path(node, name), error)
-                    .with_other(op.dest_path(dest, node, name))
-            })?));
+                because = None;
+                break;
+            }
+            unlinked.push(because);
         }
         Ok(unlinked)
+    }
+
+    /// Makes a link of one kind, or says why that is refused.
+    fn link_as(
+        &mut self,
+        kind: LinkKind,
+        dest: usize,
+        node: &Arc<Node<S>>,
+        handles: &Arc<Handles>,
+        name: &CStr,
+        original: &Original<'_>,
+    ) -> Result<Result<Settled, Because>, Error> {
+        let op = self.op;
+        let answers = &op.dests[dest].answers;
+        let links = answers.links(kind);
+        if links.known(original.dev).refused {
+            return Ok(Err(Because::Filesystem));
+        }
+        let link = |dir: BorrowedFd<'_>, place: &CStr| answers.link(kind, original, dir, place);
+        match self.make(dest, node, handles, name, link)? {
+            Ok(Settled::Kept) => Ok(Ok(Settled::Kept)),
+            Ok(settled) => {
+                links.worked(original.dev);
+                Ok(Ok(settled))
+            }
+            Err(errno) => {
+                self.link_refused(kind, dest, original, errno).map(Err).map_err(|error| {
+                    Error::io(Operation::Link, op.source_path(node, name), error)
+                        .with_other(op.dest_path(dest, node, name))
+                })
+            }
+        }
     }
 
     /// Remembers that a link was refused, and returns why the file is no link.
@@ -277,25 +294,28 @@ impl<S: Source> Worker<'_, '_, S> {
     /// An error after which calve must not try another way.
     pub(super) fn link_refused(
         &self,
+        kind: LinkKind,
         dest: usize,
         original: &Original<'_>,
         errno: Errno,
     ) -> io::Result<Because> {
-        let (hard, error) = (self.op.options.hard_links(), io::Error::from(errno));
-        let verdict = classify(&error);
-        if hard && errno == Errno::NOENT {
+        let error = io::Error::from(errno);
+        if kind == LinkKind::Hard && errno == Errno::NOENT {
             // The file is gone. Opening it will report that.
             return Ok(Because::File);
         }
+        let verdict = classify(&error);
         let because = match verdict {
-            Verdict::Filesystem if hard => Because::Filesystem,
-            Verdict::File if hard => Because::File,
+            _ if self.op.options.mode == CloneMode::Symlink => return Err(error),
+            Verdict::Filesystem => Because::Filesystem,
+            Verdict::File => Because::File,
             _ => return Err(error),
         };
         // EPERM for another user's file concerns that file only (protected_hardlinks,
         // proc_sys_fs(5)), however many such files there are.
-        let counts = errno == Errno::ACCESS || errno == Errno::PERM && is_own_file(original);
-        self.op.dests[dest].answers.links.refused(original.dev, verdict, counts);
+        let counts = errno == Errno::ACCESS
+            || errno == Errno::PERM && (kind == LinkKind::Symbolic || is_own_file(original));
+        self.op.dests[dest].answers.links(kind).refused(original.dev, verdict, counts);
         Ok(because)
     }
 

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+#[cfg(unix)]
+use super::LinkKind;
 use super::{CloneMode, Existing};
 use crate::report::{DestinationReport, Method, SkipReason, Skipped};
 
@@ -25,7 +27,7 @@ pub(super) fn take_back(sum: &mut DestinationReport, counted: &DestinationReport
 
 /// All counts that the threads have.
 #[cfg(unix)]
-fn counts(report: &mut DestinationReport) -> [&mut u64; 21] {
+fn counts(report: &mut DestinationReport) -> [&mut u64; 22] {
     let (copied, unlinked) = (&mut report.copied_because, &mut report.unlinked_because);
     let linked = &mut report.linked_because;
     [
@@ -38,6 +40,7 @@ fn counts(report: &mut DestinationReport) -> [&mut u64; 21] {
         &mut report.copied_files,
         &mut report.copied_bytes,
         &mut report.linked_files,
+        &mut report.symlinked_files,
         &mut report.replaced_entries,
         &mut report.kept_entries,
         &mut linked.filesystem,
@@ -53,12 +56,19 @@ fn counts(report: &mut DestinationReport) -> [&mut u64; 21] {
     ]
 }
 
-/// Why a file is copied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Because {
+/// Why a file did not arrive as requested; see [`CopiedBecause`](crate::CopiedBecause) and
+/// [`LinkedBecause`](crate::LinkedBecause).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+#[cfg_attr(not(unix), expect(unreachable_pub, reason = "only `FinishedFile` has it"))]
+pub enum Because {
+    /// The caller asked for copies.
     Disabled,
+    /// The two filesystems cannot share blocks, or cannot link.
     Filesystem,
+    /// The system refused to clone or link this one file.
     File,
+    /// The file must be mutable, and a link to the source's file would not be.
     Mutable,
     /// The source's file has no name any more.
     #[cfg(unix)]
@@ -79,13 +89,28 @@ pub(super) fn count_unlinked(tally: &mut DestinationReport, because: Because) {
     }
 }
 
-/// Counts a file that is a link to the source's file or to its own first name. In the first case
-/// `instead` may say why it is no clone.
+/// A file that is a link to the source's file or to its own first name.
 #[cfg(unix)]
-pub(super) fn count_linked(tally: &mut DestinationReport, instead: Option<Because>) {
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FileLink {
+    pub(super) kind: LinkKind,
+    /// If the caller asked for a clone, or for another kind of link: why it is none.
+    pub(super) instead: Option<Because>,
+}
+
+#[cfg(unix)]
+impl FileLink {
+    /// A further name of a file that has arrived.
+    pub(super) const FURTHER: Self = Self { kind: LinkKind::Hard, instead: None };
+}
+
+/// Counts a link.
+#[cfg(unix)]
+pub(super) fn count_linked(tally: &mut DestinationReport, linked: FileLink) {
     tally.files += 1;
     tally.linked_files += 1;
-    match instead {
+    tally.symlinked_files += u64::from(linked.kind == LinkKind::Symbolic);
+    match linked.instead {
         Some(Because::Filesystem) => tally.linked_because.filesystem += 1,
         Some(_) => tally.linked_because.file += 1,
         None => {}
@@ -171,16 +196,17 @@ pub(crate) fn write(
 /// How the files arrived, as one method. Further names of a file that arrived are no method of
 /// their own.
 pub(crate) fn method(mode: CloneMode, report: &DestinationReport) -> Method {
+    let symlinked = report.symlinked_files;
     let linked = match mode {
-        CloneMode::Hardlink => Some(Method::Hardlink),
-        CloneMode::Symlink => Some(Method::Symlink),
-        CloneMode::Clone if report.linked_because.total() > 0 => Some(Method::Hardlink),
-        CloneMode::Clone | CloneMode::Copy => None,
+        CloneMode::Hardlink => report.linked_files,
+        CloneMode::Clone => report.linked_because.total(),
+        CloneMode::Symlink | CloneMode::Copy => 0,
     };
     let mut methods = [
         (report.reflinked_files > 0).then_some(Method::Reflink),
         (report.copied_files > 0).then_some(Method::Copy),
-        linked.filter(|_| report.linked_files > 0),
+        (linked > symlinked).then_some(Method::Hardlink),
+        (symlinked > 0).then_some(Method::Symlink),
     ]
     .into_iter()
     .flatten();
@@ -197,19 +223,23 @@ mod tests {
 
     #[test]
     fn the_method_is_the_one_that_was_used_or_mixed() {
-        for (mode, reflinked, copied, linked, expected) in [
-            (CloneMode::Clone, 0, 0, 0, Method::None),
-            (CloneMode::Clone, 2, 0, 1, Method::Reflink),
-            (CloneMode::Clone, 0, 2, 1, Method::Copy),
-            (CloneMode::Clone, 1, 1, 0, Method::Mixed),
-            (CloneMode::Hardlink, 0, 0, 3, Method::Hardlink),
-            (CloneMode::Hardlink, 1, 0, 3, Method::Mixed),
-            (CloneMode::Symlink, 0, 0, 3, Method::Symlink),
+        for (mode, reflinked, copied, linked, symlinked, expected) in [
+            (CloneMode::Clone, 0, 0, 0, 0, Method::None),
+            (CloneMode::Clone, 2, 0, 1, 0, Method::Reflink),
+            (CloneMode::Clone, 0, 2, 1, 0, Method::Copy),
+            (CloneMode::Clone, 1, 1, 0, 0, Method::Mixed),
+            (CloneMode::Hardlink, 0, 0, 3, 0, Method::Hardlink),
+            (CloneMode::Hardlink, 0, 0, 3, 1, Method::Mixed),
+            (CloneMode::Hardlink, 0, 0, 3, 3, Method::Symlink),
+            (CloneMode::Hardlink, 1, 0, 3, 0, Method::Mixed),
+            (CloneMode::Symlink, 0, 0, 3, 3, Method::Symlink),
+            (CloneMode::Symlink, 1, 0, 3, 2, Method::Mixed),
         ] {
             let report = DestinationReport {
                 reflinked_files: reflinked,
                 copied_files: copied,
                 linked_files: linked,
+                symlinked_files: symlinked,
                 ..DestinationReport::default()
             };
             assert_eq!(method(mode, &report), expected);

@@ -29,7 +29,7 @@ use super::source::{Named, Opened, Original, Source};
 use super::special::Special;
 use super::staging::{self, PREFIX};
 use super::tally::Because;
-use super::{CloneMode, CloneOptions, inside_own};
+use super::{CloneOptions, LinkKind, inside_own};
 use crate::error::{Context as _, Error, Operation};
 use crate::reflink::copy::have_same_bytes;
 use crate::reflink::imp::{DIR_FLAGS, SOURCE_FLAGS};
@@ -170,9 +170,9 @@ impl Source for Live<'_> {
         handles: &'h Handles,
         entry: Named<'h>,
     ) -> Option<Original<'h>> {
-        let absolute = match op.options.mode {
-            CloneMode::Symlink => op.from.absolute.join(node.path_of(entry.name)),
-            _ => PathBuf::new(),
+        let absolute = match op.options.links().any(|kind| kind == LinkKind::Symbolic) {
+            true => op.from.absolute.join(node.path_of(entry.name)),
+            false => PathBuf::new(),
         };
         Some(Original {
             dir: handles.source().as_fd(),
@@ -208,7 +208,11 @@ impl Source for Live<'_> {
     }
 
     fn attributes(&self, _: &Node<Self>, job: &Job<Self>) -> io::Result<Option<Box<Attrs>>> {
-        job.source.as_ref().map_or(Ok(None), Attrs::read)
+        let attrs = job.source.as_ref().map_or(Ok(None), Attrs::read)?;
+        Ok(match job.has_another_mode() {
+            true => attrs.and_then(|attrs| attrs.without_acls()),
+            false => attrs,
+        })
     }
 
     fn failed(source: PathBuf, dest: PathBuf, error: io::Error) -> Error {
@@ -278,7 +282,7 @@ impl Worker<'_, '_, Live<'_>> {
     /// or share one worktree's marker between two worktrees.
     fn is_own(&self, node: &Node<Live<'_>>) -> bool {
         let options = self.op.options;
-        let links = options.hard_links() || options.mode == CloneMode::Symlink;
+        let links = options.links().next().is_some();
         // The source itself may be such a folder, or the repository around it.
         let above = self.op.from.absolute.iter().rev().take(2).collect::<Vec<_>>();
         let path = || above.iter().rev().collect::<PathBuf>().join(node.path());

@@ -1,6 +1,7 @@
 //! The linker: clones, merges and single files. These tests need no store.
 
 mod architecture;
+mod chain;
 #[cfg(target_os = "linux")]
 #[path = "../common/mod.rs"]
 mod common;

@@ -108,15 +108,16 @@ impl Walk<'_> {
             Err(_) => return Ok(false),
         }
         if self.settle(dest, &birthplace, path)? {
-            self.count_link(dest);
+            self.count_link(dest, false);
         }
         Ok(true)
     }
 
-    fn count_link(&self, dest: &Dest<'_>) {
+    fn count_link(&self, dest: &Dest<'_>, is_symbolic: bool) {
         let mut tally = lock(&dest.tally);
         tally.files += 1;
         tally.linked_files += 1;
+        tally.symlinked_files += u64::from(is_symbolic);
         self.options.progress.files.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -134,7 +135,7 @@ impl Walk<'_> {
         let Err(error) = result else {
             dest.link_verdicts.worked(SOURCE_VOLUME);
             if self.settle(dest, &birthplace, path)? {
-                self.count_link(dest);
+                self.count_link(dest, !hard);
             }
             return Ok(None);
         };
