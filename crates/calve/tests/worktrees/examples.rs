@@ -123,7 +123,7 @@ fn packages_of_a_store_with_a_file_for_each_content_become_node_modules() {
                 @s/right\tlib/index.js\t3fa9\t644\n";
     // The second time over the existing files.
     for round in ["first", "second"] {
-        let report = node_modules::install(&store, list, &modules).unwrap();
+        let report = node_modules::install(&store, list, &modules, CloneMode::Clone).unwrap();
         let made = &report.destinations[0];
         assert_eq!((made.files, made.skipped.len()), (3, 0), "{round}");
         // The store's file is not executable, so a link to it would not do.
@@ -142,7 +142,7 @@ fn packages_of_a_store_with_a_file_for_each_content_become_node_modules() {
     }
     assert_eq!(fs::metadata(store.join("00/01")).unwrap().mode() & 0o111, 0, "the store's own");
     for wrong in ["left\tindex.js\t3fa9", "a\tb\t3\t644", "a\tb\t3fa9\t9"] {
-        let error = node_modules::install(&store, wrong, &modules).unwrap_err();
+        let error = node_modules::install(&store, wrong, &modules, CloneMode::Clone).unwrap_err();
         assert!(error.to_string().ends_with(wrong), "{error}");
     }
 }
