@@ -8,7 +8,7 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::failure::stored::{missing, store_failure, worktree_failure};
 use crate::output::PathFields;
-use crate::session::Session;
+use crate::session::{self, Session};
 
 pub(crate) mod drop;
 pub(crate) mod du;
@@ -24,7 +24,10 @@ pub(crate) fn path(args: &PathArgs, session: Session<'_>) -> Result<Exit, Failur
     let failed = |error: calve::Error| store_failure(&error);
     let worktree = match args.project {
         true => session.store()?.project_worktree().map_err(failed)?,
-        false => session.worktree(args.worktree.as_deref())?,
+        false => match session.worktree(args.worktree.as_deref()) {
+            Err(failure) => return path_of_git(args, session).ok_or(failure)?,
+            worktree => worktree?,
+        },
     };
     let state = worktree.state().map_err(|error| worktree_failure(&error, &worktree))?;
     if state == WorktreeState::Missing {
@@ -37,6 +40,19 @@ pub(crate) fn path(args: &PathArgs, session: Session<'_>) -> Result<Exit, Failur
         output.results(&output.path_lines([worktree.path()]))?;
     }
     Ok(Exit::Done)
+}
+
+/// Prints the path of a worktree of git that calve did not make.
+fn path_of_git(args: &PathArgs, session: Session<'_>) -> Option<Result<Exit, Failure>> {
+    let name = session::name(args.worktree.as_deref()?)?;
+    let path = session::of_git(&session.store().ok()?, name).filter(|path| path.is_dir())?;
+    let output = session.output;
+    let fields = WorktreeFields { name: Some(name.to_owned()), path: PathFields::new(&path) };
+    let told = match output.json {
+        true => output.document(&fields),
+        false => output.results(&output.path_lines([&*path])),
+    };
+    Some(told.map(|()| Exit::Done))
 }
 
 /// The worktree that a document is about.

@@ -246,7 +246,7 @@ pub use tree::{FinishedFile, TreeEntry, clone_list};
 pub use worktree::{
     Change, ChangeKind, ChangeScope, CheckedWorktree, ChosenWorktree, Diff, DiskUsage, DropFilter,
     DropOptions, DroppedWorktree, FileDiff, FillOptions, FillPlan, FillReport, FilteredWorktrees,
-    FoundBranch, FreedBytes, GitMode, GitOutcome, GitStatus, KeptWorktree, LastChange,
+    FoundBranch, FreedBytes, GitMode, GitOutcome, GitStatus, GitWorktree, KeptWorktree, LastChange,
     LinkedWorktree, LivingProcess, NoRepository, NotReshared, PathMode, ReshareOptions,
     ReshareReport, StartBranch, StartOptions, StartReport, StartedWorktree, StayReason,
     StayingWorktree, SwitchOptions, SwitchReport, TreeUsage, Worktree, WorktreeState,

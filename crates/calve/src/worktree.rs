@@ -18,6 +18,7 @@ use crate::report::{SkipReason, Skipped};
 use crate::store::catalog::{State, WorktreeRow};
 use crate::store::delta::{self, Counts, Delta};
 use crate::store::files::open_dir;
+use crate::store::git::{Registration, branch_at};
 use crate::store::id::SnapshotId;
 use crate::store::manifest::Manifest;
 use crate::store::marker::FoundMark;
@@ -79,6 +80,18 @@ pub struct Worktree {
     row: WorktreeRow,
     path: PathBuf,
     is_registered_again: bool,
+}
+
+/// A linked worktree of the project's repository that calve did not make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct GitWorktree {
+    /// The id of git's registration, which is the last part of the first path that it had.
+    pub name: String,
+    /// Its root.
+    pub path: PathBuf,
+    /// The branch that it is on. `None` if it is on none, or if that could not be read.
+    pub branch: Option<String>,
 }
 
 /// Whether a worktree's folder is there, and whether calve works on it.
@@ -172,6 +185,23 @@ impl Store {
     /// The errors of every operation, see [`Store`]. Nothing is changed.
     pub fn worktrees_of_lost_store(&self) -> Result<Vec<PathBuf>, Error> {
         self.registry().orphans()
+    }
+
+    /// The worktrees of the project's repository that git or another tool made, by name. The
+    /// folder of one may be gone.
+    ///
+    /// # Errors
+    /// The errors of every operation, see [`Store`]. Nothing is changed.
+    pub fn worktrees_of_git(&self) -> Result<Vec<GitWorktree>, Error> {
+        let others = self.registry().others()?.into_iter();
+        let of_git = |entry: Registration| {
+            Some(GitWorktree {
+                name: entry.id().to_string_lossy().into_owned(),
+                branch: branch_at(&entry.folder),
+                path: entry.git_file?.parent()?.to_owned(),
+            })
+        };
+        Ok(others.filter_map(of_git).collect())
     }
 
     /// The worktree with the name `name`.

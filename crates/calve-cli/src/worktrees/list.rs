@@ -1,6 +1,6 @@
 //! `calve list`.
 
-use calve::{ErrorKind, GitStatus, Store, TreeUsage, Worktree, WorktreeState};
+use calve::{ErrorKind, GitStatus, GitWorktree, Store, TreeUsage, Worktree, WorktreeState};
 use clap::builder::styling::Style;
 use serde::Serialize;
 
@@ -67,13 +67,15 @@ pub(crate) fn run(args: &ListArgs, session: Session<'_>) -> Result<Exit, Failure
     if args.disk && measure(&store, &mut rows, session)? {
         exit = Exit::Findings;
     }
+    let others = store.worktrees_of_git().map_err(|error| store_failure(&error))?;
     if output.json {
         let worktrees = rows.iter().map(ListedDocument::new).collect();
-        output.document(&ListDocument { worktrees })?;
+        let git_worktrees = others.iter().map(OtherDocument::new).collect();
+        output.document(&ListDocument { worktrees, git_worktrees })?;
         return Ok(exit);
     }
-    let table = table(&rows, args, output);
-    if rows.is_empty() {
+    let table = table(&rows, &others, args, output);
+    if rows.is_empty() && others.is_empty() {
         output.summary("no worktrees: 'calve start NAME' makes one");
     }
     output.table(&table)?;
@@ -108,11 +110,11 @@ fn rows(store: &Store, status: bool, session: Session<'_>) -> Result<(Vec<Listed
     Ok((rows, exit))
 }
 
-fn table(rows: &[Listed], args: &ListArgs, output: Output) -> Table {
+fn table(rows: &[Listed], others: &[GitWorktree], args: &ListArgs, output: Output) -> Table {
     let mut columns = vec![Column::Name, Column::Left, Column::Left, Column::Left];
     columns.extend(args.status.then_some(Column::Left));
     columns.extend(args.disk.then_some(Column::Left));
-    let has_git = rows.iter().any(|row| row.git.is_some());
+    let has_git = !others.is_empty() || rows.iter().any(|row| row.git.is_some());
     columns.extend(has_git.then_some([Column::Left; 2]).into_iter().flatten());
     columns.push(Column::Path);
     let mut table = Table::new(columns);
@@ -147,7 +149,24 @@ fn table(rows: &[Listed], args: &ListArgs, output: Output) -> Table {
         cells.push(output.path(row.worktree.path()).into());
         table.row(cells);
     }
+    for other in others {
+        let mut cells = vec![harmless(&other.name).into_owned().into(), "-".into(), "-".into()];
+        cells.push(match other_state(other) {
+            "git" => "git".into(),
+            missing => Cell::from(missing).styled(BAD),
+        });
+        cells.extend(args.status.then(|| "-".into()));
+        cells.extend(args.disk.then(|| "-".into()));
+        let branch = other.branch.as_deref().map_or("-".into(), harmless).into_owned();
+        cells.extend([branch.into(), "-".into(), output.path(&other.path).into()]);
+        table.row(cells);
+    }
     table
+}
+
+/// The state of a worktree of git that calve did not make.
+fn other_state(other: &GitWorktree) -> &'static str {
+    if other.path.is_dir() { "git" } else { "missing" }
 }
 
 /// The rows of worktrees that are there, and those worktrees.
@@ -237,6 +256,24 @@ fn state_name(state: Option<WorktreeState>) -> &'static str {
 #[derive(Serialize)]
 struct ListDocument {
     worktrees: Vec<ListedDocument>,
+    git_worktrees: Vec<OtherDocument>,
+}
+
+/// A worktree of git that calve did not make.
+#[derive(Serialize)]
+struct OtherDocument {
+    name: String,
+    #[serde(flatten)]
+    path: PathFields,
+    state: &'static str,
+    branch: Option<String>,
+}
+
+impl OtherDocument {
+    fn new(other: &GitWorktree) -> Self {
+        let (name, branch) = (other.name.clone(), other.branch.clone());
+        Self { name, path: PathFields::new(&other.path), state: other_state(other), branch }
+    }
 }
 
 #[derive(Serialize)]

@@ -132,6 +132,30 @@ fn a_working_tree_that_calve_did_not_make_is_not_taken_for_the_project() {
     let line = format!("this starts from the project {}", app.display());
     assert!(run.code == Some(0) && run.stderr.contains(&line), "{run:?}");
     assert_eq!(sh(&root, "ls app.worktrees/w").unwrap(), "d\nf\nout\n");
+    // They are in the one list, and by their names.
+    let list = in_git(&app, "list").stdout;
+    let row = |path: &Path| {
+        list.lines().any(|it| it.ends_with(path.to_str().unwrap()) && it.contains("  git  "))
+    };
+    assert!(
+        row(&root.join("other")) && row(&app.join("in")) && list.lines().count() == 3,
+        "{list}"
+    );
+    let json = in_git(&app, "list --json --status").json();
+    let other = &json["git_worktrees"].as_array().unwrap()[1];
+    assert_eq!((&other["name"], &other["state"]), (&"other".into(), &"git".into()), "{json}");
+    assert_eq!(
+        (&other["branch"], json["worktrees"].as_array().unwrap().len()),
+        (&"other".into(), 1)
+    );
+    assert_eq!(in_git(&app, "path other").stdout.trim_end(), root.join("other").to_str().unwrap());
+    for words in ["status other", "drop other", "du other", "restore s other", "diff other"] {
+        let run = in_git(&app, words);
+        let way_out = format!("'git worktree remove {}'", root.join("other").display());
+        assert!(run.code == Some(1) && run.stderr.contains(&way_out), "{words}: {run:?}");
+    }
+    sh(&app, "rm -r in");
+    assert!(in_git(&app, "list").stdout.contains("missing"));
     // A `.git` file that somebody brought along.
     sh(&root, "mkdir evil; cp other/.git evil/.git");
     let run = in_git(&root.join("evil"), "list");

@@ -76,6 +76,7 @@ use crate::tree::{CloneOptions, clone_tree};
 
 mod dropped;
 mod identity;
+mod others;
 mod pruned;
 mod torn;
 
