@@ -27,6 +27,8 @@ mod snapshots;
 #[cfg(unix)]
 mod store;
 #[cfg(unix)]
+mod tidy;
+#[cfg(unix)]
 mod units;
 #[cfg(target_os = "linux")]
 mod volume;
@@ -50,6 +52,10 @@ pub(crate) use shells::{CdArgs, EnvArgs, EnvFormat, PathArgs};
 pub(crate) use snapshots::{InitArgs, LogArgs, NameArgs, Naming, ShowArgs, SnapshotArgs};
 #[cfg(unix)]
 pub(crate) use store::{GcArgs, StoreVerb};
+#[cfg(unix)]
+pub(crate) use tidy::TidyArgs;
+#[cfg(unix)]
+pub(crate) use units::{parse_size, parse_time};
 #[cfg(target_os = "linux")]
 pub(crate) use volume::{CreateArgs, GrowArgs, RemoveArgs, VolumeVerb};
 #[cfg(unix)]
@@ -213,6 +219,16 @@ pub(crate) enum Verb {
     #[cfg(unix)]
     #[command(after_help = worktrees::RESHARE_EXAMPLES)]
     Reshare(ReshareArgs),
+
+    /// Keep the worktrees' disk space within bounds
+    ///
+    /// In this order: equal content shares its blocks; the store is collected and packed; worktrees
+    /// that are merged, clean and idle are dropped; idle worktrees lose what a build gives back. It
+    /// never touches work, nor a worktree in which a process works. With --max-size, it ends as
+    /// soon as the bound holds, and exits with 3 if it never does.
+    #[cfg(unix)]
+    #[command(after_help = tidy::TIDY_EXAMPLES)]
+    Tidy(TidyArgs),
 
     /// Print the path of a worktree
     #[cfg(unix)]

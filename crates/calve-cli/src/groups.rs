@@ -33,7 +33,7 @@ const GROUPS: [Group; 6] = [
         main: &["snapshot", "restore", "undo", "log"],
         more: &["show", "name"],
     },
-    Group { title: "Disk", main: &["du", "reshare"], more: &["store"] },
+    Group { title: "Disk", main: &["du", "tidy"], more: &["reshare", "store"] },
     Group { title: "Other machines", main: &["push", "pull"], more: &["remote", "checkout"] },
     Group { title: "Without a store", main: &["clone", "fill"], more: &["hook"] },
     Group { title: "Setup", main: &["doctor"], more: &["init", "volume", "shell-init", "man"] },

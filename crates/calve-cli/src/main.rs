@@ -131,6 +131,8 @@ fn run(cli: Cli) -> Result<Exit, clap::Error> {
         #[cfg(unix)]
         Verb::Reshare(args) => worktrees::reshare::run(args, session),
         #[cfg(unix)]
+        Verb::Tidy(args) => worktrees::tidy::run(args, session),
+        #[cfg(unix)]
         Verb::Status(args) => worktrees::status::run(args, session),
         #[cfg(unix)]
         Verb::Diff(args) => changes::diff(args, session),

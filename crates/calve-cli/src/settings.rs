@@ -21,8 +21,13 @@ pub(crate) const AFTER_START: &str = "calve.afterStart";
 pub(crate) const PORT_BASE: &str = "calve.portBase";
 pub(crate) const PORT_STEP: &str = "calve.portStep";
 
+/// The bounds of `calve tidy`.
+pub(crate) const TIDY_MAX_SIZE: &str = "calve.tidy.maxSize";
+pub(crate) const TIDY_MAX_AGE: &str = "calve.tidy.maxAge";
+pub(crate) const TIDY_IDLE: &str = "calve.tidy.idle";
+
 /// All settings. Each has its row in docs/worktrees.md.
-const KNOWN: &[&str] = &[AFTER_START, PORT_BASE, PORT_STEP];
+const KNOWN: &[&str] = &[AFTER_START, PORT_BASE, PORT_STEP, TIDY_MAX_SIZE, TIDY_MAX_AGE, TIDY_IDLE];
 
 /// The settings that hold for a project, in the order in which git reads them: the system's, the
 /// user's, the repository's.

@@ -19,6 +19,7 @@ pub(crate) mod reshare;
 pub(crate) mod restore;
 pub(crate) mod start;
 pub(crate) mod status;
+pub(crate) mod tidy;
 
 pub(crate) fn path(args: &PathArgs, session: Session<'_>) -> Result<Exit, Failure> {
     let failed = |error: calve::Error| store_failure(&error);

@@ -44,6 +44,7 @@ mod remove;
 mod repository;
 mod reshare;
 mod scope;
+mod shed;
 mod start;
 mod submodules;
 pub(crate) mod switch;
@@ -61,6 +62,7 @@ pub use remove::{
 };
 pub use reshare::{NotReshared, ReshareOptions, ReshareReport, reshare_folders};
 pub use scope::ChangeScope;
+pub use shed::{ShedFolder, ShedKind, ShedReport};
 #[cfg(feature = "remote")]
 pub use start::{CheckoutOptions, CheckoutReport};
 pub use start::{

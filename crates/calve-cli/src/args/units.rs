@@ -14,7 +14,7 @@ fn parts(value: &str) -> Option<(&str, &str)> {
 }
 
 /// `90s`, `10m`, `2h`, `30d`. A number without a unit could mean any of them, unless it is 0.
-pub(super) fn parse_time(value: &str) -> Result<Duration, String> {
+pub(crate) fn parse_time(value: &str) -> Result<Duration, String> {
     let wrong = || "not a time such as 90s, 10m, 2h or 30d".to_owned();
     let (digits, unit) = parts(value).ok_or_else(wrong)?;
     let number = digits.parse::<u64>().ok();
@@ -34,7 +34,7 @@ pub(super) fn parse_time(value: &str) -> Result<Duration, String> {
 
 /// `500k`, `10M`, `20G`, `1T` and `20GiB` are powers of 1024, as for truncate(1) and curl(1);
 /// `10MB` is a power of 1000, as in what calve prints. A size that is too large is [`u64::MAX`].
-pub(super) fn parse_size(value: &str) -> Result<u64, String> {
+pub(crate) fn parse_size(value: &str) -> Result<u64, String> {
     let wrong = || "not a size such as 500k, 10M or 1G".to_owned();
     let (digits, unit) = parts(value).ok_or_else(wrong)?;
     let number = digits.parse::<u64>().unwrap_or(u64::MAX);

@@ -47,6 +47,8 @@ mod streams;
 #[cfg(unix)]
 mod terminal;
 #[cfg(target_os = "linux")]
+mod tidy;
+#[cfg(target_os = "linux")]
 mod untouched;
 #[cfg(unix)]
 mod upkeep;

@@ -126,6 +126,7 @@ operations! {
     Seal = "seal",
     SetAside = "set aside",
     SetMetadata = "set metadata of",
+    Shed = "shed build output of",
     Stage = "stage",
     StageIn = "stage in",
     StartManyWorktrees = "start so many worktrees of",

@@ -385,7 +385,7 @@ fn to_carry(
     let ours = |failure| asked(&from.root, failure);
     let mut found = git::NotTracked::default();
     if options.include_from.is_none() || options.untracked {
-        found = git::not_tracked_in(from).map_err(ours)?;
+        found = git::not_tracked_in(&from.tree()).map_err(ours)?;
     }
     if let Some(file) = &options.include_from {
         let file = from.root.join(file);

@@ -44,7 +44,7 @@ mod away;
 mod checked;
 mod filter;
 pub(super) mod look;
-mod processes;
+pub(super) mod processes;
 
 pub use checked::CheckedWorktree;
 pub use filter::{ChosenWorktree, DropFilter, FilteredWorktrees, StayReason, StayingWorktree};

@@ -18,6 +18,7 @@ mod metadata;
 mod model;
 mod naming;
 mod paths;
+mod shed;
 #[path = "../common/stores.rs"]
 mod stores;
 mod story;

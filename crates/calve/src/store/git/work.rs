@@ -295,8 +295,8 @@ pub(super) fn parse_heads(output: &[u8]) -> HashMap<PathBuf, Head> {
 ///
 /// # Errors
 /// git does not work with this tree.
-pub(crate) fn not_tracked_in(repository: &Repository) -> Result<NotTracked, Failure> {
-    let output = repository
+pub(crate) fn not_tracked_in(tree: &Tree) -> Result<NotTracked, Failure> {
+    let output = tree
         .git()
         .args(["status", "--porcelain", "-z", "--no-renames", "--ignore-submodules=all"])
         .args(["--untracked-files=all", "--ignored=matching"])

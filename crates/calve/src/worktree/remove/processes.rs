@@ -44,7 +44,7 @@ const ANCESTORS_MOST: usize = 1000;
 
 /// What is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Depth {
+pub(in crate::worktree) enum Depth {
     /// All, and only processes that stay.
     Thorough,
     /// Folders, programs and open files.
@@ -52,7 +52,7 @@ pub(super) enum Depth {
 }
 
 /// The processes that work in the tree at `root`.
-pub(super) fn living_in(root: &Path, depth: Depth) -> Vec<LivingProcess> {
+pub(in crate::worktree) fn living_in(root: &Path, depth: Depth) -> Vec<LivingProcess> {
     let found = found_in(root, depth);
     if found.is_empty() || depth == Depth::Quick {
         return found;
@@ -64,13 +64,13 @@ pub(super) fn living_in(root: &Path, depth: Depth) -> Vec<LivingProcess> {
 
 /// Fails if nobody can say which processes work in a tree.
 #[cfg(target_os = "linux")]
-pub(super) fn can_be_found() -> std::io::Result<()> {
+pub(in crate::worktree) fn can_be_found() -> std::io::Result<()> {
     identity_of(Path::new("/proc/self/cwd")).map(drop)
 }
 
 /// Only Linux has `/proc`.
 #[cfg(not(target_os = "linux"))]
-pub(super) fn can_be_found() -> std::io::Result<()> {
+pub(in crate::worktree) fn can_be_found() -> std::io::Result<()> {
     Ok(())
 }
 
