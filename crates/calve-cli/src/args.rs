@@ -60,7 +60,7 @@ pub(crate) use units::{parse_size, parse_time};
 pub(crate) use volume::{CreateArgs, GrowArgs, RemoveArgs, VolumeVerb};
 #[cfg(unix)]
 pub(crate) use worktrees::{
-    DropArgs, DuArgs, FillArgs, ListArgs, ReshareArgs, StartArgs, StatusArgs,
+    DropArgs, DuArgs, FillArgs, ListArgs, PROJECT, ReshareArgs, StartArgs, StatusArgs,
 };
 
 const ABOUT: &str = "Gives each coding agent its own copy of a project, for almost no disk";

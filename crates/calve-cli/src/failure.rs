@@ -161,7 +161,10 @@ impl Failure {
     /// Adds what the user may have meant.
     #[cfg(unix)]
     pub(crate) fn meant(self, words: &[String]) -> Self {
-        let question = crate::similar::question(words).unwrap_or_default();
+        let question = match self.cause.contains(crate::similar::QUESTION) {
+            true => String::new(),
+            false => crate::similar::question(words).unwrap_or_default(),
+        };
         Self { cause: format!("{}{question}", self.cause).into(), ..self }
     }
 

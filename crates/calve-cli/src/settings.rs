@@ -8,9 +8,13 @@
 //! only looks like a bare repository, which a tree may contain.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use calve::ErrorKind;
+
+use crate::failure::Failure;
+use crate::failure::stored::own;
 use crate::similar;
 use crate::text::harmless;
 
@@ -26,8 +30,25 @@ pub(crate) const TIDY_MAX_SIZE: &str = "calve.tidy.maxSize";
 pub(crate) const TIDY_MAX_AGE: &str = "calve.tidy.maxAge";
 pub(crate) const TIDY_IDLE: &str = "calve.tidy.idle";
 
-/// All settings. Each has its row in docs/worktrees.md.
-const KNOWN: &[&str] = &[AFTER_START, PORT_BASE, PORT_STEP, TIDY_MAX_SIZE, TIDY_MAX_AGE, TIDY_IDLE];
+/// The commit at which `start` makes new branches.
+pub(crate) const BASE: &str = "calve.base";
+/// What new worktrees get of the repository.
+pub(crate) const GIT: &str = "calve.git";
+/// The folder into which `start` puts worktrees.
+pub(crate) const WORKTREES: &str = "calve.worktrees";
+
+/// All settings. Each has its row in docs/worktrees.md: a test looks.
+const KNOWN: &[&str] = &[
+    AFTER_START,
+    BASE,
+    GIT,
+    PORT_BASE,
+    PORT_STEP,
+    TIDY_IDLE,
+    TIDY_MAX_AGE,
+    TIDY_MAX_SIZE,
+    WORKTREES,
+];
 
 /// The settings that hold for a project, in the order in which git reads them: the system's, the
 /// user's, the repository's.
@@ -97,6 +118,26 @@ impl Settings {
         parse(value).map(Some).map_err(wrong)
     }
 
+    /// The folder for new worktrees. A relative one starts at the project's root, `~` is the home
+    /// folder, and `{project}` the name of the project's folder.
+    ///
+    /// # Errors
+    /// The value has something else in braces.
+    pub(crate) fn worktrees(&self, project: &Path) -> Result<Option<PathBuf>, Failure> {
+        let Some(value) = self.get(WORKTREES) else { return Ok(None) };
+        let name = project.file_name().unwrap_or_default().to_string_lossy();
+        let place = value.trim().replace("{project}", &name);
+        if place.contains(['{', '}']) && !name.contains(['{', '}']) {
+            return Err(wrong(WORKTREES, value, "knows {project} only"));
+        }
+        let home = std::env::var_os("HOME").filter(|home| !home.is_empty());
+        let place = match (place.strip_prefix("~/"), home) {
+            (Some(below), Some(home)) => Path::new(&home).join(below),
+            _ => project.join(place),
+        };
+        Ok(Some(place))
+    }
+
     /// What is wrong with the settings: a line for each key that calve does not have.
     pub(crate) fn remarks(&self) -> Vec<String> {
         let short = |key: &'static str| key.trim_start_matches("calve.");
@@ -114,6 +155,18 @@ impl Settings {
         };
         keys.into_iter().map(remark).collect()
     }
+}
+
+/// The error for a value that a setting cannot have.
+pub(crate) fn wrong(key: &str, value: &str, why: &str) -> Failure {
+    let value = harmless(value);
+    own(
+        "use git's setting",
+        Path::new(key),
+        ErrorKind::InvalidPattern,
+        &format!("it {why}, and is '{value}'"),
+        format!("'git config --show-origin --get-all {key}' shows where it is set"),
+    )
 }
 
 /// A git that no variable of the environment leads to another repository than that of its folder.
@@ -139,6 +192,31 @@ mod tests {
             ("calve.x.afterstart\nmake\0", None),
         ] {
             assert_eq!(Settings::read(text).get(AFTER_START), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_place_of_worktrees_starts_at_the_project() {
+        let project = Path::new("/p/app");
+        for (value, expected) in [
+            (".claude/worktrees", Some("/p/app/.claude/worktrees")),
+            ("../{project}.trees", Some("/p/app/../app.trees")),
+            ("/srv/{project}", Some("/srv/app")),
+            (" ", None),
+        ] {
+            let settings = Settings::read(&format!("calve.worktrees\n{value}\0"));
+            let place = settings.worktrees(project).unwrap();
+            assert_eq!(place.as_deref(), expected.map(Path::new), "{value}");
+        }
+        assert!(Settings::read("calve.worktrees\n/{name}\0").worktrees(project).is_err());
+    }
+
+    #[test]
+    fn each_setting_has_its_row_in_the_guide() {
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/worktrees.md");
+        let page = std::fs::read_to_string(page).unwrap();
+        for key in KNOWN {
+            assert!(page.contains(&format!("| `{key}` | ")), "{key}");
         }
     }
 

@@ -2,6 +2,9 @@
 
 use calve::Store;
 
+/// How [`question`] begins.
+pub(crate) const QUESTION: &str = "; did you mean ";
+
 /// The words of `known` that are nearest to `word`: those that begin with it, if they are few, else
 /// those that differ in as few letters as a slip of the fingers makes.
 pub(crate) fn to<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Vec<&'k str> {
@@ -33,7 +36,7 @@ pub(crate) fn question(words: &[String]) -> Option<String> {
     let (last, before) = words.split_last()?;
     let before: Vec<String> = before.iter().map(quoted).collect();
     let or = if before.is_empty() { "" } else { " or " };
-    Some(format!("; did you mean {}{or}{}?", before.join(", "), quoted(last)))
+    Some(format!("{QUESTION}{}{or}{}?", before.join(", "), quoted(last)))
 }
 
 /// The names of worktrees that are like this one. None if the store cannot be asked: the error that

@@ -26,6 +26,9 @@ pub(crate) const START_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
       Also runs a command in the new worktree, and prints its exit status.
   calve start -n 8 --prefix agent
       Eight worktrees, agent-1 … agent-8.
+  cd ../app.worktrees/fix-1 && calve start fix-1b
+      A fork of fix-1, with its uncommitted work. --from project starts from the
+      project there, and --from fix-1 forks fix-1 from anywhere.
   calve start --from ready --at /mnt/xfs/jobs job-7
       /mnt/xfs/jobs/job-7, from the snapshot with the name ready.
   calve start --base origin/main review
@@ -35,7 +38,8 @@ pub(crate) const START_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
       Standard output has only the paths, one per line.
 
   git config calve.afterStart 'direnv allow'
-      From now on, start runs this command in each new worktree.
+      From now on, start runs this command in each new worktree. Others:
+      calve.worktrees, calve.base, calve.git (docs/worktrees.md).
 
 New worktrees go into ../PROJECT.worktrees. If that would be another filesystem,
 or you may not write there, they go into .calve/worktrees. Exits with 3 if
@@ -127,11 +131,14 @@ files that git ignores are deleted with it. Its branch stays. Commits that no
 branch or tag of the project has become refs/calve/dropped/NAME there, with
 --force.";
 
+/// The word for the project itself, for `--from`.
+pub(crate) const PROJECT: &str = "project";
+
 /// The default of `--prefix`.
 const PREFIX: &str = "worktree";
 
 /// The arguments of `calve start`.
-#[derive(Debug, Default, Args)]
+#[derive(Debug, Default, Clone, Args)]
 pub(crate) struct StartArgs {
     /// New names, or a branch to work on, or pr/N; the folder of feat/x is feat-x
     #[arg(value_name = "NAME", required_unless_present = "count", conflicts_with = "count",
@@ -148,9 +155,10 @@ pub(crate) struct StartArgs {
         value_parser = NonEmptyStringValueParser::new())]
     prefix: String,
 
-    /// Start from this snapshot (a name, an id, or at least 4 digits of one), not from the project;
-    /// REMOTE/NAME is pulled first
-    #[arg(long, value_name = "SNAPSHOT", value_parser = NonEmptyStringValueParser::new(),
+    /// Start from a snapshot (a name or an id; REMOTE/NAME is pulled first), or from a worktree as it
+    /// is now (a name or a path), or from the 'project' [default: the worktree that contains the
+    /// current folder, else the project]
+    #[arg(long, value_name = "FROM", value_parser = NonEmptyStringValueParser::new(),
         add = ArgValueCompleter::new(candidates::snapshots))]
     pub(crate) from: Option<String>,
 
@@ -180,6 +188,10 @@ pub(crate) struct StartArgs {
         value_parser = NonEmptyStringValueParser::new())]
     pub(crate) base: Option<String>,
 
+    /// The commit of git's setting calve.base. An existing branch is worked on all the same.
+    #[arg(skip)]
+    pub(crate) default_base: Option<String>,
+
     /// Run CMD with sh in each new worktree, and print its exit status
     #[arg(short = 'x', long, value_name = "CMD", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) execute: Option<String>,
@@ -195,7 +207,7 @@ pub(crate) struct StartArgs {
 }
 
 /// What worktrees get of the project's git repository.
-#[derive(Debug, Default, Args)]
+#[derive(Debug, Default, Clone, Args)]
 pub(crate) struct GitArgs {
     /// What each worktree gets of the project's git repository [default: linked, or copy if that
     /// cannot be]
@@ -214,6 +226,19 @@ enum GitWord {
 }
 
 impl GitArgs {
+    /// Takes the word of a setting, if none was given. `false`: there is no such word.
+    #[must_use]
+    pub(crate) fn or(&mut self, word: &str) -> bool {
+        let meant = GitWord::from_str(word.trim(), true).ok();
+        self.mode = self.mode.or(meant);
+        meant.is_some()
+    }
+
+    /// Whether worktrees can be linked worktrees of git.
+    pub(crate) fn may_link(&self) -> bool {
+        !matches!(self.mode, Some(GitWord::Copy | GitWord::None))
+    }
+
     /// These options for the library.
     pub(crate) fn mode(&self) -> calve::GitMode {
         match self.mode {
@@ -235,9 +260,9 @@ impl StartArgs {
     /// Whether flags say what the worktrees start from, or on which branches, so that the names
     /// are no more than names.
     pub(crate) fn says_what_to_start(&self) -> bool {
-        let has_no_branch = matches!(self.git.mode, Some(GitWord::Copy | GitWord::None));
-        let says_branch = self.branch.is_some() || self.detach || has_no_branch;
-        says_branch || self.base.is_some() || self.from.is_some() || self.count.is_some()
+        let says_branch = self.branch.is_some() || self.detach || !self.git.may_link();
+        let says_from = self.from.as_deref().is_some_and(|from| from != PROJECT);
+        says_branch || self.base.is_some() || says_from || self.count.is_some()
     }
 
     /// The HEAD of linked worktrees.
@@ -251,7 +276,7 @@ impl StartArgs {
 
     /// The names. With `-n`, calve numbers them.
     pub(crate) fn names(&self) -> Result<Vec<String>, Misuse> {
-        if self.base.is_some() && matches!(self.git.mode, Some(GitWord::Copy | GitWord::None)) {
+        if self.base.is_some() && !self.git.may_link() {
             return Err(Misuse::new(
                 "start",
                 "--base is for linked worktrees; --git copy has the project's commit, --git none has none",

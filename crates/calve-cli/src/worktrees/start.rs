@@ -1,5 +1,6 @@
 //! `calve start`.
 
+use std::path::Path;
 use std::time::Duration;
 
 use calve::{CopyCost, DestinationReport, StartReport};
@@ -13,7 +14,7 @@ use crate::failure::stored::store_failure;
 use crate::places;
 use crate::refill::{name_behind, refill_behind};
 use crate::session::Session;
-use crate::settings::{AFTER_START, Settings};
+use crate::settings::{AFTER_START, BASE, GIT, Settings, wrong};
 use crate::snapshots::{taken, tell_skipped};
 use crate::text::{counted, harmless};
 
@@ -28,7 +29,7 @@ mod words;
 use document::StartDocument;
 use failure::start_failure;
 use tell::{tell_git, tell_paths, tell_trees};
-use wanted::{Basis, Wanted};
+use wanted::{Basis, Source, Wanted};
 use words::Asked;
 
 pub(crate) fn run(
@@ -40,8 +41,22 @@ pub(crate) fn run(
     let project = &store.project().map_err(|error| store_failure(&error))?;
     #[cfg(target_os = "linux")]
     crate::volume::store::must_have_room(store.path(), session.output)?;
-    let asked = &Asked::of(args, words, store, project)?;
-    let wanted = Wanted { args, asked, store, project, session };
+    let settings = Settings::of(project);
+    let args = &with_settings(args, settings.as_ref().ok(), project)?;
+    let place = match (&args.at, &settings) {
+        (Some(at), _) => Some(session.common.resolve(at)),
+        (None, Ok(settings)) => settings.worktrees(project)?,
+        (None, Err(_)) => None,
+    };
+    let source = &match args.base {
+        Some(_) => Source::Project,
+        None => Source::of(args.from.as_deref(), store, session)?,
+    };
+    let is_fork = matches!(source, Source::Worktree(_));
+    // Then a branch at the project's commit may be at another one than these worktrees.
+    let is_elsewhere = is_fork || args.default_base.is_some();
+    let asked = &Asked::of(args, words, store, (project, is_elsewhere))?;
+    let wanted = Wanted { args, asked, source, place, store, project, session };
     let basis = wanted.basis()?;
     let options = wanted.options(&basis);
     let price = match args.reflink {
@@ -51,7 +66,31 @@ pub(crate) fn run(
     let report = session
         .work(wanted.total(&basis), |common| store.start(&asked.names, &options, common))
         .map_err(|error| start_failure(&error, &wanted))?;
-    Made { wanted, basis, report }.finish(price)
+    Made { wanted, basis, report, settings }.finish(price)
+}
+
+/// The arguments, with the user's settings where the user gave none.
+fn with_settings(
+    args: &StartArgs,
+    settings: Option<&Settings>,
+    project: &Path,
+) -> Result<StartArgs, Failure> {
+    let mut args = args.clone();
+    let get = |key| settings.and_then(|settings| settings.get(key));
+    if let Some(word) = get(GIT)
+        && !args.git.or(word)
+    {
+        return Err(wrong(GIT, word, "knows linked, copy and none"));
+    }
+    // A branch or a snapshot that the user names says where to begin.
+    if let Some(base) = get(BASE)
+        && !args.says_what_to_start()
+        && args.from.is_none()
+        && std::fs::symlink_metadata(project.join(".git")).is_ok()
+    {
+        args.default_base = Some(base.to_owned());
+    }
+    Ok(args)
 }
 
 /// Worktrees that were made. What is left to do is told to the user.
@@ -59,6 +98,7 @@ struct Made<'a> {
     wanted: Wanted<'a>,
     basis: Basis,
     report: StartReport,
+    settings: Result<Settings, String>,
 }
 
 impl Made<'_> {
@@ -104,6 +144,12 @@ impl Made<'_> {
         let Wanted { asked, session, store, project, .. } = self.wanted;
         let (output, report) = (session.output, &self.report);
         let mut exit = Exit::Done;
+        if let Some(worktree) = self.basis.fork() {
+            output.summary(format_args!(
+                "forked {}, with its uncommitted work",
+                harmless(worktree.name())
+            ));
+        }
         if let Some(snapshot) = &report.taken {
             exit = tell_skipped(&snapshot.skipped, session);
             output.summary(taken(snapshot, project, store.path(), output));
@@ -133,11 +179,11 @@ impl Made<'_> {
 
     /// Prints what the user should know about the worktrees beside their files.
     fn tell_rest(&self, trees: &[DestinationReport]) -> Exit {
-        let Wanted { args, session, project, .. } = self.wanted;
-        let (output, report) = (session.output, &self.report);
+        let Wanted { session, project, .. } = &self.wanted;
+        let (session, output, report) = (*session, session.output, &self.report);
         let mut exit = tell_git(&report.worktrees, session).and(self.set_upstream());
         tell_paths(&report.worktrees, project, session);
-        let first = trees.first().filter(|_| args.at.is_none());
+        let first = trees.first().filter(|_| self.wanted.place.is_none());
         if let Some(remark) = first.and_then(|tree| places::inside_project(&tree.path, project)) {
             output.summary(remark);
         }
@@ -184,25 +230,20 @@ impl Made<'_> {
     /// Runs the user's commands in each worktree: that of the setting, and that of `-x`. Returns
     /// their exit codes.
     fn run_commands(&self) -> ([Vec<Option<i32>>; 2], Exit) {
-        let Wanted { args, session, store, project, .. } = self.wanted;
+        let Wanted { args, session, store, .. } = self.wanted;
         let (output, none) = (session.output, [Vec::new(), Vec::new()]);
-        if args.no_after_start && args.execute.is_none() {
-            return (none, Exit::Done);
-        }
         let mut exit = Exit::Done;
         let mut warn = |line: String| {
             output.warning(line);
             exit = Exit::Findings;
         };
-        let settings = Settings::of(project).unwrap_or_else(|why| {
-            let why = harmless(&why);
-            warn(match args.no_after_start {
-                true => format!("git cannot say the settings of calve: {why}"),
-                false => format!(
-                    "no command ran in the new worktrees, because git cannot say whether calve.afterStart is set: {why}"
-                ),
-            });
-            Settings::default()
+        let unset = Settings::default();
+        let settings = self.settings.as_ref().unwrap_or_else(|why| {
+            let why = harmless(why);
+            warn(format!(
+                "git cannot say whether calve.afterStart is set, or another setting, so none holds: {why}"
+            ));
+            &unset
         });
         for remark in settings.remarks() {
             output.warning(remark);
@@ -211,7 +252,7 @@ impl Made<'_> {
         if after.is_none() && args.execute.is_none() {
             return (none, exit);
         }
-        let ports = Ports::of(&settings).map_err(|why| warn(format!("no CALVE_PORT: {why}"))).ok();
+        let ports = Ports::of(settings).map_err(|why| warn(format!("no CALVE_PORT: {why}"))).ok();
         let environment = match Environment::of(store, ports) {
             Ok(environment) => environment,
             Err(error) => {

@@ -12,6 +12,8 @@ mod fill;
 #[cfg(unix)]
 mod filters;
 #[cfg(unix)]
+mod fork;
+#[cfg(unix)]
 mod guide;
 #[cfg(unix)]
 mod hints;

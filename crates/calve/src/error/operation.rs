@@ -59,6 +59,7 @@ operations! {
     FindStoreOfWorktree = "find the store of worktree",
     FindWorktree = "find worktree",
     Flush = "flush",
+    ForkWorktree = "fork worktree",
     Link = "link",
     LinkWorktrees = "link worktrees to",
     ListRemote = "list the remote",

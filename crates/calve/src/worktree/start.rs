@@ -49,7 +49,7 @@ mod plan;
 pub use branches::FoundBranch;
 #[cfg(feature = "remote")]
 pub use checkout::{CheckoutOptions, CheckoutReport};
-use dress::{Dressed, Dressing, Origin};
+use dress::{Dressed, Dressing, Origin, Outfit};
 pub use git::{GitMode, GitOutcome, LinkedWorktree, NoRepository};
 use git::{GitPlan, not_brought, other_settings};
 use later::Cloned;
@@ -68,6 +68,7 @@ pub struct StartOptions {
     git: GitMode,
     branch: StartBranch,
     base: Option<String>,
+    fork: Option<String>,
     paths: PathMode,
     reflink: Reflink,
     later: Option<u64>,
@@ -132,6 +133,19 @@ impl StartOptions {
     #[must_use]
     pub fn base(mut self, commit: impl Into<String>) -> Self {
         self.base = Some(commit.into());
+        self
+    }
+
+    /// Starts from this worktree as it is now, with its uncommitted work, instead of the project.
+    /// calve takes a snapshot of it first, as [`Worktree::capture`] does.
+    ///
+    /// Linked worktrees begin at the commit of its `HEAD`, and their index is a copy of its index,
+    /// so `git status` says the same in both. If the worktree has a copy of the repository, its
+    /// forks have copies of that copy. This, [`StartOptions::from`] and [`StartOptions::base`]
+    /// exclude each other, and the contents are read first.
+    #[must_use]
+    pub fn fork(mut self, worktree: impl Into<String>) -> Self {
+        self.fork = Some(worktree.into());
         self
     }
 
@@ -338,12 +352,19 @@ impl Store {
         {
             return Err(name_taken(&row.name, &row.path));
         }
+        let source = match plan {
+            StartPlan::Fork(name) => Some(self.worktree(name)?.forkable()?),
+            _ => None,
+        };
         // calve asks git several times, one after the other, and reads the store meanwhile.
         let (planned, ahead) = std::thread::scope(|scope| {
             let read = || self.read_ahead(plan);
             let reader = std::thread::Builder::new().spawn_scoped(scope, read).ok();
             let onto = (&options.branch, options.base.as_deref());
-            let planned = GitPlan::for_new(options.git, onto, names, self);
+            let planned = match &source {
+                Some(worktree) => GitPlan::for_fork(options.git, onto.0, names, worktree),
+                None => GitPlan::for_new(options.git, onto, names, self),
+            };
             (planned, reader.and_then(|reader| reader.join().ok()).unwrap_or_default())
         });
         let (mut git, not_linked) = planned?;
@@ -375,7 +396,7 @@ impl Store {
         let claim = self.registry().claim(new_rows(names, &paths, basis.id, &linked))?;
         let slots: Vec<Option<u32>> = claim.rows().iter().map(|row| row.slot).collect();
         let is_copy = matches!(git, GitPlan::Copy(_));
-        let how = (git, options.paths);
+        let how = Outfit { git, paths: options.paths, source: source.as_ref() };
         let (files, trees) = match (basis.cloned, basis.id, &object) {
             (Some((cloned, places)), ..) => {
                 (cloned.files(), self.publish_unnamed(cloned, &places, how, operation, claim)?)
@@ -387,7 +408,8 @@ impl Store {
             _ => return Err(no_worktree(PROJECT)),
         };
         if let Some(path) = paths.first().filter(|_| is_copy) {
-            notes = other_settings(&self.project()?, path);
+            let root = source.as_ref().map_or_else(|| self.project(), |it| Ok(it.path.clone()))?;
+            notes = other_settings(&root, path);
         }
         let worktree = |((name, tree), slot): ((&&str, Started), _)| StartedWorktree {
             not_linked: not_linked.clone(),
@@ -415,6 +437,7 @@ impl Store {
                 let is_read = self.ready().shelf().reads_tree(id);
                 ReadAhead { known: None, tree: is_read.then(|| tree(id)).flatten() }
             }
+            StartPlan::Fork(_) => ReadAhead::default(),
             _ => ReadAhead { known: known(), tree: None },
         }
     }
@@ -446,6 +469,13 @@ impl Store {
                 if let Some(cloned) = self.clone_unnamed(&places, least_bytes, operation)? {
                     return Ok(Basis { cloned: Some((cloned, places)), ..Basis::default() });
                 }
+            }
+            StartPlan::Fork(name) => {
+                let taken = self.worktree(name)?.as_now(operation, |this| {
+                    this.must_be_there()?;
+                    self.record(&this.known()?, &SnapshotOptions::new(), operation)
+                })?;
+                return Ok(Basis { id: Some(taken.id), taken: Some(taken), ..Basis::default() });
             }
             StartPlan::Commit(_) | StartPlan::Project => {}
         }
@@ -530,7 +560,7 @@ impl Store {
     fn make(
         &self,
         mut tree: SnapshotTree<'_>,
-        (git, paths): (GitPlan, PathMode),
+        how: Outfit<'_>,
         operation: &Running,
         claim: Claim<'_>,
     ) -> Result<Vec<Started>, Error> {
@@ -541,7 +571,7 @@ impl Store {
         let places = places(roots, Operation::StartWorktree)?;
         let arrived = self.arrive(&mut tree, claim.rows(), &places, operation)?;
         let origin = Origin::Snapshot(tree.id, tree.object);
-        let dressing = Dressing { store: self, origin, known: tree.known(), git, paths, operation };
+        let dressing = Dressing { store: self, origin, known: tree.known(), how, operation };
         self.dress_and_publish(&dressing, arrived, &places, claim)
     }
 
@@ -554,7 +584,7 @@ impl Store {
         mut claim: Claim<'_>,
     ) -> Result<Vec<Started>, Error> {
         let outcomes = dressing.dress(Some(claim.rows()), &arrived, places)?;
-        let repository = dressing.git.repository();
+        let repository = dressing.how.git.repository();
         dressing.prepare_seals(&arrived, &outcomes);
         durable::flush(self.path(), repository, claim.rows(), &arrived, &outcomes)
             .context(Operation::Flush, || &places[0].path)?;
@@ -577,6 +607,23 @@ impl Store {
 }
 
 impl Worktree {
+    /// The same worktree, if it can be forked.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WorktreeMissing`]; [`ErrorKind::Git`] if it has repositories of submodules: a
+    /// fork would have those of the project, which lack the worktree's commits.
+    fn forkable(self) -> Result<Self, Error> {
+        self.must_be_there()?;
+        let modules = self.store.modules(&self.row, &self.path);
+        if modules.is_some_and(|modules| modules.are_in_use()) {
+            let cause = io::Error::other(
+                "it has repositories of submodules, which calve brings from the project only",
+            );
+            return Err(Error::new(ErrorKind::Git, Operation::ForkWorktree, &self.path, cause));
+        }
+        Ok(self)
+    }
+
     /// Makes the tree of a worktree that was deleted by hand again, from its base snapshot, and
     /// with `git` of the project's repository.
     ///
@@ -611,7 +658,8 @@ impl Worktree {
         let claim = self.store.registry().claim_again(this.row);
         let _guard = self.store.share()?;
         let tree = SnapshotTree::new(&self.store, (id, &object), None);
-        let mut trees = self.store.make(tree, (git, paths), &options.operation(), claim)?;
+        let how = Outfit { git, paths, source: None };
+        let mut trees = self.store.make(tree, how, &options.operation(), claim)?;
         let tree = trees.pop().ok_or_else(|| no_worktree(&name))?;
         Ok(StartedWorktree::new(name, (object.files, object.bytes), tree))
     }
@@ -683,7 +731,9 @@ fn prepare_links(
 ) -> Result<(Vec<Linked>, Vec<String>), Error> {
     let GitPlan::Link(links) = git else { return Ok((Vec::new(), Vec::new())) };
     let notes = match plan {
-        StartPlan::Project | StartPlan::Clone { .. } => not_brought(&links.repository),
+        StartPlan::Project | StartPlan::Clone { .. } | StartPlan::Fork(_) => {
+            not_brought(&links.repository)
+        }
         _ => Vec::new(),
     };
     links.must_be_free(paths)?;

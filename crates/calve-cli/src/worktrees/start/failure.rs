@@ -5,15 +5,18 @@ use std::path::Path;
 
 use calve::{ErrorKind, FoundBranch, Operation, StartBranch};
 
-use super::wanted::Wanted;
+use super::wanted::{Source, Wanted};
 use super::words::branches_like;
 use crate::args::StartArgs;
 use crate::failure::Failure;
-use crate::failure::stored::store_failure;
+use crate::failure::stored::{store_failure, worktree_failure};
 use crate::text::shell_word;
 
 pub(super) fn start_failure(error: &calve::Error, wanted: &Wanted<'_>) -> Failure {
-    let failure = store_failure(error);
+    let failure = match wanted.source {
+        Source::Worktree(worktree) => worktree_failure(error, worktree),
+        _ => store_failure(error),
+    };
     let path = error.path();
     let hint = match (error.kind(), path.parent(), path.file_name()) {
         // The user gave a path instead of a name.
@@ -22,6 +25,11 @@ pub(super) fn start_failure(error: &calve::Error, wanted: &Wanted<'_>) -> Failur
             format!(
                 "'calve start --at {folder} {name}' puts a worktree named {name} into that folder"
             )
+        }
+        (ErrorKind::Git, ..) if error.operation() == Operation::ForkWorktree => {
+            let names = wanted.asked.names.iter().map(|it| shell_word(Path::new(it)));
+            let names: Vec<String> = names.collect();
+            format!("'calve start --from project {}' starts from the project", names.join(" "))
         }
         (ErrorKind::CommitNotFound, ..) => {
             let word = path.to_string_lossy();

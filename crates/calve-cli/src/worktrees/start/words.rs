@@ -34,7 +34,7 @@ impl Asked {
         args: &StartArgs,
         words: &[String],
         store: &Store,
-        project: &Path,
+        (project, is_elsewhere): (&Path, bool),
     ) -> Result<Self, Failure> {
         let names = words.iter().map(|word| folder_of(word)).collect();
         let mut asked =
@@ -43,7 +43,9 @@ impl Asked {
             return Ok(asked);
         }
         for word in words {
-            let Some((base, upstream)) = commit_of(word, store, project)? else { continue };
+            let Some((base, upstream)) = commit_of(word, store, (project, is_elsewhere))? else {
+                continue;
+            };
             if words.len() > 1 {
                 return Err(own(
                     "start",
@@ -54,6 +56,9 @@ impl Asked {
                 ));
             }
             (asked.base, asked.upstream) = (Some(base), upstream);
+        }
+        if asked.base.is_none() {
+            asked.base.clone_from(&args.default_base);
         }
         Ok(asked)
     }
@@ -85,10 +90,12 @@ fn folder_of(word: &str) -> String {
 fn commit_of(
     word: &str,
     store: &Store,
-    project: &Path,
+    (project, is_elsewhere): (&Path, bool),
 ) -> Result<Option<(String, Option<String>)>, Failure> {
     let failed = |error: calve::Error| store_failure(&error);
     match store.find_branch(word).map_err(failed)? {
+        // The worktrees begin at another commit than the project's.
+        FoundBranch::AtHead if is_elsewhere => Ok(Some((format!("refs/heads/{word}"), None))),
         FoundBranch::Here => Ok(Some((format!("refs/heads/{word}"), None))),
         FoundBranch::Remotes(remotes) => match remotes.as_slice() {
             [remote] => {

@@ -300,8 +300,13 @@ fn for_tree(
     let mut bytes = with_front(&of_project).ok()?;
     let made = &mut bytes[FRONT_BYTES..];
     let sum = Sum::of(made).filter(|_| !has_monitor(made))?;
-    let snapshots =
-        Snapshots::of(store, (target.id, target.object), &[target.manifest().ok()?]).ok()??;
+    let snapshots = Snapshots::of(
+        crate::store::PROJECT,
+        store,
+        (target.id, target.object),
+        &[target.manifest().ok()?],
+    )
+    .ok()??;
     let known = Known::with(&snapshots, index);
     let (source, before_walk) = known.source();
     let trees = Trees {

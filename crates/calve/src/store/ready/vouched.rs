@@ -13,7 +13,7 @@
 use std::borrow::Cow;
 
 use super::super::Store;
-use super::super::catalog::{PROJECT, WorktreeRow};
+use super::super::catalog::WorktreeRow;
 use super::super::id::SnapshotId;
 use super::super::index::{Boot, Index, Stat};
 use super::super::manifest::Manifest;
@@ -34,13 +34,15 @@ pub(crate) struct Snapshots {
 
 impl Snapshots {
     /// `None` if the store knows nothing about the project's files. `like` are manifests in memory
-    /// that may have much in common with these two.
+    /// that may have much in common with these two. For a fork of a worktree, `source` names it in
+    /// the place of the project.
     pub(crate) fn of(
+        source: &str,
         store: &Store,
         (id, object): (SnapshotId, &SnapshotObject),
         like: &[&Manifest],
     ) -> Result<Option<Self>, Error> {
-        let Some(row) = store.catalog().worktree(PROJECT)? else { return Ok(None) };
+        let Some(row) = store.catalog().worktree(source)? else { return Ok(None) };
         let Some(project_id) = row.snapshot else { return Ok(None) };
         // Damage of the project's base snapshot does not affect the worktrees.
         let project = store

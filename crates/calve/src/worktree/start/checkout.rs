@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{self, Gid, Uid};
 
 use super::super::open_dir;
-use super::dress::{Dressing, Origin};
+use super::dress::{Dressing, Origin, Outfit};
 use super::git::GitPlan;
 use super::{NoRepository, PathMode};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
@@ -180,8 +180,11 @@ impl Remote {
                 store,
                 origin: Origin::Snapshot(id, &object),
                 known: None,
-                git: GitPlan::None(NoRepository::NotThere),
-                paths: PathMode::Own,
+                how: Outfit {
+                    git: GitPlan::None(NoRepository::NotThere),
+                    paths: PathMode::Own,
+                    source: None,
+                },
                 operation,
             };
             // The index does not vouch for a file that this replaces, so it counts as changed.

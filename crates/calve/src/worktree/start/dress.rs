@@ -39,11 +39,12 @@ use crate::store::ready::seal::{self, WorktreeSeal};
 use crate::store::ready::vouched::{Clones, Known, Snapshots};
 use crate::store::ready::{Arrived, ArrivedGitIndex, TreePlace};
 use crate::store::scan::stat_of;
-use crate::store::{Store, path_from};
+use crate::store::{PROJECT, Store, path_from};
 use crate::tree::git_index::{self, Nobody, Source, Trees, Vouches};
 use crate::tree::pool::{cancelled, lock};
 use crate::tree::running::Running;
 use crate::tree::staging::{Stage, sync_filesystem};
+use crate::worktree::Worktree;
 use crate::worktree::relocate::{Relocate, Whose, all_kept};
 use crate::worktree::repository;
 use crate::worktree::submodules::{Connected, Submodules, outer_first};
@@ -85,9 +86,16 @@ pub(super) struct Dressing<'a> {
     pub(super) origin: Origin<'a>,
     /// The snapshot's tree, if it is in memory. So it is not read again.
     pub(super) known: Option<&'a Manifest>,
+    pub(super) how: Outfit<'a>,
+    pub(super) operation: &'a Running,
+}
+
+/// What trees get beside their files.
+pub(super) struct Outfit<'a> {
     pub(super) git: GitPlan,
     pub(super) paths: PathMode,
-    pub(super) operation: &'a Running,
+    /// The worktree that they are forks of. `None`: they come from the project.
+    pub(super) source: Option<&'a Worktree>,
 }
 
 /// A worktree that is started alone is sealed if git's index has as many entries as this. The seal
@@ -166,7 +174,7 @@ impl Dressing<'_> {
             Origin::Snapshot(id, object) => self.store.found(id, object)?,
             Origin::Project { found, .. } => found.clone(),
         };
-        found.keep_tracked(&self.store.project()?);
+        found.keep_tracked(&self.source_root()?);
         if let (Some(Arrived { stage, .. }), Some(place)) = (trees.first(), places.first()) {
             let tree = Tree { path: &stage.path(), root: stage.dir() };
             keep_living(&mut found.mentions, tree).context(Operation::Read, || &place.path)?;
@@ -177,7 +185,7 @@ impl Dressing<'_> {
             mentions.push(done.0);
             roots.push(done.1);
         }
-        let outcomes: Vec<GitOutcome> = match &self.git {
+        let outcomes: Vec<GitOutcome> = match &self.how.git {
             GitPlan::Copy(repository) => {
                 let reports = self.copy(repository, trees, places)?;
                 for (at, Arrived { stage, .. }) in trees.iter().enumerate() {
@@ -229,7 +237,7 @@ impl Dressing<'_> {
         stage: &Stage,
         path: &Path,
     ) -> Result<(Vec<PathMention>, Option<Relocation>), Error> {
-        if self.paths == PathMode::Keep {
+        if self.how.paths == PathMode::Keep {
             if let Some(row) = row {
                 self.store.registry().keep_paths(row).context(Operation::Mark, || path)?;
             }
@@ -381,6 +389,19 @@ impl Dressing<'_> {
         Some(Clones { manifest, index })
     }
 
+    /// The root of the tree that the trees come from.
+    fn source_root(&self) -> Result<PathBuf, Error> {
+        match self.how.source {
+            Some(worktree) => Ok(worktree.path.clone()),
+            None => self.store.project(),
+        }
+    }
+
+    /// The name under which the store knows that tree.
+    fn source_row(&self) -> &str {
+        self.how.source.map_or(PROJECT, Worktree::name)
+    }
+
     fn manifest(&self, id: SnapshotId, object: &SnapshotObject) -> Result<Manifest, Error> {
         self.store.catalog().manifest_like(id, object, self.known.as_slice())
     }
@@ -392,9 +413,12 @@ impl Dressing<'_> {
     ) -> Result<Option<&'s Snapshots>, Error> {
         if read.get().is_none() {
             let found = match self.origin {
-                Origin::Snapshot(id, object) => {
-                    Snapshots::of(self.store, (id, object), self.known.as_slice())?
-                }
+                Origin::Snapshot(id, object) => Snapshots::of(
+                    self.source_row(),
+                    self.store,
+                    (id, object),
+                    self.known.as_slice(),
+                )?,
                 Origin::Project { .. } => None,
             };
             let _ = read.set(found);
@@ -502,7 +526,7 @@ impl Dressing<'_> {
         stage: &Stage,
         path: &Path,
     ) -> Result<Vec<PathBuf>, Error> {
-        let root = self.store.project()?;
+        let root = self.source_root()?;
         let project = git::read(&root).context(Operation::Read, || git::git_of(&root))?;
         let Some(project) = project else { return Ok(Vec::new()) };
         let Some(modules) = Modules::of_copy(&project, path) else { return Ok(Vec::new()) };
@@ -588,7 +612,12 @@ impl Dressing<'_> {
         let source: (Source<'_>, _) = match self.origin {
             Origin::Project { root, before_walk, .. } => (Source::Tree(root, None), before_walk),
             Origin::Snapshot(id, object) => {
-                let Some(known) = Snapshots::of(self.store, (id, object), self.known.as_slice())?
+                let Some(known) = Snapshots::of(
+                    self.source_row(),
+                    self.store,
+                    (id, object),
+                    self.known.as_slice(),
+                )?
                 else {
                     return Ok(());
                 };

@@ -13,6 +13,7 @@ use crate::store::git::{self, Repository};
 use crate::store::layout::GIT;
 use crate::store::{Store, path_from};
 use crate::tree::git_index;
+use crate::worktree::Worktree;
 
 /// The repository that a new worktree gets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -137,6 +138,43 @@ impl GitPlan {
         }
     }
 
+    /// Plans for new worktrees that are forks of a worktree, and like it: linked, with a copy of
+    /// its copy of the repository, or without one.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Git`] if `mode` asks for something else; those of [`Links::plan`].
+    pub(super) fn for_fork(
+        mode: GitMode,
+        onto: &StartBranch,
+        names: &[&str],
+        worktree: &Worktree,
+    ) -> Result<(Self, Option<String>), Error> {
+        let root = worktree.path();
+        let refused = |why: String| {
+            let cause = std::io::Error::other(why);
+            Err(Error::new(ErrorKind::Git, Operation::ForkWorktree, root, cause))
+        };
+        if mode == GitMode::None {
+            return Ok((Self::None(NoRepository::NotWanted), None));
+        }
+        if worktree.row.git.is_some() {
+            return match (mode, Links::plan(root, names, onto, None)?) {
+                (GitMode::Copy, _) => {
+                    refused("it is a linked worktree, and so are its forks".into())
+                }
+                (_, Ok(links)) => Ok((Self::Link(links), None)),
+                (_, Err(why)) => refused(why.to_string()),
+            };
+        }
+        let is_told = matches!(onto, StartBranch::Named(_) | StartBranch::Detached);
+        match Self::of_root(root)? {
+            _ if mode == GitMode::Linked || is_told => {
+                refused("it is no linked worktree, and its forks are none".into())
+            }
+            plan => Ok((plan, None)),
+        }
+    }
+
     /// Plans for a worktree that gets its tree again.
     ///
     /// # Errors
@@ -180,10 +218,15 @@ impl GitPlan {
     /// Plans a copy of the repository, or nothing. The worktrees are not linked, whatever `mode`
     /// asks for.
     pub(super) fn of(mode: GitMode, store: &Store) -> Result<Self, Error> {
-        let repository = match mode {
-            GitMode::None => return Ok(Self::None(NoRepository::NotWanted)),
-            _ => store.project()?.join(GIT),
-        };
+        match mode {
+            GitMode::None => Ok(Self::None(NoRepository::NotWanted)),
+            _ => Self::of_root(&store.project()?),
+        }
+    }
+
+    /// Plans a copy of the repository in the root of a tree.
+    fn of_root(root: &Path) -> Result<Self, Error> {
+        let repository = root.join(GIT);
         let found = match std::fs::symlink_metadata(&repository) {
             Ok(found) => found,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {

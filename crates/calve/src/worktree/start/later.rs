@@ -24,9 +24,8 @@ use std::sync::Arc;
 
 use rustix::fs::{self, Mode};
 
-use super::dress::{Dressing, Origin};
-use super::git::GitPlan;
-use super::{PathMode, Started};
+use super::Started;
+use super::dress::{Dressing, Origin, Outfit};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::filesystem::{Filesystem, SharesBlocks};
 use crate::reflink::imp::SOURCE_FLAGS;
@@ -473,7 +472,7 @@ impl Store {
         &self,
         cloned: Cloned,
         places: &[TreePlace],
-        (git, paths): (GitPlan, PathMode),
+        how: Outfit<'_>,
         operation: &Running,
         claim: Claim<'_>,
     ) -> Result<Vec<Started>, Error> {
@@ -496,7 +495,7 @@ impl Store {
             trees: &unnamed.trees,
             before_walk,
         };
-        let dressing = Dressing { store: self, origin, known: None, git, paths, operation };
+        let dressing = Dressing { store: self, origin, known: None, how, operation };
         let keep = |ready: &mut Stage| -> Result<(), Error> {
             let path = self.layout().unnamed_tree(unnamed.token());
             let name = path.file_name().unwrap_or_default().as_bytes();

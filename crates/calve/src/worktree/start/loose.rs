@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::dress::{Dressing, Origin};
+use super::dress::{Dressing, Origin, Outfit};
 use super::git::GitPlan;
 use super::{StartOptions, StartReport, StartedWorktree, places_in, started};
 use crate::error::Error;
@@ -34,7 +34,13 @@ impl Store {
             stages.into_iter().zip(reports).map(|(it, report)| Arrived::new(it, report)).collect();
         let (origin, known) = (Origin::Snapshot(id, object), Some(&manifest));
         let paths = options.paths;
-        let dressing = Dressing { store: self, origin, known, git, paths, operation };
+        let dressing = Dressing {
+            store: self,
+            origin,
+            known,
+            how: Outfit { git, paths, source: None },
+            operation,
+        };
         let outcomes = dressing.dress(None, &arrived, &places)?;
         publish_all(&mut arrived, &places)?;
         let files = (object.files, object.bytes);

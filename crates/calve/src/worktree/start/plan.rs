@@ -31,6 +31,8 @@ pub(super) enum StartPlan<'o> {
     Commit(&'o str),
     /// A new snapshot of the project.
     Project,
+    /// A new snapshot of this worktree.
+    Fork(&'o str),
     /// A clone of the project, whose contents get their names later. If that does not serve, a new
     /// snapshot.
     Clone {
@@ -46,13 +48,19 @@ impl<'o> StartPlan<'o> {
     /// [`ErrorKind::Git`] if the options exclude each other.
     pub(super) fn of(options: &'o StartOptions, facts: StartFacts) -> Result<Self, Error> {
         let (from, at, base) = (options.from, options.at.as_deref(), options.base.as_deref());
+        let refused = |what: &str, why| {
+            let cause = io::Error::new(io::ErrorKind::InvalidInput, why);
+            Err(Error::new(ErrorKind::Git, Operation::CheckOut, what, cause))
+        };
+        if let Some(worktree) = options.fork.as_deref() {
+            return match (from, base) {
+                (None, None) => Ok(Self::Fork(worktree)),
+                _ => refused(worktree, "a fork is of the worktree as it is now"),
+            };
+        }
         match (from, base, options.later) {
             (Some(_), Some(base), _) => {
-                let cause = io::Error::new(
-                    io::ErrorKind::InvalidInput,
-                    "a worktree starts from a snapshot or at a commit, not both",
-                );
-                Err(Error::new(ErrorKind::Git, Operation::CheckOut, base, cause))
+                refused(base, "a worktree starts from a snapshot or at a commit, not both")
             }
             (Some(id), None, _) => Ok(match at.filter(|_| facts.is_read_only) {
                 Some(folder) => Self::Loose(id, folder),
@@ -95,6 +103,9 @@ mod tests {
             ("no writing and no snapshot", new().at(folder), read_only, Some(StartPlan::Project)),
             ("a commit", new().base("main"), facts, Some(StartPlan::Commit("main"))),
             ("a commit and a snapshot", new().base("main").from(id), facts, None),
+            ("a fork", new().fork("w").name_later(9), facts, Some(StartPlan::Fork("w"))),
+            ("a fork at a commit", new().fork("w").base("main"), facts, None),
+            ("a fork of a snapshot", new().fork("w").from(id), facts, None),
             ("later", new().name_later(9), facts, Some(clone(true))),
             (
                 "later, and it is the first",

@@ -1,0 +1,152 @@
+//! In a worktree, `start` forks that worktree; and the settings of git that a start follows.
+
+use std::fs;
+use std::path::Path;
+
+use crate::hints::{in_git, repository, sh};
+use crate::not_run;
+
+/// Work of each kind: staged, half staged, modified, deleted, only meant to be added, untracked,
+/// ignored, and a commit that the project does not have.
+const WORK: &str = "echo committed >own; git add own; git commit -qm own; echo staged >staged; git add staged; \
+    echo half >half; git add half; echo more >>half; echo changed >f; rm d/g; echo later >later; git add -N later; \
+    echo loose >loose; echo built >out/built; mkdir sub; ln -s ../f sub/link";
+
+/// What git says of a tree, and what is in it.
+fn state(tree: &Path) -> [String; 4] {
+    let said = |script: &str| sh(tree, script).unwrap();
+    [
+        said("git status --porcelain=v2 --ignored -uall"),
+        said("git rev-parse HEAD; git ls-files -s; git diff; git diff --cached"),
+        said("find . -name .git -prune -o -print | sort"),
+        said("find . -name .git -prune -o -type f -print0 | sort -z | xargs -0 md5sum"),
+    ]
+}
+
+#[test]
+fn a_start_in_a_worktree_forks_it_with_all_of_its_work() {
+    let test = "a_start_in_a_worktree_forks_it_with_all_of_its_work";
+    for mode in ["linked", "copy"] {
+        let Some((_scratch, root)) = repository() else {
+            return not_run(test, "there is no git");
+        };
+        let (app, beside) = (root.join("app"), root.join("app.worktrees"));
+        let start = |folder: &Path, words: &str| {
+            let run = in_git(folder, words);
+            assert_eq!(run.code, Some(0), "{mode} {words}: {run:?}");
+            run
+        };
+        start(&app, &format!("start --git {mode} w"));
+        let work = beside.join("w");
+        sh(&work, WORK).unwrap();
+        // The project goes on meanwhile.
+        sh(&app, "echo other >f; git commit -qam 2; echo only >in-project").unwrap();
+        let before = state(&work);
+
+        let run = start(&work.join("d"), "start one two");
+        assert!(run.stderr.contains("forked w, with its uncommitted work"), "{run:?}");
+        start(&app, "start --from w three");
+        start(&app, "start --from ../app.worktrees/w four");
+        for name in ["one", "two", "three", "four"] {
+            let fork = beside.join(name);
+            assert_eq!(state(&fork), before, "{mode} {name}");
+            let branch = sh(&fork, "git branch --show-current").unwrap();
+            let expected = if mode == "linked" { name } else { "main" };
+            assert_eq!(branch.trim(), expected, "{mode}");
+            let status = in_git(&app, &format!("status {name}"));
+            assert_eq!((status.code, status.stdout.as_str()), (Some(0), ""), "{status:?}");
+        }
+        assert_eq!(state(&work), before, "{mode}: the original is as it was");
+        assert_eq!(in_git(&app, "status w").code, Some(0));
+
+        // A fork is a tree of its own, also for the next fork.
+        fs::write(beside.join("one/f"), "of one\n").unwrap();
+        start(&beside.join("one"), "start of-one");
+        assert_eq!(fs::read(beside.join("of-one/f")).unwrap(), b"of one\n");
+        assert_eq!(state(&work), before);
+
+        // The project, and a branch that exists, are no forks.
+        start(&work, "start --from project p");
+        assert!(
+            beside.join("p/in-project").is_file() && !beside.join("p/loose").try_exists().unwrap()
+        );
+        sh(&app, "git branch there").unwrap();
+        let run = start(&work, "start there");
+        assert!(!run.stderr.contains("forked"), "{run:?}");
+        assert!(!beside.join("there/own").try_exists().unwrap());
+    }
+}
+
+#[test]
+fn what_cannot_be_forked_is_refused_with_a_way_out() {
+    let Some((_scratch, root)) = repository() else {
+        return not_run("what_cannot_be_forked_is_refused_with_a_way_out", "there is no git");
+    };
+    let (app, beside) = (root.join("app"), root.join("app.worktrees"));
+    for words in ["start w", "start gone", "snapshot w", "start --git copy c"] {
+        assert_eq!(in_git(&app, words).code, Some(0), "{words}");
+    }
+    fs::remove_dir_all(beside.join("gone")).unwrap();
+    for (folder, words, part) in [
+        ("app", "start --from gone x", "'calve restore gone'"),
+        ("app", "start --from nw x", "did you mean 'w'?"),
+        ("app.worktrees/w", "start --git copy x", "'calve start --from project x'"),
+        ("app.worktrees/c", "start --git linked x", "'calve start --from project x'"),
+        ("app.worktrees/c", "start -b y x", "'calve start --from project x'"),
+    ] {
+        let run = in_git(&root.join(folder), words);
+        assert!(run.code == Some(1) && run.stderr.contains(part), "{words}: {run:?}");
+        assert!(!beside.join("x").try_exists().unwrap(), "{words}");
+    }
+    // A snapshot counts before a worktree of the same name, and that is said.
+    fs::write(beside.join("w/new"), "x").unwrap();
+    let run = in_git(&app, "start --from w x");
+    assert!(run.code == Some(0) && run.stderr.contains("takes the snapshot"), "{run:?}");
+    assert!(!beside.join("x/new").try_exists().unwrap());
+}
+
+#[test]
+fn a_start_follows_the_settings_and_a_flag_counts_before_them() {
+    let Some((_scratch, root)) = repository() else {
+        let test = "a_start_follows_the_settings_and_a_flag_counts_before_them";
+        return not_run(test, "there is no git");
+    };
+    let (app, beside) = (root.join("app"), root.join("app.worktrees"));
+    sh(&app, "git branch old; echo 2 >f; git commit -qam 2; git branch new; echo loose >loose")
+        .unwrap();
+    let start = |words: &str, code: i32| {
+        let run = in_git(&app, words);
+        assert_eq!(run.code, Some(code), "{words}: {run:?}");
+        run
+    };
+    let text = |path: &str| fs::read_to_string(root.join(path)).unwrap();
+
+    sh(&app, "git config calve.worktrees '.trees/{project}'").unwrap();
+    start("start in", 0);
+    assert_eq!(text("app/.trees/app/in/loose"), "loose\n");
+    start("start --at ../elsewhere out", 0);
+    assert_eq!(text("elsewhere/out/loose"), "loose\n");
+    let run = in_git(&app, "list");
+    assert!(run.stdout.contains("/.trees/app/in"), "{run:?}");
+    sh(&app, "git config calve.worktrees '/{name}'").unwrap();
+    assert!(start("start bad", 1).stderr.contains("calve.worktrees"));
+    sh(&app, "git config --unset calve.worktrees").unwrap();
+
+    sh(&app, "git config calve.base old").unwrap();
+    start("start based", 0);
+    assert!(
+        text("app.worktrees/based/f") == "x\n" && !beside.join("based/loose").try_exists().unwrap()
+    );
+    start("start new", 0);
+    assert_eq!(text("app.worktrees/new/f"), "2\n", "a branch that exists is worked on");
+    start("start --from project not", 0);
+    assert_eq!(text("app.worktrees/not/loose"), "loose\n");
+
+    sh(&app, "git config calve.git copy").unwrap();
+    start("start copied", 0);
+    assert!(beside.join("copied/.git").is_dir());
+    start("start --git none without", 0);
+    assert!(!beside.join("without/.git").try_exists().unwrap());
+    sh(&app, "git config calve.git mirror").unwrap();
+    assert!(start("start bad", 1).stderr.contains("calve.git knows linked, copy and none"));
+}
