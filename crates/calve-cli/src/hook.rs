@@ -6,18 +6,26 @@
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use calve::{ErrorKind, Store, Worktree, WorktreeState};
 use serde::Deserialize;
 
-use crate::args::{DropArgs, HookVerb, StartArgs};
+use crate::args::{DropArgs, FillArgs, HookVerb, StartArgs};
 use crate::common::Common;
 use crate::exit::Exit;
 use crate::failure::stored::{store_failure, worktree_failure};
 use crate::failure::{Failure, Kind};
+use crate::output::Output;
+use crate::places;
 use crate::session::Session;
-use crate::worktrees::{drop, start};
+use crate::settings::without_another_repository;
+use crate::worktrees::{drop, fill, start};
+
+/// Where the tool expects its worktrees, below the project's root; the setting `calve.worktrees`
+/// counts before it.
+const PLACE: &str = ".claude/worktrees";
 
 /// A longer input is not the message of a hook.
 const MOST_BYTES: u64 = 1024 * 1024;
@@ -108,8 +116,13 @@ fn create(message: &Message, session: Session<'_>) -> Result<Exit, Failure> {
     let (Some(wanted), Some(given)) = (message.wanted(), message.given()) else {
         return Err(incomplete("'name'"));
     };
-    let store = session.store_to_start_from()?;
     let base = message.base_ref.as_deref().map(str::trim).filter(|base| !base.is_empty());
+    let store = match session.store_to_start_from() {
+        Ok(store) => store,
+        // The tool's session begins in any case.
+        Err(failure) => return by_git((&wanted, &given), base, failure, session),
+    };
+    let place = store.project().map_err(|error| store_failure(&error))?.join(PLACE);
     let mut tries = 0;
     loop {
         tries += 1;
@@ -121,7 +134,7 @@ fn create(message: &Message, session: Session<'_>) -> Result<Exit, Failure> {
             session.output.results(&session.output.path_lines([worktree.path()]))?;
             return Ok(Exit::Done);
         }
-        match start_one(&name, &given, base, session) {
+        match start_one(&name, &given, (base, &place), session) {
             // Another process was quicker.
             Err(failure) if tries < TRIES && is_taken(&failure) && is_starting(&store, &name) => {}
             // A warning has named what was left out (exit code 3). For the tool, the worktree was
@@ -189,20 +202,73 @@ fn is_starting(store: &Store, name: &str) -> bool {
 fn start_one(
     name: &str,
     given: &str,
-    base: Option<&str>,
+    (base, place): (Option<&str>, &Path),
     session: Session<'_>,
 ) -> Result<Exit, Failure> {
     // A branch can have the slashes that a folder's name cannot have.
     let branch = Some(given.to_owned()).filter(|given| *given != *name);
     let has_branch = branch.is_some();
     let names = [name.to_owned()];
-    let args = |branch| StartArgs::on_branch(branch, base.map(str::to_owned));
+    let args = |branch| StartArgs::for_tool(branch, base.map(str::to_owned), place.to_owned());
     match start::run(&args(branch), &names, session) {
         // git refuses the name as a branch, or the project has no linked worktrees.
         Err(failure) if has_branch && has_no_such_branch(&failure) => {
             start::run(&args(None), &names, session)
         }
         made => made,
+    }
+}
+
+/// Lets git make the worktree, and fills it, where calve can have no store.
+///
+/// # Errors
+/// `failure`, why there is no store, if there is no repository either; git refused.
+fn by_git(
+    (wanted, given): (&str, &str),
+    base: Option<&str>,
+    failure: Failure,
+    session: Session<'_>,
+) -> Result<Exit, Failure> {
+    let Some(root) = places::repository_around(&session.common.resolve(Path::new("."))) else {
+        return Err(failure);
+    };
+    let path = root.join(PLACE).join(wanted);
+    if std::fs::symlink_metadata(path.join(".git")).is_err() {
+        session.output.warning(format_args!("{}: git alone makes the worktree", failure.message()));
+        let branch = format!("refs/heads/{given}");
+        let is_there = git(&root, &["show-ref", "--verify", "--quiet", &branch]).is_ok();
+        let at = path.to_string_lossy();
+        let mut words = vec!["worktree", "add", "-q"];
+        match is_there {
+            true => words.extend([&*at, given]),
+            false => words.extend(["-b", given, &*at].into_iter().chain(base)),
+        }
+        git(&root, &words)?;
+    }
+    let filling = FillArgs { path: Some(path.clone()), ..FillArgs::default() };
+    let output = Output { quiet: true, ..session.output };
+    // It prints the path, too.
+    if let Err(failure) = fill::run(&filling, Session { output, ..session }) {
+        output.warning(failure.message());
+        output.results(&output.path_lines([path.as_path()]))?;
+    }
+    Ok(Exit::Done)
+}
+
+/// Runs git, without an answer.
+fn git(root: &Path, words: &[&str]) -> Result<(), Failure> {
+    let failed = |error: &io::Error| {
+        let failure = Failure::io("run git in", vec![root.to_owned()], error);
+        Failure { kind: Kind::Library(ErrorKind::Git), ..failure }
+    };
+    let mut command = without_another_repository(Command::new("git"));
+    command.arg("-C").arg(root).args(words).stdin(Stdio::null());
+    let output = command.output().map_err(|error| failed(&error))?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(failed(&io::Error::other(
+            String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        ))),
     }
 }
 
@@ -222,6 +288,13 @@ fn remove(message: &Message, force: bool, session: Session<'_>) -> Result<Exit, 
     match drop::run(&args, session) {
         // The store does not know the worktree any more, or another process removed it first.
         Err(_) if was_gone || is_gone(path) => Ok(Exit::Done),
+        // git made it, because there is no store.
+        Err(_) if session.store().is_err() && path.join(".git").is_file() => {
+            let at = path.to_string_lossy();
+            let flag: &[&str] = if force { &["--force"] } else { &[] };
+            git(path, &[&["worktree", "remove"], flag, &[&*at]].concat())?;
+            Ok(Exit::Done)
+        }
         done => done,
     }
 }

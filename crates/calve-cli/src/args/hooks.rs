@@ -10,13 +10,13 @@ pub(crate) const EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
     \"WorktreeRemove\": [{\"hooks\": [
       {\"type\": \"command\", \"command\": \"calve hook claude remove\"}]}]}}
 
-The project needs a store: run 'calve init' in it once.";
+docs/worktrees.md has the form for a file that others share who have no calve.";
 
 const CREATE_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   echo '{\"name\": \"fix-1\", \"cwd\": \"/home/ada/app\"}' | calve hook claude create";
 
 const REMOVE_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
-  echo '{\"worktree_path\": \"/home/ada/app.worktrees/fix-1\"}' |
+  echo '{\"worktree_path\": \"/home/ada/app/.claude/worktrees/fix-1\"}' |
       calve hook claude remove";
 
 /// The tools.
@@ -34,7 +34,8 @@ pub(crate) enum ClaudeHook {
     ///
     /// In the name, a slash becomes a dash; the branch keeps its slashes. If the worktree exists,
     /// calve prints its path and does nothing else. With a field base_ref, the worktree starts at
-    /// that commit, like 'calve start --base'.
+    /// that commit, like 'calve start --base'. It is in .claude/worktrees of the project, or where
+    /// git's setting calve.worktrees says. Where calve can have no store, git makes the worktree.
     #[command(after_help = CREATE_EXAMPLES)]
     Create,
 

@@ -188,6 +188,10 @@ pub(crate) struct StartArgs {
         value_parser = NonEmptyStringValueParser::new())]
     pub(crate) base: Option<String>,
 
+    /// The folder for the worktrees if neither --at nor git's setting calve.worktrees names one.
+    #[arg(skip)]
+    pub(crate) default_at: Option<PathBuf>,
+
     /// The commit of git's setting calve.base. An existing branch is worked on all the same.
     #[arg(skip)]
     pub(crate) default_base: Option<String>,
@@ -252,9 +256,9 @@ impl GitArgs {
 
 impl StartArgs {
     /// The arguments of a start on this branch, or on one with the worktree's name, at this commit,
-    /// or at the project's.
-    pub(crate) fn on_branch(branch: Option<String>, base: Option<String>) -> Self {
-        Self { branch, base, ..Self::default() }
+    /// or at the project's, in this folder unless a setting names another one.
+    pub(crate) fn for_tool(branch: Option<String>, base: Option<String>, at: PathBuf) -> Self {
+        Self { branch, base, default_at: Some(at), ..Self::default() }
     }
 
     /// Whether flags say what the worktrees start from, or on which branches, so that the names
@@ -303,7 +307,7 @@ impl StartArgs {
 }
 
 /// The arguments of `calve fill`.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(crate) struct FillArgs {
     /// The root of the worktree [default: that of the current folder]
     #[arg(value_name = "PATH", value_hint = ValueHint::DirPath)]

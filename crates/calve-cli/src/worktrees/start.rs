@@ -48,6 +48,7 @@ pub(crate) fn run(
         (None, Ok(settings)) => settings.worktrees(project)?,
         (None, Err(_)) => None,
     };
+    let place = place.or_else(|| args.default_at.clone());
     let source = &match args.base {
         Some(_) => Source::Project,
         None => Source::of(args.from.as_deref(), store, session)?,

@@ -14,6 +14,8 @@ const GUIDE: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../doc
 
 const FIVE_MINUTES: &str =
     include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/five-minutes.md"));
+const SKILL: &str =
+    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../skills/calve/SKILL.md"));
 const README: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md"));
 
 /// A section of the guide.
@@ -170,11 +172,21 @@ fn commands(tool: &str) -> Vec<String> {
             document()["setup-worktree-unix"].as_array().unwrap().iter().map(words).collect()
         }
         "Zed" => vec![words(&document()[0]["command"])],
-        "Claude Code" => ["WorktreeCreate", "WorktreeRemove"]
-            .map(|hook| words(&document()["hooks"][hook][0]["hooks"][0]["command"]))
-            .into(),
+        "VS Code" => vec![words(&document()["tasks"][0]["command"])],
+        "Copilot CLI" => vec![words(&document()["hooks"]["sessionStart"][0]["bash"])],
+        "Claude Code" | "Gemini CLI" => {
+            vec![words(&document()["hooks"]["SessionStart"][0]["hooks"][0]["command"])]
+        }
         _ => vec![text],
     }
+}
+
+/// The commands by which Claude Code lets calve make and remove its worktrees.
+fn claude_hooks() -> [String; 2] {
+    let text = block(section("Agents' tools"), "Or calve makes the worktrees");
+    let document: Value = serde_json::from_str(&text).unwrap();
+    ["WorktreeCreate", "WorktreeRemove"]
+        .map(|hook| document["hooks"][hook][0]["hooks"][0]["command"].as_str().unwrap().to_owned())
 }
 
 #[test]
@@ -192,6 +204,11 @@ fn a_tool_that_makes_worktrees_itself_gets_them_filled_by_the_line_in_the_guide(
         ("Cursor", "cursor/app/1", ["ROOT_WORKTREE_PATH", "CURSOR_WORKTREE_PATH"]),
         ("Zed", "zed", ["ZED_MAIN_GIT_WORKTREE", "ZED_WORKTREE_ROOT"]),
         ("worktrunk", "app.wt", ["", ""]),
+        ("Claude Code", "app/.claude/worktrees/1", ["", ""]),
+        ("VS Code", "code", ["", ""]),
+        ("Copilot CLI", "copilot", ["", ""]),
+        ("Gemini CLI", "gemini", ["", ""]),
+        ("Any other", "other", ["", ""]),
     ] {
         let tree = desk.at(place);
         desk.run("app", &format!("git worktree add -q --detach {}", tree.display()));
@@ -219,10 +236,10 @@ fn claude_code_and_an_alias_of_git_start_worktrees_by_the_lines_in_the_guide() {
     desk.run("app", &format!("calve init -q; {}", commands("git").concat()));
     let made = desk.run("app", "mkdir sub; cd sub; git wt -q fix-9");
     assert_eq!(made, desk.at("app.worktrees/fix-9").to_str().unwrap());
-    let [create, remove] = commands("Claude Code").try_into().unwrap();
+    let [create, remove] = claude_hooks();
     let message = json!({"session_id": "1", "hook_event_name": "WorktreeCreate", "cwd": desk.at("app"), "name": "feat/x"});
     let path = desk.run_with(".", &create, &[], &message.to_string());
-    assert_eq!(path, desk.at("app.worktrees/feat-x").to_str().unwrap());
+    assert_eq!(path, desk.at("app/.claude/worktrees/feat-x").to_str().unwrap());
     let known = desk.run("app", "git worktree list");
     assert!(known.contains("[feat/x]") && known.contains("[fix-9]"), "{known}");
     let message = json!({"hook_event_name": "WorktreeRemove", "worktree_path": path});
@@ -230,6 +247,50 @@ fn claude_code_and_an_alias_of_git_start_worktrees_by_the_lines_in_the_guide() {
         desk.run_with(".", &remove, &[], &message.to_string());
     }
     assert!(!Path::new(&path).try_exists().unwrap());
+}
+
+/// The lines stand in files that others share, who have no calve.
+#[test]
+fn the_lines_for_tools_are_safe_where_calve_is_not_installed() {
+    let Some(desk) = Desk::new("the_lines_for_tools_are_safe_where_calve_is_not_installed") else {
+        return;
+    };
+    fs::remove_file(desk.at("bin/calve")).unwrap();
+    if !desk.run(".", "command -v calve || true").is_empty() {
+        return not_run("where_calve_is_not_installed", "it is installed on this machine");
+    }
+    for tool in ["Claude Code", "VS Code", "Copilot CLI", "Gemini CLI", "Any other"] {
+        for command in commands(tool) {
+            assert_eq!(desk.run("app", &command), "", "{tool}");
+        }
+    }
+    let [create, remove] = claude_hooks();
+    let app = desk.at("app");
+    let message =
+        json!({"session_id": "1", "hook_event_name": "WorktreeCreate", "cwd": app, "name": "fix"});
+    let path = desk.run_with("app", &create, &[], &message.to_string());
+    assert_eq!(path, app.join(".claude/worktrees/fix").to_str().unwrap());
+    assert_eq!(desk.run(&path, "git branch --show-current; cat a"), "fix\none");
+    let message = json!({"hook_event_name": "WorktreeRemove", "worktree_path": path});
+    desk.run_with("app", &remove, &[], &message.to_string());
+    assert!(!Path::new(&path).try_exists().unwrap());
+}
+
+#[test]
+fn the_commands_of_the_skill_run_as_they_stand() {
+    let Some(desk) = Desk::new("the_commands_of_the_skill_run_as_they_stand") else { return };
+    let commands: Vec<&str> = SKILL
+        .split("```sh\n")
+        .skip(1)
+        .flat_map(|it| it.split("```").next())
+        .flat_map(str::lines)
+        .collect();
+    assert!(commands.len() > 9, "{commands:?}");
+    run_session(&desk, "app", &commands);
+    assert_eq!(
+        desk.run("app", "cat fix; git branch --format '%(refname:short)'; calve list -q"),
+        "fixed\nmain"
+    );
 }
 
 /// Runs commands one after the other in one shell. `status` and `doctor` may have findings (3).

@@ -7,6 +7,11 @@ use serde_json::{Value, json};
 
 use crate::{Run, command, done, not_run, run, with_input, with_project, worktrees_of};
 
+/// Where Claude Code looks for its worktrees.
+fn of_claude(project: &Path) -> std::path::PathBuf {
+    project.join(".claude/worktrees")
+}
+
 /// Runs a hook as Claude Code does: one document on standard input.
 fn hook(directory: &Path, words: &str, message: &Value) -> Run {
     with_input(command(directory, words.split_whitespace()), &message.to_string()).into()
@@ -15,7 +20,7 @@ fn hook(directory: &Path, words: &str, message: &Value) -> Run {
 #[test]
 fn each_generation_of_the_message_makes_a_worktree_and_its_path_is_the_last_line() {
     let (scratch, project) = with_project();
-    let beside = worktrees_of(&project);
+    let beside = of_claude(&project);
     for (message, name) in [
         (json!({"name": "one"}), "one"),
         (json!({"worktree_name": "two", "base_path": "/elsewhere", "source_ref": "main"}), "two"),
@@ -66,7 +71,7 @@ fn git_knows_each_worktree_and_its_branch_has_the_name_that_the_tool_gave() {
         let mut message = message;
         message["cwd"] = json!(project);
         let run = hook(&project, "hook claude create", &message);
-        let path = worktrees_of(&project).join(name);
+        let path = of_claude(&project).join(name);
         let expected = if branch.contains("..") { Some(1) } else { Some(0) };
         assert_eq!(run.code, expected, "{run:?}");
         if expected == Some(1) {
@@ -104,7 +109,7 @@ fn the_base_that_the_tool_names_is_honoured_and_all_calls_at_once_succeed() {
     for words in ["commit -q --allow-empty -m 1", "branch old", "commit -q --allow-empty -m 2"] {
         assert!(git(words).unwrap().status.success());
     }
-    let beside = worktrees_of(&project);
+    let beside = of_claude(&project);
     let id = |name: &str| git(&format!("rev-parse {name}")).unwrap().stdout;
     for (name, base, expected) in
         [("a", "old", "old"), ("feat/b", "old", "old"), ("c", " ", "main"), ("d", "none", "")]
@@ -157,7 +162,7 @@ fn branches_that_would_have_one_folder_get_one_each() {
         ("feat-x-2", "feat-x-2-2"),
     ] {
         let run = hook(&project, "hook claude create", &json!({"name": given, "cwd": project}));
-        let path = worktrees_of(&project).join(folder);
+        let path = of_claude(&project).join(folder);
         assert_eq!(run.stdout.lines().last(), path.to_str(), "{given}: {run:?}");
         let head = fs::read_to_string(project.join(format!(".git/worktrees/{folder}/HEAD")));
         assert_eq!(head.unwrap(), format!("ref: refs/heads/{given}\n"));
@@ -309,7 +314,49 @@ fn a_command_of_gits_configuration_runs_in_each_new_worktree_and_a_file_of_the_p
     let run = hook(&project, "hook claude create", &json!({"name": "of-a-tool", "cwd": project}));
     assert_eq!(
         (run.code, run.stdout.trim_end()),
-        (Some(0), beside.join("of-a-tool").to_str().unwrap()),
+        (Some(0), of_claude(&project).join("of-a-tool").to_str().unwrap()),
         "{run:?}"
     );
+    // The user's own place counts before the tool's.
+    git(&["config", "calve.worktrees", "../{project}.worktrees"]).unwrap();
+    let run = hook(&project, "hook claude create", &json!({"name": "mine", "cwd": project}));
+    let path = fs::canonicalize(run.stdout.trim_end()).unwrap();
+    assert_eq!(path, beside.join("mine"), "{run:?}");
+}
+
+/// A session begins also where calve can have no store: git makes the worktree, and calve fills it.
+#[test]
+fn where_no_store_can_be_made_git_makes_the_worktree() {
+    let Some((_scratch, root)) = crate::hints::repository() else {
+        return not_run("where_no_store_can_be_made_git_makes_the_worktree", "there is no git");
+    };
+    // calve makes no store for the home folder.
+    let app = root.join("app");
+    crate::hints::sh(&app, "rm -rf .git/calve .calve; git branch there").unwrap();
+    let hook = |words: &str, message: &Value| -> Run {
+        let mut command = command(&app, words.split_whitespace());
+        command.env("HOME", &app);
+        with_input(command, &message.to_string()).into()
+    };
+    for (name, branch) in [("fix", "fix"), ("there", "there"), ("feat/x", "feat/x")] {
+        let message = json!({"name": name, "cwd": app});
+        for time in 0..2 {
+            let run = hook("hook claude create", &message);
+            assert_eq!(run.stderr.contains("git alone makes the worktree"), time == 0, "{run:?}");
+            let path = of_claude(&app).join(name.replace('/', "-"));
+            assert_eq!(
+                (run.code, run.stdout.trim_end()),
+                (Some(0), path.to_str().unwrap()),
+                "{run:?}"
+            );
+            let text = crate::hints::sh(&path, "git branch --show-current; cat out/o").unwrap();
+            assert_eq!(text, format!("{branch}\no\n"));
+        }
+        let path = of_claude(&app).join(name.replace('/', "-"));
+        let message = json!({"worktree_path": path, "cwd": app});
+        fs::write(path.join("work"), "x").unwrap();
+        assert_eq!(hook("hook claude remove", &message).code, Some(1));
+        let run = hook("hook claude remove --force", &message);
+        assert_eq!((run.code, path.try_exists().unwrap()), (Some(0), false), "{run:?}");
+    }
 }
