@@ -60,7 +60,8 @@ project's gets a new time, so that the next build compiles it.";
 
 pub(crate) const LIST_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve list
-      Prints name, base snapshot, age, state, branch, what git says, and path.
+      Prints name, base snapshot, age, state, branch, what git says, and path;
+      on a terminal with a header.
       The state is ready, starting, restoring (under way, or cut short),
       missing, or unknown (calve cannot look at the folder). git says how many
       commits the worktree is ahead of the project and behind it, and how many

@@ -9,7 +9,7 @@ use crate::args::ListArgs;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::failure::stored::{store_failure, worktree_failure};
-use crate::output::{BAD, CAUTION, Output, PathFields};
+use crate::output::{BAD, CAUTION, Output, PathFields, STRONG};
 use crate::progress::Total;
 use crate::session::Session;
 use crate::table::{Cell, Column, Table};
@@ -118,6 +118,9 @@ fn table(rows: &[Listed], others: &[GitWorktree], args: &ListArgs, output: Outpu
     columns.extend(has_git.then_some([Column::Left; 2]).into_iter().flatten());
     columns.push(Column::Path);
     let mut table = Table::new(columns);
+    if output.width().is_some() && !output.quiet && !(rows.is_empty() && others.is_empty()) {
+        table.row(header(args, has_git));
+    }
     for row in rows {
         let id = row.worktree.snapshot().map_or_else(|| "-".to_owned(), short);
         let style = match row.state {
@@ -167,6 +170,16 @@ fn table(rows: &[Listed], others: &[GitWorktree], args: &ListArgs, output: Outpu
 /// The state of a worktree of git that calve did not make.
 fn other_state(other: &GitWorktree) -> &'static str {
     if other.path.is_dir() { "git" } else { "missing" }
+}
+
+/// The names of the columns, for people: programs that read a pipe know them.
+fn header(args: &ListArgs, has_git: bool) -> Vec<Cell> {
+    let mut names = vec!["WORKTREE", "SNAPSHOT", "AGE", "STATE"];
+    names.extend(args.status.then_some("FILES"));
+    names.extend(args.disk.then_some("DISK"));
+    names.extend(has_git.then_some(["BRANCH", "COMMITS"]).into_iter().flatten());
+    names.push("PATH");
+    names.into_iter().map(|name| Cell::from(name).styled(STRONG)).collect()
 }
 
 /// The rows of worktrees that are there, and those worktrees.
@@ -231,7 +244,7 @@ fn git_cells(git: Option<&GitStatus>) -> [Cell; 2] {
     let numbers = [
         (git.ahead.unwrap_or(0), "", "ahead"),
         (git.behind.unwrap_or(0), "", "behind"),
-        (git.changes, if git.has_more_changes { "+" } else { "" }, "changed"),
+        (git.changes, if git.has_more_changes { "+" } else { "" }, "uncommitted"),
     ];
     let words: Vec<String> = numbers
         .iter()

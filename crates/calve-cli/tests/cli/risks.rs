@@ -124,7 +124,7 @@ fn a_count_that_is_cut_says_that_there_is_more() {
     for number in 0..4400 {
         fs::write(folder.join(format!("{}{number:05}", "f".repeat(240))), "").unwrap();
     }
-    assert!(done(&project, "list").contains("+ changed"));
+    assert!(done(&project, "list").contains("+ uncommitted"));
     let git = &calve(&project, "list --json").json()["worktrees"][0]["git"];
     assert_eq!(git["has_more_changes"], true, "{git}");
     assert!(git["changes"].as_u64().is_some_and(|changes| changes < 4400), "{git}");

@@ -100,8 +100,9 @@ fn no_row_of_a_table_is_wider_than_the_terminal() {
     plant(&root, &[(&format!("{}/new", "deep/".repeat(30)), "x")]);
     for columns in [80, 100, 200] {
         for (words, rows) in [
-            ("list", 3),
-            ("list --status", 3),
+            // The first row is a header.
+            ("list", 4),
+            ("list --status", 4),
             ("log", 1),
             ("name", 2),
             ("store stats", 12),
@@ -123,6 +124,7 @@ fn no_row_of_a_table_is_wider_than_the_terminal() {
         let (_, text) = on_terminal(&project, "list", columns);
         let at: Vec<_> = plain(&text)
             .lines()
+            .skip(1)
             .map(|line| cells(line.split("  ready  ").next().unwrap()))
             .collect();
         assert!(at.iter().all(|it| *it == at[0]), "{text}");
@@ -184,8 +186,11 @@ fn the_name_of_a_worktree_is_whole_as_long_as_its_path_can_be_cut() {
     done(&project, &format!("start {name}"));
     for words in ["list", "list --status"] {
         let (_, text) = on_terminal(&project, words, 80);
-        assert!(text.starts_with(&format!("{name}  ")), "{text}");
-        assert!(cells(plain(&text).trim_end()) <= 80, "{text}");
+        let text = plain(&text);
+        let (header, rows) = text.split_once('\n').unwrap();
+        assert!(header.starts_with("WORKTREE "), "{text}");
+        assert!(rows.starts_with(&format!("{name}  ")), "{text}");
+        assert!(text.lines().all(|line| cells(line.trim_end()) <= 80), "{text}");
     }
 }
 

@@ -279,11 +279,11 @@ fn in_a_git_project_list_and_drop_say_what_git_says() {
     let loose = git(&beside.join("loose"), "rev-parse HEAD");
     let at = &loose[..10];
     let expected = format!(
-        "ahead  {short}  new  ready  ahead         1 ahead, 1 behind    {path}/ahead\n\
-         clean  {short}  new  ready  clean         1 behind             {path}/clean\n\
-         loose  {short}  new  ready  ({at})  1 ahead, 1 behind    {path}/loose\n\
-         named  {short}  new  ready  fix/it        1 behind, 1 changed  {path}/named\n\
-         none   {short}  new  ready  -             -                    {path}/none"
+        "ahead  {short}  new  ready  ahead         1 ahead, 1 behind        {path}/ahead\n\
+         clean  {short}  new  ready  clean         1 behind                 {path}/clean\n\
+         loose  {short}  new  ready  ({at})  1 ahead, 1 behind        {path}/loose\n\
+         named  {short}  new  ready  fix/it        1 behind, 1 uncommitted  {path}/named\n\
+         none   {short}  new  ready  -             -                        {path}/none"
     );
     assert_eq!(done(&project, "list"), expected);
     let document = calve(&project, "list --json").json();
