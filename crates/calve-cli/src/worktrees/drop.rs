@@ -11,13 +11,14 @@ use crate::failure::Failure;
 use crate::failure::stored::{own, store_failure, worktree_failure};
 use crate::progress::Total;
 use crate::session::Session;
-use crate::text::shell_word;
 use crate::trash;
 
 mod filtered;
+mod left;
 mod told;
 mod would;
 
+use left::project_is_no_worktree;
 use told::{Done, add_store, by_then};
 use would::would_drop;
 
@@ -123,17 +124,6 @@ fn droppable(args: &DropArgs, session: Session<'_>) -> Result<Droppable, Failure
         checked[at] = Some(result.map_err(|error| worktree_failure(&error, worktree))?);
     }
     Ok((worktrees, checked))
-}
-
-fn project_is_no_worktree(project: &Worktree) -> Failure {
-    let store = shell_word(project.store().path());
-    own(
-        "drop",
-        project.path(),
-        ErrorKind::InvalidName,
-        "it is the project itself",
-        format!("to delete all its snapshots, run: rm -r {store}"),
-    )
 }
 
 fn holding(worktree: &Worktree, inside: Vec<PathBuf>) -> Failure {

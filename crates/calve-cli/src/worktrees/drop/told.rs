@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use calve::{DroppedWorktree, Store, Worktree};
 use serde::Serialize;
 
-use super::filtered::LeftDocument;
+use super::left::LeftDocument;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::failure::stored::store_failure;

@@ -3,7 +3,7 @@
 use calve::{ErrorKind, Store, Worktree};
 use serde::Serialize;
 
-use super::filtered::LeftDocument;
+use super::left::LeftDocument;
 use super::told::{DroppedDocument, add_store, listed};
 use crate::args::DropArgs;
 use crate::exit::Exit;
