@@ -40,6 +40,7 @@ pub(crate) mod format;
 mod freeing;
 pub(crate) mod gc;
 pub(crate) mod git;
+pub(crate) mod history;
 pub(crate) mod home;
 pub(crate) mod id;
 pub(crate) mod index;
@@ -82,7 +83,8 @@ pub use packing::{PackOptions, PackReport, WarmReport};
 pub use paths::found::{PathKept, PathMention};
 pub use paths::{PathKind, PathMeaning};
 pub use ready::ReadyReport;
-pub use snapshot::{Snapshot, SnapshotLog, SnapshotOptions, SnapshotReport};
+pub use snapshot::query::{Snapshot, SnapshotLog};
+pub use snapshot::{SnapshotOptions, SnapshotReport};
 pub use stats::StoreStats;
 pub use unnamed::NamingReport;
 pub use verify::{Damage, DamageKind, VerifyOptions, VerifyReport};
@@ -607,12 +609,7 @@ fn must_have_no_other(project: &Path, named: Option<&Path>, path: &Path) -> Resu
 /// that is in the tree.
 fn make_missing_folders(store: &Path) -> Result<(), Error> {
     for folder in layout::FOLDERS.map(|name| store.join(name)) {
-        match std::fs::create_dir(&folder) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(error).context(Operation::MakeFolder, || folder);
-            }
-            _ => {}
-        }
+        files::make_folder(&folder).context(Operation::MakeFolder, || folder)?;
     }
     Ok(())
 }

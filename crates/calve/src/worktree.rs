@@ -19,13 +19,15 @@ use crate::store::catalog::{State, WorktreeRow};
 use crate::store::delta::{self, Counts, Delta};
 use crate::store::files::open_dir;
 use crate::store::git::{Registration, branch_at};
+use crate::store::history::of_project;
 use crate::store::id::SnapshotId;
 use crate::store::manifest::Manifest;
 use crate::store::marker::FoundMark;
 use crate::store::object::Kind;
 use crate::store::ownership::must_be_believed_root;
 use crate::store::registry::no_worktree;
-use crate::store::snapshot::Known;
+use crate::store::snapshot::{Known, local};
+use crate::store::unnamed::name_pending;
 use crate::store::{
     Discovered, MarkPlace, PROJECT, SnapshotOptions, SnapshotReport, Store, StoreOptions, bytes_of,
     path_from,
@@ -435,14 +437,14 @@ impl Worktree {
         if this.row.snapshot.is_some() || this.row.state == State::Starting {
             return Ok(this);
         }
-        self.store.name_pending(operation)?;
+        name_pending(&self.store, operation)?;
         let mut this = self.now()?;
         if this.row.snapshot.is_none() && !this.is_project() && !self.store.is_read_only() {
             // A crash lost the record of its base. Compare all its files with the project's
             // snapshot instead.
             let base = match self.store.latest()? {
                 Some(id) => id,
-                None => self.store.snapshot_in(&SnapshotOptions::new(), operation)?.id,
+                None => of_project(&self.store, &SnapshotOptions::new(), None, operation)?.0.id,
             };
             this.row.snapshot = Some(base);
             self.store.registry().set_state(&this.row)?;
@@ -646,7 +648,7 @@ impl Worktree {
         self.must_be_there()?;
         self.based_on()?;
         let known = self.known()?;
-        let (mut scan, _) = self.store.scan(&known, None, operation)?;
+        let (mut scan, _) = known.scan(&self.store, None, operation)?;
         // No snapshot has sockets, and an entry that is gone shows as deleted.
         scan.skipped.retain(|skipped| skipped.reason == SkipReason::Restless);
         match known.base {
@@ -656,8 +658,8 @@ impl Worktree {
     }
 
     fn known(&self) -> Result<Known, Error> {
-        let known = self.store.known(self.row.clone())?;
-        let local = self.store.local(&self.row, &self.path);
+        let known = Known::of(&self.store, self.row.clone())?;
+        let local = local(&self.store, &self.row, &self.path);
         Ok(Known { root: self.path.clone(), local, ..known })
     }
 
@@ -678,7 +680,7 @@ impl Worktree {
         let operation = options.operation();
         self.as_now(&operation, |this| {
             this.must_be_there()?;
-            this.store.record(&this.known()?, taking, &operation)
+            this.known()?.record(&this.store, taking, &operation).map(|(report, _)| report)
         })
     }
 }

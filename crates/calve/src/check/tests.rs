@@ -63,7 +63,7 @@ fn lie(kind: &str, dir: &Path) {
             forge(&dir.join("file"));
             // As if the change had left no mark.
             let row = store.catalog().worktree(PROJECT).unwrap().unwrap();
-            let known = store.known(row.clone()).unwrap();
+            let known = Known::of(&store, row.clone()).unwrap();
             let mut index = known.index.unwrap();
             let meta = std::fs::metadata(dir.join("file")).unwrap();
             index.stats[1].changed = (meta.ctime(), u32::try_from(meta.ctime_nsec()).unwrap());

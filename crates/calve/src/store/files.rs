@@ -120,6 +120,14 @@ fn each_in(
     Ok(())
 }
 
+/// Makes a folder, unless something is there.
+pub(crate) fn make_folder(path: &Path) -> io::Result<()> {
+    match std::fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made,
+    }
+}
+
 /// The entries of the folder at a path. Empty if there is no such folder.
 pub(crate) fn listed_at(path: &Path) -> io::Result<Vec<(OsString, fs::FileType)>> {
     match fs::open(path, DIR_FLAGS, Mode::empty()) {

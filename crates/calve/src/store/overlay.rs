@@ -21,6 +21,7 @@ use super::Store;
 use super::at::open_parent;
 use super::blobs::{Intake, Noted};
 use super::catalog::{Based, Origin};
+use super::contents::Contents;
 use super::freeing::taking_in;
 use super::id::SnapshotId;
 use super::index::Stat;
@@ -60,47 +61,35 @@ struct Both {
     brought: Vec<(u32, u32)>,
 }
 
-impl Store {
-    /// Records the tree of the snapshot `below` without the paths in `gone`, and with the tree in
-    /// the folder `over`, which no other process knows. The new snapshot is not the base of any
-    /// worktree yet. If there is such a snapshot already, the result is that one.
-    ///
-    /// # Errors
-    /// Those of every operation, see [`Store`]. No snapshot was made.
-    pub(crate) fn record_over(
-        &self,
-        below: SnapshotId,
-        gone: &HashSet<Vec<u8>>,
-        over: &Path,
-        message: &str,
-        operation: &Running,
-    ) -> Result<Overlaid, Error> {
-        let over = (over, gone);
-        taking_in(self, operation, |noted| self.overlay(below, over, message, operation, noted))
-    }
-
-    fn overlay(
-        &self,
-        below: SnapshotId,
-        (over, gone): (&Path, &HashSet<Vec<u8>>),
-        message: &str,
-        operation: &Running,
-        noted: &Noted,
-    ) -> Result<Overlaid, Error> {
-        let _guard = self.share()?;
-        let object = self.object(below)?;
-        let base = self.catalog().manifest(below, &object)?;
+/// Records the tree of the snapshot `below` without the paths in `gone`, and with the tree in
+/// the folder `over`, which no other process knows. The new snapshot is not the base of any
+/// worktree yet. If there is such a snapshot already, the result is that one.
+///
+/// # Errors
+/// Those of every operation, see [`Store`]. No snapshot was made.
+pub(crate) fn record_over(
+    store: &Store,
+    below: SnapshotId,
+    gone: &HashSet<Vec<u8>>,
+    over: &Path,
+    message: &str,
+    operation: &Running,
+) -> Result<Overlaid, Error> {
+    taking_in(store, operation, |noted| {
+        let _guard = store.share()?;
+        let object = store.object(below)?;
+        let base = store.catalog().manifest(below, &object)?;
         let root = fs::open(over, DIR_FLAGS, Mode::empty()).context(Operation::Open, || over)?;
-        let lent = self.lend_rules(&base, gone, over, &root, noted)?;
+        let lent = lend_rules(store.contents(), &base, gone, over, &root, noted)?;
         // Later than all that was made in the small tree, so that its stats can be trusted.
-        let stamp = self.clock_past(self.clock()?)?;
-        let found = self.found(below, &object)?;
+        let stamp = store.clock_past(store.clock()?)?;
+        let found = store.snapshots().found(below, &object)?;
         let request = Request {
             path: over,
             root: &root,
             base: None,
             index: None,
-            blobs: self.blobs(),
+            blobs: store.blobs(),
             intake: Some(noted),
             looks_only: false,
             stamp,
@@ -124,20 +113,20 @@ impl Store {
         let same = |(_, other): &(SnapshotId, SnapshotObject)| {
             other.root == manifest.root && other.parent == Some(below) && other.message == message
         };
-        let snapshots = self.catalog().snapshots()?;
+        let snapshots = store.catalog().snapshots()?;
         let id = match snapshots.into_iter().flatten().find(same) {
             Some((id, _)) => {
-                self.flush(&scan.unsealed)?;
+                store.flush(&scan.unsealed)?;
                 id
             }
             None => {
                 let spellings = Spellings::fixed(found.roots.clone());
-                let (project, known) = (self.project()?, Some((&found, &base)));
+                let (project, known) = (store.project()?, Some((&found, &base)));
                 let mentions = scan.mentions.paths;
                 let mut found = Found::of(&project, spellings, &manifest, mentions, known);
                 // git wrote the small tree, so git tracks all that it brings.
                 found.keep(PathKept::Tracked, |path| small.has(path));
-                self.snapshots().record(&Recording {
+                store.snapshots().record(&Recording {
                     encoding: &manifest.object(Some(below), message.to_owned()).encode(),
                     tree: Some((&manifest, &directories)),
                     arrived: Some(&scan.unsealed),
@@ -163,53 +152,53 @@ impl Store {
             }
         }
         Ok(Overlaid { id, manifest, brought, stamp, files: files.saturating_sub(lent) })
-    }
+    })
+}
 
-    /// Gives the small tree the ignore files of the tree below, where it has the directory and no
-    /// such file. So it is read by the rules that hold in the tree of both. Returns how many files
-    /// those are.
-    fn lend_rules(
-        &self,
-        base: &Manifest,
-        gone: &HashSet<Vec<u8>>,
-        over: &Path,
-        root: &OwnedFd,
-        noted: &Noted,
-    ) -> Result<u64, Error> {
-        let mut lent = 0;
-        for (place, slot, entry) in base.entries() {
-            let Kind::File { size, blob, .. } = entry.kind else { continue };
-            let path = base.path_of(place, slot);
-            if *entry.name != *IGNORE_FILE.to_bytes()
-                || gone.contains(path.as_os_str().as_encoded_bytes())
-            {
-                continue;
-            }
-            let Ok(parent) = open_parent(root, &path) else { continue };
-            let mode = meta::mode(entry.mode | 0o400);
-            let lend = |new: OwnedFd| -> Result<(), Error> {
-                if size > 0 {
-                    let mut intake = Intake::noting(noted);
-                    let (from, _) = self.contents().get(&mut intake, blob, size, &|| false)?;
-                    let copy = || -> io::Result<()> {
-                        let mut from = File::from(from);
-                        from.seek(io::SeekFrom::Start(0))?;
-                        io::copy(&mut from, &mut File::from(new.try_clone()?))?;
-                        Ok(())
-                    };
-                    copy().context(Operation::Copy, || over.join(&path))?;
-                }
-                meta::give_mode(&new, mode).context(Operation::SetMetadata, || over.join(&path))
-            };
-            match fs::openat(&parent, IGNORE_FILE, NEW_FILE_FLAGS, Mode::RUSR | Mode::WUSR) {
-                Ok(new) => lend(new)?,
-                Err(Errno::EXIST) => continue,
-                Err(errno) => return Err(Error::io(Operation::Copy, over.join(&path), errno)),
-            }
-            lent += 1;
+/// Gives the small tree the ignore files of the tree below, where it has the directory and no
+/// such file. So it is read by the rules that hold in the tree of both. Returns how many files
+/// those are.
+fn lend_rules(
+    contents: Contents<'_>,
+    base: &Manifest,
+    gone: &HashSet<Vec<u8>>,
+    over: &Path,
+    root: &OwnedFd,
+    noted: &Noted,
+) -> Result<u64, Error> {
+    let mut lent = 0;
+    for (place, slot, entry) in base.entries() {
+        let Kind::File { size, blob, .. } = entry.kind else { continue };
+        let path = base.path_of(place, slot);
+        if *entry.name != *IGNORE_FILE.to_bytes()
+            || gone.contains(path.as_os_str().as_encoded_bytes())
+        {
+            continue;
         }
-        Ok(lent)
+        let Ok(parent) = open_parent(root, &path) else { continue };
+        let mode = meta::mode(entry.mode | 0o400);
+        let lend = |new: OwnedFd| -> Result<(), Error> {
+            if size > 0 {
+                let mut intake = Intake::noting(noted);
+                let (from, _) = contents.get(&mut intake, blob, size, &|| false)?;
+                let copy = || -> io::Result<()> {
+                    let mut from = File::from(from);
+                    from.seek(io::SeekFrom::Start(0))?;
+                    io::copy(&mut from, &mut File::from(new.try_clone()?))?;
+                    Ok(())
+                };
+                copy().context(Operation::Copy, || over.join(&path))?;
+            }
+            meta::give_mode(&new, mode).context(Operation::SetMetadata, || over.join(&path))
+        };
+        match fs::openat(&parent, IGNORE_FILE, NEW_FILE_FLAGS, Mode::RUSR | Mode::WUSR) {
+            Ok(new) => lend(new)?,
+            Err(Errno::EXIST) => continue,
+            Err(errno) => return Err(Error::io(Operation::Copy, over.join(&path), errno)),
+        }
+        lent += 1;
     }
+    Ok(lent)
 }
 
 /// What stays of the tree below.

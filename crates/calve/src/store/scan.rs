@@ -30,7 +30,7 @@ use super::manifest::{self, Manifest, NO_ID, os};
 use super::metadata::Maker;
 use super::object::{Entry, Kind, Time};
 use super::paths::local::{Local, Tree};
-use super::paths::spelling::Spellings;
+use super::paths::spelling::{Spellings, kind_to_learn_from};
 use crate::error::{Context as _, Error, Operation};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
@@ -51,6 +51,7 @@ mod trust;
 
 use assemble::Assembly;
 pub(crate) use assemble::{group_of, name_directories};
+use files::read_small;
 pub(crate) use files::{attributes, entry_of};
 
 /// The rules for entries that a snapshot leaves out, in gitignore's syntax.
@@ -148,6 +149,25 @@ pub(crate) struct Mentions {
 impl Mentions {
     fn of(request: &Request<'_>) -> Self {
         Self { paths: Vec::new(), spellings: request.spellings.clone() }
+    }
+
+    /// Notes the file at `path` if it names the root. `text` is the open file and its size, if it
+    /// may tell how the root is spelled.
+    pub(crate) fn note(
+        &mut self,
+        path: &Path,
+        mut mentions_root: bool,
+        text: Option<(&OwnedFd, u64)>,
+    ) {
+        if let Some((file, size)) = text
+            && let Some(kind) = kind_to_learn_from(path)
+            && let Ok(Some(text)) = read_small(file, size)
+        {
+            mentions_root |= self.spellings.learn(kind, &text);
+        }
+        if mentions_root {
+            self.paths.push(path.to_owned());
+        }
     }
 
     pub(crate) fn extend(&mut self, other: Self) {

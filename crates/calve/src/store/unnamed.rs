@@ -41,25 +41,25 @@ use rustix::fs::{self, FileType, Mode};
 use super::at::{is_gone, open_at};
 use super::blobs::{Intake, Noted, Taken};
 use super::catalog::{Based, DroppedRow, Origin, State, WorktreeRow};
-use super::files::{listed_at, open_plain};
+use super::files::{listed_at, make_folder, open_plain};
 use super::freeing::taking_in;
 use super::id::{BlobId, SnapshotId};
 use super::index::{self, Index, Stat};
-use super::layout;
+use super::layout::{self, Layout};
 use super::manifest::{Builder, Entries, Manifest};
 use super::metadata::Maker;
 use super::object::{
     Attributes, Entry, Kind, Malformed, Reader, SnapshotObject, decode_directory, encode_directory,
     put_varint,
 };
-use super::paths::spelling::{Spellings, kind_to_learn_from};
+use super::paths::spelling::Spellings;
 use super::ready::{Deletion, Which};
-use super::scan::files::read_small;
+use super::registry::Registry;
 use super::scan::{
     self, Mentions, Request, Scan, attributes, entry_of, group_of, name_directories, stat_of,
 };
-use super::snapshot::Known;
 use super::snapshot::record::{FoundList, NewIndex, Recording};
+use super::snapshot::{Known, other_roots};
 use super::{PROJECT, Store, StoreOptions, background, bytes_of, git, locks, path_from};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::{DIR_FLAGS, SOURCE_FLAGS};
@@ -175,6 +175,17 @@ impl Unnamed {
             put(&index.encode()?)?;
         }
         to.write_all(hasher.finalize().as_bytes())
+    }
+
+    /// Writes it down, for worktrees that are being made.
+    pub(crate) fn keep(&self, layout: Layout<'_>) -> Result<(), Error> {
+        let folder = layout.all_unnamed();
+        let write = || -> io::Result<()> {
+            make_folder(&folder)?;
+            let path = layout.unnamed(self.token());
+            write_whole_by(&layout.stage(), &path, |file| self.write(file))
+        };
+        write().context(Operation::Mark, || &folder)
     }
 
     /// Reads the record at `path`.
@@ -346,353 +357,301 @@ struct Naming<'a> {
     operation: &'a Running,
 }
 
-impl Store {
-    /// Looks at every entry of a tree, and reads none. `like` is an earlier look at this tree or at
-    /// a clone of it.
-    pub(crate) fn look_at_all(
-        &self,
-        path: &Path,
-        like: Option<&Manifest>,
-        stamp: (i64, u32),
-        operation: &Running,
-    ) -> Result<Scan, Error> {
-        let root = fs::open(path, DIR_FLAGS, Mode::empty()).context(Operation::Open, || path)?;
-        let excluded = self.other_roots(PROJECT, path, operation)?;
-        let project = self.catalog().worktree(PROJECT)?;
-        let project = project.filter(|row| self.registry().root_of(row) == path);
-        let maker_of = |row: WorktreeRow| Maker::of(&self.layout().tree(&row.token));
-        scan::scan(&Request {
-            path,
-            root: &root,
-            base: like,
-            index: None,
-            blobs: self.blobs(),
-            intake: None,
-            looks_only: true,
-            stamp,
-            maker: project.map_or_else(Maker::privileged, maker_of),
-            excluded: &excluded,
-            roots: &[],
-            spellings: &Spellings::fixed(Vec::new()),
-            local: None,
-            operation,
-        })
-    }
+/// Looks at every entry of a tree, and reads none. `like` is an earlier look at this tree or at
+/// a clone of it.
+pub(crate) fn look_at_all(
+    store: &Store,
+    path: &Path,
+    like: Option<&Manifest>,
+    stamp: (i64, u32),
+    operation: &Running,
+) -> Result<Scan, Error> {
+    let root = fs::open(path, DIR_FLAGS, Mode::empty()).context(Operation::Open, || path)?;
+    let excluded = other_roots(store, PROJECT, path, operation)?;
+    let project = store.catalog().worktree(PROJECT)?;
+    let project = project.filter(|row| store.registry().root_of(row) == path);
+    let maker_of = |row: WorktreeRow| Maker::of(&store.layout().tree(&row.token));
+    scan::scan(&Request {
+        path,
+        root: &root,
+        base: like,
+        index: None,
+        blobs: store.blobs(),
+        intake: None,
+        looks_only: true,
+        stamp,
+        maker: project.map_or_else(Maker::privileged, maker_of),
+        excluded: &excluded,
+        roots: &[],
+        spellings: &Spellings::fixed(Vec::new()),
+        local: None,
+        operation,
+    })
+}
 
-    /// Writes the unnamed snapshot of worktrees that are being made.
-    pub(crate) fn write_unnamed(&self, unnamed: &Unnamed) -> Result<(), Error> {
-        let folder = self.layout().all_unnamed();
-        let write = || -> io::Result<()> {
-            match std::fs::create_dir(&folder) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-                _ => {}
+/// Removes the unnamed snapshot of worktrees that were not made.
+pub(crate) fn remove(store: &Store, token: &str) {
+    store.ready().discard(Which::Unnamed(token), Deletion::Now);
+    let _ = std::fs::remove_file(store.layout().unnamed(token));
+}
+
+/// The files of all unnamed snapshots.
+pub(super) fn all(layout: Layout<'_>) -> Result<Vec<PathBuf>, Error> {
+    let folder = layout.all_unnamed();
+    let mut names = listed_at(&folder).context(Operation::ReadDirectory, || &folder)?;
+    names.sort_by(|a, b| a.0.cmp(&b.0));
+    Ok(names.into_iter().map(|(name, _)| folder.join(name)).collect())
+}
+
+/// See [`Store::name_contents`].
+pub(super) fn name_contents(store: &Store, options: &StoreOptions) -> Result<NamingReport, Error> {
+    let started = Instant::now();
+    store.must_be_writable(Operation::TakeSnapshotWith)?;
+    let operation = options.operation();
+    let _alone = naming_lock(store, &operation)?;
+    let mut report = NamingReport::default();
+    name_all(store, &mut report, &operation)?;
+    report.elapsed = started.elapsed();
+    Ok(report)
+}
+
+/// See [`Store::name_contents_behind`].
+pub(super) fn name_contents_behind(
+    store: &Store,
+    options: &StoreOptions,
+) -> Result<NamingReport, Error> {
+    let started = Instant::now();
+    store.must_be_writable(Operation::TakeSnapshotWith)?;
+    let mut report = NamingReport::default();
+    let Some(_alone) = locks::naming_now(store.path())? else {
+        return Ok(NamingReport { stopped: true, ..report });
+    };
+    let is_needed = || locks::is_gate_closed(store.path()) || locks::is_naming_wanted(store.path());
+    let work = |operation: &Running| name_all(store, &mut report, operation);
+    match background::until_needed(options, is_needed, work) {
+        Err(error) if error.kind() == ErrorKind::Cancelled && !options.cancel.is_cancelled() => {
+            report.stopped = true;
+        }
+        result => result?,
+    }
+    report.elapsed = started.elapsed();
+    Ok(report)
+}
+
+fn naming_lock(store: &Store, operation: &Running) -> Result<locks::Guard, Error> {
+    locks::naming(store.path(), || operation.is_cancelled())?
+        .ok_or_else(|| cancelled(Operation::TakeSnapshot, store.path()))
+}
+
+/// Names the contents that have no name yet, as a part of `operation`. Returns whether there
+/// were some. calve does not change a store that it cannot write to. If that is because the
+/// disk is full, the error says so, and what to do.
+pub(crate) fn name_pending(store: &Store, operation: &Running) -> Result<bool, Error> {
+    if store.is_read_only() && !store.is_full() || all(store.layout())?.is_empty() {
+        return Ok(false);
+    }
+    store.must_be_writable(Operation::TakeSnapshotWith)?;
+    let _alone = naming_lock(store, operation)?;
+    name_all(store, &mut NamingReport::default(), operation)?;
+    Ok(true)
+}
+
+/// Names everything. The caller holds the lock.
+fn name_all(store: &Store, report: &mut NamingReport, operation: &Running) -> Result<(), Error> {
+    let records = all(store.layout())?;
+    if records.is_empty() {
+        return Ok(());
+    }
+    store.registry().recover()?;
+    for path in records {
+        taking_in(store, operation, |noted| name_one(store, &path, report, noted, operation))?;
+    }
+    Ok(())
+}
+
+fn name_one(
+    store: &Store,
+    path: &Path,
+    report: &mut NamingReport,
+    noted: &Noted,
+    operation: &Running,
+) -> Result<(), Error> {
+    let token = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let remove = || {
+        store.ready().discard(Which::Unnamed(token), Deletion::Now);
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).context(Operation::RemoveLeftovers, || path)
             }
-            let path = self.layout().unnamed(unnamed.token());
-            write_whole_by(&self.layout().stage(), &path, |file| unnamed.write(file))
-        };
-        write().context(Operation::Mark, || &folder)
-    }
-
-    /// Removes the unnamed snapshot of worktrees that were not made.
-    pub(crate) fn remove_unnamed(&self, token: &str) {
-        self.ready().discard(Which::Unnamed(token), Deletion::Now);
-        let _ = std::fs::remove_file(self.layout().unnamed(token));
-    }
-
-    /// Whether there are trees whose contents have no names yet.
-    ///
-    /// # Errors
-    /// Those of every operation, see [`Store`]. Nothing is changed.
-    pub fn has_unnamed_contents(&self) -> Result<bool, Error> {
-        Ok(!self.all_unnamed()?.is_empty())
-    }
-
-    fn all_unnamed(&self) -> Result<Vec<PathBuf>, Error> {
-        let folder = self.layout().all_unnamed();
-        let mut names = listed_at(&folder).context(Operation::ReadDirectory, || &folder)?;
-        names.sort_by(|a, b| a.0.cmp(&b.0));
-        Ok(names.into_iter().map(|(name, _)| folder.join(name)).collect())
-    }
-
-    /// Names the contents of worktrees that were started without being read
-    /// ([`StartOptions::name_later`](crate::StartOptions::name_later)): reads each content once,
-    /// clones it into the store, and makes the worktrees' base snapshot. Until then
-    /// [`Worktree::snapshot`](crate::Worktree::snapshot) is `None`.
-    ///
-    /// Every operation that needs the base snapshot does this first: status, diff, capture, switch,
-    /// reset, undo, restore, a drop that looks for work, the next snapshot and the next start. One
-    /// process names at a time; the others wait.
-    ///
-    /// # Errors
-    /// Those of every operation, see [`Store`]. The worktrees are as they were, and the next call
-    /// begins again.
-    pub fn name_contents(&self, options: &StoreOptions) -> Result<NamingReport, Error> {
-        let started = Instant::now();
-        self.must_be_writable(Operation::TakeSnapshotWith)?;
-        let operation = options.operation();
-        let _alone = self.naming_lock(&operation)?;
-        let mut report = NamingReport::default();
-        self.name_all(&mut report, &operation)?;
-        report.elapsed = started.elapsed();
-        Ok(report)
-    }
-
-    /// The same for a process in the background. It returns as soon as another process waits for
-    /// the names or needs the store for itself, and at once if another process names contents: see
-    /// [`NamingReport::stopped`].
-    ///
-    /// # Errors
-    /// See [`Store::name_contents`].
-    pub fn name_contents_behind(&self, options: &StoreOptions) -> Result<NamingReport, Error> {
-        let started = Instant::now();
-        self.must_be_writable(Operation::TakeSnapshotWith)?;
-        let mut report = NamingReport::default();
-        let Some(_alone) = locks::naming_now(self.path())? else {
-            return Ok(NamingReport { stopped: true, ..report });
-        };
-        let is_needed =
-            || locks::is_gate_closed(self.path()) || locks::is_naming_wanted(self.path());
-        let work = |operation: &Running| self.name_all(&mut report, operation);
-        match background::until_needed(options, is_needed, work) {
-            Err(error)
-                if error.kind() == ErrorKind::Cancelled && !options.cancel.is_cancelled() =>
-            {
-                report.stopped = true;
-            }
-            result => result?,
+            _ => Ok(()),
         }
-        report.elapsed = started.elapsed();
-        Ok(report)
+    };
+    let _guard = store.share()?;
+    let mut unnamed = match Unnamed::open(path).context(Operation::Read, || path)? {
+        Opened::Gone => return Ok(()),
+        // It says nothing: the worktrees are compared with the project's next snapshot.
+        Opened::Damaged => return remove(),
+        Opened::Whole(unnamed) => unnamed,
+    };
+    let is_one = |row: &&WorktreeRow| {
+        row.snapshot.is_none() && unnamed.tokens().any(|token| *token == row.token)
+    };
+    let (rows, dropped) = (store.catalog().worktrees()?, store.catalog().dropped()?);
+    let of_trees: Vec<&WorktreeRow> = rows.iter().filter(is_one).collect();
+    if of_trees.iter().any(|row| row.state == State::Starting) {
+        // Their start is still at work.
+        return Ok(());
     }
-
-    fn naming_lock(&self, operation: &Running) -> Result<locks::Guard, Error> {
-        locks::naming(self.path(), || operation.is_cancelled())?
-            .ok_or_else(|| cancelled(Operation::TakeSnapshot, self.path()))
+    let of_dropped: Vec<_> = dropped.iter().filter(|kept| is_one(&&kept.row)).collect();
+    if of_trees.is_empty() && of_dropped.is_empty() {
+        return remove();
     }
-
-    /// Names the contents that have no name yet, as a part of `operation`. Returns whether there
-    /// were some. calve does not change a store that it cannot write to. If that is because the
-    /// disk is full, the error says so, and what to do.
-    pub(crate) fn name_pending(&self, operation: &Running) -> Result<bool, Error> {
-        if self.is_read_only() && !self.is_full() || !self.has_unnamed_contents()? {
-            return Ok(false);
-        }
-        self.must_be_writable(Operation::TakeSnapshotWith)?;
-        let _alone = self.naming_lock(operation)?;
-        self.name_all(&mut NamingReport::default(), operation)?;
-        Ok(true)
+    let Some(project_row) = rows.iter().find(|row| row.name == PROJECT) else { return Ok(()) };
+    let project = store.registry().root_of(project_row);
+    let rows = RowsOf { trees: of_trees, dropped: of_dropped };
+    let holders =
+        holders(store.registry(), (&project, &unnamed.project), &unnamed.trees, &rows, token)?;
+    let (manifest, base) = (&mut unnamed.manifest, unnamed.base);
+    let read = read_contents(store, (manifest, base), &holders, &project, noted, operation)?;
+    let (exceptions, unsealed, mentions) = read;
+    drop(holders);
+    let changed = settle(&mut unnamed, &exceptions);
+    let id =
+        record_named(store, &mut unnamed, (project_row, &project), changed, (&unsealed, mentions))?;
+    report.snapshots.push(id);
+    report.changed_files += changed;
+    if changed == 0
+        && let Some((_, index)) = unnamed.trees.first()
+    {
+        store.ready().adopt((token, &unnamed.seal), (id, index));
     }
+    remove()
+}
 
-    /// Names everything. The caller holds the lock.
-    fn name_all(&self, report: &mut NamingReport, operation: &Running) -> Result<(), Error> {
-        let records = self.all_unnamed()?;
-        if records.is_empty() {
-            return Ok(());
-        }
-        self.registry().recover()?;
-        for path in records {
-            taking_in(self, operation, |noted| self.name_one(&path, report, noted, operation))?;
-        }
-        Ok(())
+/// The trees that may still have the contents of the record that is named after `token`.
+///
+/// # Errors
+/// calve failed to look at one. To name without it could lose the base.
+fn holders<'a>(
+    registry: Registry<'_>,
+    (project, seen): (&Path, &'a Index),
+    trees: &'a [(Vec<String>, Index)],
+    rows: &RowsOf<'_>,
+    token: &str,
+) -> Result<Vec<Holder<'a>>, Error> {
+    let open = |path: &Path| {
+        witness(fs::open(path, DIR_FLAGS, Mode::empty())).context(Operation::Open, || path)
+    };
+    let mut holders = Vec::new();
+    if let Some(root) = open(project)? {
+        holders.push(Holder { root, index: seen, by: By::Project });
     }
-
-    fn name_one(
-        &self,
-        path: &Path,
-        report: &mut NamingReport,
-        noted: &Noted,
-        operation: &Running,
-    ) -> Result<(), Error> {
-        let token = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let remove = || {
-            self.ready().discard(Which::Unnamed(token), Deletion::Now);
-            match std::fs::remove_file(path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    Err(error).context(Operation::RemoveLeftovers, || path)
+    for (tree, (tokens, index)) in trees.iter().enumerate() {
+        for token in tokens {
+            let row = rows.trees.iter().find(|row| row.token == *token);
+            let kept = rows.dropped.iter().find(|kept| kept.row.token == *token);
+            let at = match (row, kept) {
+                (Some(row), _) if registry.find_mark(row)? => path_from(&row.path),
+                (_, Some(kept)) if kept.beside => {
+                    layout::dropped_beside(&path_from(&kept.row.path), token)
                 }
-                _ => Ok(()),
-            }
-        };
-        let _guard = self.share()?;
-        let mut unnamed = match Unnamed::open(path).context(Operation::Read, || path)? {
-            Opened::Gone => return Ok(()),
-            // It says nothing: the worktrees are compared with the project's next snapshot.
-            Opened::Damaged => return remove(),
-            Opened::Whole(unnamed) => unnamed,
-        };
-        let is_one = |row: &&WorktreeRow| {
-            row.snapshot.is_none() && unnamed.tokens().any(|token| *token == row.token)
-        };
-        let (rows, dropped) = (self.catalog().worktrees()?, self.catalog().dropped()?);
-        let of_trees: Vec<&WorktreeRow> = rows.iter().filter(is_one).collect();
-        if of_trees.iter().any(|row| row.state == State::Starting) {
-            // Their start is still at work.
-            return Ok(());
-        }
-        let of_dropped: Vec<_> = dropped.iter().filter(|kept| is_one(&&kept.row)).collect();
-        if of_trees.is_empty() && of_dropped.is_empty() {
-            return remove();
-        }
-        let Some(project_row) = rows.iter().find(|row| row.name == PROJECT) else { return Ok(()) };
-        let project = self.registry().root_of(project_row);
-        let rows = RowsOf { trees: of_trees, dropped: of_dropped };
-        let holders = self.holders((&project, &unnamed.project), &unnamed.trees, &rows, token)?;
-        let (manifest, base) = (&mut unnamed.manifest, unnamed.base);
-        let read = self.read_contents((manifest, base), &holders, &project, noted, operation)?;
-        let (exceptions, unsealed, mentions) = read;
-        drop(holders);
-        let changed = settle(&mut unnamed, &exceptions);
-        let id = self.record_named(
-            &mut unnamed,
-            (project_row, &project),
-            changed,
-            (&unsealed, mentions),
-        )?;
-        report.snapshots.push(id);
-        report.changed_files += changed;
-        if changed == 0
-            && let Some((_, index)) = unnamed.trees.first()
-        {
-            self.ready().adopt((token, &unnamed.seal), (id, index));
-        }
-        remove()
-    }
-
-    /// The trees that may still have the contents of the record that is named after `token`.
-    ///
-    /// # Errors
-    /// calve failed to look at one. To name without it could lose the base.
-    fn holders<'a>(
-        &self,
-        (project, seen): (&Path, &'a Index),
-        trees: &'a [(Vec<String>, Index)],
-        rows: &RowsOf<'_>,
-        token: &str,
-    ) -> Result<Vec<Holder<'a>>, Error> {
-        let open = |path: &Path| {
-            witness(fs::open(path, DIR_FLAGS, Mode::empty())).context(Operation::Open, || path)
-        };
-        let mut holders = Vec::new();
-        if let Some(root) = open(project)? {
-            holders.push(Holder { root, index: seen, by: By::Project });
-        }
-        for (tree, (tokens, index)) in trees.iter().enumerate() {
-            for token in tokens {
-                let row = rows.trees.iter().find(|row| row.token == *token);
-                let kept = rows.dropped.iter().find(|kept| kept.row.token == *token);
-                let at = match (row, kept) {
-                    (Some(row), _) if self.registry().find_mark(row)? => path_from(&row.path),
-                    (_, Some(kept)) if kept.beside => {
-                        layout::dropped_beside(&path_from(&kept.row.path), token)
-                    }
-                    (_, Some(_)) => self.layout().dropped_tree(token),
-                    _ => continue,
-                };
-                if let Some(root) = open(&at)? {
-                    holders.push(Holder { root, index, by: By::Tree(tree) });
-                }
+                (_, Some(_)) => registry.layout.dropped_tree(token),
+                _ => continue,
+            };
+            if let Some(root) = open(&at)? {
+                holders.push(Holder { root, index, by: By::Tree(tree) });
             }
         }
-        // Nobody works in this one. It is asked last, since the pages of the others are in memory.
-        if let Some((_, index)) = trees.first()
-            && let Some(root) = open(&self.layout().unnamed_tree(token))?
-        {
-            holders.push(Holder { root, index, by: By::Tree(0) });
-        }
-        Ok(holders)
     }
+    // Nobody works in this one. It is asked last, since the pages of the others are in memory.
+    if let Some((_, index)) = trees.first()
+        && let Some(root) = open(&registry.layout.unnamed_tree(token))?
+    {
+        holders.push(Holder { root, index, by: By::Tree(0) });
+    }
+    Ok(holders)
+}
 
-    /// Reads the contents of all files, and gives the entries of the tree their names.
-    fn read_contents(
-        &self,
-        (manifest, base): (&mut Manifest, Option<SnapshotId>),
-        holders: &[Holder<'_>],
-        project: &Path,
-        noted: &Noted,
-        operation: &Running,
-    ) -> Result<Files, Error> {
-        let roots = vec![bytes_of(project)];
-        let spellings = match fs::open(project, DIR_FLAGS, Mode::empty()) {
-            Ok(root) => Spellings::of(&root, roots.clone()),
-            Err(_) => Spellings::at(roots.clone()),
-        };
-        let (files, _) = manifest.files();
-        let take = |entries: &mut Entries| std::mem::replace(entries, Vec::new().into());
-        let entries = manifest.directories.iter_mut().map(|it| Mutex::new(take(&mut it.entries)));
-        let entries: Vec<Mutex<Entries>> = entries.collect();
-        let naming = Naming {
-            store: self,
-            manifest,
-            entries: &entries,
-            holders,
-            roots: &roots,
-            spellings: &spellings,
-            noted,
-            // Nobody collects contents as long as this process shares them.
-            has_base: base.is_some_and(|base| self.object(base).is_ok()),
-            operation,
-        };
-        let read = naming.run(files)?;
-        for (directory, entries) in manifest.directories.iter_mut().zip(entries) {
-            directory.entries = entries.into_inner().unwrap_or_else(PoisonError::into_inner);
-        }
-        Ok(read)
+/// Reads the contents of all files, and gives the entries of the tree their names.
+fn read_contents(
+    store: &Store,
+    (manifest, base): (&mut Manifest, Option<SnapshotId>),
+    holders: &[Holder<'_>],
+    project: &Path,
+    noted: &Noted,
+    operation: &Running,
+) -> Result<Files, Error> {
+    let roots = vec![bytes_of(project)];
+    let spellings = match fs::open(project, DIR_FLAGS, Mode::empty()) {
+        Ok(root) => Spellings::of(&root, roots.clone()),
+        Err(_) => Spellings::at(roots.clone()),
+    };
+    let (files, _) = manifest.files();
+    let take = |entries: &mut Entries| std::mem::replace(entries, Vec::new().into());
+    let entries = manifest.directories.iter_mut().map(|it| Mutex::new(take(&mut it.entries)));
+    let entries: Vec<Mutex<Entries>> = entries.collect();
+    let naming = Naming {
+        store,
+        manifest,
+        entries: &entries,
+        holders,
+        roots: &roots,
+        spellings: &spellings,
+        noted,
+        // Nobody collects contents as long as this process shares them.
+        has_base: base.is_some_and(|base| store.object(base).is_ok()),
+        operation,
+    };
+    let read = naming.run(files)?;
+    for (directory, entries) in manifest.directories.iter_mut().zip(entries) {
+        directory.entries = entries.into_inner().unwrap_or_else(PoisonError::into_inner);
     }
+    Ok(read)
+}
 
-    /// Records the snapshot of a tree whose contents have their names. `changed` is how many files
-    /// nobody had any more.
-    fn record_named(
-        &self,
-        unnamed: &mut Unnamed,
-        (project_row, project): (&WorktreeRow, &Path),
-        changed: u64,
-        (unsealed, mentions): (&[BlobId], Mentions),
-    ) -> Result<SnapshotId, Error> {
-        let order = vec![None; unnamed.manifest.directories.len()];
-        let directories = name_directories(&mut unnamed.manifest, &order, None, true);
-        let manifest = &unnamed.manifest;
-        let message = match changed {
-            0 => String::new(),
-            changed => format!(
-                "{changed} files were changed before they were read; they are as in the project"
-            ),
-        };
-        let encoding = manifest.object(unnamed.base, message).encode();
-        let id = SnapshotId::of(&encoding);
-        unnamed.trees.iter_mut().for_each(|(_, index)| index.snapshot = id);
-        unnamed.project.snapshot = id;
-        let mut indexes = Vec::new();
-        for (tokens, index) in &unnamed.trees {
-            let of_tree = |token| NewIndex { token, index, has_base: false };
-            indexes.extend(tokens.iter().map(|token| of_tree(token)));
-        }
-        if project_row.snapshot == unnamed.base {
-            let (token, index) = (&*project_row.token, &unnamed.project);
-            indexes.push(NewIndex { token, index, has_base: unnamed.base.is_some() });
-        }
-        let known = Known {
-            row: project_row.clone(),
-            root: project.to_owned(),
-            base: None,
-            index: None,
-            local: None,
-        };
-        let tokens: Vec<String> = unnamed.tokens().map(str::to_owned).collect();
-        self.snapshots().record(&Recording {
-            encoding: &encoding,
-            tree: Some((manifest, &directories)),
-            arrived: Some(unsealed),
-            found: Some(FoundList::Here(&self.found_in(&known, manifest, mentions))),
-            indexes: &indexes,
-            based: Based::Unnamed {
-                tokens: &tokens,
-                project: &project_row.token,
-                was: unnamed.base,
-            },
-            name: None,
-            origin: &Origin { worktree: Some(PROJECT.to_owned()), branch: git::branch_in(project) },
-        })
+/// Records the snapshot of a tree whose contents have their names. `changed` is how many files
+/// nobody had any more.
+fn record_named(
+    store: &Store,
+    unnamed: &mut Unnamed,
+    (project_row, project): (&WorktreeRow, &Path),
+    changed: u64,
+    (unsealed, mentions): (&[BlobId], Mentions),
+) -> Result<SnapshotId, Error> {
+    let order = vec![None; unnamed.manifest.directories.len()];
+    let directories = name_directories(&mut unnamed.manifest, &order, None, true);
+    let manifest = &unnamed.manifest;
+    let message = match changed {
+        0 => String::new(),
+        changed => format!(
+            "{changed} files were changed before they were read; they are as in the project"
+        ),
+    };
+    let encoding = manifest.object(unnamed.base, message).encode();
+    let id = SnapshotId::of(&encoding);
+    unnamed.trees.iter_mut().for_each(|(_, index)| index.snapshot = id);
+    unnamed.project.snapshot = id;
+    let mut indexes = Vec::new();
+    for (tokens, index) in &unnamed.trees {
+        let of_tree = |token| NewIndex { token, index, has_base: false };
+        indexes.extend(tokens.iter().map(|token| of_tree(token)));
     }
+    if project_row.snapshot == unnamed.base {
+        let (token, index) = (&*project_row.token, &unnamed.project);
+        indexes.push(NewIndex { token, index, has_base: unnamed.base.is_some() });
+    }
+    let known = Known::on(store, project_row.clone(), None);
+    let tokens: Vec<String> = unnamed.tokens().map(str::to_owned).collect();
+    store.snapshots().record(&Recording {
+        encoding: &encoding,
+        tree: Some((manifest, &directories)),
+        arrived: Some(unsealed),
+        found: Some(FoundList::Here(&known.found_in(store, manifest, mentions))),
+        indexes: &indexes,
+        based: Based::Unnamed { tokens: &tokens, project: &project_row.token, was: unnamed.base },
+        name: None,
+        origin: &Origin { worktree: Some(PROJECT.to_owned()), branch: git::branch_in(project) },
+    })
 }
 
 /// The rows of the worktrees that a record is about.
@@ -852,7 +811,7 @@ impl Naming<'_> {
                         && (traced || by != By::Project) =>
                 {
                     let path = path.join(super::manifest::os(&entry.name));
-                    note_mention(intake.mentions_root, mentions, &path, (&file, size));
+                    mentions.note(&path, intake.mentions_root, Some((&file, size)));
                     return Ok(Named::Content { blob, attributes: attributes(&file)?, by });
                 }
                 _ if by == By::Project => in_project = Some((file, meta)),
@@ -865,7 +824,7 @@ impl Naming<'_> {
         Ok(match self.store.blobs().take_in(intake, &file, meta, stamp, &stop)? {
             Taken::Stored { blob, size, meta, .. } => {
                 let path = path.join(super::manifest::os(&entry.name));
-                note_mention(intake.mentions_root, mentions, &path, (&file, size));
+                mentions.note(&path, intake.mentions_root, Some((&file, size)));
                 let kind = Kind::File { size, link: 0, blob };
                 let entry = entry_of(&entry.name, &meta, attributes(&file)?, kind);
                 Named::Instead(
@@ -891,23 +850,6 @@ fn witness<T, E: Into<io::Error>>(opened: Result<T, E>) -> io::Result<Option<T>>
             Ok(None)
         }
         Err(error) => Err(error),
-    }
-}
-
-/// Notes a file that names the project's root, as a scan does.
-fn note_mention(
-    mut mentions_root: bool,
-    mentions: &mut Mentions,
-    path: &Path,
-    (file, size): (&OwnedFd, u64),
-) {
-    if let Some(kind) = kind_to_learn_from(path)
-        && let Ok(Some(text)) = read_small(file, size)
-    {
-        mentions_root |= mentions.spellings.learn(kind, &text);
-    }
-    if mentions_root {
-        mentions.paths.push(path.to_owned());
     }
 }
 

@@ -32,6 +32,7 @@ use crate::store::object::{Entry, Kind};
 use crate::store::paths::MOST_BYTES;
 use crate::store::paths::local::{Local, Tree};
 use crate::store::scan::UNKNOWN;
+use crate::store::snapshot::local;
 use crate::store::{Store, StoreOptions, at};
 use crate::tree::running::Running;
 
@@ -110,7 +111,7 @@ impl Worktree {
             sides: Vec::with_capacity(changes.len()),
             store: self.store().clone(),
             root: self.path().to_owned(),
-            local: self.store().local(&self.row, self.path()),
+            local: local(self.store(), &self.row, self.path()),
         };
         let sized = |entry: Option<&Entry>| match entry.map(|entry| &entry.kind) {
             Some(Kind::File { size, .. }) => *size,

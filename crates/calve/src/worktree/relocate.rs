@@ -30,6 +30,7 @@ use crate::store::paths::local::{Tree, tracked};
 use crate::store::paths::record::{self, Digest};
 use crate::store::paths::spelling::Spellings;
 use crate::store::paths::{PathKind, Relocation, in_environment, seconds_older};
+use crate::store::snapshot::modules;
 use crate::store::{Store, bytes_of, path_from};
 use crate::tree::staging::{Stage, is_of_another_boot, stage_name};
 use crate::tree::{CloneOptions, clone_tree_dressed};
@@ -288,7 +289,7 @@ impl Store {
         {
             return Ok(());
         }
-        let found = self.found(id, &self.object(id)?)?;
+        let found = self.snapshots().found(id, &self.object(id)?)?;
         match Relocation::between(&found.roots, path) {
             Some(roots) => roots.write(&kept).context(Operation::Write, || file),
             None => Ok(()),
@@ -316,7 +317,7 @@ impl Worktree {
         let follow = || -> io::Result<()> {
             // Until the end, files may name the earlier root or the new one.
             roots.or(&now).write(&self.kept())?;
-            if let Some(modules) = self.store.modules(&self.row, &self.path) {
+            if let Some(modules) = modules(&self.store, &self.row, &self.path) {
                 for earlier in moves.iter().filter_map(|moved| moved.from().next()) {
                     modules.lead_as(&modules.at(&path_from(earlier)), &self.path)?;
                 }
@@ -455,7 +456,7 @@ pub fn path_mentions(tree: &Path) -> Result<Vec<PathMention>, Error> {
         && let Some(id) = project.snapshot()
     {
         let store = &discovered.store;
-        let noted = store.found(id, &store.object(id)?)?.mentions;
+        let noted = store.snapshots().found(id, &store.object(id)?)?.mentions;
         // All others were found above, as they are now.
         let is_only_noted = |mention: &PathMention| {
             !mention.kind.is_known()

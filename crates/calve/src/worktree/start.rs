@@ -14,6 +14,7 @@ use crate::reflink::ReflinkOutcome;
 use crate::reflink::sys;
 use crate::report::DestinationReport;
 use crate::store::catalog::{Linked, State, WorktreeRow};
+use crate::store::history::of_project;
 use crate::store::home;
 use crate::store::id::SnapshotId;
 use crate::store::layout::{self, OWN};
@@ -23,7 +24,8 @@ use crate::store::paths::found::PathMention;
 use crate::store::ready::{Arrived, SnapshotTree, TreePlace, places, publish_all, unpublish_all};
 use crate::store::registry::{Claim, name_taken, no_worktree};
 use crate::store::scan::files::GivenUp;
-use crate::store::snapshot::{Known, check_name};
+use crate::store::snapshot::{Known, check_name, modules};
+use crate::store::unnamed::name_pending;
 use crate::store::{
     PROJECT, SnapshotOptions, SnapshotReport, Store, StoreOptions, bytes_of, is_refused, now,
     path_from, token,
@@ -430,7 +432,7 @@ impl Store {
     /// The state of the project that the store knows, or the tree of the snapshot, if the plan
     /// needs it. An error is no answer: the start reads the same again where it needs it.
     fn read_ahead(&self, plan: StartPlan<'_>) -> ReadAhead {
-        let known = || self.known_if_sound(self.catalog().worktree(PROJECT).ok()??).ok();
+        let known = || Known::if_sound(self, self.catalog().worktree(PROJECT).ok()??).ok();
         let tree = |id| self.catalog().manifest(id, &self.object(id).ok()?).ok();
         match plan {
             StartPlan::Snapshot(id) | StartPlan::Loose(id, _) => {
@@ -458,7 +460,7 @@ impl Store {
             }
             StartPlan::Clone { least_bytes, reads_first } => {
                 if reads_first {
-                    self.name_pending(operation)?;
+                    name_pending(self, operation)?;
                     let limited = operation.reading_at_most(least_bytes);
                     match self.snapshot_of_project(known.take(), &limited) {
                         Err(error) if GivenUp::ended(&error) => {}
@@ -471,9 +473,9 @@ impl Store {
                 }
             }
             StartPlan::Fork(name) => {
-                let taken = self.worktree(name)?.as_now(operation, |this| {
+                let (taken, _) = self.worktree(name)?.as_now(operation, |this| {
                     this.must_be_there()?;
-                    self.record(&this.known()?, &SnapshotOptions::new(), operation)
+                    this.known()?.record(self, &SnapshotOptions::new(), operation)
                 })?;
                 return Ok(Basis { id: Some(taken.id), taken: Some(taken), ..Basis::default() });
             }
@@ -487,8 +489,7 @@ impl Store {
         known: Option<Known>,
         operation: &Running,
     ) -> Result<Basis, Error> {
-        let (taken, manifest) =
-            self.snapshot_with_manifest(&SnapshotOptions::new(), known, operation)?;
+        let (taken, manifest) = of_project(self, &SnapshotOptions::new(), known, operation)?;
         Ok(Basis { id: Some(taken.id), manifest, taken: Some(taken), cloned: None })
     }
 
@@ -614,7 +615,7 @@ impl Worktree {
     /// fork would have those of the project, which lack the worktree's commits.
     fn forkable(self) -> Result<Self, Error> {
         self.must_be_there()?;
-        let modules = self.store.modules(&self.row, &self.path);
+        let modules = modules(&self.store, &self.row, &self.path);
         if modules.is_some_and(|modules| modules.are_in_use()) {
             let cause = io::Error::other(
                 "it has repositories of submodules, which calve brings from the project only",

@@ -56,6 +56,7 @@ use crate::store::paths::found::Found;
 use crate::store::paths::local::{Local, Tree};
 use crate::store::paths::record::Digest;
 use crate::store::registry::no_worktree;
+use crate::store::snapshot::modules;
 use crate::store::{StoreOptions, locks, now};
 use crate::tree::mounts;
 use crate::tree::pool::cancelled;
@@ -283,7 +284,7 @@ impl Worktree {
         let from = self.based_on()?;
         let _guard = self.store.share()?;
         let known = self.known()?;
-        let (mut scan, _) = self.store.scan(&known, None, operation)?;
+        let (mut scan, _) = known.scan(&self.store, None, operation)?;
         // Only a snapshot needs them, and the new index will take as much memory.
         scan.stats = Vec::new();
         let Some((_, _, base)) = &known.base else { return Err(no_worktree(self.name())) };
@@ -343,7 +344,7 @@ impl Worktree {
         let staged = bring.stage(operation)?;
         self.connect_staged(&staged, operation)?;
         if let Some(local) = &known.local {
-            let mut found = self.store.found(to, &object)?;
+            let mut found = self.store.snapshots().found(to, &object)?;
             found.keep_tracked(&self.path);
             self.relocate_staged(tree, local, &staged, &found)
                 .context(Operation::RewritePaths, || &self.path)?;
@@ -467,7 +468,7 @@ impl Worktree {
             return Ok(());
         }
         outer_first(&mut files);
-        let Some(modules) = self.store.modules(&self.row, &self.path) else { return Ok(()) };
+        let Some(modules) = modules(&self.store, &self.row, &self.path) else { return Ok(()) };
         let registration = git::leads_to(&self.path).context(Operation::Link, || &self.path)?;
         let submodules = Submodules { modules: &modules, registration: &registration, operation };
         let (at, others) = (|_: &Path| None, |_: &Path| None);

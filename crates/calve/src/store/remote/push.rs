@@ -826,7 +826,7 @@ impl Remote {
         };
         if Found::decode(&bytes).is_none() {
             // As for a worktree of this store.
-            bytes = store.found(id, object)?.encode();
+            bytes = store.snapshots().found(id, object)?.encode();
         }
         let id = BlobId::of(&bytes);
         self.put(&found_key(id), &bytes)?;

@@ -189,16 +189,9 @@ impl Scanner<'_> {
                 let blobs = self.request.blobs;
                 match blobs.take_in(intake, file, meta, stamp, stop)? {
                     Taken::Stored { blob, size, meta, traced, writers } => {
-                        let mut mentions_root = intake.mentions_root;
-                        if self.request.local.is_none()
-                            && let Some(kind) = kind_to_learn_from(&dir.path_of(&wanted.name))
-                            && let Ok(Some(text)) = read_small(file, size)
-                        {
-                            mentions_root |= mentions.spellings.learn(kind, &text);
-                        }
-                        if mentions_root {
-                            mentions.paths.push(dir.path_of(&wanted.name));
-                        }
+                        let text = self.request.local.is_none().then_some((file, size));
+                        let path = dir.path_of(&wanted.name);
+                        mentions.note(&path, intake.mentions_root, text);
                         let kind = Kind::File { size, link: 0, blob };
                         (kind, meta, attributes(file)?, traced, writers)
                     }

@@ -24,11 +24,10 @@
 //! more.
 
 use std::collections::HashSet;
-use std::io;
 
 use super::super::Store;
 use super::super::catalog::{Based, NewSnapshot, Origin};
-use super::super::files::listed_at;
+use super::super::files::{listed_at, make_folder};
 use super::super::id::{BlobId, SnapshotId, from_hex};
 use super::super::index::Index;
 use super::super::manifest::Manifest;
@@ -38,7 +37,7 @@ use crate::tree::staging::write_whole;
 
 /// The snapshots of a store, as far as they are added and forgotten.
 pub(crate) struct RecordedSnapshots<'a> {
-    pub(super) store: &'a Store,
+    pub(in super::super) store: &'a Store,
 }
 
 /// A snapshot that is to be added.
@@ -118,12 +117,7 @@ impl RecordedSnapshots<'_> {
     fn write_found(&self, id: SnapshotId, found: &Found) -> Result<(), Error> {
         let layout = self.store.layout();
         let (folder, path) = (layout.all_found(), layout.found(id));
-        match std::fs::create_dir(&folder) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(error).context(Operation::MakeFolder, || folder);
-            }
-            _ => {}
-        }
+        make_folder(&folder).context(Operation::MakeFolder, || &folder)?;
         let written = write_whole(&layout.stage(), &path, &found.encode());
         written.context(Operation::Write, || path)
     }

@@ -31,6 +31,7 @@ use crate::store::id::SnapshotId;
 use crate::store::manifest::Manifest;
 use crate::store::materialize::wanted;
 use crate::store::object::Entry;
+use crate::store::overlay::record_over;
 use crate::store::ready::vouched::{Snapshots, length};
 use crate::tree::git_index::{self, Folder, Sorted, Vouched, Vouches};
 use crate::tree::running::Running;
@@ -108,7 +109,7 @@ impl Store {
         gone.extend(tracked.into_iter().filter(|path| !stays(path)));
         let gone: HashSet<Vec<u8>> = gone.into_iter().collect();
         let message = format!("the project at {}", commit.get(..12).unwrap_or(commit));
-        let made = self.record_over(id, &gone, &checkout.tree(), &message, operation)?;
+        let made = record_over(self, id, &gone, &checkout.tree(), &message, operation)?;
         let index = std::fs::read(checkout.index()).context(Operation::Read, || &folder)?;
         let mut recorded = HashMap::with_capacity(made.manifest.count as usize);
         let mut path = Vec::new();

@@ -175,7 +175,7 @@ impl Remote {
         // Only the files that the pusher found. A search here would look for a root that these
         // files do not know.
         let mut mentions = Vec::new();
-        if let Some(found) = store.noted_found(id)? {
+        if let Some(found) = store.snapshots().noted_found(id)? {
             let dressing = Dressing {
                 store,
                 origin: Origin::Snapshot(id, &object),

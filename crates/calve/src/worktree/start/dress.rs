@@ -171,7 +171,7 @@ impl Dressing<'_> {
             modes.push(mode);
         }
         let mut found = match self.origin {
-            Origin::Snapshot(id, object) => self.store.found(id, object)?,
+            Origin::Snapshot(id, object) => self.store.snapshots().found(id, object)?,
             Origin::Project { found, .. } => found.clone(),
         };
         found.keep_tracked(&self.source_root()?);

@@ -46,7 +46,7 @@ use crate::store::registry::Claim;
 use crate::store::scan::databases::{JOURNAL, WAL, may_be_database};
 use crate::store::scan::{IGNORE_FILE, Scan};
 use crate::store::snapshot::Known;
-use crate::store::unnamed::{UNTRACED, Unnamed};
+use crate::store::unnamed::{self, UNTRACED, Unnamed, look_at_all};
 use crate::store::{PROJECT, Store, path_from};
 use crate::tree::running::Running;
 use crate::tree::staging::{Stage, stage_name};
@@ -295,12 +295,12 @@ impl Store {
             return Ok(None);
         }
         let (before_walk, stamp) = (listing::now(), self.clock()?);
-        let mut before = self.look_at_all(&project, None, stamp, &operation.uncounted())?;
+        let mut before = look_at_all(self, &project, None, stamp, &operation.uncounted())?;
         let Some(first) = before.manifest.take() else { return Ok(None) };
-        let known = self.known_if_sound(row)?;
+        let known = Known::if_sound(self, row)?;
         let base = known.base.as_ref().map(|(id, ..)| *id);
         if let Some((id, ..)) = &known.base
-            && self.noted_found(*id)?.is_none_or(|found| !found.mentions.is_empty())
+            && self.snapshots().noted_found(*id)?.is_none_or(|found| !found.mentions.is_empty())
         {
             return Ok(None);
         }
@@ -330,7 +330,7 @@ impl Store {
         for stage in ready.iter().chain(arrived.iter().map(|tree| &tree.stage)) {
             let against = manifest.as_ref().unwrap_or(&first);
             let (path, uncounted) = (stage.path(), operation.uncounted());
-            let looked = self.look_at_all(&path, Some(against), stamp, &uncounted)?;
+            let looked = look_at_all(self, &path, Some(against), stamp, &uncounted)?;
             let Some(seen) = looked.manifest.filter(|_| looked.skipped.is_empty()) else {
                 return Ok(None);
             };
@@ -502,10 +502,11 @@ impl Store {
             let name = CString::new(name).map_err(io::Error::from);
             name.and_then(|name| ready.publish(&name)).context(Operation::MakeReadyTree, || path)
         };
-        self.write_unnamed(&unnamed)
+        unnamed
+            .keep(self.layout())
             .and_then(|()| ready.as_mut().map_or(Ok(()), keep))
             .and_then(|()| self.dress_and_publish(&dressing, arrived, places, claim))
-            .inspect_err(|_| self.remove_unnamed(unnamed.token()))
+            .inspect_err(|_| unnamed::remove(self, unnamed.token()))
     }
 }
 
