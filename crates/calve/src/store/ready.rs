@@ -28,7 +28,7 @@ use super::metadata::Maker;
 use super::object::SnapshotObject;
 use super::scan::stat_of;
 use super::trash::{self, remove_tree};
-use super::{PROJECT, Store, StoreOptions, background, files, locks, read_plain};
+use super::{Store, StoreOptions, background, files, locks, read_plain};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::filesystem::{Filesystem, SharesBlocks};
 use crate::reflink::meta::Meta;
@@ -171,24 +171,7 @@ impl Store {
     /// [`Store::keep_ready_trees`].
     #[must_use]
     pub fn ready_trees_kept(&self) -> u64 {
-        match self.ready_trees_set() {
-            Ok(number) => number,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let entries = || {
-                    let row = self.catalog().worktree(PROJECT).ok()??;
-                    self.object(row.snapshot?).ok().map(|object| object.entries)
-                };
-                kept_unless_told(self.filesystem(), entries().unwrap_or(0))
-            }
-            Err(_) => 0,
-        }
-    }
-
-    /// The number that [`Store::keep_ready_trees`] set.
-    fn ready_trees_set(&self) -> io::Result<u64> {
-        let text = read_plain(fs::CWD, &self.layout().ready_setting(), SETTING_MOST_BYTES)?;
-        let number = String::from_utf8(text).ok().and_then(|it| it.trim().parse().ok());
-        Ok(number.unwrap_or(0).min(MOST))
+        self.ready().kept()
     }
 
     /// Sets how many ready trees of the project's latest snapshot the store keeps, at most 64. A
@@ -207,11 +190,7 @@ impl Store {
     /// # Errors
     /// Those of every operation, see [`Store`]. The number is what it was.
     pub fn keep_ready_trees(&self, number: u64) -> Result<(), Error> {
-        self.must_be_writable(Operation::MakeReadyTree)?;
-        let path = self.layout().ready_setting();
-        let text = format!("{}\n", number.min(MOST));
-        staging::write_flushed(&self.layout().stage(), &path, text.as_bytes())
-            .context(Operation::MakeReadyTree, || path)
+        self.ready().set_kept(number)
     }
 
     /// Makes as many ready trees of the project's latest snapshot as the store keeps. It removes
@@ -227,43 +206,7 @@ impl Store {
     /// [`ErrorKind::Damaged`] if content of the snapshot is lost. The trees that were complete
     /// stay.
     pub fn make_ready_trees(&self, options: &StoreOptions) -> Result<ReadyReport, Error> {
-        let started = Instant::now();
-        self.must_be_writable(Operation::MakeReadyTree)?;
-        let mut report = ReadyReport::default();
-        let Some(_alone) = locks::refill(self.path())? else {
-            // The process that makes trees keeps no more than the number allows, also if the number
-            // was changed just now. Trees that wait already need not wait for that process.
-            report.stopped = self.ready_trees_kept() > 0;
-            if !report.stopped {
-                self.ready().discard_all_waiting(&mut report)?;
-            }
-            report.elapsed = started.elapsed();
-            return Ok(report);
-        };
-        loop {
-            let kept = self.ready_trees_kept();
-            let are_too_many = || self.ready_trees_set().is_ok_and(|number| number < kept);
-            let is_needed = || locks::is_gate_closed(self.path()) || are_too_many();
-            let work = |operation: &Running| self.ready().refill(operation, &mut report);
-            match background::until_needed(options, is_needed, work) {
-                Err(error)
-                    if matches!(error.kind(), ErrorKind::Cancelled | ErrorKind::StorageFull)
-                        && !options.cancel.is_cancelled() =>
-                {
-                    report.stopped = true;
-                }
-                result => result?,
-            }
-            if !are_too_many() {
-                break;
-            }
-            report.stopped = false;
-        }
-        // Starts put trees there that they could not use. The next process that empties the trash
-        // deletes those that cannot be deleted now.
-        let _ = trash::empty(self.layout(), self.catalog());
-        report.elapsed = started.elapsed();
-        Ok(report)
+        self.ready().make(options)
     }
 }
 
@@ -282,6 +225,78 @@ impl<'s> ReadyTrees<'s> {
         }
     }
 
+    /// See [`Store::ready_trees_kept`].
+    fn kept(self) -> u64 {
+        match self.number_set() {
+            Ok(number) => number,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let latest = self.store.latest().ok().flatten();
+                let object = latest.and_then(|id| self.store.object(id).ok());
+                let entries = object.map_or(0, |object| object.entries);
+                kept_unless_told(self.store.filesystem(), entries)
+            }
+            Err(_) => 0,
+        }
+    }
+
+    /// The number that [`Store::keep_ready_trees`] set.
+    fn number_set(self) -> io::Result<u64> {
+        let path = self.store.layout().ready_setting();
+        let text = read_plain(fs::CWD, &path, SETTING_MOST_BYTES)?;
+        let number = String::from_utf8(text).ok().and_then(|it| it.trim().parse().ok());
+        Ok(number.unwrap_or(0).min(MOST))
+    }
+
+    /// See [`Store::keep_ready_trees`].
+    fn set_kept(self, number: u64) -> Result<(), Error> {
+        self.store.must_be_writable(Operation::MakeReadyTree)?;
+        let path = self.store.layout().ready_setting();
+        let text = format!("{}\n", number.min(MOST));
+        staging::write_flushed(&self.store.layout().stage(), &path, text.as_bytes())
+            .context(Operation::MakeReadyTree, || path)
+    }
+
+    /// See [`Store::make_ready_trees`].
+    fn make(self, options: &StoreOptions) -> Result<ReadyReport, Error> {
+        let (store, started) = (self.store, Instant::now());
+        store.must_be_writable(Operation::MakeReadyTree)?;
+        let mut report = ReadyReport::default();
+        let Some(_alone) = locks::refill(store.path())? else {
+            // The process that makes trees keeps no more than the number allows, also if the number
+            // was changed just now. Trees that wait already need not wait for that process.
+            report.stopped = self.kept() > 0;
+            if !report.stopped {
+                self.discard_all_waiting(&mut report)?;
+            }
+            report.elapsed = started.elapsed();
+            return Ok(report);
+        };
+        loop {
+            let kept = self.kept();
+            let are_too_many = || self.number_set().is_ok_and(|number| number < kept);
+            let is_needed = || locks::is_gate_closed(store.path()) || are_too_many();
+            let work = |operation: &Running| self.refill(operation, &mut report);
+            match background::until_needed(options, is_needed, work) {
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::Cancelled | ErrorKind::StorageFull)
+                        && !options.cancel.is_cancelled() =>
+                {
+                    report.stopped = true;
+                }
+                result => result?,
+            }
+            if !are_too_many() {
+                break;
+            }
+            report.stopped = false;
+        }
+        // Starts put trees there that they could not use. The next process that empties the trash
+        // deletes those that cannot be deleted now.
+        let _ = trash::empty(store.layout(), store.catalog());
+        report.elapsed = started.elapsed();
+        Ok(report)
+    }
+
     /// Opens their folder.
     fn open(self) -> Result<OwnedFd, Error> {
         files::open_dir(&self.store.layout().ready_trees())
@@ -294,7 +309,7 @@ impl<'s> ReadyTrees<'s> {
 
     /// Removes all trees that wait, also while another process makes some.
     fn discard_all_waiting(self, report: &mut ReadyReport) -> Result<(), Error> {
-        report.snapshot = self.store.catalog().worktree(PROJECT)?.and_then(|row| row.snapshot);
+        report.snapshot = self.store.latest()?;
         for waiting in self.waiting() {
             let removed = self.discard(Which::At(&self.path(&waiting)), Deletion::Now);
             report.removed += u64::from(removed);
@@ -305,10 +320,8 @@ impl<'s> ReadyTrees<'s> {
     fn refill(self, operation: &Running, report: &mut ReadyReport) -> Result<(), Error> {
         let dir = self.open()?;
         staging::sweep(&dir);
-        let Some(id) = self.store.catalog().worktree(PROJECT)?.and_then(|row| row.snapshot) else {
-            return Ok(());
-        };
-        report.snapshot = Some(id);
+        report.snapshot = self.store.latest()?;
+        let Some(id) = report.snapshot else { return Ok(()) };
         self.shelf().refill(&dir, id, operation, report)
     }
 
@@ -321,10 +334,8 @@ impl<'s> ReadyTrees<'s> {
             _ => object.bytes,
         };
         let needed = object.entries.saturating_mul(ENTRY_BYTES).saturating_add(content);
-        let (free, all) = (
-            room.f_bavail.saturating_mul(room.f_frsize),
-            room.f_blocks.saturating_mul(room.f_frsize),
-        );
+        let bytes = |blocks: u64| blocks.saturating_mul(room.f_frsize);
+        let (free, all) = (bytes(room.f_bavail), bytes(room.f_blocks));
         let has_inodes = room.f_files == 0 || room.f_favail > object.entries.saturating_mul(2);
         has_inodes && free > needed.saturating_mul(2).saturating_add(all / 20)
     }

@@ -100,7 +100,7 @@ impl Shelf for Folders<'_> {
         report: &mut ReadyReport,
     ) -> Result<(), Error> {
         let folder = self.store.layout().ready_trees();
-        let kept = self.store.ready_trees_kept();
+        let kept = self.trees.kept();
         // A tree that is made may be taken at once. Somebody who takes all of them is not served
         // for ever.
         for _ in 0..=2 * MOST {

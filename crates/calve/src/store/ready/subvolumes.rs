@@ -160,7 +160,7 @@ impl Shelf for Subvolumes<'_> {
         let target = SnapshotTree::new(self.store, (id, &object), None);
         let Some(tree) = self.ready_tree(target, operation)? else { return Ok(()) };
         report.ready = 1;
-        let asked = self.store.ready_trees_kept();
+        let asked = self.trees.kept();
         let kept = most_waiting(asked, object.entries, available_memory());
         report.stopped = kept < asked;
         let (mut ours, mut others): (Vec<WaitingTree>, Vec<WaitingTree>) =
