@@ -7,6 +7,7 @@ use std::process::Command;
 use super::*;
 use crate::store::PROJECT;
 use crate::store::blobs::path_of as mirror_of;
+use crate::store::snapshot::Known;
 use crate::{SnapshotOptions, StoreOptions};
 
 const CHILD: &str = "CALVE_CHECK_CHILD";
