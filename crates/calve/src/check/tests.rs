@@ -70,7 +70,6 @@ fn lie(kind: &str, dir: &Path) {
             index.stats[1].changed = (meta.ctime(), u32::try_from(meta.ctime_nsec()).unwrap());
             index.stats[1].ino = meta.ino();
             index.stamp.0 += 10;
-            let (_, _, base) = known.base.as_ref().unwrap();
             store.registry().write_index(&row.token, &index).unwrap();
             store.project_worktree().unwrap().status(&options).unwrap();
         }
