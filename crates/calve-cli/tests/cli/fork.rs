@@ -57,7 +57,8 @@ fn a_start_in_a_worktree_forks_it_with_all_of_its_work() {
             assert_eq!((status.code, status.stdout.as_str()), (Some(0), ""), "{status:?}");
         }
         assert_eq!(state(&work), before, "{mode}: the original is as it was");
-        assert_eq!(in_git(&app, "status w").code, Some(0));
+        // Nobody asked to record it.
+        assert_eq!(in_git(&app, "status w").code, Some(3));
 
         // A fork is a tree of its own, also for the next fork.
         fs::write(beside.join("one/f"), "of one\n").unwrap();
@@ -74,6 +75,13 @@ fn a_start_in_a_worktree_forks_it_with_all_of_its_work() {
         let run = start(&work, "start there");
         assert!(!run.stderr.contains("forked"), "{run:?}");
         assert!(!beside.join("there/own").try_exists().unwrap());
+
+        // What only the original has not committed is work, also after its forks are gone.
+        let dropped = in_git(&app, "drop -q --force three four");
+        assert_eq!(dropped.code, Some(0), "{dropped:?}");
+        let refused = in_git(&app, "drop w");
+        assert_eq!(refused.code, Some(1), "{refused:?}");
+        assert_eq!(state(&work), before);
     }
 }
 

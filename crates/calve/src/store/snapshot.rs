@@ -44,6 +44,7 @@ use record::{FoundList, NewIndex, RecordedSnapshots, Recording};
 pub struct SnapshotOptions {
     message: Option<String>,
     name: Option<String>,
+    keeps_base: bool,
 }
 
 impl SnapshotOptions {
@@ -65,6 +66,13 @@ impl SnapshotOptions {
     #[must_use]
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
+        self
+    }
+
+    /// Leaves the tree its base snapshot: nobody asked to record the tree, and its work is as
+    /// uncommitted as before.
+    pub(crate) fn keeping_base(mut self) -> Self {
+        self.keeps_base = true;
         self
     }
 
@@ -264,6 +272,16 @@ impl Known {
                     let message = taking.message.clone().unwrap_or_default();
                     let encoding = manifest.object(self.row.snapshot, message).encode();
                     let worktree = Some(self.row.name.clone());
+                    let token = &*self.row.token;
+                    let indexes = [NewIndex {
+                        token,
+                        index: &index(SnapshotId::of(&encoding)),
+                        has_base: self.row.snapshot.is_some(),
+                    }];
+                    let (indexes, based) = match taking.keeps_base {
+                        true => (&indexes[..0], Based::None),
+                        false => (&indexes[..], Based::One(token)),
+                    };
                     store.snapshots().record(&Recording {
                         tree: Some((manifest, &scan.directories)),
                         arrived: Some(&scan.unsealed),
@@ -272,12 +290,8 @@ impl Known {
                             manifest,
                             scan.mentions,
                         ))),
-                        indexes: &[NewIndex {
-                            token: &self.row.token,
-                            index: &index(SnapshotId::of(&encoding)),
-                            has_base: self.row.snapshot.is_some(),
-                        }],
-                        based: Based::One(&self.row.token),
+                        indexes,
+                        based,
                         name: taking.name.as_deref(),
                         origin: &Origin { worktree, branch: git::branch_in(&self.root) },
                         encoding: &encoding,

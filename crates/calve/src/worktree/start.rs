@@ -139,7 +139,7 @@ impl StartOptions {
     }
 
     /// Starts from this worktree as it is now, with its uncommitted work, instead of the project.
-    /// calve takes a snapshot of it first, as [`Worktree::capture`] does.
+    /// calve takes a snapshot of it first. The worktree keeps its own base snapshot.
     ///
     /// Linked worktrees begin at the commit of its `HEAD`, and their index is a copy of its index,
     /// so `git status` says the same in both. If the worktree has a copy of the repository, its
@@ -475,7 +475,8 @@ impl Store {
             StartPlan::Fork(name) => {
                 let (taken, _) = self.worktree(name)?.as_now(operation, |this| {
                     this.must_be_there()?;
-                    this.known()?.record(self, &SnapshotOptions::new(), operation)
+                    let taking = SnapshotOptions::new().keeping_base();
+                    this.known()?.record(self, &taking, operation)
                 })?;
                 return Ok(Basis { id: Some(taken.id), taken: Some(taken), ..Basis::default() });
             }
