@@ -7,7 +7,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::{Run, calve_command, not_run, output, program, scratch};
+use crate::{Run, calve_command, is_root, not_run, output, program, scratch};
 
 /// A project `app` with one commit, and a store.
 struct Desk {
@@ -640,5 +640,45 @@ fn of_two_worktrees_of_one_name_the_one_that_was_dropped_last_comes_back_first()
             desk.sh(&format!("mv ${{W}}{round} ../{tree}{round}"));
             desk.calve(&format!("drop -q --force w{round}"));
         }
+    }
+}
+
+/// A container sees the tree at another path. What another `start` runs in its worktree is no part of
+/// calve, although calve is its parent.
+#[test]
+fn a_process_that_sees_the_tree_elsewhere_or_that_a_start_runs_works_there() {
+    let test = "a_process_that_sees_the_tree_elsewhere_or_that_a_start_runs_works_there";
+    let calve = env!("CARGO_BIN_EXE_calve");
+    let mounted = |what: &str| {
+        format!(
+            "mkdir -p ../m $W/built; unshare -m sh -c 'mount --bind \"$1\" \"$2\" && cd / && exec 3<\"$2\" && exec sleep 100' \
+             - {what} \"$PWD/../m\" </dev/null >/dev/null 2>&1 & p=$!"
+        )
+    };
+    for (tree, needs_root, script) in [
+        ("w", true, mounted("$W/built")),
+        ("w", true, mounted("$W")),
+        (
+            "v",
+            false,
+            format!(
+                "{calve} start -q v -x 'exec sleep 100' </dev/null >/dev/null 2>&1 & c=$!; \
+                 until p=$(pgrep -P $c -x sleep); do sleep .05; done"
+            ),
+        ),
+    ] {
+        if needs_root && !is_root() {
+            not_run(test, "it takes root to mount");
+            continue;
+        }
+        let desk = Desk::new();
+        desk.calve("start -q w");
+        let wait = "for i in {1..200}; do [[ $(cat /proc/$p/comm) == sleep ]] && break; sleep .05; done; echo $p";
+        let process = desk.sh(&format!("{script}; {wait}"));
+        let run = desk.runs(&format!("drop {tree}"));
+        desk.sh(&format!("kill {process}"));
+        assert_eq!(run.code, Some(1), "{script}: {run:?}");
+        assert!(run.stderr.contains("processes work in it"), "{script}: {run:?}");
+        assert!(desk.at(&format!("app.worktrees/{tree}/file")).is_file(), "{script}");
     }
 }

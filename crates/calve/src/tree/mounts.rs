@@ -114,9 +114,37 @@ fn inside(dir: &OwnedFd, folder: &OwnedFd, name: &CStr) -> Option<bool> {
     Some(device == outer_device && path.starts_with(folder))
 }
 
+/// A line of a list of mounts (proc_pid_mountinfo(5)).
+#[cfg(any(feature = "store", target_os = "linux", target_os = "android"))]
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Mount {
+    /// Major and minor number of the filesystem.
+    pub(crate) device: Vec<u8>,
+    /// The directory that is mounted, from the root of the filesystem.
+    pub(crate) root: std::path::PathBuf,
+    /// The mount point.
+    pub(crate) at: std::path::PathBuf,
+}
+
+/// The mounts of a list, with their numbers.
+#[cfg(any(feature = "store", target_os = "linux", target_os = "android"))]
+pub(crate) fn mounts_in(list: &[u8]) -> impl Iterator<Item = (Vec<u8>, Mount)> {
+    list.split(|byte| *byte == b'\n').filter_map(|line| {
+        let mut fields = line.split(|byte| *byte == b' ');
+        let id = fields.next()?.to_vec();
+        // The parent is between them.
+        let device = fields.nth(1)?.to_vec();
+        let mut path = || {
+            let field = unescape_octal(fields.next()?);
+            Some(Path::new(OsStr::from_bytes(&field)).to_owned())
+        };
+        Some((id, Mount { device, root: path()?, at: path()? }))
+    })
+}
+
 /// The filesystem of an open directory, and its path from the root of that filesystem.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub(super) fn place_of(dir: &OwnedFd) -> Option<(Vec<u8>, std::path::PathBuf)> {
+pub(crate) fn place_of(dir: &OwnedFd) -> Option<(Vec<u8>, std::path::PathBuf)> {
     use std::os::fd::AsRawFd;
 
     let fd = dir.as_raw_fd();
@@ -124,22 +152,12 @@ pub(super) fn place_of(dir: &OwnedFd) -> Option<(Vec<u8>, std::path::PathBuf)> {
     let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
     let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim();
     let mounts = std::fs::read("/proc/self/mountinfo").ok()?;
-    mounts.split(|byte| *byte == b'\n').find_map(|line| {
-        let mut fields = line.split(|byte| *byte == b' ');
-        if fields.next()? != id.as_bytes() {
-            return None;
-        }
-        // The fields after the parent: the device, the directory that is mounted, and the mount
-        // point.
-        let device = fields.nth(1)?.to_vec();
-        let [root, at] = [fields.next()?, fields.next()?]
-            .map(|field| Path::new(OsStr::from_bytes(&unescape_octal(field))).to_owned());
-        Some((device, root.join(path.strip_prefix(at).ok()?)))
-    })
+    let (_, mount) = mounts_in(&mounts).find(|(number, _)| number == id.as_bytes())?;
+    Some((mount.device, mount.root.join(path.strip_prefix(mount.at).ok()?)))
 }
 
 /// See [`place_of`]. calve does not ask elsewhere.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(super) fn place_of(_: &OwnedFd) -> Option<(Vec<u8>, std::path::PathBuf)> {
+pub(crate) fn place_of(_: &OwnedFd) -> Option<(Vec<u8>, std::path::PathBuf)> {
     None
 }

@@ -4,13 +4,18 @@
 //! Some do not count: this process, those that it started, and those that it was started by. Whoever
 //! runs `drop` in a shell inside the tree knows where the shell is. Other processes of this program
 //! do not count either, with the git that they run: what they do to worktrees is ordered by the
-//! store's locks. A process that ends at once, such as the git of a shell's prompt, does not count.
+//! store's locks. What they run for the user in a new worktree does count. A process that ends at
+//! once, such as the git of a shell's prompt, does not count.
+//!
+//! A process in another mount namespace, as a container has, sees the tree at other paths, which its
+//! own list of mounts tells. If the tree or a folder in it is mounted there, and not here as well,
+//! each process there counts: what is mounted is there to be used.
 //!
 //! Where there is no `/proc` ([`can_be_found`]), and for processes of other users that may not be
 //! read, nothing is found. That is no reason to refuse: the drop looks for changes once more, after
 //! the tree is where no process finds it. What a process writes later is lost, so it is said.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read as _;
@@ -18,7 +23,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
 use rustix::fs::{self, Mode};
@@ -26,6 +32,7 @@ use rustix::io::Errno;
 
 use crate::reflink::imp::DIR_FLAGS;
 use crate::store::files::listed;
+use crate::tree::mounts::{Mount, mounts_in, place_of};
 
 /// A process that works in a worktree.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,27 +82,24 @@ pub(in crate::worktree) fn can_be_found() -> std::io::Result<()> {
 }
 
 fn found_in(root: &Path, depth: Depth) -> Vec<LivingProcess> {
-    let Some(tree) = TreeInProc::at(root, depth) else { return Vec::new() };
+    let Some(mut tree) = TreeInProc::at(root, depth) else { return Vec::new() };
     let Ok(processes) = listed(&tree.proc) else { return Vec::new() };
     let own = std::process::id();
     let above: HashSet<u32> = ancestors(own).collect();
     let program = program_of(own);
+    let is_program = |pid: u32| program.is_some() && program_of(pid) == program;
     let is_ours = |pid: u32| {
         above.contains(&pid)
             || ancestors(pid).any(|pid| pid == own)
-            || program.is_some()
-                && [Some(pid), parent_of(pid)]
-                    .into_iter()
-                    .flatten()
-                    .any(|it| program_of(it) == program)
+            || is_program(pid)
+            || name_of(pid).starts_with(b"git") && parent_of(pid).is_some_and(is_program)
     };
     let mut found = Vec::new();
     let mut maps = Vec::new();
     for (name, _) in processes {
         let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
         if tree.has(&name, &mut maps) && !is_ours(pid) {
-            let command = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
-            let command = String::from_utf8_lossy(command.trim_ascii_end()).into_owned();
+            let command = String::from_utf8_lossy(&name_of(pid)).into_owned();
             found.push(LivingProcess { pid, command });
         }
     }
@@ -114,7 +118,41 @@ struct TreeInProc {
     id: Option<(u64, u64)>,
     /// This process's mount namespace.
     namespace: Option<Vec<u8>>,
+    /// The filesystem, and the path of the root from that one's root.
+    place: Option<(Vec<u8>, PathBuf)>,
+    /// What processes in other mount namespaces see of the tree, by namespace.
+    views: HashMap<Vec<u8>, Rc<View>>,
     depth: Depth,
+}
+
+/// What is seen of a tree in another mount namespace.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct View {
+    /// It, or a folder in it, is mounted there and not here.
+    is_mounted: bool,
+    /// The paths of its root.
+    roots: Vec<PathBuf>,
+}
+
+impl View {
+    /// By a list of mounts there, and one of those here. `place` is where the tree is.
+    fn of(there: &[u8], here: &[u8], place: &(Vec<u8>, PathBuf)) -> Self {
+        let (device, tree) = place;
+        let mut view = Self::default();
+        let here: Vec<Mount> = mounts_in(here).map(|(_, mount)| mount).collect();
+        for (_, mount) in mounts_in(there).filter(|(_, mount)| mount.device == *device) {
+            if let Ok(below) = tree.strip_prefix(&mount.root) {
+                view.roots.push(mount.at.join(below));
+            }
+            view.is_mounted |= mount.root.starts_with(tree) && !here.contains(&mount);
+        }
+        view
+    }
+
+    fn has(&self, target: &[u8]) -> bool {
+        let target = Path::new(OsStr::from_bytes(target));
+        self.roots.iter().any(|root| target.starts_with(root))
+    }
 }
 
 /// What `read` makes of the target of a link.
@@ -138,6 +176,8 @@ impl TreeInProc {
             root,
             id: identity(&path),
             namespace: None,
+            place: fs::open(&path, DIR_FLAGS, Mode::empty()).ok().as_ref().and_then(place_of),
+            views: HashMap::new(),
             depth,
         };
         tree.namespace = link(&tree.proc, "self/ns/mnt", <[u8]>::to_vec).ok();
@@ -148,10 +188,30 @@ impl TreeInProc {
         target == self.root || target.starts_with(&self.inside)
     }
 
+    /// What a process in another mount namespace sees of the tree. Empty for one in ours, and if the
+    /// system does not say.
+    fn view_of(&mut self, process: &Path) -> Rc<View> {
+        let theirs = link(&self.proc, process.join("ns/mnt"), <[u8]>::to_vec).ok();
+        let (Some(theirs), Some(ours), Some(place)) = (theirs, &self.namespace, &self.place) else {
+            return Rc::default();
+        };
+        if theirs == *ours {
+            return Rc::default();
+        }
+        let list = |of: &Path| std::fs::read(Path::new("/proc").join(of).join("mountinfo"));
+        let look = || match (list(process), list(Path::new("self"))) {
+            (Ok(there), Ok(here)) => Rc::new(View::of(&there, &here, place)),
+            _ => Rc::default(),
+        };
+        Rc::clone(self.views.entry(theirs).or_insert_with(look))
+    }
+
     /// Whether the process with this number works in the tree. `maps` is room for its mappings.
-    fn has(&self, process: &OsStr, maps: &mut Vec<u8>) -> bool {
+    fn has(&mut self, process: &OsStr, maps: &mut Vec<u8>) -> bool {
         let process = Path::new(process);
-        let leads_in = |name: &str| link(&self.proc, process.join(name), |it| self.is_inside(it));
+        let view = self.view_of(process);
+        let is_inside = |target: &[u8]| self.is_inside(target) || view.has(target);
+        let leads_in = |name: &str| link(&self.proc, process.join(name), is_inside);
         match leads_in("exe") {
             Ok(true) => return true,
             // A thread of the kernel, or a process that has ended, has no program and no files. If
@@ -159,12 +219,12 @@ impl TreeInProc {
             Err(Errno::NOENT | Errno::SRCH | Errno::ACCESS) => return false,
             Ok(false) | Err(_) => {}
         }
-        if leads_in("cwd") == Ok(true) || self.is_above(process) {
+        if view.is_mounted || leads_in("cwd") == Ok(true) || self.is_above(process) {
             return true;
         }
         if let Ok(open) = fs::openat(&self.proc, process.join("fd"), DIR_FLAGS, Mode::empty()) {
             let files = listed(&open).unwrap_or_default();
-            let leads_in = |file: &OsStr| link(&open, file, |target| self.is_inside(target));
+            let leads_in = |file: &OsStr| link(&open, file, is_inside);
             if files.iter().any(|(file, _)| leads_in(file) == Ok(true)) {
                 return true;
             }
@@ -173,7 +233,9 @@ impl TreeInProc {
             maps.clear();
             let read = File::open(Path::new("/proc").join(process).join("maps"))
                 .and_then(|mut file| file.read_to_end(maps));
-            read.is_ok() && maps_a_file_in(maps, &self.inside)
+            let roots = view.roots.iter().map(|root| [root.as_os_str().as_bytes(), b"/"].concat());
+            let mut all = std::iter::once(self.inside.clone()).chain(roots);
+            read.is_ok() && all.any(|inside| maps_a_file_in(maps, &inside))
         }
     }
 
@@ -226,6 +288,12 @@ fn parent_in(stat: &str) -> Option<u32> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
+/// The name of its program, as the kernel has it.
+fn name_of(pid: u32) -> Vec<u8> {
+    let name = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+    name.trim_ascii_end().to_vec()
+}
+
 fn program_of(pid: u32) -> Option<(u64, u64)> {
     identity(Path::new(&format!("/proc/{pid}/exe")))
 }
@@ -252,6 +320,29 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(parent_in(stat), expected, "{stat}");
+        }
+    }
+
+    #[test]
+    fn a_tree_is_seen_elsewhere_through_each_mount_of_it_or_of_a_folder_above() {
+        let here =
+            "22 1 0:30 / /disk rw - btrfs x rw\n23 1 0:30 /t/w/own /disk/own rw - btrfs x rw\n";
+        // A mount there: its device, what is mounted, and where; whether it counts, and the root.
+        for (mount, is_mounted, root) in [
+            ("0:30 / /disk", false, Some("/disk/t/w")),
+            ("0:30 /t /mnt", false, Some("/mnt/w")),
+            ("0:30 /t/w /work", true, Some("/work")),
+            ("0:30 /t/w/data /var/lib/x", true, None),
+            ("0:30 /t/w/own /disk/own", false, None),
+            ("0:30 /t/wide /wide", false, None),
+            ("0:31 /t/w /other", false, None),
+            ("0:30 /t\\040w /odd", false, None),
+        ] {
+            let there = format!("40 1 {mount} rw shared:1 - btrfs x rw\n");
+            let place = (b"0:30".to_vec(), PathBuf::from("/t/w"));
+            let view = View::of(there.as_bytes(), here.as_bytes(), &place);
+            let roots = root.into_iter().map(PathBuf::from).collect();
+            assert_eq!(view, View { is_mounted, roots }, "{mount}");
         }
     }
 
