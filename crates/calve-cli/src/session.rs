@@ -91,8 +91,11 @@ impl Session<'_> {
             }
             None => Store::discover(self.current()).map_err(|error| store_failure(&error))?,
         };
-        know_again(&place);
-        Ok(place.store)
+        match know_again(&place) {
+            // A name would mean a worktree beside the original.
+            Err(error) if error.kind() == ErrorKind::Overlap => Err(store_failure(&error)),
+            _ => Ok(place.store),
+        }
     }
 
     /// The store of which a start makes worktrees. If the root of a git repository has none, calve
@@ -142,7 +145,8 @@ impl Session<'_> {
     /// Finds a worktree that was moved. calve knows its new path as soon as any command runs in it.
     fn know_again(&self, store: &Store) {
         if let Ok(place) = store.find(self.current()) {
-            know_again(&place);
+            // The store was named, whatever the current folder is.
+            let _ = know_again(&place);
         }
     }
 
@@ -326,11 +330,12 @@ pub(crate) fn of_git(store: &Store, name: &str) -> Option<PathBuf> {
 }
 
 /// Tells the library that the worktree is at this path now. A copy, or a worktree that its store
-/// forgot, is an error. Only a command about this worktree reports it, so we ignore it here.
-fn know_again(place: &Discovered) {
+/// forgot, is an error.
+fn know_again(place: &Discovered) -> Result<(), calve::Error> {
     if place.is_worktree() {
-        let _ = place.worktree();
+        place.worktree()?;
     }
+    Ok(())
 }
 
 /// The name that `word` may be. `None` if it can only be a path.

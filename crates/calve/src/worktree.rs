@@ -18,7 +18,7 @@ use crate::report::{SkipReason, Skipped};
 use crate::store::catalog::{State, WorktreeRow};
 use crate::store::delta::{self, Counts, Delta};
 use crate::store::files::open_dir;
-use crate::store::git::{Registration, branch_at};
+use crate::store::git::{Registration, branch_at, is_same, leads_to};
 use crate::store::history::of_project;
 use crate::store::id::SnapshotId;
 use crate::store::manifest::Manifest;
@@ -199,10 +199,13 @@ impl Store {
     pub fn worktrees_of_git(&self) -> Result<Vec<GitWorktree>, Error> {
         let others = self.registry().others()?.into_iter();
         let of_git = |entry: Registration| {
-            Some(GitWorktree {
+            let path = entry.git_file.as_deref()?.parent()?.to_owned();
+            // A copy of a project has registrations of the original's worktrees.
+            let leads_back = leads_to(&path).map_or(true, |to| is_same(&to, &entry.folder));
+            leads_back.then(|| GitWorktree {
                 name: entry.id().to_string_lossy().into_owned(),
                 branch: branch_at(&entry.folder),
-                path: entry.git_file?.parent()?.to_owned(),
+                path,
             })
         };
         Ok(others.filter_map(of_git).collect())
@@ -319,7 +322,9 @@ impl Discovered {
             ));
         };
         let path = path_from(&row.path);
-        if path != self.root {
+        // A folder above may be a link now.
+        let is_the_same = path != self.root && is_same(&path, &self.root);
+        if path != self.root && !is_the_same {
             if self.store.registry().find_mark(&row)? {
                 let cause = io::Error::other("this folder is a copy of that worktree");
                 return Err(Error::new(
@@ -339,8 +344,8 @@ impl Discovered {
         }
         self.store.heal(&row)?;
         let is_registered_again = self.store.registry().mend_git(&row, &path);
-        let (store, path) = (self.store.clone(), self.root.clone());
-        let worktree = Worktree { store, row, path, is_registered_again };
+        let path = if is_the_same { path } else { self.root.clone() };
+        let worktree = Worktree { store: self.store.clone(), row, path, is_registered_again };
         worktree.follow_move()?;
         Ok(worktree)
     }

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::Path;
 
+use crate::hints::{in_git, repository, sh};
 use crate::{calve, command, done, not_run, plant, run, scratch, with_project, worktrees_of};
 
 /// The name of the worktree that `status` finds, or the kind of the error.
@@ -204,13 +205,52 @@ fn a_copy_made_by_hand_is_told_from_the_worktree() {
         let marker = fs::read(w.join(".calve/worktree")).unwrap();
         fs::write(copy.join(".calve/worktree"), marker).unwrap();
     }
-    let run = calve(&copy, "status");
-    assert_eq!(run.code, Some(1), "{run:?}");
-    assert!(run.stderr.contains("this folder is a copy of that worktree"), "{run:?}");
     let way_out =
         format!("hint: work in {}, or delete {}/.calve to make this", w.display(), copy.display());
-    assert!(run.stderr.contains(&way_out), "{run:?}");
+    // A name would mean a worktree beside the original.
+    for words in ["status", "list", "drop w", "drop --force w", "start x", "undo w"] {
+        let run = calve(&copy, words);
+        assert_eq!(run.code, Some(1), "{words}: {run:?}");
+        let why = "this folder is a copy of that worktree";
+        assert!(run.stderr.contains(why) && run.stderr.contains(&way_out), "{words}: {run:?}");
+    }
     assert_eq!(meant(&project, "status w", None), "w");
+}
+
+/// The same folder has two paths.
+#[test]
+fn a_worktree_below_a_link_is_itself_and_no_copy() {
+    let (_scratch, project) = with_project();
+    done(&project, "start w");
+    let above = project.parent().unwrap();
+    let moved = above.with_file_name(format!("{}-moved", above.file_name().unwrap().display()));
+    fs::rename(above, &moved).unwrap();
+    std::os::unix::fs::symlink(&moved, above).unwrap();
+    for root in [above, &moved] {
+        done(&root.join("p.worktrees/w"), "status");
+        done(&root.join("p.worktrees/w/dir"), "list");
+    }
+    done(&project, "drop w");
+    fs::remove_file(above).unwrap();
+    fs::rename(&moved, above).unwrap();
+}
+
+/// Its repository has registrations of the original's worktrees.
+#[test]
+fn the_worktrees_of_a_project_are_not_those_of_its_copy() {
+    let Some((_scratch, root)) = repository() else {
+        return not_run("worktrees of a copy", "there is no git");
+    };
+    let (app, copy) = (root.join("app"), root.join("copy"));
+    assert_eq!(in_git(&app, "start -q a").code, Some(0));
+    sh(&root, "cp -a app copy; rm -rf copy/.git/calve").unwrap();
+    assert_eq!(in_git(&copy, "start -q z").code, Some(0));
+    let list = in_git(&copy, "list");
+    assert!(!list.stdout.contains("app.worktrees"), "{list:?}");
+    for words in ["path a", "status a", "drop a", "drop --force a"] {
+        assert_eq!(in_git(&copy, words).code, Some(1), "{words}");
+    }
+    assert!(root.join("app.worktrees/a/.git").is_file());
 }
 
 #[test]
