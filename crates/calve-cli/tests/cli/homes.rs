@@ -310,3 +310,54 @@ fn the_store_of_a_repository_inside_is_content_of_no_tree() {
     let filled = root.join("filled/out/in/.git");
     assert!(filled.join("HEAD").is_file() && fs::symlink_metadata(filled.join("calve")).is_err());
 }
+
+/// A folder that only looks like a bare repository can be committed, with a store in it, and so comes
+/// with a clone. Its store may name any folder as the project.
+#[test]
+fn a_folder_that_looks_like_a_repository_speaks_for_no_project_elsewhere() {
+    let name = "a_folder_that_looks_like_a_repository_speaks_for_no_project_elsewhere";
+    let plain = "mkdir victim; echo secret >victim/s";
+    let git = "git init -q -b main victim; echo secret >victim/s";
+    let linked = "git init -q -b main real; git -C real commit -q --allow-empty -m 1; \
+                  git -C real worktree add -q ../victim; echo secret >victim/s";
+    for (victim, with_worktree) in [
+        (plain, false),
+        (git, false),
+        (linked, false),
+        ("true", false),
+        // An archive can bring a working tree of that repository, too.
+        (plain, true),
+        (git, true),
+    ] {
+        let scratch = scratch();
+        let root = fs::canonicalize(scratch.path()).unwrap();
+        let made = "git init -q -b main a; (cd a; git commit -q --allow-empty -m 1); git clone -q --bare a tool; \
+                    git -C tool worktree add -q ../victim -b v";
+        if sh(&root, made).is_none() {
+            return not_run(name, "there is no git");
+        }
+        assert_eq!(store_of(&root, "victim", "init"), Path::new("tool/calve"));
+        assert_eq!(in_git(&root.join("victim"), "snapshot -q").code, Some(0));
+        until_deleted(&root.join("tool/calve"));
+        sh(
+            &root,
+            "rm -rf victim tool/worktrees a; git init -q clone; mv tool clone; cd clone; git add -Af .; git commit -qm 1",
+        );
+        let mut places = vec![root.join("clone/tool"), root.join("clone/tool/refs")];
+        if with_worktree {
+            sh(&root, "git -C clone/tool worktree add -q ../tree -b t");
+            places = vec![root.join("clone/tree")];
+        }
+        sh(&root, victim);
+        let before = sh(&root, "ls -A . victim 2>/dev/null || true").unwrap();
+        for place in places {
+            for words in ["path --project", "list", "start q", "snapshot", "restore", "init"] {
+                let run = in_git(&place, words);
+                let row = format!("{victim}: {}: {words}: {run:?}", place.display());
+                assert!(run.code == Some(1) && run.stdout.is_empty(), "{row}");
+                assert!(words == "init" || run.stderr.contains("no working tree of"), "{row}");
+            }
+        }
+        assert_eq!(sh(&root, "ls -A . victim 2>/dev/null || true").unwrap(), before, "{victim}");
+    }
+}

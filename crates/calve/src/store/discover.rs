@@ -26,8 +26,10 @@
 //! the project, whose root the store's row has unless the store is in its `.git`. A worktree of
 //! calve has its mark. All others are worktrees of git alone: the store is found from them, and they
 //! are neither the project nor a worktree of the store ([`Discovered::is_only_gits`]). A `.git` file
-//! may be brought along by anybody. So git's registration of a linked worktree must lead back to it,
-//! and of a repository that is elsewhere, the project must be the folder that the store knows.
+//! may be brought along by anybody, and so may a folder that looks like a bare repository. So git's
+//! registration of a linked worktree must lead back to it; the project must lead to the repository
+//! of the store, if it is there; and of a repository that is elsewhere, the main working tree must
+//! be the folder that the store knows.
 
 use std::ffi::OsStr;
 use std::io;
@@ -228,37 +230,49 @@ impl Store {
         self.registry().set_path(&row)
     }
 
-    /// If a store was found by the repository that it is in, and the project is the working tree of
-    /// that, whose `.git` leads there, this must be the root that the store knows. If it was moved,
-    /// this writes its new path into the store. `is_named`: the user chose the store.
+    /// If a store was found by the repository that it is in, its project must be a working tree of
+    /// that, or be the main one, at the root that the store knows. If that was moved, this writes its
+    /// new path into the store. A project that is gone is no working tree of anything, and neither is
+    /// the folder that a bare repository is: whoever may make that folder may write any path into its
+    /// store. `is_named`: the user chose the store.
     fn follow_repository(&self, found: &FoundStore, is_named: bool) -> Result<(), Error> {
         let FoundBy::Git(repository) = &found.by else { return Ok(()) };
         let row = self.catalog().worktree(PROJECT)?.ok_or_else(|| no_worktree(PROJECT))?;
         let known = self.registry().root_of(&row);
-        // A linked worktree leads to its registration.
-        if known == found.root || repository.is_linked() {
+        if known == found.root {
             return Ok(());
         }
         if let Ok(Some(of_known)) = git::read(&known)
             && git::is_same(&of_known.common, &repository.common)
+            && home::is_led_back(&of_known)
         {
-            if of_known.is_linked() {
+            if of_known.is_linked() || repository.is_linked() {
                 return Ok(());
             }
             let cause = io::Error::other("this folder is a copy of that project");
             return Err(Error::new(ErrorKind::Overlap, Operation::UseProject, &found.root, cause)
                 .with_other(known));
         }
-        if !is_named && !self.registry().is_noted_root(&row, &found.root) {
-            let cause = io::Error::other("it belongs to another project");
-            let untrusted = ErrorKind::StoreUntrusted;
-            return Err(
-                Error::new(untrusted, Operation::UseStore, self.path(), cause).with_other(known)
-            );
+        let is_main = !repository.is_linked();
+        if is_main && (is_named || self.registry().is_noted_root(&row, &found.root)) {
+            let believed = self.registry().believed();
+            ownership::must_be_believed_root(believed, &found.root, Operation::UseProject)?;
+            return self.set_project(row, &found.root);
         }
-        let believed = self.registry().believed();
-        ownership::must_be_believed_root(believed, &found.root, Operation::UseProject)?;
-        self.set_project(row, &found.root)
+        let is_gone = || {
+            let looked = std::fs::symlink_metadata(&known);
+            looked.is_err_and(|error| git::is_absent(&error))
+                && home::is_of_its_repository(repository)
+        };
+        if is_named || is_gone() {
+            return Ok(());
+        }
+        let why = match is_main {
+            true => "it belongs to another project",
+            false => "its project is no working tree of this repository",
+        };
+        let (untrusted, cause) = (ErrorKind::StoreUntrusted, io::Error::other(why));
+        Err(Error::new(untrusted, Operation::UseStore, self.path(), cause).with_other(known))
     }
 
     /// Writes a small file into the project, if the store is elsewhere: then [`Store::discover`]

@@ -88,3 +88,11 @@ pub(super) fn is_led_back(tree: &Repository) -> bool {
     !tree.is_linked()
         || matches!(Registration::read(tree.git_dir.clone()), Ok(Some(entry)) if entry.is_of(&tree.root))
 }
+
+/// Whether a working tree that is led back is more than a `.git` file that names a repository: git has
+/// a registration of it, or the repository is in it.
+pub(super) fn is_of_its_repository(tree: &Repository) -> bool {
+    let is_folder = |path: &Path| std::fs::symlink_metadata(path).is_ok_and(|found| found.is_dir());
+    // A bare repository has no tree, so it leads nowhere.
+    tree.root != tree.common && (tree.is_linked() || is_folder(&git::git_of(&tree.root)))
+}
