@@ -361,3 +361,43 @@ fn a_folder_that_looks_like_a_repository_speaks_for_no_project_elsewhere() {
         assert_eq!(sh(&root, "ls -A . victim 2>/dev/null || true").unwrap(), before, "{victim}");
     }
 }
+
+/// The worktrees of a submodule are beside it, and so inside the project. They are no part of that, as
+/// its own are none.
+#[test]
+fn a_project_whose_submodule_has_worktrees_inside_starts_without_them() {
+    let name = "a_project_whose_submodule_has_worktrees_inside_starts_without_them";
+    for (row, script, inside) in [
+        ("calve's", "", "sub.worktrees/x"),
+        ("git's", "git -C sub worktree add -q ../in/x", "in/x"),
+        ("git's, and its folder is gone", "git -C sub worktree add -q ../in/x; rm -r in", "in"),
+        ("of a submodule in a folder", "git mv sub worktrees; git commit -qm mv", ""),
+    ] {
+        let scratch = scratch();
+        let root = fs::canonicalize(scratch.path()).unwrap();
+        let made = "git init -q -b main lib; cd lib; echo x >f; git add f; git commit -qm 1; git init -q -b main ../app; \
+                    cd ../app; git -c protocol.file.allow=always submodule --quiet add ../lib sub; git commit -qm 1";
+        if sh(&root, made).is_none() {
+            return not_run(name, "there is no git");
+        }
+        let app = root.join("app");
+        if row == "calve's" {
+            assert_eq!(store_of(&root, "app/sub", "init"), Path::new("app/.git/modules/sub/calve"));
+            assert_eq!(in_git(&app.join("sub"), "start -q x").code, Some(0));
+        }
+        sh(&app, script);
+        for mode in ["linked", "copy", "none"] {
+            let started = in_git(&app, &format!("start -q --git {mode} {mode}"));
+            assert_eq!(started.code, Some(0), "{row} {mode}: {started:?}");
+            let tree = PathBuf::from(started.stdout.trim_end());
+            let is_there = |path: &str| fs::symlink_metadata(tree.join(path)).is_ok();
+            assert!(is_there("sub/f") || is_there("worktrees/f"), "{row} {mode}");
+            assert!(inside.is_empty() || !is_there(inside), "{row} {mode}");
+            let own = sh(&tree, "find . -path '*/modules/*' -name calve").unwrap();
+            assert_eq!(own, "", "{row} {mode}");
+            assert_eq!(in_git(&tree, "status").stdout, "", "{row} {mode}");
+        }
+        assert_eq!(in_git(&app, "status").stdout, "", "{row}");
+        assert_eq!(in_git(&app, "drop linked copy none").code, Some(0), "{row}");
+    }
+}

@@ -19,7 +19,7 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{self, AtFlags, Mode};
 
 use super::ask::{Tree, identity};
-use super::registration::absolute;
+use super::registration::{COMMONDIR, absolute};
 use super::run::{Failure, Git};
 use super::{Commit, Registration, Repository};
 use crate::reflink::imp::DIR_FLAGS;
@@ -118,7 +118,10 @@ impl Modules {
     /// The repository that a worktree's repository of a submodule is copied from: the project's, or
     /// that of another linked worktree, in which the submodule was added.
     pub(crate) fn source_of(&self, module: &Module) -> Option<PathBuf> {
-        let is_one = |path: &PathBuf| std::fs::symlink_metadata(path.join("HEAD")).is_ok();
+        let is_there = |path: PathBuf| std::fs::symlink_metadata(path).is_ok();
+        // The registration of a linked worktree of a submodule is no repository.
+        let is_one =
+            |path: &PathBuf| is_there(path.join("HEAD")) && !is_there(path.join(COMMONDIR));
         let worktrees = self.own.modules.parent()?.parent()?;
         let others = listed_at(worktrees).unwrap_or_default().into_iter();
         let others = others.map(|(id, _)| worktrees.join(id).join(MODULES).join(&module.name));

@@ -11,6 +11,7 @@ use rustix::fs;
 use rustix::io::Errno;
 
 use super::ask::{identity, is_absent, is_same};
+use super::modules::{MODULES, repositories_in};
 use super::repository::read;
 use super::{PATH_MOST_BYTES, git_of};
 use crate::reflink::imp::DIR_FLAGS;
@@ -56,7 +57,7 @@ pub(crate) fn registrations(common: &Path) -> io::Result<Vec<Registration>> {
 }
 
 /// The roots of the linked worktrees that are inside the working tree at `root` and belong to its
-/// repository, without links.
+/// repository, or to that of one of its submodules, without links.
 ///
 /// # Errors
 /// The repository could not be read.
@@ -64,7 +65,12 @@ pub(crate) fn worktrees_inside(root: &Path) -> io::Result<Vec<PathBuf>> {
     let Some(repository) = read(root)? else { return Ok(Vec::new()) };
     let root = std::fs::canonicalize(root)?;
     let mut found = Vec::new();
-    for registration in repository.registrations()? {
+    let mut known = repository.registrations()?;
+    let modules = repository.git_dir.join(MODULES);
+    for name in repositories_in(&modules)? {
+        known.extend(registrations(&modules.join(name))?);
+    }
+    for registration in known {
         let Some(tree) = registration.git_file.as_deref().and_then(Path::parent) else { continue };
         let tree = match std::fs::canonicalize(tree) {
             Ok(tree) => tree,
