@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use calve::{ErrorKind, NotInGit, Store};
 
 use crate::failure::Failure;
-use crate::failure::stored::own;
+use crate::failure::stored::{own, store_failure};
 use crate::text::{shell_word, shown};
 
 /// The file or the folder that leads git to the repository of a working tree.
@@ -80,6 +80,30 @@ pub(crate) fn not_in_git(store: &Store) -> Option<String> {
         "the store is {}, because {why}; 'git clean -ffdx' deletes it with all snapshots",
         shown(store.path())
     ))
+}
+
+/// Refuses a start if git has removed the project, which was a linked worktree: no other working tree
+/// is taken in its place unasked. `here` is a working tree that git made.
+pub(crate) fn must_have_project(store: &Store, here: Option<&Path>) -> Result<(), Failure> {
+    let failed = |error: calve::Error| store_failure(&error);
+    if !store.is_project_removed().map_err(failed)? {
+        return Ok(());
+    }
+    let project = store.project().map_err(failed)?;
+    let common = store.path().parent().unwrap_or(store.path());
+    let main = common.parent().filter(|_| common.ends_with(".git")).map(Path::to_owned);
+    let of_git = store.worktrees_of_git().map_err(failed)?.into_iter().map(|other| other.path);
+    let mut others = here.map(Path::to_owned).into_iter().chain(main).chain(of_git);
+    let hint = match others.find(|other| other.is_dir()) {
+        Some(other) => format!("'calve init {}' makes that the project", shell_word(&other)),
+        None => format!(
+            "'git -C {} worktree add {}' makes it again",
+            shell_word(common),
+            shell_word(&project)
+        ),
+    };
+    let why = "this git worktree was the project, and git has removed it";
+    Err(own("start worktree of", &project, ErrorKind::SourceNotFound, why, hint))
 }
 
 /// The root of the git working tree that contains `current`.

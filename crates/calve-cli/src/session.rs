@@ -114,6 +114,8 @@ impl Session<'_> {
                 }
                 place => place.map_err(|error| store_failure(&error))?,
             };
+            let here = Some(&*place.root).filter(|_| place.is_only_gits());
+            places::must_have_project(&place.store, here)?;
             if place.is_only_gits() {
                 let project = place.store.project().map_err(|error| store_failure(&error))?;
                 self.output.summary(format_args!(
@@ -125,7 +127,9 @@ impl Session<'_> {
             let store = place.store.path();
             places::must_not_be_in_another_repository(&self.current(), store, &place.root)?;
         }
-        self.store()
+        let store = self.store()?;
+        places::must_have_project(&store, None)?;
+        Ok(store)
     }
 
     fn new_store(&self, root: &Path) -> Result<Store, Failure> {

@@ -37,23 +37,29 @@ pub(crate) fn init(args: &InitArgs, session: Session<'_>) -> Result<Exit, Failur
     };
     let is_new = made.is_ok();
     let (store, what) = match made {
-        Ok(store) => (store, "made a store for"),
+        Ok(store) => (store, "made a store for".to_owned()),
         // A second `init` is no error: there is nothing left to do.
         Err(error) if error.kind() == ErrorKind::StoreExists => {
             // A file in the project says where the store is. If calve may not write it,
             // `point_project` fails.
-            let store = match &at {
-                None => Store::discover(&project).map(|found| found.store),
-                Some(_) => Store::open(error.path()),
-            };
-            let store = store.map_err(|error| store_failure(&error))?;
+            let (store, was) = match &at {
+                None => Store::discover(&project)
+                    .and_then(|found| Ok((found.take_project()?, found.store)))
+                    .map(|(was, store)| (store, was)),
+                Some(_) => Store::open(error.path()).map(|store| (store, None)),
+            }
+            .map_err(|error| store_failure(&error))?;
             let of = store.project().map_err(|error| store_failure(&error))?;
             let is_named = at.as_deref().is_none_or(|at| is_same(at, store.path()));
             if std::fs::canonicalize(&project).ok() != Some(of) || !is_named {
                 return Err(store_failure(&error));
             }
             store.point_project().map_err(|error| store_failure(&error))?;
-            (store, "nothing to do: there is already a store for")
+            let what = match was {
+                Some(was) => format!("{} is gone, and its store is now that of", shown(&was)),
+                None => "nothing to do: there is already a store for".to_owned(),
+            };
+            (store, what)
         }
         Err(error) => return Err(store_failure(&error)),
     };

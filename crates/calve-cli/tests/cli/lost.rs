@@ -280,3 +280,69 @@ fn worktrees_of_a_store_that_is_gone_are_named_with_the_way_out() {
     assert_eq!(list.code, Some(0), "{list:?}");
     assert_eq!(in_git(&app, "start a").code, Some(0));
 }
+
+/// The project may be a linked worktree like any other: of a bare repository, all are.
+#[test]
+fn a_project_that_git_removed_leaves_its_store_to_another_working_tree() {
+    let name = "a_project_that_git_removed_leaves_its_store_to_another_working_tree";
+    let bare = "git init -q -b main s; cd s; echo 1 >f; git add f; git commit -qm 1; git clone -q --bare . ../r; cd ../r; \
+                git worktree add -q ../one -b one; git worktree add -q ../two -b two";
+    let beside = "git init -q -b main two; cd two; echo 1 >f; git add f; git commit -qm 1; git worktree add -q ../one";
+    let alone = "git init -q -b main s; cd s; echo 1 >f; git add f; git commit -qm 1; git clone -q --bare . ../r; cd ../r; \
+                 git worktree add -q ../one -b one";
+    for (row, made, heir) in
+        [("bare", bare, "two"), ("main", beside, "two"), ("alone", alone, "one")]
+    {
+        for from in ["heir", "worktree"] {
+            let row = format!("{row}, from the {from}");
+            let scratch = crate::scratch();
+            let root = fs::canonicalize(scratch.path()).unwrap();
+            if sh(&root, made).is_none() {
+                return not_run(name, "there is no git");
+            }
+            let (one, heir) = (root.join("one"), root.join(heir));
+            for words in ["init -q", "start -q x y"] {
+                assert_eq!(in_git(&one, words).code, Some(0), "{row}: {words}");
+            }
+            let (x, y) = (root.join("one.worktrees/x"), root.join("one.worktrees/y"));
+            sh(&x, "echo work >>f");
+            assert_eq!(in_git(&one, "snapshot -q kept").code, Some(0));
+            sh(&one, "git worktree remove .");
+            let here = if from == "heir" && heir != one { &heir } else { &x };
+            let list = in_git(here, "list");
+            assert!(list.code == Some(0) && list.stderr.is_empty(), "{row}: {list:?}");
+            for (words, code) in [("drop x", 1), ("drop y", 0), ("status x", 3), ("log", 0)] {
+                let run = in_git(here, words);
+                assert_eq!(run.code, Some(code), "{row} {words}: {run:?}");
+            }
+            assert!(fs::symlink_metadata(&y).is_err() && x.join("f").is_file(), "{row}");
+            // It says what to do, and that works.
+            let start = in_git(here, "start -q z");
+            assert_eq!(start.code, Some(1), "{row}: {start:?}");
+            let mut words = start.stderr.split('\'');
+            let hint = words.find(|it| it.starts_with("calve init ") || it.starts_with("git -C "));
+            let hint = hint.unwrap_or_else(|| panic!("{row}: {start:?}"));
+            match hint.strip_prefix("calve ") {
+                Some(words) => assert_eq!(in_git(here, words).code, Some(0), "{row}: {hint}"),
+                None => drop(sh(here, hint)),
+            }
+            for place in [&heir, &x] {
+                let path = in_git(place, "path --project");
+                assert_eq!(path.stdout.trim_end(), heir.to_str().unwrap(), "{row}: {path:?}");
+            }
+            let start = in_git(here, "start -q z");
+            let z = heir
+                .with_file_name(format!("{}.worktrees", heir.file_name().unwrap().display()))
+                .join("z");
+            assert_eq!(
+                (start.code, start.stdout.trim_end()),
+                (Some(0), z.to_str().unwrap()),
+                "{row}"
+            );
+            assert_eq!(in_git(&heir, "status").code, Some(0), "{row}");
+            assert!(in_git(&heir, "log").stdout.contains("kept"), "{row}");
+            assert_eq!(in_git(&heir, "drop z").code, Some(0), "{row}");
+            assert_eq!(fs::read_to_string(x.join("f")).unwrap(), "1\nwork\n", "{row}");
+        }
+    }
+}

@@ -230,6 +230,25 @@ impl Store {
         self.registry().set_path(&row)
     }
 
+    /// Whether the project was a linked worktree of the repository that the store is in, and git has
+    /// removed it. Then the store serves the repository still, and another working tree can become
+    /// the project: [`Discovered::take_project`].
+    ///
+    /// # Errors
+    /// The registrations of git could not be read.
+    pub fn is_project_removed(&self) -> Result<bool, Error> {
+        home::is_removed(self.path(), &self.project()?).context(Operation::Read, || self.path())
+    }
+
+    /// Makes the working tree of git at `root` the project.
+    fn become_project(&self, root: &Path) -> Result<(), Error> {
+        let row = self.catalog().worktree(PROJECT)?.ok_or_else(|| no_worktree(PROJECT))?;
+        ownership::must_be_believed_root(self.registry().believed(), root, Operation::UseProject)?;
+        self.registry().forget_tree(&row);
+        self.set_project(row, root)?;
+        self.point_project().map(drop)
+    }
+
     /// If a store was found by the repository that it is in, its project must be a working tree of
     /// that, or be the main one, at the root that the store knows. If that was moved, this writes its
     /// new path into the store. A project that is gone is no working tree of anything, and neither is
@@ -365,6 +384,24 @@ impl Store {
         use std::os::unix::fs::MetadataExt as _;
         let owned = Owned { uid: file.uid(), gid: file.gid(), mode: file.mode() & 0o7777 };
         self.registry().believed().why_not(owned, Role::Keys)
+    }
+}
+
+impl Discovered {
+    /// Makes this working tree the project of the store, if git made it and has
+    /// [removed](Store::is_project_removed) the project. Returns the path that the project had.
+    ///
+    /// The last snapshot of the project stays its base: for calve, its branch was switched.
+    ///
+    /// # Errors
+    /// The store cannot be written to; the errors of [`Store::point_project`].
+    pub fn take_project(&self) -> Result<Option<PathBuf>, Error> {
+        if !self.is_only_gits || !self.store.is_project_removed()? {
+            return Ok(None);
+        }
+        let was = self.store.project()?;
+        self.store.become_project(&self.root)?;
+        Ok(Some(was))
     }
 }
 

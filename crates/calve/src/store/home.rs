@@ -77,6 +77,21 @@ pub(super) fn store_in_git(root: &Path) -> io::Result<Option<PathBuf>> {
     Ok(store.filter(|store| Layout(store).has_store()))
 }
 
+/// The repository of the project of a store: that of the working tree at `root`, or the one that the
+/// store is in if that working tree is gone.
+///
+/// # Errors
+/// The root has a `.git` that cannot be read.
+pub(crate) fn of_project(store: &Path, root: &Path) -> io::Result<Option<Repository>> {
+    let found = git::read(root)?;
+    let common = || Some(common_of(store)).filter(|_| is_gone(root) && is_in_git(store));
+    Ok(found.or_else(|| common().map(Repository::of_module)))
+}
+
+fn is_gone(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_err_and(|error| git::is_absent(&error))
+}
+
 /// Whether a store is in a repository, where no tree may be made beside it.
 pub(crate) fn is_in_git(store: &Path) -> bool {
     store.ends_with(IN_GIT) && store.parent().is_some_and(git::is_repository)
@@ -95,4 +110,18 @@ pub(super) fn is_of_its_repository(tree: &Repository) -> bool {
     let is_folder = |path: &Path| std::fs::symlink_metadata(path).is_ok_and(|found| found.is_dir());
     // A bare repository has no tree, so it leads nowhere.
     tree.root != tree.common && (tree.is_linked() || is_folder(&git::git_of(&tree.root)))
+}
+
+/// Whether the project at `project` was a linked worktree of the repository that its store is in, and
+/// git has removed it. A project on a volume that is not mounted is registered still.
+pub(super) fn is_removed(store: &Path, project: &Path) -> io::Result<bool> {
+    if !is_gone(project) || !is_in_git(store) {
+        return Ok(false);
+    }
+    Ok(!git::registrations(common_of(store))?.iter().any(|entry| entry.is_of(project)))
+}
+
+/// The folder of the repository that a store is in.
+fn common_of(store: &Path) -> &Path {
+    store.parent().unwrap_or(store)
 }

@@ -63,7 +63,7 @@ use super::manifest::Manifest;
 use super::marker::{MarkPlace, Marker, maker_text};
 use super::ownership::{Believed, Owned, Role, must_be_believed_root};
 use super::paths::Relocation;
-use super::{trash, undo};
+use super::{home, trash, undo};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::filesystem::Filesystem;
 use crate::reflink::imp::DIR_FLAGS;
@@ -511,7 +511,7 @@ impl<'a> Registry<'a> {
     fn repository(self) -> Result<Option<Repository>, Error> {
         let Some(project) = self.catalog.worktree(PROJECT)? else { return Ok(None) };
         let root = self.root_of(&project);
-        git::read(&root).context(Operation::Read, || git::git_of(&root))
+        home::of_project(self.layout.0, &root).context(Operation::Read, || git::git_of(&root))
     }
 
     /// The path at which git makes a worktree, before the tree exists.
@@ -704,6 +704,12 @@ impl<'a> Registry<'a> {
         let _ = std::fs::remove_file(self.layout.keeps_paths(token));
         let _ = std::fs::remove_dir_all(self.layout.tree(token));
         let _ = std::fs::remove_file(self.layout.lock(token));
+    }
+
+    /// Forgets what the store knows of the files at the path of a row, where another tree will be.
+    /// What stays is compared with that tree, as after any change.
+    pub(crate) fn forget_tree(self, row: &WorktreeRow) {
+        let _ = std::fs::remove_file(self.layout.index(&row.token));
     }
 
     /// Notes that a worktree keeps all paths that name the project.

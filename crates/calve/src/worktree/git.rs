@@ -10,7 +10,7 @@ use super::remove::look::Moment;
 use crate::error::{Error, ErrorKind, Operation};
 use crate::store::git::modules::{self, Held, TreeAndGitDir, Unheld};
 use crate::store::git::{self, Commit, Failure, Head, Registration, Repository, Tips, Tree, Work};
-use crate::store::{Store, StoreOptions};
+use crate::store::{Store, StoreOptions, home};
 use crate::tree::pool::lock;
 
 pub(super) mod alike;
@@ -162,7 +162,8 @@ impl Store {
     /// The project's repository, if it has one.
     pub(super) fn repository(&self) -> Result<Option<Repository>, Failure> {
         let project = self.project().map_err(|error| Failure::Refused(error.to_string()))?;
-        git::read(&project).map_err(|error| unread(&git::git_of(&project), &error))
+        home::of_project(self.path(), &project)
+            .map_err(|error| unread(&git::git_of(&project), &error))
     }
 }
 
