@@ -15,12 +15,13 @@ use serde::Deserialize;
 use crate::args::{DropArgs, FillArgs, HookVerb, StartArgs};
 use crate::common::Common;
 use crate::exit::Exit;
-use crate::failure::stored::{store_failure, worktree_failure};
+use crate::failure::stored::{own, store_failure, worktree_failure};
 use crate::failure::{Failure, Kind};
 use crate::output::Output;
 use crate::places;
 use crate::session::Session;
 use crate::settings::without_another_repository;
+use crate::text::shell_word;
 use crate::worktrees::{drop, fill, start};
 
 /// Where the tool expects its worktrees, below the project's root; the setting `calve.worktrees`
@@ -84,9 +85,13 @@ fn folder_of(given: &str) -> String {
 /// would have one folder, so the second gets a number.
 fn is_of_another_branch(name: &str, started_on: Option<&str>, given: &str) -> bool {
     let Some(branch) = started_on.filter(|branch| *branch != given) else { return false };
-    let is_number = |rest: &str| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit());
-    name.strip_prefix(&folder_of(branch))
-        .is_some_and(|rest| rest.is_empty() || rest.strip_prefix('-').is_some_and(is_number))
+    name.strip_prefix(&folder_of(branch)).is_some_and(|rest| rest.is_empty() || is_number(rest))
+}
+
+/// Whether this is a dash and a number.
+fn is_number(rest: &str) -> bool {
+    let digits = rest.strip_prefix('-').unwrap_or_default();
+    !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 pub(crate) fn run(verb: &HookVerb, session: Session<'_>) -> Result<Exit, Failure> {
@@ -122,11 +127,17 @@ fn create(message: &Message, session: Session<'_>) -> Result<Exit, Failure> {
         // The tool's session begins in any case.
         Err(failure) => return by_git((&wanted, &given), base, failure, session),
     };
-    let place = store.project().map_err(|error| store_failure(&error))?.join(PLACE);
+    let project = store.project().map_err(|error| store_failure(&error))?;
+    let place = project.join(PLACE);
+    if let Some(path) = made_by_git(&project, (&wanted, &given))
+        && !is_calves(&store, &path)?
+    {
+        return print_filled(&path, session);
+    }
     let mut tries = 0;
     loop {
         tries += 1;
-        let (name, known) = name_for(&store, &wanted, &given)?;
+        let (name, known) = name_for(&store, &place, (&wanted, &given))?;
         // A second call for the same branch gets the worktree that the first one made.
         if let Some(worktree) = known
             && is_started(&worktree, session)?
@@ -144,24 +155,52 @@ fn create(message: &Message, session: Session<'_>) -> Result<Exit, Failure> {
     }
 }
 
-/// The name for the worktree, and the worktree that was made for the same branch before.
+/// The name for the worktree, and the worktree that was made for the same branch before. A folder in
+/// `place` that is no worktree of calve's belongs to somebody else.
 fn name_for(
     store: &Store,
-    wanted: &str,
-    given: &str,
+    place: &Path,
+    (wanted, given): (&str, &str),
 ) -> Result<(String, Option<Worktree>), Failure> {
     let mut name = wanted.to_owned();
     for number in 2_u64.. {
+        // Before the row: another start makes the row first.
+        let is_folder = std::fs::symlink_metadata(place.join(&name)).is_ok();
         match store.worktree(&name) {
-            Ok(worktree) if is_of_another_branch(&name, worktree.started_on(), given) => {
-                name = format!("{wanted}-{number}");
-            }
+            Ok(worktree) if is_of_another_branch(&name, worktree.started_on(), given) => {}
             Ok(worktree) => return Ok((name, Some(worktree))),
+            Err(error) if error.kind() == ErrorKind::WorktreeNotFound && is_folder => {}
             Err(error) if error.kind() == ErrorKind::WorktreeNotFound => break,
             Err(error) => return Err(store_failure(&error)),
         }
+        name = format!("{wanted}-{number}");
     }
     Ok((name, None))
+}
+
+/// Whether the store knows the worktree at a path.
+fn is_calves(store: &Store, path: &Path) -> Result<bool, Failure> {
+    let known = store.worktrees().map_err(|error| store_failure(&error))?;
+    Ok(known.iter().any(|worktree| worktree.path() == path))
+}
+
+/// The linked worktree in [`PLACE`] that is on the branch `given`, and in a folder that was made for
+/// it. git says so: another folder with a `.git` may be there.
+fn made_by_git(root: &Path, (wanted, given): (&str, &str)) -> Option<PathBuf> {
+    let place = std::fs::canonicalize(root.join(PLACE)).ok()?;
+    let is_its_folder = |path: &Path| {
+        let inside = path.strip_prefix(&place).ok().and_then(Path::to_str);
+        let number = inside.and_then(|inside| inside.strip_prefix(wanted));
+        // The hook without calve makes the folder of the name as it is, slashes and all.
+        inside == Some(given) || number.is_some_and(|rest| rest.is_empty() || is_number(rest))
+    };
+    let list = git(root, &["worktree", "list", "--porcelain"]).ok()?;
+    let branch = format!("branch refs/heads/{given}");
+    let found = list.split("\n\n").filter(|entry| entry.lines().any(|line| line == branch));
+    let mut paths = found.filter_map(|entry| entry.lines().next()?.strip_prefix("worktree "));
+    let is_it =
+        |path: &&str| is_its_folder(Path::new(path)) && Path::new(path).join(".git").is_file();
+    paths.find(is_it).map(PathBuf::from)
 }
 
 /// Whether the worktree is there. If another process is starting it, waits for that.
@@ -232,31 +271,54 @@ fn by_git(
     let Some(root) = places::repository_around(&session.common.resolve(Path::new("."))) else {
         return Err(failure);
     };
-    let path = root.join(PLACE).join(wanted);
-    if std::fs::symlink_metadata(path.join(".git")).is_err() {
-        session.output.warning(format_args!("{}: git alone makes the worktree", failure.message()));
-        let branch = format!("refs/heads/{given}");
-        let is_there = git(&root, &["show-ref", "--verify", "--quiet", &branch]).is_ok();
-        let at = path.to_string_lossy();
-        let mut words = vec!["worktree", "add", "-q"];
-        match is_there {
-            true => words.extend([&*at, given]),
-            false => words.extend(["-b", given, &*at].into_iter().chain(base)),
+    let path = match made_by_git(&root, (wanted, given)) {
+        Some(path) => path,
+        None => {
+            let why = failure.message();
+            session.output.warning(format_args!("{why}: git alone makes the worktree"));
+            add_by_git(&root, (wanted, given), base)?
         }
-        git(&root, &words)?;
+    };
+    print_filled(&path, session)
+}
+
+/// Lets git make a worktree on the branch `given` in the first free folder for it.
+fn add_by_git(
+    root: &Path,
+    (wanted, given): (&str, &str),
+    base: Option<&str>,
+) -> Result<PathBuf, Failure> {
+    let place = root.join(PLACE);
+    let numbered = (2_u64..).map(|number| place.join(format!("{wanted}-{number}")));
+    let is_free = |path: &PathBuf| std::fs::symlink_metadata(path).is_err();
+    let mut paths = std::iter::once(place.join(wanted)).chain(numbered).filter(is_free);
+    let path = paths.next().unwrap_or(place);
+    let branch = format!("refs/heads/{given}");
+    let is_there = git(root, &["show-ref", "--verify", "--quiet", &branch]).is_ok();
+    let at = path.to_string_lossy();
+    let mut words = vec!["worktree", "add", "-q"];
+    match is_there {
+        true => words.extend([&*at, given]),
+        false => words.extend(["-b", given, &*at].into_iter().chain(base)),
     }
-    let filling = FillArgs { path: Some(path.clone()), ..FillArgs::default() };
+    git(root, &words)?;
+    Ok(path)
+}
+
+/// Fills a worktree of git and prints its path.
+fn print_filled(path: &Path, session: Session<'_>) -> Result<Exit, Failure> {
+    let filling = FillArgs { path: Some(path.to_owned()), ..FillArgs::default() };
     let output = Output { quiet: true, ..session.output };
     // It prints the path, too.
     if let Err(failure) = fill::run(&filling, Session { output, ..session }) {
         output.warning(failure.message());
-        output.results(&output.path_lines([path.as_path()]))?;
+        output.results(&output.path_lines([path]))?;
     }
     Ok(Exit::Done)
 }
 
-/// Runs git, without an answer.
-fn git(root: &Path, words: &[&str]) -> Result<(), Failure> {
+/// Runs git, and returns what it says.
+fn git(root: &Path, words: &[&str]) -> Result<String, Failure> {
     let failed = |error: &io::Error| {
         let failure = Failure::io("run git in", vec![root.to_owned()], error);
         Failure { kind: Kind::Library(ErrorKind::Git), ..failure }
@@ -265,7 +327,7 @@ fn git(root: &Path, words: &[&str]) -> Result<(), Failure> {
     command.arg("-C").arg(root).args(words).stdin(Stdio::null());
     let output = command.output().map_err(|error| failed(&error))?;
     match output.status.success() {
-        true => Ok(()),
+        true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
         false => Err(failed(&io::Error::other(
             String::from_utf8_lossy(&output.stderr).trim().to_owned(),
         ))),
@@ -288,15 +350,33 @@ fn remove(message: &Message, force: bool, session: Session<'_>) -> Result<Exit, 
     match drop::run(&args, session) {
         // The store does not know the worktree any more, or another process removed it first.
         Err(_) if was_gone || is_gone(path) => Ok(Exit::Done),
-        // git made it, because there is no store.
-        Err(_) if session.store().is_err() && path.join(".git").is_file() => {
-            let at = path.to_string_lossy();
-            let flag: &[&str] = if force { &["--force"] } else { &[] };
-            git(path, &[&["worktree", "remove"], flag, &[&*at]].concat())?;
-            Ok(Exit::Done)
-        }
+        // git made it: there was no store, or no calve.
+        Err(_) if is_of_git_alone(path) => remove_by_git(path, force),
         done => done,
     }
+}
+
+/// Whether calve neither made the working tree at `path` nor has it for its project.
+fn is_of_git_alone(path: &Path) -> bool {
+    let is_its_root = |root: &Path| std::fs::canonicalize(path).is_ok_and(|path| path == root);
+    let is_known =
+        Store::discover(path).is_ok_and(|it| !it.is_only_gits() && is_its_root(&it.root));
+    path.join(".git").is_file() && !is_known
+}
+
+/// Lets git remove a worktree. git keeps one with changes, but no commit that only its `HEAD` has.
+fn remove_by_git(path: &Path, force: bool) -> Result<Exit, Failure> {
+    let is_on_branch = git(path, &["symbolic-ref", "-q", "HEAD"]).is_ok();
+    let held = ["for-each-ref", "--count=1", "--contains", "HEAD"];
+    if !force && !is_on_branch && git(path, &held)?.is_empty() {
+        let why = "no branch has the commit that it is at";
+        let hint = format!("'git -C {} switch -c BRANCH' keeps it", shell_word(path));
+        return Err(own("remove worktree", path, ErrorKind::CommitsOnlyHere, why, hint));
+    }
+    let at = path.to_string_lossy();
+    let flag: &[&str] = if force { &["--force"] } else { &[] };
+    git(path, &[&["worktree", "remove"], flag, &[&*at]].concat())?;
+    Ok(Exit::Done)
 }
 
 fn incomplete(field: &str) -> Failure {

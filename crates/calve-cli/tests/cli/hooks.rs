@@ -360,3 +360,90 @@ fn where_no_store_can_be_made_git_makes_the_worktree() {
         assert_eq!((run.code, path.try_exists().unwrap()), (Some(0), false), "{run:?}");
     }
 }
+
+/// Before calve was installed, or where it could have no store, git made worktrees. Each name has one
+/// folder, and each folder one branch.
+#[test]
+fn a_worktree_that_git_made_is_found_by_its_branch_and_removed_by_git() {
+    let test = "a_worktree_that_git_made_is_found_by_its_branch_and_removed_by_git";
+    for has_store in [true, false] {
+        let Some((_scratch, root)) = crate::hints::repository() else {
+            return not_run(test, "there is no git");
+        };
+        let sh = crate::hints::sh;
+        let mut app = root.join("app");
+        if !has_store {
+            // calve makes no store from a linked worktree.
+            sh(&app, "rm -rf .git/calve; git worktree add -q ../lw");
+            app = root.join("lw");
+        }
+        sh(
+            &app,
+            "git worktree add -q -b gg .claude/worktrees/gg; git worktree add -q -b a/b .claude/worktrees/a/b
+             git worktree add -q -b elsewhere ../elsewhere; git worktree add -q -b else .claude/worktrees/swapped
+             git init -q .claude/worktrees/other; mkdir .claude/worktrees/plain
+             mkdir .claude/worktrees/copied; cp .claude/worktrees/gg/.git .claude/worktrees/copied",
+        );
+        let at = |name: &str| of_claude(&app).join(name);
+        for (name, folder) in [
+            ("gg", "gg"),
+            ("a/b", "a/b"),
+            ("feat/y", "feat-y"),
+            ("feat-y", "feat-y-2"),
+            ("swapped", "swapped-2"),
+            ("other", "other-2"),
+            ("plain", "plain-2"),
+            ("copied", "copied-2"),
+        ] {
+            for _ in 0..2 {
+                let run = hook(&app, "hook claude create", &json!({"name": name, "cwd": app}));
+                let row = format!("{has_store} {name}: {run:?}");
+                assert_eq!(run.code, Some(0), "{row}");
+                assert_eq!(run.stdout.lines().last(), at(folder).to_str(), "{row}");
+                let branch = sh(&at(folder), "git branch --show-current").unwrap();
+                assert_eq!(branch.trim_end(), name, "{row}");
+                assert!(at(folder).join("out/o").is_file(), "it is filled: {row}");
+            }
+        }
+        // The user's own worktree is not the tool's.
+        let run = hook(&app, "hook claude create", &json!({"name": "elsewhere", "cwd": app}));
+        assert!(run.code == Some(1) && run.stdout.is_empty(), "{run:?}");
+
+        sh(
+            &at("gg"),
+            "git commit -q --allow-empty -m 2; git checkout -q --detach; git commit -q --allow-empty -m 3",
+        );
+        sh(&at("a/b"), "echo work >>f");
+        for (name, words, code) in [
+            ("gg", "remove", 1),
+            ("a/b", "remove", 1),
+            ("a/b", "remove --force", 0),
+            ("a/b", "remove", 0),
+            ("feat-y", "remove", 0),
+            ("feat-y-2", "remove", 0),
+            ("swapped", "remove", 0),
+            ("other", "remove --force", 1),
+            ("plain", "remove --force", 1),
+            ("copied", "remove --force", 1),
+        ] {
+            let message = json!({"worktree_path": at(name), "cwd": app});
+            let run = hook(&app, &format!("hook claude {words}"), &message);
+            let is_there = fs::symlink_metadata(at(name)).is_ok();
+            assert_eq!(
+                (run.code, is_there),
+                (Some(code), code == 1),
+                "{has_store} {name}: {run:?}"
+            );
+        }
+        assert!(at("gg/f").is_file());
+        sh(&at("gg"), "git switch -q -c kept");
+        let message = json!({"worktree_path": at("gg"), "cwd": app});
+        assert_eq!(hook(&app, "hook claude remove", &message).code, Some(0));
+        for project in [json!(app), json!(root.join("app"))] {
+            let message = json!({"worktree_path": project, "cwd": app});
+            if has_store || project != json!(app) {
+                assert_eq!(hook(&app, "hook claude remove --force", &message).code, Some(1));
+            }
+        }
+    }
+}
