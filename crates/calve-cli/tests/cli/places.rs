@@ -235,6 +235,18 @@ fn a_worktree_below_a_link_is_itself_and_no_copy() {
     fs::rename(&moved, above).unwrap();
 }
 
+/// A collector deletes there what it does not know.
+#[test]
+fn no_worktree_is_started_in_the_store() {
+    let (_scratch, project) = with_project();
+    for at in [".calve/trash", ".calve", ".calve/new"] {
+        let run = calve(&project, &format!("start --at {at} w"));
+        assert_eq!(run.code, Some(1), "{run:?}");
+        assert!(run.stderr.contains("is in the store\nhint: choose"), "{run:?}");
+    }
+    assert!(!project.join(".calve/new").try_exists().unwrap());
+}
+
 /// Its repository has registrations of the original's worktrees.
 #[test]
 fn the_worktrees_of_a_project_are_not_those_of_its_copy() {

@@ -55,6 +55,7 @@ fn every_kind_that_a_store_knows_has_a_way_out() {
             "work in '/the worktree', or delete '/a b/c/.git'",
         ),
         (ErrorKind::Overlap, Operation::DropWorktree, "'git worktree remove PATH'"),
+        (ErrorKind::Overlap, Operation::MakeFolder, "outside of the store"),
         (ErrorKind::Overlap, Operation::MakeStoreFor, "calve status"),
         (ErrorKind::DestinationExists, Operation::StartWorktree, "--at"),
         (ErrorKind::StoreNotFound, Operation::FindStoreOfWorktree, "'calve list'"),

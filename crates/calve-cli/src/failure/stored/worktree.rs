@@ -74,6 +74,9 @@ pub(super) fn way_out(case: &Case<'_>) -> Option<String> {
         ErrorKind::Overlap if operation == Operation::DropWorktree => {
             "drop the worktrees inside it first: 'calve drop NAME', or 'git worktree remove PATH' for those that calve did not make".to_owned()
         }
+        ErrorKind::Overlap if operation == Operation::MakeFolder => {
+            "choose a folder outside of the store, such as one beside the project".to_owned()
+        }
         ErrorKind::Overlap => format!(
             "work in {}, or delete {} to make this a plain folder; 'calve start NAME' makes another worktree",
             shell_word(other.unwrap_or(Path::new("the worktree"))),
