@@ -248,10 +248,10 @@ pub use worktree::{
     DropOptions, DroppedWorktree, FileDiff, FillOptions, FillPlan, FillReport, FilteredWorktrees,
     FoundBranch, FreedBytes, GitMode, GitOutcome, GitStatus, GitWorktree, KeptWorktree, LastChange,
     LinkedWorktree, LivingProcess, NoRepository, NotReshared, PathMode, ReshareOptions,
-    ReshareReport, ShedFolder, ShedKind, ShedReport, StartBranch, StartOptions, StartReport,
-    StartedWorktree, StayReason, StayingWorktree, SwitchOptions, SwitchReport, TreeUsage, Worktree,
-    WorktreeState, WorktreeStatus, clone_with_own_paths, fill, path_mentions, reshare_folders,
-    rewrite_paths,
+    ReshareReport, ShedFolder, ShedKind, ShedReport, Sheddable, StartBranch, StartOptions,
+    StartReport, StartedWorktree, StayReason, StayingWorktree, SwitchOptions, SwitchReport,
+    TreeUsage, Worktree, WorktreeState, WorktreeStatus, clone_with_own_paths, fill, path_mentions,
+    reshare_folders, rewrite_paths,
 };
 #[cfg(all(unix, feature = "remote"))]
 pub use worktree::{CheckoutOptions, CheckoutReport};

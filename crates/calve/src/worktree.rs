@@ -64,7 +64,7 @@ pub use remove::{
 };
 pub use reshare::{NotReshared, ReshareOptions, ReshareReport, reshare_folders};
 pub use scope::ChangeScope;
-pub use shed::{ShedFolder, ShedKind, ShedReport};
+pub use shed::{ShedFolder, ShedKind, ShedReport, Sheddable};
 #[cfg(feature = "remote")]
 pub use start::{CheckoutOptions, CheckoutReport};
 pub use start::{

@@ -15,9 +15,9 @@ pub(crate) const TIDY_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
       Prints a timer of systemd that tidies each hour, or a line for cron.
 
 Settings: git config calve.tidy.maxSize 50G, calve.tidy.maxAge 7d,
-calve.tidy.idle 2h. A build gives back: folders with a CACHEDIR.TAG (cargo's
-target), node_modules, __pycache__, build folders of CMake. They go only where
-git ignores them.";
+calve.tidy.idle 2h. A build gives back: cargo's target, node_modules,
+__pycache__, some caches, build folders of CMake. They go only where git ignores
+them, and with nothing in them that a build does not write.";
 
 #[derive(Debug, Args)]
 pub(crate) struct TidyArgs {

@@ -257,7 +257,7 @@ impl Tidying<'_> {
         Ok(())
     }
 
-    fn shed(&self, done: &mut StepDocument) -> Result<(), calve::Error> {
+    fn shed(&mut self, done: &mut StepDocument) -> Result<(), calve::Error> {
         let current = std::env::current_dir().ok();
         let (mut found, mut candidates) = (Vec::<(Worktree, Vec<ShedFolder>)>::new(), Vec::new());
         for worktree in self.there()? {
@@ -272,12 +272,17 @@ impl Tidying<'_> {
                 Ok(Some((idle, worktree.sheddable(options)?)))
             };
             match self.work(look) {
-                Ok(Some((idle, folders))) if !folders.is_empty() => {
+                Ok(Some((idle, found_there))) => {
+                    let calve::Sheddable { folders, staying, .. } = found_there;
+                    staying.iter().for_each(|error| done.leave_folder(&worktree, error));
+                    if folders.is_empty() {
+                        continue;
+                    }
                     let bytes = folders.iter().map(|folder| folder.allocated_bytes).sum();
                     candidates.push(Candidate { idle, bytes });
                     found.push((worktree, folders));
                 }
-                Ok(_) => {}
+                Ok(None) => {}
                 Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
                 Err(error) => done.leave(&worktree, &error),
             }
@@ -287,7 +292,10 @@ impl Tidying<'_> {
             if !self.rules.dry_run {
                 match self.work(|options| worktree.shed(&folders, options)) {
                     Ok(report) => {
-                        report.kept.iter().for_each(|error| done.leave(worktree, error));
+                        for error in &report.kept {
+                            done.leave_folder(worktree, error);
+                            self.exit = Exit::Findings;
+                        }
                         folders = report.shed;
                     }
                     Err(error) => {
@@ -359,8 +367,21 @@ impl StepDocument {
     }
 
     fn leave(&mut self, worktree: &Worktree, error: &calve::Error) {
+        self.leave_named(worktree.name().to_owned(), error);
+    }
+
+    /// For a folder in a worktree, which the error names.
+    fn leave_folder(&mut self, worktree: &Worktree, error: &calve::Error) {
+        let name = match error.path().strip_prefix(worktree.path()) {
+            Ok(path) => format!("{}/{}", worktree.name(), shown(path)),
+            Err(_) => shown(error.path()),
+        };
+        self.leave_named(name, error);
+    }
+
+    fn leave_named(&mut self, name: String, error: &calve::Error) {
         self.left.push(LeftDocument {
-            name: worktree.name().to_owned(),
+            name,
             reason: error.kind().as_str(),
             message: format!("{}{}", cause(error.io_error()), details(error)),
         });

@@ -16,15 +16,17 @@ fn what_is_merged_or_comes_from_a_build_goes_and_work_stays() {
     sh(&app, "echo target/ >>.gitignore; git add .gitignore; git commit -qm ignore");
     assert_eq!(in_git(&app, "start -q merged open work").code, Some(0));
     for name in ["merged", "open", "work"] {
-        let build =
-            format!("mkdir target; echo '{tag}' >target/CACHEDIR.TAG; echo built >target/o");
+        let build = format!(
+            "mkdir -p target/debug/.fingerprint target/debug/deps; echo built >target/debug/deps/o; \
+             echo '{tag}' >target/CACHEDIR.TAG; echo '{{}}' >target/.rustc_info.json"
+        );
         sh(
             &w.join(name),
             &format!("{build}; echo {name} >{name}; git add {name}; git commit -qm {name}"),
         );
     }
     sh(&app, "git merge -q merged");
-    sh(&w.join("work"), "echo more >>work; mkdir target/mine; echo x >target/mine/app.db");
+    sh(&w.join("work"), "echo more >>work; echo x >target/debug/deps/app.db");
     // Nobody is idle for long enough.
     let young = in_git(&app, "tidy --json").json();
     let steps = young["steps"].as_array().unwrap();
@@ -45,7 +47,10 @@ fn what_is_merged_or_comes_from_a_build_goes_and_work_stays() {
     }
     assert_eq!(fs::read_to_string(w.join("open/open")).unwrap(), "open\n");
     assert_eq!(fs::read_to_string(w.join("work/work")).unwrap(), "work\nmore\n");
-    assert!(w.join("work/target/mine/app.db").is_file() && w.join("work/target/o").is_file());
+    let deps = w.join("work/target/debug/deps");
+    assert!(deps.join("app.db").is_file() && deps.join("o").is_file());
+    let why = "left work/target: it has a database: debug/deps/app.db\n";
+    assert!(dry.stderr.contains(why) && run.stderr.contains(why), "{dry:?} {run:?}");
     assert!(sh(&app, "git branch --list merged").unwrap().contains("merged"));
     // A bound that cannot hold is a finding, and takes no work either.
     sh(&app, "git config calve.tidy.maxSize 1k");

@@ -1,75 +1,57 @@
 //! Removes from a worktree what a build or an install gives back.
 //!
 //! Only folders of kinds that are sure go ([`ShedKind`]): git ignores each as a whole and tracks
-//! nothing in it, and a mark in it, or its name and what is beside it, says which program made it.
+//! nothing in it, and its first levels have nothing but what one program writes there ([`kind`]).
 //! A folder stays if it has anything that such a program does not write: a repository, a database, a
-//! socket, a mount. So a folder of a name that only looks like one never goes.
+//! socket, a mount ([`foreign`]). So a folder that only looks like one never goes, and is named.
 //!
 //! Nothing goes from a worktree in which a process works, which git has locked, which another
 //! process switches or drops, or in which a restore moved work aside. Where calve cannot see which
 //! processes work there, without a `/proc`, nothing goes.
 //!
 //! # Whole or gone
-//! The folders are renamed first, into a stage in the worktree's root. Then calve looks once more:
-//! if a process has something open in one of them, or if anything in a folder changed since the first
-//! look, it gets its name back. If this process dies meanwhile, the stage is swept like any other.
+//! The folders are renamed first, into a stage in the store; or in the worktree's root, and hidden
+//! from git there, if the store is on another filesystem. Then calve looks once more: if a process
+//! has something open in one of them, or if anything in a folder changed since the first look, it
+//! gets its name back; and so does what is left of one that cannot be removed. If this process dies
+//! meanwhile, the next one that opens the store sweeps the stage; one in the root, the next drop or
+//! shed.
 //! The folders above get back the times that they had, because nobody worked there
 //! ([`idle`](super::idle)).
 
 use std::collections::HashSet;
-use std::ffi::{CStr, CString, OsStr};
+use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Timespec, Timestamps};
+use rustix::fs::{self, AtFlags, FlockOperation, Mode, OFlags, Timespec, Timestamps};
+use rustix::io::Errno;
 
+use self::foreign::{Content, ContentOf};
+pub use self::kind::ShedKind;
+use self::kind::{IgnoredFolder, SureKind};
 use super::Worktree;
 use super::remove::LivingProcess;
 use super::remove::look::{Moment, Scope, changed_since};
 use super::remove::processes::{Depth, can_be_found, living_in};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
-use crate::reflink::imp::DIR_FLAGS;
+use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
 use crate::reflink::meta::Meta;
+use crate::reflink::refusal::SystemCall;
 use crate::store::StoreOptions;
 use crate::store::at;
-use crate::store::files::{listed, path_from, read_plain};
+use crate::store::files::path_from;
 use crate::store::git::{self, Failure, Tree};
-use crate::store::layout::{GIT, JJ};
 use crate::tree::mounts;
 use crate::tree::removal;
 use crate::tree::running::Running;
 use crate::tree::staging::{self, stage_name};
-use crate::tree::visit::{Found, Visitor, visit};
+use crate::tree::visit::visit;
 
-/// Which program gives a folder back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[non_exhaustive]
-pub enum ShedKind {
-    /// It has a `CACHEDIR.TAG` with the signature of <https://bford.info/cachedir/>: cargo's
-    /// `target`, and the caches of many tools.
-    Tagged,
-    /// `node_modules` beside a `package.json`.
-    NodeModules,
-    /// `__pycache__` with nothing but compiled modules.
-    PythonCache,
-    /// A build folder with a `CMakeCache.txt` and `CMakeFiles`.
-    Cmake,
-}
-
-impl ShedKind {
-    /// The kind as JSON documents have it.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Tagged => "tagged",
-            Self::NodeModules => "node_modules",
-            Self::PythonCache => "python_cache",
-            Self::Cmake => "cmake",
-        }
-    }
-}
+mod foreign;
+mod kind;
 
 /// A folder that can be shed, or was.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,6 +66,16 @@ pub struct ShedFolder {
     pub allocated_bytes: u64,
 }
 
+/// What [`Worktree::sheddable`] found.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct Sheddable {
+    /// The folders that a build or an install gives back.
+    pub folders: Vec<ShedFolder>,
+    /// Folders that look like such ones, and stay, and why. The details are paths in them.
+    pub staying: Vec<Error>,
+}
+
 /// What [`Worktree::shed`] did.
 #[derive(Debug, Default)]
 #[non_exhaustive]
@@ -91,90 +83,12 @@ pub struct ShedReport {
     /// The folders that are gone.
     pub shed: Vec<ShedFolder>,
     /// Folders that stay, and why: somebody used or changed them meanwhile, or they could not be
-    /// removed.
+    /// removed. Of such a one, some of its files may be gone.
     pub kept: Vec<Error>,
 }
 
-/// The first bytes of a `CACHEDIR.TAG`.
-const SIGNATURE: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55";
-const TAG_MOST_BYTES: u64 = 64 * 1024;
 /// So many paths fit on the command line of git.
 const PATHS_AT_ONCE: usize = 500;
-/// The endings of files that hold data of a user.
-const DATABASES: [&str; 6] = ["db", "db3", "sqlite", "sqlite3", "mdb", "rdb"];
-/// Files that only the folder of a database server has.
-const SERVERS: [&str; 3] = ["PG_VERSION", "ibdata1", "WiredTiger"];
-
-/// What is known of a folder that git ignores.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct FolderFacts<'a> {
-    name: &'a str,
-    has_tag: bool,
-    /// It is a Python environment, and nobody knows what was installed there by hand.
-    is_environment: bool,
-    is_beside_package: bool,
-    has_only_compiled_python: bool,
-    has_cmake_cache: bool,
-    has_cmake_files: bool,
-}
-
-/// The kind of a folder, if it is sure.
-fn kind_of(facts: FolderFacts<'_>) -> Option<ShedKind> {
-    match facts.name {
-        _ if facts.is_environment => None,
-        "node_modules" => facts.is_beside_package.then_some(ShedKind::NodeModules),
-        "__pycache__" => facts.has_only_compiled_python.then_some(ShedKind::PythonCache),
-        _ if facts.has_tag => Some(ShedKind::Tagged),
-        _ if facts.has_cmake_cache && facts.has_cmake_files => Some(ShedKind::Cmake),
-        _ => None,
-    }
-}
-
-/// Why a folder stays although its kind is sure.
-fn is_foreign(name: &CStr, kind: FileType) -> bool {
-    let name = OsStr::from_bytes(name.to_bytes());
-    let ending = Path::new(name).extension().and_then(OsStr::to_str);
-    let is_database = || {
-        ending.is_some_and(|it| DATABASES.iter().any(|other| it.eq_ignore_ascii_case(other)))
-            || SERVERS.iter().any(|other| name == *other)
-    };
-    match kind {
-        _ if name == GIT || name == JJ => true,
-        FileType::RegularFile => is_database(),
-        FileType::Directory | FileType::Symlink => false,
-        _ => true,
-    }
-}
-
-/// What one thread found in folders, by their numbers.
-#[derive(Default)]
-struct Content {
-    bytes: Vec<u64>,
-    foreign: HashSet<usize>,
-}
-
-struct ContentOf;
-
-impl Visitor<Content> for ContentOf {
-    fn visit(&self, content: &mut Content, found: &Found<'_>) -> Result<(), Error> {
-        let bytes = found.meta.blocks.saturating_mul(512);
-        if content.bytes.len() <= found.tree {
-            content.bytes.resize(found.tree + 1, 0);
-        }
-        content.bytes[found.tree] += bytes;
-        let path = if found.name == c"." { found.path() } else { PathBuf::new() };
-        // Of a folder, the name is in its path.
-        let name = path.components().next_back().and_then(|it| at::last(Path::new(&it)).ok());
-        if is_foreign(name.as_deref().unwrap_or(found.name), found.meta.file_type()) {
-            content.foreign.insert(found.tree);
-        }
-        Ok(())
-    }
-
-    fn unreadable(&self, content: &mut Content, tree: usize) {
-        content.foreign.insert(tree);
-    }
-}
 
 impl Worktree {
     /// The folders of the worktree that a build or an install gives back. Empty for a worktree
@@ -184,7 +98,7 @@ impl Worktree {
     /// [`ErrorKind::Busy`] if a process works in the worktree; [`ErrorKind::Git`] if it is locked, or
     /// git could not be asked; [`ErrorKind::Changed`] if a restore has moved work aside;
     /// [`ErrorKind::WorktreeMissing`]. Nothing is changed.
-    pub fn sheddable(&self, options: &StoreOptions) -> Result<Vec<ShedFolder>, Error> {
+    pub fn sheddable(&self, options: &StoreOptions) -> Result<Sheddable, Error> {
         let this = self.now()?;
         this.must_rest()?;
         this.sheddable_in(&options.operation())
@@ -204,10 +118,12 @@ impl Worktree {
         let this = self.now()?;
         let _alone = this.lock_for(Operation::Shed, &operation)?;
         this.must_rest()?;
+        // A killed shed may have left its stage there.
+        staging::sweep(&super::open_dir(&this.path)?);
         let since = Moment::now();
         let is_wanted = |found: &ShedFolder| folders.iter().any(|it| it.path == found.path);
         let folders: Vec<ShedFolder> =
-            this.sheddable_in(&operation)?.into_iter().filter(is_wanted).collect();
+            this.sheddable_in(&operation)?.folders.into_iter().filter(is_wanted).collect();
         this.shed_now(folders, since).context(Operation::Shed, || &this.path)
     }
 
@@ -241,18 +157,27 @@ impl Worktree {
         Ok(())
     }
 
-    fn sheddable_in(&self, operation: &Running) -> Result<Vec<ShedFolder>, Error> {
+    fn sheddable_in(&self, operation: &Running) -> Result<Sheddable, Error> {
         let failed =
             |failure: Failure| Error::new(ErrorKind::Git, Operation::AskGit, &self.path, failure);
-        let Some(tree) = Tree::at(&self.path).map_err(failed)? else { return Ok(Vec::new()) };
+        let mut sheddable = Sheddable::default();
+        let Some(tree) = Tree::at(&self.path).map_err(failed)? else { return Ok(sheddable) };
         let root = super::open_dir(&self.path)?;
         let device = Meta::of(&fs::fstat(&root).context(Operation::Read, || &self.path)?).dev;
+        let project = self.store.project()?;
+        let stays = |path: &Path, why: String| {
+            let path = self.path.join(path);
+            Error::new(ErrorKind::Changed, Operation::Shed, path, io::Error::other(why))
+        };
         let mut found = Vec::new();
         for path in git::not_tracked_in(&tree).map_err(failed)?.ignored {
             // A folder ends in a slash.
             let Some(path) = path.strip_suffix(b"/").map(path_from) else { continue };
-            match kind_at(&root, &path, device) {
-                Ok(Some(kind)) => found.push((path, kind)),
+            let judged = IgnoredFolder::open(&root, &path, device)
+                .and_then(|folder| folder.map_or(Ok(None), |it| it.judged([&self.path, &project])));
+            match judged {
+                Ok(Some(Ok(known))) => found.push((path, known)),
+                Ok(Some(Err(why))) => sheddable.staying.push(stays(&path, why)),
                 Err(error)
                     if !at::is_gone(&error) && error.kind() != io::ErrorKind::PermissionDenied =>
                 {
@@ -262,7 +187,7 @@ impl Worktree {
             }
         }
         if found.is_empty() {
-            return Ok(Vec::new());
+            return Ok(sheddable);
         }
         let paths: Vec<&Path> = found.iter().map(|(path, _)| path.as_path()).collect();
         let mut tracked = Vec::new();
@@ -274,31 +199,33 @@ impl Worktree {
             let listed = output.bytes.split(|byte| *byte == 0).filter(|path| !path.is_empty());
             tracked.extend(listed.map(path_from));
         }
-        found.retain(|(path, _)| {
-            let full = self.path.join(path);
-            !tracked.iter().any(|it| it.starts_with(path)) && !mounts::any_below(&full)
-        });
         let full: Vec<PathBuf> = found.iter().map(|(path, _)| self.path.join(path)).collect();
         let trees: Vec<&Path> = full.iter().map(PathBuf::as_path).collect();
-        let content = visit(
-            &trees,
-            &HashSet::new(),
-            operation,
-            Operation::Shed,
-            Content::default,
-            &ContentOf,
-        )?;
-        let bytes = |at: usize| content.iter().filter_map(|it| it.bytes.get(at)).sum();
-        let is_foreign = |at: &usize| content.iter().any(|it| it.foreign.contains(at));
-        Ok(found
-            .into_iter()
-            .enumerate()
-            .filter(|(at, _)| !is_foreign(at))
-            .map(|(at, (path, kind))| ShedFolder { path, kind, allocated_bytes: bytes(at) })
-            .collect())
+        let known: Vec<SureKind> = found.iter().map(|(_, known)| *known).collect();
+        let look = ContentOf { known: &known, device };
+        let excluded = HashSet::new();
+        let content =
+            visit(&trees, &excluded, operation, Operation::Shed, Content::default, &look)?;
+        for (at, (path, known)) in found.into_iter().enumerate() {
+            let foreign = content.iter().find_map(|it| it.foreign.get(&at));
+            let (why, inside) = if tracked.iter().any(|it| it.starts_with(&path)) {
+                ("files that git tracks", None)
+            } else if mounts::any_below(&full[at]) {
+                ("a mount", None)
+            } else if let Some((why, inside)) = foreign {
+                (*why, Some(inside.clone()))
+            } else {
+                let allocated_bytes = content.iter().filter_map(|it| it.bytes.get(at)).sum();
+                sheddable.folders.push(ShedFolder { path, kind: known.kind, allocated_bytes });
+                continue;
+            };
+            let stays = stays(&path, format!("it has {why}"));
+            sheddable.staying.push(stays.with_details(inside.into_iter().collect()));
+        }
+        Ok(sheddable)
     }
 
-    /// Moves the folders to a stage in the root, looks at them there, and removes them.
+    /// Moves the folders to a stage, looks at them there, and removes them.
     fn shed_now(&self, folders: Vec<ShedFolder>, since: Moment) -> io::Result<ShedReport> {
         let mut report = ShedReport::default();
         if folders.is_empty() {
@@ -306,57 +233,135 @@ impl Worktree {
         }
         let root = fs::open(&self.path, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
         let root_times = times_of(&root)?;
+        let staged = self.shed_stage(&root).map(|stage| {
+            self.shed_through(&stage, &root, folders, since, &mut report);
+            // Nothing is in it but folders in whose places a build has made others meanwhile.
+            if let Err(error) = removal::remove(&stage.parent, &stage.name) {
+                report.kept.push(Error::io(Operation::Shed, &stage.place, error));
+            }
+        });
+        fs::futimens(&root, &root_times)?;
+        staged.map(|()| report)
+    }
+
+    fn shed_stage(&self, root: &OwnedFd) -> io::Result<ShedStage> {
         let name = CString::new(stage_name())?;
-        fs::mkdirat(&root, &name, Mode::RWXU)?;
-        staging::mark(&root, &name)?;
-        let stage = fs::openat(&root, &name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
-        let place = self.path.join(OsStr::from_bytes(name.to_bytes()));
+        let parent = fs::openat(root, c".", DIR_FLAGS, Mode::empty())?;
+        fs::mkdirat(root, &name, Mode::RWXU)?;
+        let make = || -> io::Result<ShedStage> {
+            staging::mark(root, &name)?;
+            let folder = fs::openat(root, &name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
+            // So nobody sweeps it who cannot see this process. Where there are no locks, the name
+            // says who made it.
+            let _ = fs::flock(&folder, FlockOperation::NonBlockingLockShared);
+            // Whether folders can be moved there is seen by moving one.
+            let of_store = self.store.layout().stage();
+            let moved = fs::open(&of_store, DIR_FLAGS, Mode::empty()).and_then(|to| {
+                fs::renameat(root, &name, &to, &name)?;
+                Ok(to)
+            });
+            let (parent, above) = match moved {
+                Ok(to) => (to, of_store),
+                Err(_) => {
+                    // git looks into no folder that ignores all that is in it.
+                    let ignore = fs::openat(&folder, ".gitignore", NEW_FILE_FLAGS, NEW_MODE)?;
+                    io::Write::write_all(&mut std::fs::File::from(ignore), b"*\n")?;
+                    (parent, self.path.clone())
+                }
+            };
+            let place = above.join(OsStr::from_bytes(name.to_bytes()));
+            Ok(ShedStage { parent, name: name.clone(), folder, place })
+        };
+        make().or_else(|error| {
+            removal::remove(root, &name)?;
+            Err(error)
+        })
+    }
+
+    fn shed_through(
+        &self,
+        stage: &ShedStage,
+        root: &OwnedFd,
+        folders: Vec<ShedFolder>,
+        since: Moment,
+        report: &mut ShedReport,
+    ) {
         let mut moved = Vec::new();
+        let stays = |path: &Path, error| Error::io(Operation::Shed, self.path.join(path), error);
         for (number, folder) in folders.into_iter().enumerate() {
-            let to = CString::new(number.to_string())?;
-            let moving = || -> io::Result<(OwnedFd, CString, Timestamps)> {
-                let parent = at::open_parent(&root, &folder.path)?;
+            let moving = || -> io::Result<MovedOut> {
+                let parent = at::open_parent(root, &folder.path)?;
                 let (from, times) = (at::last(&folder.path)?, times_of(&parent)?);
-                fs::renameat(&parent, &from, &stage, &to)?;
-                Ok((parent, from, times))
+                let to = CString::new(number.to_string())?;
+                fs::renameat(&parent, &from, &stage.folder, &to)?;
+                Ok(MovedOut { parent, from, times, to })
             };
             match moving() {
-                Ok(from) => moved.push((folder, from, to)),
-                Err(error) => {
-                    report.kept.push(Error::io(
-                        Operation::Shed,
-                        self.path.join(folder.path),
-                        error,
-                    ));
-                }
+                Ok(taken) => moved.push((folder, taken)),
+                Err(error) => report.kept.push(stays(&folder.path, error)),
             }
         }
         // A process that is in one of them keeps all: it may go on to the others.
-        let is_lived_in = !living_in(&place, Depth::Quick).is_empty();
+        let is_lived_in = !living_in(&stage.place, Depth::Quick).is_empty();
         // Backwards: of two in one folder, the first was moved when that still had its old times.
-        for (folder, (parent, from, times), to) in moved.into_iter().rev() {
-            let inside = place.join(OsStr::from_bytes(to.to_bytes()));
-            let looked = changed_since(&inside, since, Scope::All);
-            let stays = match looked {
-                Ok(changed) if changed.is_empty() && !is_lived_in => None,
-                Ok(_) => Some(io::Error::other("somebody used or changed it meanwhile")),
-                Err(error) => Some(error),
-            };
-            if let Some(error) = stays {
-                // If a build has made another one meanwhile, this one is of no use.
-                if fs::statat(&parent, &from, AtFlags::SYMLINK_NOFOLLOW).is_err() {
-                    fs::renameat(&stage, &to, &parent, &from)?;
+        for (folder, taken) in moved.into_iter().rev() {
+            let inside = stage.place.join(OsStr::from_bytes(taken.to.to_bytes()));
+            let done = match changed_since(&inside, since, Scope::All) {
+                Ok(changed) if changed.is_empty() && !is_lived_in => {
+                    removal::remove(&stage.folder, &taken.to)
                 }
-                report.kept.push(Error::io(Operation::Shed, self.path.join(&folder.path), error));
-            } else {
-                report.shed.push(folder);
+                Ok(_) => Err(io::Error::other("somebody used or changed it meanwhile")),
+                Err(error) => Err(error),
+            };
+            match done {
+                Ok(()) => report.shed.push(folder),
+                Err(error) => {
+                    report.kept.push(stays(&folder.path, error));
+                    let back = taken.back(stage).map_err(|error| stays(&folder.path, error));
+                    report.kept.extend(back.err());
+                }
             }
-            fs::futimens(&parent, &times)?;
+            if let Err(errno) = fs::futimens(&taken.parent, &taken.times) {
+                report.kept.push(stays(Path::new(""), errno.into()));
+            }
         }
         report.shed.reverse();
-        let removed = removal::remove(&root, &name);
-        fs::futimens(&root, &root_times)?;
-        removed.map(|()| report)
+    }
+}
+
+const NEW_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
+
+/// The folder in which the folders are looked at for the last time.
+struct ShedStage {
+    parent: OwnedFd,
+    name: CString,
+    /// It is locked.
+    folder: OwnedFd,
+    place: PathBuf,
+}
+
+/// Where a folder in the stage was.
+struct MovedOut {
+    parent: OwnedFd,
+    from: CString,
+    times: Timestamps,
+    to: CString,
+}
+
+impl MovedOut {
+    /// Gives the folder its place again, unless a build has made another one there: then this one
+    /// is of no use.
+    fn back(&self, stage: &ShedStage) -> io::Result<()> {
+        match staging::rename_new(&stage.folder, &self.to, &self.parent, &self.from) {
+            Err(Errno::EXIST | Errno::NOTEMPTY) => Ok(()),
+            Err(errno) if SystemCall::RenameWithFlags.is_unavailable(errno) => {
+                match fs::statat(&self.parent, &self.from, AtFlags::SYMLINK_NOFOLLOW) {
+                    Ok(_) => Ok(()),
+                    Err(_) => Ok(fs::renameat(&stage.folder, &self.to, &self.parent, &self.from)?),
+                }
+            }
+            renamed => Ok(renamed?),
+        }
     }
 }
 
@@ -367,98 +372,4 @@ fn times_of(folder: &OwnedFd) -> io::Result<Timestamps> {
         tv_nsec: nanoseconds as _,
     };
     Ok(Timestamps { last_access: time(meta.accessed()), last_modification: time(meta.modified()) })
-}
-
-/// The kind of the folder at a path, if it is sure. No step follows a link, and a folder on another
-/// filesystem is none.
-fn kind_at(root: &OwnedFd, path: &Path, device: u64) -> io::Result<Option<ShedKind>> {
-    let parent = at::open_parent(root, path)?;
-    let folder =
-        fs::openat(&parent, &at::last(path)?, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
-    if Meta::of(&fs::fstat(&folder)?).dev != device {
-        return Ok(None);
-    }
-    let is = |dir: &OwnedFd, name: &str, kind: FileType| {
-        fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
-            .is_ok_and(|stat| Meta::of(&stat).file_type() == kind)
-    };
-    let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
-    let compiled = || -> io::Result<bool> {
-        let names = listed(fs::openat(&folder, ".", DIR_FLAGS, Mode::empty())?)?;
-        Ok(names.iter().all(|(name, kind)| {
-            *kind == FileType::RegularFile && Path::new(name).extension() == Some(OsStr::new("pyc"))
-        }))
-    };
-    Ok(kind_of(FolderFacts {
-        name,
-        has_tag: is(&folder, TAG, FileType::RegularFile)
-            // What cannot be read is no tag.
-            && read_plain(&folder, Path::new(TAG), TAG_MOST_BYTES)
-                .is_ok_and(|text| text.starts_with(SIGNATURE)),
-        is_environment: is(&folder, "pyvenv.cfg", FileType::RegularFile),
-        is_beside_package: is(&parent, "package.json", FileType::RegularFile),
-        has_only_compiled_python: name == "__pycache__" && compiled()?,
-        has_cmake_cache: is(&folder, "CMakeCache.txt", FileType::RegularFile),
-        has_cmake_files: is(&folder, "CMakeFiles", FileType::Directory),
-    }))
-}
-
-const TAG: &str = "CACHEDIR.TAG";
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_folders_of_a_sure_kind_are_a_builds() {
-        let named = |name| FolderFacts { name, ..FolderFacts::default() };
-        for (facts, expected) in [
-            (named("target"), None),
-            (named("node_modules"), None),
-            (named("__pycache__"), None),
-            (named("build"), None),
-            (named("data"), None),
-            (FolderFacts { has_tag: true, ..named("target") }, Some(ShedKind::Tagged)),
-            (FolderFacts { has_tag: true, ..named("anything") }, Some(ShedKind::Tagged)),
-            (FolderFacts { has_tag: true, is_environment: true, ..named(".venv") }, None),
-            (FolderFacts { is_beside_package: true, ..named("modules") }, None),
-            (
-                FolderFacts { is_beside_package: true, ..named("node_modules") },
-                Some(ShedKind::NodeModules),
-            ),
-            // A tag that somebody put there says nothing about the package.
-            (FolderFacts { has_tag: true, ..named("node_modules") }, None),
-            (
-                FolderFacts { has_only_compiled_python: true, ..named("__pycache__") },
-                Some(ShedKind::PythonCache),
-            ),
-            (FolderFacts { has_cmake_cache: true, ..named("build") }, None),
-            (
-                FolderFacts { has_cmake_cache: true, has_cmake_files: true, ..named("build") },
-                Some(ShedKind::Cmake),
-            ),
-        ] {
-            assert_eq!(kind_of(facts), expected, "{facts:?}");
-        }
-    }
-
-    #[test]
-    fn what_no_build_writes_keeps_a_folder() {
-        for (name, kind, expected) in [
-            (c"a.o", FileType::RegularFile, false),
-            (c"index.js", FileType::RegularFile, false),
-            (c"app.db", FileType::RegularFile, true),
-            (c"APP.SQLITE3", FileType::RegularFile, true),
-            (c"mime.db", FileType::Directory, false),
-            (c"PG_VERSION", FileType::RegularFile, true),
-            (c".git", FileType::Directory, true),
-            (c".git", FileType::RegularFile, true),
-            (c".jj", FileType::Directory, true),
-            (c"x.sock", FileType::Socket, true),
-            (c"pipe", FileType::Fifo, true),
-            (c"link", FileType::Symlink, false),
-        ] {
-            assert_eq!(is_foreign(name, kind), expected, "{name:?} {kind:?}");
-        }
-    }
 }
