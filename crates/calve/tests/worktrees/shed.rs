@@ -138,6 +138,8 @@ fn only_what_a_build_gives_back_goes() {
         let staying = worktree.sheddable(&options()).unwrap().staying;
         let told: Vec<_> = staying.iter().map(|error| error.io_error().to_string()).collect();
         assert_eq!(told.join(", "), *why, "{work}");
+        let mut inside = staying.iter().flat_map(|error| error.details());
+        assert!(inside.all(|path| !path.to_str().unwrap().ends_with('.')), "{work}: {staying:?}");
         let gone = shed(&worktree);
         assert_eq!(gone, expected.iter().map(PathBuf::from).collect::<Vec<_>>(), "{work}");
         let is_left = |path: &Path| !gone.iter().any(|gone| path.starts_with(gone));

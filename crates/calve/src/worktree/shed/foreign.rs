@@ -157,7 +157,9 @@ impl Visitor<Content> for ContentOf<'_> {
         if !content.foreign.contains_key(&found.tree)
             && let Some(why) = self.foreign(found)
         {
-            content.foreign.insert(found.tree, (why, found.path()));
+            // Without the dot that is a folder's own name.
+            let path = found.path().components().collect();
+            content.foreign.insert(found.tree, (why, path));
         }
         Ok(())
     }
