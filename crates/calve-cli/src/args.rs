@@ -90,8 +90,8 @@ pub(crate) const FILES: &str = "\u{1b}[1;4mFiles:\u{1b}[0m
 
 #[cfg(unix)]
 const EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
-  calve init                         once in a project: makes its store
-  calve start fix-1 fix-2            two worktrees, with uncommitted work
+  calve start fix-1 fix-2            two worktrees, with uncommitted work; the
+                                     first start makes the project's store
   calve status fix-1                 lists what changed in fix-1
   calve drop fix-2                   removes fix-2
   calve clone repo repo-fix          one isolated copy of repo, without a store

@@ -20,8 +20,8 @@ fn none_found(case: &Case<'_>) -> Option<String> {
     let Case { kind, operation, path, other, .. } = *case;
     let hint = match kind {
         ErrorKind::StoreNotFound if operation == Operation::FindStore => {
-            "run 'calve init' in the project's root to make a store; if it is elsewhere, name it with \
-             --store DIR or CALVE_STORE"
+            "the first 'calve start NAME' in a git project makes a store, and 'calve init' makes one anywhere; if it is \
+             elsewhere, name it with --store DIR or CALVE_STORE"
                 .to_owned()
         }
         ErrorKind::StoreNotFound if operation == Operation::FindStoreOfProject => {
