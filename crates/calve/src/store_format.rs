@@ -133,7 +133,7 @@
 //! git that was. Both may be null.
 //!
 //! A row of `dropped` repeats the worktree's row as it was. `dropped` is the time of the drop, in
-//! seconds since 1970. If `beside` is not 0, the tree could not be renamed into the store, and is
+//! nanoseconds since 1970. If `beside` is not 0, the tree could not be renamed into the store, and is
 //! beside its old path as `.calve-dropped-TOKEN`.
 //!
 //! `git` is null, or for a linked worktree of git the text `linked COMMIT BRANCH`: the commit that

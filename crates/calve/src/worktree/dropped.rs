@@ -31,7 +31,7 @@ pub struct KeptWorktree {
 
 impl KeptWorktree {
     fn new(row: &DroppedRow) -> Self {
-        let dropped = Duration::from_secs(u64::try_from(row.dropped).unwrap_or(0));
+        let dropped = Duration::from_nanos(u64::try_from(row.dropped).unwrap_or(0));
         let dropped = UNIX_EPOCH.checked_add(dropped).unwrap_or(UNIX_EPOCH);
         Self {
             name: row.row.name.clone(),

@@ -50,7 +50,7 @@ pub(crate) struct DroppedRow {
     pub(crate) row: WorktreeRow,
     /// Whether the tree is beside its old path, because it could not be renamed into the store.
     pub(crate) beside: bool,
-    /// Seconds since 1970.
+    /// Nanoseconds since 1970: several of one name may be dropped within a second.
     pub(crate) dropped: i64,
 }
 
@@ -374,13 +374,11 @@ fn dropped_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<DroppedRow> {
     Ok(DroppedRow { row: worktree, beside, dropped: row.get("dropped")? })
 }
 
-/// Of two of one name, the one that was dropped last is the later one, also within one second.
 fn put_dropped(db: &Connection, kept: &DroppedRow) -> rusqlite::Result<()> {
     let DroppedRow { row, beside, dropped } = kept;
     db.execute(
         "INSERT INTO dropped (token, name, path, snapshot, created, git, beside, dropped, slot)
-            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7,
-                max(?8, ifnull((SELECT max(dropped) + 1 FROM dropped WHERE name = ?2), 0)), ?9)",
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
         params![
             row.token,
             row.name,

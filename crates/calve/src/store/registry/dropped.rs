@@ -21,7 +21,7 @@ use std::time::Duration;
 use rustix::fs::{self, Mode};
 
 use super::super::catalog::{DroppedRow, PROJECT, WorktreeRow};
-use super::super::clock::{now, older_than};
+use super::super::clock::{nanoseconds, older_than};
 use super::super::files::{listed_at, path_from};
 use super::super::git::modules::Modules;
 use super::super::git::{self, Failure, Registration, Repository};
@@ -61,7 +61,7 @@ impl Registry<'_> {
             _ => self.layout.stage().join(stage_name()),
         };
         let kept = |in_store: &bool| {
-            Some(DroppedRow { row: row.clone(), beside: !in_store, dropped: now().0 })
+            Some(DroppedRow { row: row.clone(), beside: !in_store, dropped: nanoseconds() })
         };
         let taken = self.take_away(row, to, away, kept)?;
         if taken.is_some() {
@@ -328,7 +328,7 @@ impl Registry<'_> {
     pub(crate) fn collect_dropped(self, age: Duration) -> Result<u64, Error> {
         let (mut collected, mut failure) = (0, Ok(()));
         for dropped in self.catalog.dropped()? {
-            if older_than((dropped.dropped, 0), age) != Some(true) {
+            if older_than((0, dropped.dropped), age) != Some(true) {
                 continue;
             }
             let token = &dropped.row.token;
