@@ -271,6 +271,10 @@ fn by_git(
     let Some(root) = places::repository_around(&session.common.resolve(Path::new("."))) else {
         return Err(failure);
     };
+    // git checks out while others already see the folder. Where the folder cannot be locked, another
+    // hook at the same time may fail.
+    let lock = std::fs::File::open(&root);
+    let _alone = lock.and_then(|folder| folder.lock().map(|()| folder));
     let path = match made_by_git(&root, (wanted, given)) {
         Some(path) => path,
         None => {

@@ -126,13 +126,22 @@ fn the_base_that_the_tool_names_is_honoured_and_all_calls_at_once_succeed() {
         let head = git(&format!("-C {} rev-parse HEAD", path.display())).unwrap().stdout;
         assert_eq!(head, id(expected), "{name}");
     }
-    for name in ["one", "feat/two"] {
-        let message = json!({"name": name, "cwd": project});
+    // In a linked worktree of a repository without a store calve can make none: git makes the worktree.
+    let (other, linked) = (project.with_file_name("other"), project.with_file_name("linked"));
+    for words in [
+        format!("init -q {}", other.display()),
+        format!("-C {} commit -q --allow-empty -m 1", other.display()),
+        format!("-C {} worktree add -q {}", other.display(), linked.display()),
+    ] {
+        assert!(git(&words).unwrap().status.success(), "{words}");
+    }
+    for (root, name) in [(&project, "one"), (&project, "feat/two"), (&linked, "three")] {
+        let message = json!({"name": name, "cwd": root});
         std::thread::scope(|scope| {
-            let one = || hook(&project, "hook claude create", &message);
+            let one = || hook(root, "hook claude create", &message);
             let calls: Vec<_> = (0..4).map(|_| scope.spawn(one)).collect();
             for run in calls.into_iter().map(|call| call.join().unwrap()) {
-                let path = beside.join(name.replace('/', "-"));
+                let path = of_claude(root).join(name.replace('/', "-"));
                 assert_eq!(run.code, Some(0), "{run:?}");
                 assert_eq!(run.stdout.lines().last(), path.to_str(), "{run:?}");
             }
