@@ -120,12 +120,14 @@ struct TreeInProc {
     namespace: Option<Vec<u8>>,
     /// The filesystem, and the path of the root from that one's root.
     place: Option<(Vec<u8>, PathBuf)>,
-    /// What processes in other mount namespaces see of the tree, by namespace.
+    /// The list of mounts in this process's namespace, once it was needed.
+    mounts: Option<Vec<u8>>,
+    /// How processes in other mount namespaces see the tree, by namespace.
     views: HashMap<Vec<u8>, Rc<View>>,
     depth: Depth,
 }
 
-/// What is seen of a tree in another mount namespace.
+/// How processes in another mount namespace see a tree.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct View {
     /// It, or a folder in it, is mounted there and not here.
@@ -177,6 +179,7 @@ impl TreeInProc {
             id: identity(&path),
             namespace: None,
             place: fs::open(&path, DIR_FLAGS, Mode::empty()).ok().as_ref().and_then(place_of),
+            mounts: None,
             views: HashMap::new(),
             depth,
         };
@@ -188,38 +191,48 @@ impl TreeInProc {
         target == self.root || target.starts_with(&self.inside)
     }
 
-    /// What a process in another mount namespace sees of the tree. Empty for one in ours, and if the
-    /// system does not say.
-    fn view_of(&mut self, process: &Path) -> Rc<View> {
-        let theirs = link(&self.proc, process.join("ns/mnt"), <[u8]>::to_vec).ok();
-        let (Some(theirs), Some(ours), Some(place)) = (theirs, &self.namespace, &self.place) else {
-            return Rc::default();
-        };
-        if theirs == *ours {
-            return Rc::default();
+    /// How a process in another mount namespace sees the tree; empty if the system does not say.
+    /// `None` for a process in ours.
+    fn view_of(&mut self, process: &Path) -> Option<Rc<View>> {
+        let theirs = link(&self.proc, process.join("ns/mnt"), <[u8]>::to_vec).ok()?;
+        if theirs == *self.namespace.as_ref()? {
+            return None;
+        }
+        if let Some(view) = self.views.get(&theirs) {
+            return Some(Rc::clone(view));
         }
         let list = |of: &Path| std::fs::read(Path::new("/proc").join(of).join("mountinfo"));
-        let look = || match (list(process), list(Path::new("self"))) {
-            (Ok(there), Ok(here)) => Rc::new(View::of(&there, &here, place)),
-            _ => Rc::default(),
+        // The process may end meanwhile. Another one there is asked then.
+        let (Some(place), Ok(there)) = (&self.place, list(process)) else {
+            return Some(Rc::default());
         };
-        Rc::clone(self.views.entry(theirs).or_insert_with(look))
+        if self.mounts.is_none() {
+            self.mounts = list(Path::new("self")).ok();
+        }
+        let Some(here) = &self.mounts else { return Some(Rc::default()) };
+        let view = Rc::new(View::of(&there, here, place));
+        self.views.insert(theirs, Rc::clone(&view));
+        Some(view)
     }
 
     /// Whether the process with this number works in the tree. `maps` is room for its mappings.
     fn has(&mut self, process: &OsStr, maps: &mut Vec<u8>) -> bool {
         let process = Path::new(process);
-        let view = self.view_of(process);
-        let is_inside = |target: &[u8]| self.is_inside(target) || view.has(target);
-        let leads_in = |name: &str| link(&self.proc, process.join(name), is_inside);
-        match leads_in("exe") {
-            Ok(true) => return true,
-            // A thread of the kernel, or a process that has ended, has no program and no files. If
-            // this process may not read one of the links, it may read none.
-            Err(Errno::NOENT | Errno::SRCH | Errno::ACCESS) => return false,
-            Ok(false) | Err(_) => {}
+        let program = link(&self.proc, process.join("exe"), <[u8]>::to_vec);
+        // A thread of the kernel, or a process that has ended, has no program and no files. If this
+        // process may not read one of the links, it may read none.
+        if matches!(program, Err(Errno::NOENT | Errno::SRCH | Errno::ACCESS)) {
+            return false;
         }
-        if view.is_mounted || leads_in("cwd") == Ok(true) || self.is_above(process) {
+        let view = self.view_of(process);
+        let is_elsewhere = view.is_some();
+        let view = view.unwrap_or_default();
+        let is_inside = |target: &[u8]| self.is_inside(target) || view.has(target);
+        if view.is_mounted
+            || program.is_ok_and(|program| is_inside(&program))
+            || link(&self.proc, process.join("cwd"), is_inside) == Ok(true)
+            || is_elsewhere && self.is_above(process)
+        {
             return true;
         }
         if let Ok(open) = fs::openat(&self.proc, process.join("fd"), DIR_FLAGS, Mode::empty()) {
@@ -242,10 +255,7 @@ impl TreeInProc {
     /// Whether the current folder of a process is in the tree although its path says something
     /// else: in another mount namespace, as a container has, the tree may be at another path.
     fn is_above(&self, process: &Path) -> bool {
-        let is_other = link(&self.proc, process.join("ns/mnt"), |its| {
-            self.namespace.as_deref().is_some_and(|ours| its != ours)
-        });
-        if is_other != Ok(true) || self.id.is_none() {
+        if self.id.is_none() {
             return false;
         }
         let (mut at, mut last) = (Path::new("/proc").join(process).join("cwd"), None);
@@ -327,7 +337,8 @@ mod tests {
     fn a_tree_is_seen_elsewhere_through_each_mount_of_it_or_of_a_folder_above() {
         let here =
             "22 1 0:30 / /disk rw - btrfs x rw\n23 1 0:30 /t/w/own /disk/own rw - btrfs x rw\n";
-        // A mount there: its device, what is mounted, and where; whether it counts, and the root.
+        // A mount in the other namespace: its device, the folder that is mounted, the mount point.
+        // Whether each process there counts, and the path of the tree's root.
         for (mount, is_mounted, root) in [
             ("0:30 / /disk", false, Some("/disk/t/w")),
             ("0:30 /t /mnt", false, Some("/mnt/w")),
