@@ -239,7 +239,7 @@ impl Session<'_> {
                 self.at(&path)
             }
             Err(error) if error.kind() == ErrorKind::WorktreeNotFound => {
-                match of_git(&store, name) {
+                match of_git(&store, name)? {
                     // It says what works there.
                     Some(other) => self.at(&other),
                     None => Err(store_failure(&error).meant(&similar::worktrees(&store, name))),
@@ -326,11 +326,11 @@ impl Session<'_> {
 }
 
 /// The only worktree of git, which calve did not make, with this name or this last part of its path.
-pub(crate) fn of_git(store: &Store, name: &str) -> Option<PathBuf> {
-    let others = store.worktrees_of_git().ok()?.into_iter();
+pub(crate) fn of_git(store: &Store, name: &str) -> Result<Option<PathBuf>, Failure> {
+    let others = store.worktrees_of_git().map_err(|error| store_failure(&error))?.into_iter();
     let mut found = others.filter(|other| other.name == name || other.path.ends_with(name));
-    let path = found.next()?.path;
-    found.next().is_none().then_some(path)
+    let first = found.next().map(|it| it.path);
+    Ok(first.filter(|_| found.next().is_none()))
 }
 
 /// Tells the library that the worktree is at this path now. A copy, or a worktree that its store

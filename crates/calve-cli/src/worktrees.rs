@@ -26,7 +26,7 @@ pub(crate) fn path(args: &PathArgs, session: Session<'_>) -> Result<Exit, Failur
     let worktree = match args.project {
         true => session.store()?.project_worktree().map_err(failed)?,
         false => match session.worktree(args.worktree.as_deref()) {
-            Err(failure) => return path_of_git(args, session).ok_or(failure)?,
+            Err(failure) => return path_of_git(args, session)?.ok_or(failure),
             worktree => worktree?,
         },
     };
@@ -43,17 +43,18 @@ pub(crate) fn path(args: &PathArgs, session: Session<'_>) -> Result<Exit, Failur
     Ok(Exit::Done)
 }
 
-/// Prints the path of a worktree of git that calve did not make.
-fn path_of_git(args: &PathArgs, session: Session<'_>) -> Option<Result<Exit, Failure>> {
-    let name = session::name(args.worktree.as_deref()?)?;
-    let path = session::of_git(&session.store().ok()?, name).filter(|path| path.is_dir())?;
+/// Prints the path of a worktree of git that calve did not make. `None` if there is none.
+fn path_of_git(args: &PathArgs, session: Session<'_>) -> Result<Option<Exit>, Failure> {
+    let Some(name) = args.worktree.as_deref().and_then(session::name) else { return Ok(None) };
+    let found = session::of_git(&session.store()?, name)?;
+    let Some(path) = found.filter(|path| path.is_dir()) else { return Ok(None) };
     let output = session.output;
     let fields = WorktreeFields { name: Some(name.to_owned()), path: PathFields::new(&path) };
-    let told = match output.json {
-        true => output.document(&fields),
-        false => output.results(&output.path_lines([&*path])),
-    };
-    Some(told.map(|()| Exit::Done))
+    match output.json {
+        true => output.document(&fields)?,
+        false => output.results(&output.path_lines([&*path]))?,
+    }
+    Ok(Some(Exit::Done))
 }
 
 /// The worktree that a document is about.
