@@ -26,7 +26,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{self, AtFlags, FlockOperation, Mode, OFlags, Timespec, Timestamps};
+use rustix::fs::{self, AtFlags, FlockOperation, Mode, OFlags, Timestamps};
 use rustix::io::Errno;
 
 use self::foreign::{Content, ContentOf};
@@ -232,7 +232,7 @@ impl Worktree {
             return Ok(report);
         }
         let root = fs::open(&self.path, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
-        let root_times = times_of(&root)?;
+        let root_times = Meta::of(&fs::fstat(&root)?).timestamps();
         let staged = self.shed_stage(&root).map(|stage| {
             self.shed_through(&stage, &root, folders, since, &mut report);
             // Nothing is in it but folders in whose places a build has made others meanwhile.
@@ -291,7 +291,8 @@ impl Worktree {
         for (number, folder) in folders.into_iter().enumerate() {
             let moving = || -> io::Result<MovedOut> {
                 let parent = at::open_parent(root, &folder.path)?;
-                let (from, times) = (at::last(&folder.path)?, times_of(&parent)?);
+                let from = at::last(&folder.path)?;
+                let times = Meta::of(&fs::fstat(&parent)?).timestamps();
                 let to = CString::new(number.to_string())?;
                 fs::renameat(&parent, &from, &stage.folder, &to)?;
                 Ok(MovedOut { parent, from, times, to })
@@ -363,13 +364,4 @@ impl MovedOut {
             renamed => Ok(renamed?),
         }
     }
-}
-
-fn times_of(folder: &OwnedFd) -> io::Result<Timestamps> {
-    let meta = Meta::of(&fs::fstat(folder)?);
-    let time = |(seconds, nanoseconds): (i64, i64)| Timespec {
-        tv_sec: seconds,
-        tv_nsec: nanoseconds as _,
-    };
-    Ok(Timestamps { last_access: time(meta.accessed()), last_modification: time(meta.modified()) })
 }
