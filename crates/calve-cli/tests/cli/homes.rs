@@ -72,7 +72,7 @@ fn the_store_of_a_repository_is_one_for_all_its_working_trees() {
         for place in others.iter().map(|other| root.join(other)).chain([project.clone(), w.clone()])
         {
             let listed = in_git(&place, "list --json");
-            // git does not know what is no repository, and `list` says so.
+            // Some of these places are no repository to git, and `list` says so.
             assert!(matches!(listed.code, Some(0 | 3)), "{row}: {place:?}: {listed:?}");
             assert!(listed.stdout.contains("\"ready\""), "{row}: {place:?}: {listed:?}");
         }

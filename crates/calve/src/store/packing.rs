@@ -347,8 +347,8 @@ pub(super) fn write_packs(
     let sync = || fs::fsync(fs::open(&packs, DIR_FLAGS, Mode::empty())?);
     sync().context(Operation::Flush, || &packs)?;
     let known = contents.catalog.add_packs(&named);
-    // A disk that fails may have the rows all the same, and the next to open the database find
-    // them.
+    // If the disk failed, it may have the rows all the same. Then the next process that opens the
+    // database finds them.
     if known.as_ref().is_err_and(|error| error.kind() != ErrorKind::Io) {
         for (name, _) in &named {
             let _ = std::fs::remove_file(packs.join(name));

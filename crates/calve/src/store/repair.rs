@@ -263,7 +263,7 @@ impl<'a> Repair<'a> {
     }
 }
 
-/// Moves what is at a blob's name into the trash; its name there.
+/// Moves whatever has the name of a blob's mirror into the trash. Returns the name that it has there.
 fn set_aside(contents: Contents<'_>, id: BlobId) -> Result<CString, Error> {
     let path = || contents.blobs.mirror_path(id);
     let trash = open_dir(&contents.layout.trash())?;

@@ -44,8 +44,8 @@ fn reason(store: &Store, filter: &DropFilter) -> Option<(StayReason, String)> {
 #[test]
 fn what_is_merged_goes_in_whichever_way_it_was_merged() {
     const SQUASH: &str = "git merge -q --squash w >/dev/null; git commit -qm squashed";
-    // What is done in the worktree and then in the project, and why the worktree stays under
-    // `--merged` and under `--clean`.
+    // A script for the worktree and one for the project; why `--merged` keeps the worktree, and why
+    // `--clean` does.
     let nothing = Some(StayReason::NothingCommitted);
     let (not, refused) = (Some(StayReason::NotMerged), Some(StayReason::Refused));
     let after = |first: &str| format!("{first}; echo later >c; git add c; git commit -qm later");

@@ -82,7 +82,7 @@ const ROWS: &[(&str, &[&str], &str)] = &[
     ("cargo target; ln -s \"$W/src\" target/link", &[], "not written by cargo alone: link"),
     ("cargo target; ln -s \"$W/src\" target/debug/deps/link", &["target"], ""),
     ("tag .ruff_cache; tag .other_cache", &[".ruff_cache"], "nothing says which program gives it back"),
-    // Of a folder that nobody knows nothing goes, also not what is in it.
+    // In a folder that calve does not know, even a folder that it knows stays.
     ("mkdir ign; cargo ign/target", &[], ""),
     ("npm node_modules; mkdir node_modules/.bin; ln -s ../a node_modules/.bin/a", &["node_modules"], ""),
     ("npm node_modules; mkdir -p node_modules/@s/b; echo '{}' >node_modules/@s/b/package.json", &["node_modules"], ""),

@@ -1,4 +1,4 @@
-//! What is no worktree that a drop takes, and why.
+//! The worktrees that a drop leaves, and why: the project, and those that a filter did not choose.
 
 use std::time::{Duration, SystemTime};
 

@@ -1,4 +1,4 @@
-//! Asks git whether what was committed in a worktree is merged.
+//! Asks git whether the commits of a worktree are merged.
 
 use crate::error::Error;
 use crate::store::git::branch::{Mainline, MergedBy};

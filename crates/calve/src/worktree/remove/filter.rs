@@ -351,7 +351,7 @@ mod tests {
             (true, None, There, not.clone(), None, true, Some(StayReason::NotMerged)),
             (true, None, There, none.clone(), None, false, Some(StayReason::NothingCommitted)),
             (true, None, There, no.clone(), None, false, Some(StayReason::NoRepository)),
-            // What nobody asked for keeps nothing.
+            // A filter that was not asked for keeps no worktree.
             (false, None, There, not, hours(0), false, None),
             (false, None, There, none, hours(0), false, None),
             (false, None, There, no, hours(0), false, None),
