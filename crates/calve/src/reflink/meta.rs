@@ -20,6 +20,9 @@ use rustix::io::Errno;
 use super::refusal::{NO_SUCH_ATTR, SystemCall};
 use super::rights;
 
+/// The nanoseconds of a time that stays as it is. Their type differs between systems.
+const OMIT: i64 = fs::UTIME_OMIT as _;
+
 /// The fields of a `stat` that calve keeps.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Meta {
@@ -74,18 +77,18 @@ impl Meta {
             links: 1,
             size: 0,
             blocks: 0,
-            times: [(0, fs::UTIME_OMIT as _), modified],
+            times: [(0, OMIT), modified],
             changed: (0, 0),
         }
     }
 
     /// The metadata for an entry that keeps the times that making it gives to it.
     pub(crate) fn made_now(mode: u32, owner: (u32, u32)) -> Self {
-        Self::wanted(mode, owner, (0, fs::UTIME_OMIT as _))
+        Self::wanted(mode, owner, (0, OMIT))
     }
 
     fn keeps_times(&self) -> bool {
-        self.times.iter().all(|(_, nanoseconds)| *nanoseconds == fs::UTIME_OMIT as _)
+        self.times.iter().all(|(_, nanoseconds)| *nanoseconds == OMIT)
     }
 
     /// When the content was last modified: seconds and nanoseconds.
