@@ -5,8 +5,8 @@ use std::path::Path;
 use calve::ErrorKind;
 use serde::Serialize;
 
-use super::facts::mount_command;
-use super::found::Found;
+use super::facts::{mount_command, why_away};
+use super::found::{Found, is_there};
 use super::machine::{is_missing_program, output as output_of};
 use super::plan::{Filesystem, Volume};
 use crate::exit::Exit;
@@ -23,6 +23,13 @@ pub(super) fn run(at: &Path, repair: bool, session: Session<'_>) -> Result<Exit,
     if found.mount.is_some() {
         let hint = format!("sudo umount {word} && calve volume check {word}");
         return Err(own("check volume", at, ErrorKind::Busy, "it is mounted", hint));
+    }
+    if !is_there(image)? {
+        let hint = found.record.as_ref().map_or_else(
+            || "'calve volume list' lists the volumes".to_owned(),
+            |record| why_away(&found.volume, record),
+        );
+        return Err(own("check volume", at, ErrorKind::SourceNotFound, "it has no image", hint));
     }
     let Some((name, words)) = filesystem.check(image, repair) else {
         let why = "btrfs has no repair that is safe to run unasked";

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use calve::{ErrorKind, ReflinkOutcome};
 
-use super::facts::{mount_at, mounted};
+use super::facts::{mount_at, mounted, why_away};
 use super::found::{Found, is_there, place};
 use super::machine::{self, is_root, needed};
 use super::plan::{self, Filesystem, Owner, RootAction, Volume};
@@ -46,10 +46,21 @@ pub(super) fn run(args: &CreateArgs, session: Session<'_>) -> Result<Exit, Failu
                 output.summary(format_args!("nothing to do: the volume {} is there", shown(&at)));
                 return told_as_made(found, session);
             }
-            output.summary(format_args!(
-                "going on with {}, which an unfinished calve volume create left",
-                shown(&found.volume.image)
-            ));
+            let Volume { image, .. } = &found.volume;
+            match &found.record {
+                Some(record) if found.mount.is_none() && !is_there(image)? => {
+                    let hint = why_away(&found.volume, record);
+                    let kind = ErrorKind::SourceNotFound;
+                    return Err(own("mount volume", &at, kind, "it has no image", hint));
+                }
+                Some(_) if found.mount.is_none() => {
+                    output.summary(format_args!("{} is a volume that is not mounted", shown(&at)));
+                }
+                _ => output.summary(format_args!(
+                    "going on with {}, which an unfinished calve volume create left",
+                    shown(image)
+                )),
+            }
             found
         }
         None => {
@@ -57,6 +68,7 @@ pub(super) fn run(args: &CreateArgs, session: Session<'_>) -> Result<Exit, Failu
             Found { volume, record: None, mount: None }
         }
     };
+    let was_made = found.record.is_some();
     made.folder(&at)?;
     let boot = machine::at_boot(&at)?;
     let steps = plan::steps_to_mount(&found.volume, &boot, owner, found.mount.is_some());
@@ -75,8 +87,9 @@ pub(super) fn run(args: &CreateArgs, session: Session<'_>) -> Result<Exit, Failu
         let hint = "'calve volume status' says what is there";
         own("mount volume", &at, ErrorKind::Io, "it is not mounted after all", hint)
     })?;
+    let done = if was_made { "mounted the volume" } else { "made a volume" };
     output.summary(format_args!(
-        "made a volume: in a project, 'calve init --volume {}' puts its store and worktrees there",
+        "{done}: in a project, 'calve init --volume {}' puts its store and worktrees there",
         shell_word(&at)
     ));
     told_as_made(found, session)

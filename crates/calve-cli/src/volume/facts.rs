@@ -3,8 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::found::is_there;
 use super::plan::{self, FSTAB, Mount, Record, UNITS, Volume};
-use crate::text::shell_word;
+use crate::text::{shell_word, shown};
 
 /// All mounts.
 pub(super) fn mounted() -> Vec<Mount> {
@@ -58,11 +59,25 @@ pub(super) fn mount_command(volume: &Volume, record: &Record) -> String {
     }
 }
 
-/// How to mount the volume of a path, if that volume is not mounted.
-pub(crate) fn how_to_mount(path: &Path) -> Option<String> {
+/// What is wrong with a volume that is recorded and not mounted, and the way out.
+pub(super) fn why_away(volume: &Volume, record: &Record) -> String {
+    let Volume { at, image, .. } = volume;
+    // An image that calve may not look at is left to the command that mounts it.
+    match is_there(image) {
+        Ok(false) => format!(
+            "its image {} is gone: move it back there, or forget the volume with 'calve volume remove --force {}'",
+            shown(image),
+            shell_word(at)
+        ),
+        _ => format!("it is not mounted; to mount it: {}", mount_command(volume, record)),
+    }
+}
+
+/// Why the volume of a path is not mounted, and the way out; `None` if it is mounted.
+pub(crate) fn volume_away(path: &Path) -> Option<String> {
     let mounts = mounted();
     let is_away =
         |volume: &Volume| path.starts_with(&volume.at) && mount_at(&mounts, &volume.at).is_none();
     let (volume, record) = recorded().into_iter().find(|(volume, _)| is_away(volume))?;
-    Some(mount_command(&volume, &record))
+    Some(why_away(&volume, &record))
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use calve::{ErrorKind, Store};
 use serde::Serialize;
 
-use super::facts::{mount_at, mount_command, mounted};
+use super::facts::{mount_at, mounted, why_away};
 use super::found::{Found, is_there, place, unmounting};
 use super::machine::owner;
 use super::plan::{self, RootAction};
@@ -101,9 +101,10 @@ fn may_be_removed(found: &Found) -> Result<(), Failure> {
     if found.mount.is_none() {
         let how = found.record.as_ref().map_or_else(
             || format!("'calve volume create {word}' mounts it"),
-            |record| format!("'{}' mounts it", mount_command(&found.volume, record)),
+            |record| why_away(&found.volume, record),
         );
-        let hint = format!("{how}; --force removes it anyway");
+        let is_gone = !is_there(&found.volume.image)?;
+        let hint = if is_gone { how } else { format!("{how}; --force removes it anyway") };
         return refuse("it is not mounted, so calve cannot see what is in it", hint, Vec::new());
     }
     let inside = Inside::of(at)?;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::facts::{self, mount_at, mount_command, mounted, recorded};
+use super::facts::{self, mount_at, mounted, recorded, why_away};
 use super::found::{Found, is_there, place, unmounting};
 use super::machine::space as space_of;
 use super::plan::{self, Record, Spaces, Volume};
@@ -15,7 +15,7 @@ use crate::failure::Failure;
 use crate::output::PathFields;
 use crate::session::Session;
 use crate::table::{Cell, Column, Table};
-use crate::text::{shell_word, shown};
+use crate::text::shell_word;
 
 pub(super) fn list(session: Session<'_>) -> Result<Exit, Failure> {
     let all = Standing::all();
@@ -109,13 +109,7 @@ impl Standing {
                 "an unfinished calve volume create left it: 'calve volume create {word}' completes it, 'calve volume \
                  remove {word}' removes it"
             )),
-            (Some(_), None) if meta.is_none() => {
-                advice.push(format!("its image {} is gone", shown(image)));
-            }
-            (Some(record), None) => advice.push(format!(
-                "it is not mounted; to mount it: {}",
-                mount_command(&found.volume, record)
-            )),
+            (Some(record), None) => advice.push(why_away(&found.volume, record)),
             _ => {}
         }
         let image = meta.map(|meta| (meta.len(), meta.blocks().saturating_mul(512)));

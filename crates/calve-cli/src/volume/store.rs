@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use calve::{ErrorKind, ReflinkOutcome, Store};
 
-use super::facts::how_to_mount;
+use super::facts::volume_away;
 use super::found::{is_there, is_volume};
 use super::machine::room_of;
 use super::plan::Room;
@@ -49,8 +49,8 @@ pub(crate) fn store_on(at: &Path, project: &Path) -> Result<PathBuf, Failure> {
         }
         _ => calve::probe(at),
     };
-    let hint = || match how_to_mount(&fs::canonicalize(at).unwrap_or_else(|_| at.to_owned())) {
-        Some(command) => format!("the volume is not mounted; to mount it: {command}"),
+    let hint = || match volume_away(&fs::canonicalize(at).unwrap_or_else(|_| at.to_owned())) {
+        Some(why) => format!("a volume belongs there: {why}"),
         None => format!("'calve volume create {word}' makes a volume"),
     };
     match probe {

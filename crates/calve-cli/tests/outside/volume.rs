@@ -197,6 +197,29 @@ fn a_volume_is_made_used_grown_checked_and_removed() {
             assert!(run.stderr.contains(&command), "{words}: {run:?}");
         }
         assert_eq!(names(&host.trees()), [""; 0]);
+        // The image is not there either, so nothing can be mounted.
+        let (image, away) = (host.path().join("trees.img"), host.path().join("away"));
+        fs::rename(&image, &away).unwrap();
+        for words in [
+            "-C app list",
+            "-C app start three",
+            "init --volume trees app",
+            "volume check trees",
+            "volume create trees",
+            "volume remove trees",
+        ] {
+            let run = calve(&host.path(), words);
+            assert_eq!(run.code, Some(1), "{words}: {run:?}");
+            assert!(run.stderr.contains("trees.img is gone"), "{words}: {run:?}");
+            assert!(run.stderr.contains("'calve volume remove --force"), "{words}: {run:?}");
+            assert!(!run.stderr.contains("sudo mount"), "{words}: {run:?}");
+            assert!(!run.stderr.contains("damage"), "{words}: {run:?}");
+        }
+        fs::rename(&away, &image).unwrap();
+        let again = host.done("volume create trees");
+        assert!(again.stderr.contains("a volume that is not mounted"), "{again:?}");
+        assert!(again.stderr.contains("mounted the volume"), "{again:?}");
+        tool(&host.path(), "umount trees").unwrap();
         // Like a boot.
         tool(&host.path(), "mount -a").unwrap();
         assert_eq!(calve(&project, "status one").code, Some(0));
@@ -301,11 +324,8 @@ fn what_a_killed_command_leaves_is_named_and_the_next_one_goes_on() {
             assert_eq!(run.code, None, "{row}: {run:?}");
             if then == "create" {
                 let again = host.done("volume create trees --size 1G");
-                assert!(
-                    again.stderr.contains("unfinished calve volume create")
-                        || again.stderr.contains("nothing to do"),
-                    "{row}: {again:?}"
-                );
+                let said = ["unfinished calve volume create", "is not mounted", "nothing to do"];
+                assert!(said.iter().any(|it| again.stderr.contains(it)), "{row}: {again:?}");
                 let (volume, code) = host.status();
                 assert_eq!((code, &volume["mounted"]), (Some(0), &true.into()), "{row}: {volume}");
                 host.done("volume remove trees");

@@ -26,8 +26,8 @@ fn none_found(case: &Case<'_>) -> Option<String> {
         }
         ErrorKind::StoreNotFound if operation == Operation::FindStoreOfProject => {
             let pointer = shell_word(&Store::pointer_of(path));
-            let mount = match other.and_then(how_to_mount) {
-                Some(command) => format!("its volume is not mounted; to mount it: {command}"),
+            let mount = match other.and_then(volume_away) {
+                Some(why) => format!("it is on a volume: {why}"),
                 None => "if its disk is not mounted, mount it".to_owned(),
             };
             format!(
@@ -189,9 +189,9 @@ pub(crate) fn store_flag(store: &Path, is_found: bool) -> String {
 }
 
 #[cfg(target_os = "linux")]
-use crate::volume::facts::how_to_mount;
+use crate::volume::facts::volume_away;
 
 #[cfg(not(target_os = "linux"))]
-fn how_to_mount(_: &Path) -> Option<String> {
+fn volume_away(_: &Path) -> Option<String> {
     None
 }
