@@ -25,8 +25,7 @@ use crate::report::DestinationReport;
 use crate::tree::engine::Worker;
 use crate::tree::file::Job;
 use crate::tree::links::FileKey;
-use crate::tree::node::Handles;
-use crate::tree::op::{Dest, DestState, Node, Op, Task};
+use crate::tree::op::{Dest, DestState, Node, Op, OpenNode, Task};
 use crate::tree::pool::lock;
 use crate::tree::running::Running;
 use crate::tree::source::{Named, Opened, Source};
@@ -146,8 +145,7 @@ impl Source for Tree<'_> {
 
     fn open(
         worker: &mut Worker<'_, '_, Self>,
-        _: &Arc<Node<Self>>,
-        _: &Handles,
+        _: &OpenNode<Self>,
         place: u32,
     ) -> Result<Option<Opened<Self>>, Error> {
         let tree = &worker.op.from;
@@ -156,11 +154,7 @@ impl Source for Tree<'_> {
         Ok(Some(tree.directory(place, name)))
     }
 
-    fn read(
-        worker: &mut Worker<'_, '_, Self>,
-        node: &Arc<Node<Self>>,
-        handles: &Arc<Handles>,
-    ) -> Result<(), Error> {
+    fn read(worker: &mut Worker<'_, '_, Self>, node: &OpenNode<Self>) -> Result<(), Error> {
         let op = worker.op;
         let directory = op.from.at(node);
         node.add_pending(directory.children.len());
@@ -183,7 +177,7 @@ impl Source for Tree<'_> {
             let file = (FileKey::certain((0, entry.link())), u64::MAX);
             let first = match entry.link() {
                 0 => None,
-                _ => match worker.first_name(node, handles, named, file, None)? {
+                _ => match worker.first_name(node, named, file, None)? {
                     None => continue,
                     first => first,
                 },
@@ -193,24 +187,23 @@ impl Source for Tree<'_> {
                     let job = open_content(worker, node, named, entry)?;
                     batch.push(job.with_first(first));
                     if batch.len() == op.budget.batch {
-                        worker.hand_over(node, handles, std::mem::take(&mut batch))?;
+                        worker.hand_over(node, std::mem::take(&mut batch))?;
                     }
                 }
                 _ => {
                     let special = Special { first, ..special(entry, named, node, op)? };
                     for dest in 0..op.dests.len() {
-                        worker.special_at(dest, node, handles, &name, &special)?;
+                        worker.special_at(dest, node, &name, &special)?;
                     }
                 }
             }
         }
-        worker.hand_over(node, handles, batch)
+        worker.hand_over(node, batch)
     }
 
     fn file(
         worker: &mut Worker<'_, '_, Self>,
-        node: &Arc<Node<Self>>,
-        _: &Handles,
+        node: &OpenNode<Self>,
         named: Named<'_>,
     ) -> Result<Option<Job<Self>>, Error> {
         let entry = worker.op.from.entry(node, named.number);
@@ -219,8 +212,7 @@ impl Source for Tree<'_> {
 
     fn special(
         worker: &mut Worker<'_, '_, Self>,
-        node: &Node<Self>,
-        _: &Handles,
+        node: &OpenNode<Self>,
         named: Named<'_>,
     ) -> Result<Option<Special<Self>>, Error> {
         special(worker.op.from.entry(node, named.number), named, node, worker.op).map(Some)

@@ -25,7 +25,7 @@ use super::file::Job;
 use super::links::{FileKey, Further, Name, Seen};
 use super::names::Placed;
 use super::node::Handles;
-use super::op::{Batch, DestState, Dir, Directory, First, Node, Op, Task};
+use super::op::{Batch, DestState, Dir, Directory, First, Node, Op, OpenNode, Task};
 use super::pool::{Thread, lock};
 use super::source::{Named, Opened, Source};
 use super::staging::{self, Stage};
@@ -152,8 +152,9 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
 
     /// Fills a batch and releases its directory.
     fn fill(&mut self, batch: Batch<S>) -> Result<(), Error> {
-        let Batch { node, handles, mut jobs } = batch;
-        self.fill_files(&node, &handles, &mut jobs)?;
+        let Batch { node, mut jobs } = batch;
+        self.fill_files(&node, &mut jobs)?;
+        let OpenNode::<S> { node, handles } = node;
         drop((jobs, handles));
         self.finish(&node)
     }
@@ -174,10 +175,9 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
     fn linked(&mut self, further: &Further<Dir<S>>) -> Result<(), Error> {
         let (op, node) = (self.op, &further.dir);
         if S::NOTES && !further.names.is_empty() {
-            let handles =
-                node.handles(&op.dirs).context(Operation::OpenDirectory, || op.path(node))?;
+            let open = op.open(node)?;
             for name in &further.names {
-                for (dest, dir) in handles.dests().iter().enumerate() {
+                for (dest, dir) in open.handles.dests().iter().enumerate() {
                     let stat = fs::statat(dir, &name.name, AtFlags::SYMLINK_NOFOLLOW)
                         .context(Operation::Read, || op.dest_path(dest, node, &name.name))?;
                     for number in [name.number, name.first.number] {
@@ -192,8 +192,8 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
     fn set_directory_metadata(&mut self, node: &Arc<Node<S>>) -> Result<(), Error> {
         let op = self.op;
         let dest_path = |dest: usize| op.dests[dest].path.join(node.path());
-        let handles = node.handles(&op.dirs).context(Operation::OpenDirectory, || dest_path(0))?;
-        for (index, (fd, state)) in handles.dests().iter().zip(&node.dests).enumerate() {
+        let open = node.open(&op.dirs).context(Operation::OpenDirectory, || dest_path(0))?;
+        for (index, (fd, state)) in open.handles.dests().iter().zip(&node.dests).enumerate() {
             if !state.made {
                 continue;
             }
@@ -207,7 +207,7 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
             if is_shut {
                 meta::give_mode(fd, meta::mode(staging::UNFINISHED))
                     .context(Operation::SetMetadata, context)?;
-                self.place_aside(index, node, &handles)?;
+                self.place_aside(index, &open)?;
             }
             let created =
                 self.created(index, fd, as_made).context(Operation::ReadDirectory, context)?;
@@ -222,7 +222,7 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
                 S::note(&mut self.own, index, op.from.number(node), &found);
             }
             if !is_shut {
-                self.place_aside(index, node, &handles)?;
+                self.place_aside(index, &open)?;
             }
         }
         Ok(())
@@ -230,12 +230,7 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
 
     /// Renames a folder that was made aside to its place, or merges it into the one that another
     /// process made there meanwhile.
-    fn place_aside(
-        &mut self,
-        dest: usize,
-        node: &Arc<Node<S>>,
-        handles: &Handles,
-    ) -> Result<(), Error> {
+    fn place_aside(&mut self, dest: usize, node: &OpenNode<S>) -> Result<(), Error> {
         let (op, path) = (self.op, || self.op.dests[dest].path.join(node.path()));
         let (Some(aside), Some(parent)) = (node.made_aside(dest), &node.parent) else {
             return Ok(());
@@ -249,7 +244,7 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
             let roots = aside::Roots { source: op.source, dest: &op.dests[dest].path };
             match fs::openat(into, node.name(), DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty()) {
                 Ok(there) => {
-                    let staged = handles.dests()[dest].try_clone();
+                    let staged = node.at(dest).try_clone();
                     let staged = staged.context(Operation::OpenDirectory, path)?;
                     let met = aside::join((staged, there, node.path()), &roots, op.options)?;
                     let counts = (&mut self.tallies[dest], &mut self.taken_back[dest]);
@@ -290,10 +285,10 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
     /// Reads a directory and makes its entries.
     fn directory(&mut self, node: &Arc<Node<S>>) -> Result<(), Error> {
         let op = self.op;
-        let handles = node.handles(&op.dirs).context(Operation::OpenDirectory, || op.path(node))?;
-        S::read(self, node, &handles)?;
+        let open = op.open(node)?;
+        S::read(self, &open)?;
         op.links.link_later(node, std::mem::take(&mut self.further));
-        drop(handles);
+        drop(open);
         self.finish(node)
     }
 
@@ -305,16 +300,15 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
         child: S::Child,
     ) -> Result<Option<Arc<Node<S>>>, Error> {
         let op = self.op;
-        let above =
-            parent.handles(&op.dirs).context(Operation::OpenDirectory, || op.path(parent))?;
-        let Some(opened) = S::open(self, parent, &above, child)? else { return Ok(None) };
+        let above = op.open(parent)?;
+        let Some(opened) = S::open(self, &above, child)? else { return Ok(None) };
         let Opened { name, side, meta, attrs, own } = opened;
         let mut sides = Vec::with_capacity(S::SIDES + op.dests.len());
         let mut states = Vec::with_capacity(op.dests.len());
         if op.dests.is_empty() {
             self.tallies[0].directories += 1;
         }
-        for (index, dir) in above.dests().iter().enumerate() {
+        for (index, dir) in above.handles.dests().iter().enumerate() {
             let Some((fd, state)) = self.make_directory(index, dir, parent, &name, &meta)? else {
                 self.count_existing(index, parent, &name);
                 return Ok(None);
@@ -489,14 +483,13 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
     /// link to the source.
     pub(crate) fn first_name(
         &mut self,
-        node: &Arc<Node<S>>,
-        handles: &Handles,
+        node: &OpenNode<S>,
         entry: Named<'_>,
         (file, names): (FileKey, u64),
         unlinked: Option<&[Option<Because>]>,
     ) -> Result<Option<Arc<First<S>>>, Error> {
         let op = self.op;
-        node.remember(handles)
+        node.remember(&node.handles)
             .context(Operation::ReadDirectory, || op.source_path(node, entry.name))?;
         match op.links.see(file, names, node, entry.name, entry.number) {
             Seen::First(first) => {
@@ -515,16 +508,15 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
     /// Passes files to a thread that fills them. If no thread keeps up, this one fills them.
     pub(crate) fn hand_over(
         &mut self,
-        node: &Arc<Node<S>>,
-        handles: &Arc<Handles>,
+        node: &OpenNode<S>,
         mut jobs: Vec<Job<S>>,
     ) -> Result<(), Error> {
         if jobs.is_empty() {
             return Ok(());
         }
-        self.create_batch(node, handles, &mut jobs)?;
+        self.create_batch(node, &mut jobs)?;
         let descriptors = jobs.len() * (1 + self.op.dests.len());
-        let batch = Batch { node: Arc::clone(node), handles: Arc::clone(handles), jobs };
+        let batch = Batch { node: node.clone(), jobs };
         node.add_pending(1);
         match self.op.queue.hand_over(Task::Fill(batch), descriptors) {
             Some(task) => self.work(task),

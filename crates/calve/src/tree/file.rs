@@ -19,7 +19,7 @@ use super::aside::{self, Arrived};
 use super::engine::Worker;
 use super::links::{FileKey, Name};
 use super::node::Handles;
-use super::op::{Dir, First, Node, Op};
+use super::op::{Dir, First, Node, Op, OpenNode};
 use super::sharing::{NewFile, Tried};
 use super::source::{Named, Source};
 use super::staging::{self, stage_name};
@@ -195,8 +195,7 @@ impl<'l> Worker<'_, '_, Live<'l>> {
     /// is returned as a job.
     pub(super) fn entry(
         &mut self,
-        node: &Arc<Node<Live<'l>>>,
-        handles: &Arc<Handles>,
+        node: &OpenNode<Live<'l>>,
         name: CString,
         mut kind: FileType,
         mutable: bool,
@@ -207,9 +206,9 @@ impl<'l> Worker<'_, '_, Live<'l>> {
             let changed = match kind {
                 FileType::RegularFile => {
                     let entry = Named { name: &name, kind, number: 0 };
-                    let is_mutable = || mutable || self.op.changes_mode(node, handles, &name);
-                    let unlinked = self.unlinked(node, handles, entry, is_mutable)?;
-                    match self.create(node, handles, &name, unlinked.as_deref())? {
+                    let is_mutable = || mutable || self.op.changes_mode(node, &name);
+                    let unlinked = self.unlinked(node, entry, is_mutable)?;
+                    match self.create(node, &name, unlinked.as_deref())? {
                         Created::Job(job) => {
                             return Ok(Some(Job { may_be_link: !mutable, ..job }));
                         }
@@ -221,7 +220,7 @@ impl<'l> Worker<'_, '_, Live<'l>> {
                 FileType::Symlink | FileType::Fifo if self.replaces(node, &name).is_some() => false,
                 FileType::Symlink | FileType::Fifo => {
                     let entry = Named { name: &name, kind, number: 0 };
-                    self.special_entry(node, handles, entry)?
+                    self.special_entry(node, entry)?
                 }
                 FileType::Socket => {
                     self.op.skip(None, node.path_of(&name), SkipReason::Socket);
@@ -236,7 +235,7 @@ impl<'l> Worker<'_, '_, Live<'l>> {
             if !changed {
                 return Ok(None);
             }
-            match fs::statat(handles.source(), &name, AtFlags::SYMLINK_NOFOLLOW) {
+            match fs::statat(node.source(), &name, AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(stat) => kind = Meta::of(&stat).file_type(),
                 Err(Errno::NOENT) => break,
                 Err(errno) => {
@@ -255,8 +254,7 @@ impl<'l> Worker<'_, '_, Live<'l>> {
     /// Opens the source's file and creates it at the destinations where it is not a link already.
     fn create(
         &mut self,
-        node: &Arc<Node<Live<'l>>>,
-        handles: &Arc<Handles>,
+        node: &OpenNode<Live<'l>>,
         name: &CStr,
         unlinked: Option<&[Option<Because>]>,
     ) -> Result<Created<'l>, Error> {
@@ -264,7 +262,7 @@ impl<'l> Worker<'_, '_, Live<'l>> {
         if unlinked.is_some_and(|unlinked| unlinked.iter().all(Option::is_none)) {
             return Ok(Created::Done);
         }
-        let Some(mut job) = self.open_file(node, handles, name)? else {
+        let Some(mut job) = self.open_file(node, name)? else {
             return Ok(Created::Changed);
         };
         if self.counts_only() {
@@ -278,13 +276,13 @@ impl<'l> Worker<'_, '_, Live<'l>> {
             });
         if let Some(file) = job.key(op).filter(|_| !apart) {
             let entry = Named { name, kind: FileType::RegularFile, number: 0 };
-            match self.first_name(node, handles, entry, (file, job.meta.links), unlinked)? {
+            match self.first_name(node, entry, (file, job.meta.links), unlinked)? {
                 Some(first) => job = job.with_first(Some(first)),
                 None => return Ok(Created::Done),
             }
         }
         if let Some(unlinked) = unlinked {
-            self.create_unlinked(node, handles, &mut job, unlinked)?;
+            self.create_unlinked(node, &mut job, unlinked)?;
         }
         // Without links, `create_batch` creates the file together with its batch.
         Ok(Created::Job(job))
@@ -293,13 +291,12 @@ impl<'l> Worker<'_, '_, Live<'l>> {
     /// Opens a regular file of the source. `None` if it is gone, or is no regular file any more.
     pub(super) fn open_file(
         &mut self,
-        node: &Arc<Node<Live<'l>>>,
-        handles: &Handles,
+        node: &OpenNode<Live<'l>>,
         name: &CStr,
     ) -> Result<Option<Job<Live<'l>>>, Error> {
         let op = self.op;
         let path = || op.source_path(node, name);
-        let source = handles.source().as_fd();
+        let source = node.source().as_fd();
         let Some((source, mut meta)) = self.open_regular(source, name, path)? else {
             return Ok(None);
         };
@@ -324,9 +321,9 @@ impl Op<'_, Live<'_>> {
     }
 
     /// Whether the caller gives a file another mode than the source's file has.
-    fn changes_mode(&self, node: &Node<Live<'_>>, handles: &Handles, name: &CStr) -> bool {
+    fn changes_mode(&self, node: &OpenNode<Live<'_>>, name: &CStr) -> bool {
         self.options.file_mode.is_some()
-            && fs::statat(handles.source(), name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| {
+            && fs::statat(node.source(), name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| {
                 let meta = Meta::of(&stat);
                 self.wanted(node, name, meta).mode != meta.mode
             })
@@ -337,8 +334,7 @@ impl<S: Source> Worker<'_, '_, S> {
     /// In the link modes: links the file where that is allowed, and says where it is no link.
     pub(super) fn unlinked(
         &mut self,
-        node: &Arc<Node<S>>,
-        handles: &Arc<Handles>,
+        node: &OpenNode<S>,
         entry: Named<'_>,
         is_mutable: impl Fn() -> bool,
     ) -> Result<Option<Unlinked>, Error> {
@@ -350,19 +346,19 @@ impl<S: Source> Worker<'_, '_, S> {
             CloneMode::Hardlink | CloneMode::Symlink if is_mutable() => {
                 Ok(Some(vec![Some(Because::Mutable); op.dests.len()]))
             }
-            CloneMode::Hardlink | CloneMode::Symlink => self.link(node, handles, entry).map(Some),
-            CloneMode::Clone if self.refuses_all(node, handles, entry) && !is_mutable() => {
-                self.link(node, handles, entry).map(Some)
+            CloneMode::Hardlink | CloneMode::Symlink => self.link(node, entry).map(Some),
+            CloneMode::Clone if self.refuses_all(node, entry) && !is_mutable() => {
+                self.link(node, entry).map(Some)
             }
             CloneMode::Clone | CloneMode::Copy => Ok(None),
         }
     }
 
     /// Whether links stand in for clones, which no destination takes.
-    fn refuses_all(&self, node: &Node<S>, handles: &Handles, entry: Named<'_>) -> bool {
+    fn refuses_all(&self, node: &OpenNode<S>, entry: Named<'_>) -> bool {
         let op = self.op;
         op.options.links_instead()
-            && S::original(op, node, handles, entry).is_some_and(|original| {
+            && S::original(op, node, entry).is_some_and(|original| {
                 op.dests.iter().all(|dest| dest.answers.sharing.known(original.dev).refused)
             })
     }
@@ -372,8 +368,7 @@ impl<S: Source> Worker<'_, '_, S> {
     fn link_instead(
         &mut self,
         dest: usize,
-        node: &Node<S>,
-        handles: &Handles,
+        node: &OpenNode<S>,
         job: &Job<S>,
         out: &mut Out,
     ) -> Result<Option<LinkKind>, Error> {
@@ -382,7 +377,7 @@ impl<S: Source> Worker<'_, '_, S> {
         if !job.may_be_link || job.has_another_mode() {
             return Ok(None);
         }
-        let Some(original) = S::original(op, node, handles, entry) else { return Ok(None) };
+        let Some(original) = S::original(op, node, entry) else { return Ok(None) };
         let path = || op.dest_path(dest, node, &job.name);
         let mut because = None;
         for kind in op.options.links() {
@@ -393,7 +388,7 @@ impl<S: Source> Worker<'_, '_, S> {
                 continue;
             }
             let made = out.fd.take();
-            let NewFile { dir, name, .. } = self.new_at(dest, handles, &job.name, out);
+            let NewFile { dir, name, .. } = self.new_at(dest, node, &job.name, out);
             if made.is_some() {
                 fs::unlinkat(dir, name, AtFlags::empty()).context(Operation::Link, path)?;
             }
@@ -415,8 +410,7 @@ impl<S: Source> Worker<'_, '_, S> {
     fn settle_link(
         &mut self,
         dest: usize,
-        node: &Arc<Node<S>>,
-        handles: &Arc<Handles>,
+        node: &OpenNode<S>,
         job: &Job<S>,
         (mut out, linked): (Out, FileLink),
     ) -> Result<Settled, Error> {
@@ -424,14 +418,14 @@ impl<S: Source> Worker<'_, '_, S> {
         let first = job.first.as_ref().filter(|_| op.merges_into(dest, node));
         let found = match first {
             Some(_) => {
-                let NewFile { dir, name, .. } = self.new_at(dest, handles, &job.name, &out);
+                let NewFile { dir, name, .. } = self.new_at(dest, node, &job.name, &out);
                 let found = fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW);
                 let path = || op.dest_path(dest, node, &job.name);
                 Meta::of(&found.context(Operation::Read, path)?)
             }
             None => job.from,
         };
-        let settled = self.settle(dest, node, handles, &job.name, out.temporary.take())?;
+        let settled = self.settle(dest, node, &job.name, out.temporary.take())?;
         match settled {
             Settled::Placed => {
                 if let Some(first) = first {
@@ -441,8 +435,8 @@ impl<S: Source> Worker<'_, '_, S> {
             }
             Settled::Kept => {}
             Settled::Unreachable => {
-                let out = self.create_out(dest, node, handles, job, out.because)?;
-                return self.fill_file(dest, node, handles, job, None, out);
+                let out = self.create_out(dest, node, job, out.because)?;
+                return self.fill_file(dest, node, job, None, out);
             }
         }
         Ok(settled)
@@ -493,12 +487,11 @@ impl<S: Source> Worker<'_, '_, S> {
     /// linked. `is_another`: it turned out to be another file.
     pub(super) fn file_apart(
         &mut self,
-        node: &Arc<Node<S>>,
-        handles: &Arc<Handles>,
+        node: &OpenNode<S>,
         name: &Name<Dir<S>>,
         (broken, is_another): (&[usize], bool),
     ) -> Result<(), Error> {
-        let Some(mut job) = S::file(self, node, handles, name.named())? else {
+        let Some(mut job) = S::file(self, node, name.named())? else {
             self.op.skip(None, node.path_of(&name.name), SkipReason::Vanished);
             return Ok(());
         };
@@ -509,12 +502,12 @@ impl<S: Source> Worker<'_, '_, S> {
                     self.op.skip(Some(dest), path, SkipReason::HardlinkBroken);
                 }
                 let because = name.unlinked.as_ref().and_then(|unlinked| unlinked[dest]);
-                self.begin_out(dest, node, handles, &job, because)?
+                self.begin_out(dest, node, &job, because)?
             } else {
                 Out::DONE
             });
         }
-        self.fill_files(node, handles, std::slice::from_mut(&mut job))
+        self.fill_files(node, std::slice::from_mut(&mut job))
     }
 
     /// Counts a link.
@@ -547,14 +540,13 @@ impl<S: Source> Worker<'_, '_, S> {
     /// hand.
     pub(super) fn create_batch(
         &mut self,
-        node: &Arc<Node<S>>,
-        handles: &Arc<Handles>,
+        node: &OpenNode<S>,
         jobs: &mut [Job<S>],
     ) -> Result<(), Error> {
         for dest in 0..self.op.dests.len() {
             for job in jobs.iter_mut().filter(|job| job.outs.len() == dest) {
                 self.op.check()?;
-                let out = self.begin_out(dest, node, handles, job, None)?;
+                let out = self.begin_out(dest, node, job, None)?;
                 job.outs.push(out);
             }
         }
@@ -564,15 +556,14 @@ impl<S: Source> Worker<'_, '_, S> {
     /// Creates the file where it is no link.
     pub(super) fn create_unlinked(
         &mut self,
-        node: &Arc<Node<S>>,
-        handles: &Arc<Handles>,
+        node: &OpenNode<S>,
         job: &mut Job<S>,
         unlinked: &[Option<Because>],
     ) -> Result<(), Error> {
         for (dest, because) in unlinked.iter().enumerate() {
             job.outs.push(match because {
                 None => Out::DONE,
-                because => self.begin_out(dest, node, handles, job, *because)?,
+                because => self.begin_out(dest, node, job, *because)?,
             });
         }
         Ok(())
@@ -582,13 +573,12 @@ impl<S: Source> Worker<'_, '_, S> {
     fn begin_out(
         &mut self,
         dest: usize,
-        node: &Arc<Node<S>>,
-        handles: &Arc<Handles>,
+        node: &OpenNode<S>,
         job: &Job<S>,
         because: Option<Because>,
     ) -> Result<Out, Error> {
-        if self.is_kept(dest, node, handles, &job.name)? {
-            self.note_kept(dest, node, handles, job)?;
+        if self.is_kept(dest, node, &job.name)? {
+            self.note_kept(dest, node, job)?;
             self.op.operation.files_done(1);
             return Ok(Out::DONE);
         }
@@ -596,22 +586,15 @@ impl<S: Source> Worker<'_, '_, S> {
         if self.replaces(node, &job.name).is_some() && refused() {
             return Ok(Out::DONE);
         }
-        self.create_out(dest, node, handles, job, because)
+        self.create_out(dest, node, job, because)
     }
 
     /// Lets a kept file stand for the first name of the source's file if it is the same in all that
     /// can be seen. An operation that was killed made it, and did not link the further names yet.
-    fn note_kept(
-        &self,
-        dest: usize,
-        node: &Node<S>,
-        handles: &Handles,
-        job: &Job<S>,
-    ) -> Result<(), Error> {
+    fn note_kept(&self, dest: usize, node: &OpenNode<S>, job: &Job<S>) -> Result<(), Error> {
         let (op, Some(first)) = (self.op, &job.first) else { return Ok(()) };
         let path = || op.dest_path(dest, node, &job.name);
-        let file = match fs::openat(&handles.dests()[dest], &job.name, SOURCE_FLAGS, Mode::empty())
-        {
+        let file = match fs::openat(node.at(dest), &job.name, SOURCE_FLAGS, Mode::empty()) {
             Ok(file) => file,
             // It is gone, is no file, or cannot be read: then the further names are files apart.
             Err(Errno::NOENT | Errno::LOOP | Errno::NXIO | Errno::ACCESS) => return Ok(()),
@@ -639,8 +622,7 @@ impl<S: Source> Worker<'_, '_, S> {
     pub(super) fn is_kept(
         &mut self,
         dest: usize,
-        node: &Node<S>,
-        handles: &Handles,
+        node: &OpenNode<S>,
         name: &CStr,
     ) -> Result<bool, Error> {
         // Where two names may be one, this operation may itself have made the entry that is there.
@@ -651,7 +633,7 @@ impl<S: Source> Worker<'_, '_, S> {
         {
             return Ok(false);
         }
-        match fs::statat(&handles.dests()[dest], name, AtFlags::SYMLINK_NOFOLLOW) {
+        match fs::statat(node.at(dest), name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(_) => {
                 self.count_existing(dest, node, name);
                 Ok(true)
@@ -683,15 +665,14 @@ impl<S: Source> Worker<'_, '_, S> {
     fn create_out(
         &mut self,
         dest: usize,
-        node: &Arc<Node<S>>,
-        handles: &Arc<Handles>,
+        node: &OpenNode<S>,
         job: &Job<S>,
         because: Option<Because>,
     ) -> Result<Out, Error> {
-        let temporary = self.temporary(dest, node, handles)?;
+        let temporary = self.temporary(dest, node)?;
         let mut out = Out { fd: None, temporary, because, done: false };
         if !sys::CLONE_MAKES_THE_FILE || job.source.is_none() {
-            out.fd = Some(self.new_file(dest, node, handles, job, &out)?);
+            out.fd = Some(self.new_file(dest, node, job, &out)?);
         }
         Ok(out)
     }
@@ -699,14 +680,13 @@ impl<S: Source> Worker<'_, '_, S> {
     fn new_file(
         &mut self,
         dest: usize,
-        node: &Arc<Node<S>>,
-        handles: &Handles,
+        node: &OpenNode<S>,
         job: &Job<S>,
         out: &Out,
     ) -> Result<OwnedFd, Error> {
         let op = self.op;
         let mode = meta::create_mode(&job.meta);
-        let dir = self.place(dest, handles, out.temporary.as_ref());
+        let dir = self.place(dest, node, out.temporary.as_ref());
         let name = out.temporary.as_deref().unwrap_or(&job.name);
         let path = || op.dest_path(dest, node, &job.name);
         let shown = staging::os(name).as_ref();
@@ -730,8 +710,7 @@ impl<S: Source> Worker<'_, '_, S> {
     pub(super) fn temporary(
         &mut self,
         dest: usize,
-        node: &Node<S>,
-        handles: &Arc<Handles>,
+        node: &OpenNode<S>,
     ) -> Result<Option<Temporary>, Error> {
         if !self.op.merges_into(dest, node) {
             return Ok(None);
@@ -741,7 +720,7 @@ impl<S: Source> Worker<'_, '_, S> {
         }
         let name = CString::new(stage_name());
         let name = name.context(Operation::Stage, || self.op.dests[dest].path.clone())?;
-        Ok(Some(Temporary { name, astray: Some((Arc::clone(handles), dest)) }))
+        Ok(Some(Temporary { name, astray: Some((Arc::clone(&node.handles), dest)) }))
     }
 
     /// A new name in the stage.
@@ -762,12 +741,12 @@ impl<S: Source> Worker<'_, '_, S> {
     pub(super) fn place<'h>(
         &'h self,
         dest: usize,
-        handles: &'h Handles,
+        node: &'h OpenNode<S>,
         temporary: Option<&Temporary>,
     ) -> BorrowedFd<'h> {
         match (temporary, &self.op.dests[dest].merge_stage) {
             (Some(temporary), Some(stage)) if !temporary.is_astray() => stage.dir().as_fd(),
-            _ => handles.dests()[dest].as_fd(),
+            _ => node.at(dest).as_fd(),
         }
     }
 
@@ -785,8 +764,7 @@ impl<S: Source> Worker<'_, '_, S> {
     pub(super) fn settle(
         &mut self,
         dest: usize,
-        node: &Arc<Node<S>>,
-        handles: &Handles,
+        node: &OpenNode<S>,
         name: &CStr,
         temporary: Option<Temporary>,
     ) -> Result<Settled, Error> {
@@ -794,10 +772,10 @@ impl<S: Source> Worker<'_, '_, S> {
         let op = self.op;
         let keeps = op.options.existing == Existing::Keep;
         if let Some([_, there]) = self.replaces(node, name).copied() {
-            return self.swap(dest, node, handles, (name, &there), temporary);
+            return self.swap(dest, node, (name, &there), temporary);
         }
-        let dir = self.place(dest, handles, Some(&temporary));
-        let into = &handles.dests()[dest];
+        let dir = self.place(dest, node, Some(&temporary));
+        let into = node.at(dest);
         let rename = || {
             if keeps {
                 return staging::rename_new_or_link(dir, &temporary, into, name).map(|()| false);
@@ -854,13 +832,12 @@ impl<S: Source> Worker<'_, '_, S> {
     fn swap(
         &mut self,
         dest: usize,
-        node: &Arc<Node<S>>,
-        handles: &Handles,
+        node: &OpenNode<S>,
         (name, there): (&CStr, &Meta),
         temporary: Temporary,
     ) -> Result<Settled, Error> {
-        let dir = self.place(dest, handles, Some(&temporary));
-        match staging::swap(dir, &temporary, &handles.dests()[dest], name, there) {
+        let dir = self.place(dest, node, Some(&temporary));
+        match staging::swap(dir, &temporary, node.at(dest), name, there) {
             Ok(true) => {
                 if let Some(picked) = &self.op.options.picked {
                     picked.count_replacement();
@@ -870,7 +847,7 @@ impl<S: Source> Worker<'_, '_, S> {
             Ok(false) => Ok(Settled::Kept),
             Err(Errno::XDEV) if !temporary.is_astray() => {
                 if !node.dests[dest].stage_here.swap(true, Ordering::Relaxed) {
-                    staging::sweep(&handles.dests()[dest]);
+                    staging::sweep(node.at(dest));
                 }
                 Ok(Settled::Unreachable)
             }
@@ -884,8 +861,7 @@ impl<S: Source> Worker<'_, '_, S> {
     /// Gives created files their content and metadata, at one destination after the other.
     pub(super) fn fill_files(
         &mut self,
-        node: &Arc<Node<S>>,
-        handles: &Arc<Handles>,
+        node: &OpenNode<S>,
         jobs: &mut [Job<S>],
     ) -> Result<(), Error> {
         let op = self.op;
@@ -907,7 +883,7 @@ impl<S: Source> Worker<'_, '_, S> {
                 }
                 let out = std::mem::replace(&mut job.outs[dest], Out::DONE);
                 let attrs = attrs.get(index).and_then(Option::as_deref);
-                self.fill_file(dest, node, handles, job, attrs, out)?;
+                self.fill_file(dest, node, job, attrs, out)?;
                 op.operation.file_done(job.size());
             }
         }
@@ -917,27 +893,25 @@ impl<S: Source> Worker<'_, '_, S> {
     fn fill_file(
         &mut self,
         dest: usize,
-        node: &Arc<Node<S>>,
-        handles: &Arc<Handles>,
+        node: &OpenNode<S>,
         job: &Job<S>,
         attrs: Option<&Attrs>,
         mut out: Out,
     ) -> Result<Settled, Error> {
         let op = self.op;
-        let (copied, made_by_clone) = match self.content(dest, node, handles, job, &mut out)? {
+        let (copied, made_by_clone) = match self.content(dest, node, job, &mut out)? {
             FilledFile::Cloned { made_by_clone } => (None, made_by_clone),
             FilledFile::Copied(because) => (Some(because), false),
             FilledFile::Linked(linked) => {
-                return self.settle_link(dest, node, handles, job, (out, linked));
+                return self.settle_link(dest, node, job, (out, linked));
             }
         };
         let path = || op.dest_path(dest, node, &job.name);
         let fd = match out.fd.take() {
             Some(fd) => fd,
-            None => self
-                .new_at(dest, handles, &job.name, &out)
-                .reopen()
-                .context(Operation::Open, path)?,
+            None => {
+                self.new_at(dest, node, &job.name, &out).reopen().context(Operation::Open, path)?
+            }
         };
         let astray = out.temporary.as_ref().is_some_and(Temporary::is_astray);
         let created =
@@ -967,7 +941,7 @@ impl<S: Source> Worker<'_, '_, S> {
             && !job.has_another_mode()
             && refused.is_empty()
         {
-            let NewFile { dir, name, .. } = self.new_at(dest, handles, &job.name, &out);
+            let NewFile { dir, name, .. } = self.new_at(dest, node, &job.name, &out);
             copies.keep(&job.from, dir, name);
         }
         if let Some([source, _]) = self.replaces(node, &job.name)
@@ -980,7 +954,7 @@ impl<S: Source> Worker<'_, '_, S> {
             // staged file is removed with the stage.
             return Ok(Settled::Kept);
         }
-        match self.settle(dest, node, handles, &job.name, out.temporary.take())? {
+        match self.settle(dest, node, &job.name, out.temporary.take())? {
             Settled::Placed => {
                 if let Some(found) = found {
                     S::note(&mut self.own, dest, job.number, &found);
@@ -991,8 +965,8 @@ impl<S: Source> Worker<'_, '_, S> {
             }
             Settled::Kept => return Ok(Settled::Kept),
             Settled::Unreachable => {
-                let out = self.create_out(dest, node, handles, job, out.because)?;
-                return self.fill_file(dest, node, handles, job, attrs, out);
+                let out = self.create_out(dest, node, job, out.because)?;
+                return self.fill_file(dest, node, job, attrs, out);
             }
         }
         if !refused.is_empty() {
@@ -1028,8 +1002,7 @@ impl<S: Source> Worker<'_, '_, S> {
     fn content(
         &mut self,
         dest: usize,
-        node: &Arc<Node<S>>,
-        handles: &Handles,
+        node: &OpenNode<S>,
         job: &Job<S>,
         out: &mut Out,
     ) -> Result<FilledFile, Error> {
@@ -1041,7 +1014,7 @@ impl<S: Source> Worker<'_, '_, S> {
         if out.because == Some(Because::File)
             && op.options.hard_links()
             && op.dests[dest].answers.copies().has(&job.from) == Some(true)
-            && let Some(kind) = self.link_instead(dest, node, handles, job, out)?
+            && let Some(kind) = self.link_instead(dest, node, job, out)?
         {
             let instead = op.options.links_instead().then_some(Because::Filesystem);
             return Ok(FilledFile::Linked(FileLink { kind, instead }));
@@ -1054,7 +1027,7 @@ impl<S: Source> Worker<'_, '_, S> {
             }
             S::failed(op.source_path(node, &job.name), op.dest_path(dest, node, &job.name), error)
         };
-        let because = match self.try_clone(dest, handles, (source, job), out).map_err(failed)? {
+        let because = match self.try_clone(dest, node, (source, job), out).map_err(failed)? {
             Tried::Cloned => return Ok(FilledFile::Cloned { made_by_clone: out.fd.is_none() }),
             Tried::No(because, refusal) => {
                 if op.options.reflink == Reflink::Always {
@@ -1073,12 +1046,12 @@ impl<S: Source> Worker<'_, '_, S> {
         };
         if op.options.links_instead()
             && out.because.is_none()
-            && let Some(kind) = self.link_instead(dest, node, handles, job, out)?
+            && let Some(kind) = self.link_instead(dest, node, job, out)?
         {
             return Ok(FilledFile::Linked(FileLink { kind, instead: Some(because) }));
         }
         if out.fd.is_none() {
-            out.fd = Some(self.new_file(dest, node, handles, job, out)?);
+            out.fd = Some(self.new_file(dest, node, job, out)?);
         }
         if let Some(fd) = &out.fd {
             let on = op.operation.filesystems().of(source, job.from.dev);
@@ -1093,7 +1066,7 @@ impl<S: Source> Worker<'_, '_, S> {
     fn try_clone(
         &self,
         dest: usize,
-        handles: &Handles,
+        node: &OpenNode<S>,
         (source, job): (&OwnedFd, &Job<S>),
         out: &Out,
     ) -> io::Result<Tried> {
@@ -1107,7 +1080,7 @@ impl<S: Source> Worker<'_, '_, S> {
         if sharing.known(job.from.dev).refused && op.options.reflink != Reflink::Always {
             return Ok(Tried::No(Because::Filesystem, None));
         }
-        let new = self.new_at(dest, handles, &job.name, out);
+        let new = self.new_at(dest, node, &job.name, out);
         let known = (&**op.operation.patience(), &**op.operation.filesystems());
         sharing.try_clone(source, &job.from, new, known, || op.stopped())
     }
@@ -1116,11 +1089,11 @@ impl<S: Source> Worker<'_, '_, S> {
     fn new_at<'h>(
         &'h self,
         dest: usize,
-        handles: &'h Handles,
+        node: &'h OpenNode<S>,
         name: &'h CStr,
         out: &'h Out,
     ) -> NewFile<'h> {
-        let dir = self.place(dest, handles, out.temporary.as_ref());
+        let dir = self.place(dest, node, out.temporary.as_ref());
         NewFile { dir, name: out.temporary.as_deref().unwrap_or(name), open: out.fd.as_ref() }
     }
 }

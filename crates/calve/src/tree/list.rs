@@ -18,8 +18,7 @@ use rustix::fs::{self, CWD, FileType};
 use super::engine::Worker;
 use super::file::Job;
 use super::filter::{Decision, Filter};
-use super::node::Handles;
-use super::op::{Node, Op, Task};
+use super::op::{Node, Op, OpenNode, Task};
 use super::pool::lock;
 use super::source::{Named, Opened, Original, Source};
 use super::special::Special;
@@ -324,18 +323,13 @@ impl Source for List {
 
     fn open(
         worker: &mut Worker<'_, '_, Self>,
-        _: &Arc<Node<Self>>,
-        _: &Handles,
+        _: &OpenNode<Self>,
         (name, place): (CString, u32),
     ) -> Result<Option<Opened<Self>>, Error> {
         Ok(Some(worker.op.from.opened(place, name)))
     }
 
-    fn read(
-        worker: &mut Worker<'_, '_, Self>,
-        node: &Arc<Node<Self>>,
-        handles: &Arc<Handles>,
-    ) -> Result<(), Error> {
+    fn read(worker: &mut Worker<'_, '_, Self>, node: &OpenNode<Self>) -> Result<(), Error> {
         let op = worker.op;
         let folder = &op.from.folders[node.own as usize];
         node.add_pending(folder.children.len());
@@ -347,23 +341,22 @@ impl Source for List {
             let kind = if listed.is_link { FileType::Symlink } else { FileType::RegularFile };
             let entry = Named { name: &listed.name, kind, number };
             if listed.is_link {
-                worker.link_of_list(node, handles, entry, listed)?;
+                worker.link_of_list(node, entry, listed)?;
                 continue;
             }
-            if let Some(job) = worker.file_of_list(node, handles, entry, listed)? {
+            if let Some(job) = worker.file_of_list(node, entry, listed)? {
                 batch.push(job);
                 if batch.len() == op.budget.batch {
-                    worker.hand_over(node, handles, std::mem::take(&mut batch))?;
+                    worker.hand_over(node, std::mem::take(&mut batch))?;
                 }
             }
         }
-        worker.hand_over(node, handles, batch)
+        worker.hand_over(node, batch)
     }
 
     fn file(
         worker: &mut Worker<'_, '_, Self>,
-        node: &Arc<Node<Self>>,
-        _: &Handles,
+        node: &OpenNode<Self>,
         entry: Named<'_>,
     ) -> Result<Option<Job<Self>>, Error> {
         let listed = worker.op.from.listed(node, entry.number);
@@ -372,8 +365,7 @@ impl Source for List {
 
     fn special(
         worker: &mut Worker<'_, '_, Self>,
-        node: &Node<Self>,
-        _: &Handles,
+        node: &OpenNode<Self>,
         entry: Named<'_>,
     ) -> Result<Option<Special<Self>>, Error> {
         Ok(Some(worker.op.from.special(entry, worker.op.from.listed(node, entry.number))))
@@ -381,8 +373,7 @@ impl Source for List {
 
     fn original<'h>(
         op: &'h Op<'_, Self>,
-        node: &'h Node<Self>,
-        _: &'h Handles,
+        node: &'h OpenNode<Self>,
         entry: Named<'h>,
     ) -> Option<Original<'h>> {
         let listed = op.from.listed(node, entry.number);
@@ -439,8 +430,7 @@ impl Worker<'_, '_, List> {
     /// Makes a symbolic link of the list at every destination.
     fn link_of_list(
         &mut self,
-        node: &Arc<Node<List>>,
-        handles: &Arc<Handles>,
+        node: &OpenNode<List>,
         entry: Named<'_>,
         listed: &ListedEntry,
     ) -> Result<(), Error> {
@@ -449,7 +439,7 @@ impl Worker<'_, '_, List> {
         }
         let special = self.op.from.special(entry, listed);
         for dest in 0..self.op.dests.len() {
-            self.special_at(dest, node, handles, entry.name, &special)?;
+            self.special_at(dest, node, entry.name, &special)?;
         }
         Ok(())
     }
@@ -457,8 +447,7 @@ impl Worker<'_, '_, List> {
     /// Links a file of the list, or returns it as a job.
     fn file_of_list(
         &mut self,
-        node: &Arc<Node<List>>,
-        handles: &Arc<Handles>,
+        node: &OpenNode<List>,
         entry: Named<'_>,
         listed: &ListedEntry,
     ) -> Result<Option<Job<List>>, Error> {
@@ -469,7 +458,7 @@ impl Worker<'_, '_, List> {
                     fs::stat(&listed.from).is_ok_and(|stat| Meta::of(&stat).permissions() != mode)
                 })
         };
-        let unlinked = self.unlinked(node, handles, entry, is_mutable)?;
+        let unlinked = self.unlinked(node, entry, is_mutable)?;
         if unlinked.as_ref().is_some_and(|unlinked| unlinked.iter().all(Option::is_none)) {
             return Ok(None);
         }
@@ -479,7 +468,7 @@ impl Worker<'_, '_, List> {
             return Ok(None);
         }
         if let Some(unlinked) = unlinked {
-            self.create_unlinked(node, handles, &mut job, &unlinked)?;
+            self.create_unlinked(node, &mut job, &unlinked)?;
         }
         Ok(Some(job))
     }

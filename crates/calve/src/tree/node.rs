@@ -76,6 +76,39 @@ impl Handles {
     }
 }
 
+/// A node whose descriptors stay open for as long as this value lives.
+#[derive(Debug)]
+pub(crate) struct HeldNode<D> {
+    pub(crate) node: Arc<Node<D>>,
+    pub(crate) handles: Arc<Handles>,
+}
+
+impl<D> HeldNode<D> {
+    /// The source's descriptor. Only for nodes that have a source.
+    pub(crate) fn source(&self) -> &OwnedFd {
+        self.handles.source()
+    }
+
+    /// The directory at a destination.
+    pub(crate) fn at(&self, dest: usize) -> &OwnedFd {
+        &self.handles.dests()[dest]
+    }
+}
+
+impl<D> Clone for HeldNode<D> {
+    fn clone(&self) -> Self {
+        Self { node: Arc::clone(&self.node), handles: Arc::clone(&self.handles) }
+    }
+}
+
+impl<D> Deref for HeldNode<D> {
+    type Target = Arc<Node<D>>;
+
+    fn deref(&self) -> &Arc<Node<D>> {
+        &self.node
+    }
+}
+
 impl Drop for Handles {
     fn drop(&mut self) {
         self.open.fetch_sub(1, Ordering::Relaxed);
@@ -197,6 +230,11 @@ impl<D> Node<D> {
             from = node.reopen(&from, &node.name, dirs)?;
         }
         Ok(from)
+    }
+
+    /// The node with its descriptors.
+    pub(crate) fn open(self: &Arc<Self>, dirs: &OpenDirs<D>) -> io::Result<HeldNode<D>> {
+        Ok(HeldNode { node: Arc::clone(self), handles: self.handles(dirs)? })
     }
 
     /// Notes the inodes of this directory and of those above it, so that calve can open them again

@@ -15,7 +15,7 @@ use super::budget::Budget;
 use super::linker::Answers;
 use super::links::{Further, Links};
 use super::names::Placed;
-use super::node::{Handles, OpenDirs};
+use super::node::OpenDirs;
 use super::pool::{self, Halves, Queue, lock};
 use super::running::Running;
 use super::source::Source;
@@ -149,6 +149,9 @@ pub(crate) type Dir<S> = Directory<<S as Source>::Directory>;
 /// A directory that calve is making.
 pub(crate) type Node<S> = super::node::Node<Dir<S>>;
 
+/// Such a directory, with its descriptors.
+pub(crate) type OpenNode<S> = super::node::HeldNode<Dir<S>>;
+
 /// The first name of a file that has several.
 pub(crate) type First<S> = super::links::First<Dir<S>>;
 
@@ -206,8 +209,7 @@ pub(crate) enum Task<S: Source> {
 
 /// Files of one directory that are created and not filled yet.
 pub(crate) struct Batch<S: Source> {
-    pub(super) node: Arc<Node<S>>,
-    pub(super) handles: Arc<Handles>,
+    pub(super) node: OpenNode<S>,
     pub(super) jobs: Vec<super::file::Job<S>>,
 }
 
@@ -285,6 +287,10 @@ impl<'a, S: Source> Op<'a, S> {
     /// The path of a directory, for messages.
     pub(super) fn path(&self, node: &Node<S>) -> PathBuf {
         self.source.join(node.path())
+    }
+
+    pub(super) fn open(&self, node: &Arc<Node<S>>) -> Result<OpenNode<S>, Error> {
+        node.open(&self.dirs).context(Operation::OpenDirectory, || self.path(node))
     }
 
     pub(super) fn source_path(&self, node: &Node<S>, name: &CStr) -> PathBuf {

@@ -9,15 +9,13 @@ use std::fmt::Debug;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use rustix::fs::FileType;
 
 use super::engine::Worker;
 use super::file::Job;
 use super::links::Name;
-use super::node::Handles;
-use super::op::{Dir, Node, Op};
+use super::op::{Dir, Node, Op, OpenNode};
 use super::special::Special;
 use super::tally::Because;
 use crate::error::{Error, Operation};
@@ -46,40 +44,32 @@ pub(crate) trait Source: Sized + Sync {
     /// Opens a child directory. `None` if the child is gone or is no part of the tree.
     fn open(
         worker: &mut Worker<'_, '_, Self>,
-        parent: &Arc<Node<Self>>,
-        above: &Handles,
+        parent: &OpenNode<Self>,
         child: Self::Child,
     ) -> Result<Option<Opened<Self>>, Error>;
 
     /// Hands over all entries of a directory.
-    fn read(
-        worker: &mut Worker<'_, '_, Self>,
-        node: &Arc<Node<Self>>,
-        handles: &Arc<Handles>,
-    ) -> Result<(), Error>;
+    fn read(worker: &mut Worker<'_, '_, Self>, node: &OpenNode<Self>) -> Result<(), Error>;
 
     /// Opens the content of a regular file. `None` if the file is gone, or is no regular file any
     /// more.
     fn file(
         worker: &mut Worker<'_, '_, Self>,
-        node: &Arc<Node<Self>>,
-        handles: &Handles,
+        node: &OpenNode<Self>,
         entry: Named<'_>,
     ) -> Result<Option<Job<Self>>, Error>;
 
     /// Looks at a symbolic link or a FIFO. `None` if the entry is gone, or is neither any more.
     fn special(
         worker: &mut Worker<'_, '_, Self>,
-        node: &Node<Self>,
-        handles: &Handles,
+        node: &OpenNode<Self>,
         entry: Named<'_>,
     ) -> Result<Option<Special<Self>>, Error>;
 
     /// Where a regular file is, for links to it. `None` if no file of this source is linked to.
     fn original<'h>(
         _op: &'h Op<'_, Self>,
-        _node: &'h Node<Self>,
-        _handles: &'h Handles,
+        _node: &'h OpenNode<Self>,
         _entry: Named<'h>,
     ) -> Option<Original<'h>> {
         None
@@ -94,8 +84,7 @@ pub(crate) trait Source: Sized + Sync {
     /// bytes as the first.
     fn is_same_file(
         _worker: &mut Worker<'_, '_, Self>,
-        _node: &Node<Self>,
-        _handles: &Handles,
+        _node: &OpenNode<Self>,
         _name: &Name<Dir<Self>>,
     ) -> Result<bool, Error> {
         Ok(true)

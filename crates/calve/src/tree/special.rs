@@ -12,8 +12,7 @@ use rustix::io::Errno;
 use super::engine::Worker;
 use super::file::{Settled, Unlinked};
 use super::links::{FileKey, Further, Name};
-use super::node::Handles;
-use super::op::{Dir, First, Node};
+use super::op::{Dir, First, OpenNode};
 use super::source::{Named, Original, Source};
 use super::tally::{Because, FileLink};
 use super::walk::Live;
@@ -30,13 +29,12 @@ impl<S: Source> Worker<'_, '_, S> {
     fn make(
         &mut self,
         dest: usize,
-        node: &Arc<Node<S>>,
-        handles: &Arc<Handles>,
+        node: &OpenNode<S>,
         name: &CStr,
         make: impl Fn(BorrowedFd<'_>, &CStr) -> rustix::io::Result<()>,
     ) -> Result<rustix::io::Result<Settled>, Error> {
         if !node.dests[dest].folds {
-            match make(handles.dests()[dest].as_fd(), name) {
+            match make(node.at(dest).as_fd(), name) {
                 Err(Errno::EXIST) if self.op.options.existing == Existing::Keep => {
                     self.count_existing(dest, node, name);
                     return Ok(Ok(Settled::Kept));
@@ -46,13 +44,13 @@ impl<S: Source> Worker<'_, '_, S> {
             }
         }
         loop {
-            let Some(temporary) = self.temporary(dest, node, handles)? else {
+            let Some(temporary) = self.temporary(dest, node)? else {
                 return Err(two_names(self.op.dest_path(dest, node, name)));
             };
-            if let Err(errno) = make(self.place(dest, handles, Some(&temporary)), &temporary) {
+            if let Err(errno) = make(self.place(dest, node, Some(&temporary)), &temporary) {
                 return Ok(Err(errno));
             }
-            match self.settle(dest, node, handles, name, Some(temporary))? {
+            match self.settle(dest, node, name, Some(temporary))? {
                 Settled::Unreachable => {}
                 settled => return Ok(Ok(settled)),
             }
@@ -65,13 +63,12 @@ impl<S: Source> Worker<'_, '_, S> {
         &mut self,
         dest: usize,
         first: &First<S>,
-        node: &Arc<Node<S>>,
-        handles: &Arc<Handles>,
+        node: &OpenNode<S>,
         name: &CStr,
     ) -> Result<Option<Settled>, Error> {
         let op = self.op;
         // A kept entry comes first: it must not be reported as a broken link.
-        if self.is_kept(dest, node, handles, name)? {
+        if self.is_kept(dest, node, name)? {
             return Ok(Some(Settled::Kept));
         }
         let Ok(from) = first.dir.handles(&op.dirs) else { return Ok(None) };
@@ -84,7 +81,7 @@ impl<S: Source> Worker<'_, '_, S> {
                 return Ok(None);
             }
         }
-        let made = self.make(dest, node, handles, name, |dir, name| {
+        let made = self.make(dest, node, name, |dir, name| {
             fs::linkat(&from.dests()[dest], &first.name, dir, name, AtFlags::empty())
         })?;
         match made {
@@ -98,21 +95,21 @@ impl<S: Source> Worker<'_, '_, S> {
 
     /// Makes the further names in one directory. The files' first names are in place.
     pub(super) fn link_further(&mut self, further: &Further<Dir<S>>) -> Result<(), Error> {
-        let (op, node) = (self.op, &further.dir);
-        let handles = node.handles(&op.dirs).context(Operation::OpenDirectory, || op.path(node))?;
+        let op = self.op;
+        let node = &op.open(&further.dir)?;
         for name in &further.names {
             let mut broken = Vec::new();
             if name.kind == FileType::RegularFile
                 && !name.is_certain
-                && !S::is_same_file(self, node, &handles, name)?
+                && !S::is_same_file(self, node, name)?
             {
                 let all: Vec<_> = (0..op.dests.len()).collect();
-                self.file_apart(node, &handles, name, (&all, true))?;
+                self.file_apart(node, name, (&all, true))?;
                 continue;
             }
             for dest in 0..op.dests.len() {
                 op.check()?;
-                match self.link_to_first(dest, &name.first, node, &handles, &name.name)? {
+                match self.link_to_first(dest, &name.first, node, &name.name)? {
                     Some(Settled::Kept) => op.operation.files_done(1),
                     Some(_) if name.kind == FileType::RegularFile => {
                         self.count_link(dest, node, &name.name, FileLink::FURTHER);
@@ -123,8 +120,8 @@ impl<S: Source> Worker<'_, '_, S> {
             }
             match name.kind {
                 _ if broken.is_empty() => {}
-                FileType::RegularFile => self.file_apart(node, &handles, name, (&broken, false))?,
-                _ => self.special_apart(node, &handles, name, &broken)?,
+                FileType::RegularFile => self.file_apart(node, name, (&broken, false))?,
+                _ => self.special_apart(node, name, &broken)?,
             }
         }
         Ok(())
@@ -134,18 +131,17 @@ impl<S: Source> Worker<'_, '_, S> {
     /// it cannot be linked.
     fn special_apart(
         &mut self,
-        node: &Arc<Node<S>>,
-        handles: &Arc<Handles>,
+        node: &OpenNode<S>,
         name: &Name<Dir<S>>,
         broken: &[usize],
     ) -> Result<(), Error> {
-        let Some(special) = S::special(self, node, handles, name.named())? else {
+        let Some(special) = S::special(self, node, name.named())? else {
             self.op.skip(None, node.path_of(&name.name), SkipReason::Vanished);
             return Ok(());
         };
         for dest in broken {
             self.op.skip(Some(*dest), node.path_of(&name.name), SkipReason::HardlinkBroken);
-            self.special_at(*dest, node, handles, &name.name, &special)?;
+            self.special_at(*dest, node, &name.name, &special)?;
         }
         Ok(())
     }
@@ -155,15 +151,14 @@ impl<S: Source> Worker<'_, '_, S> {
     pub(crate) fn special_at(
         &mut self,
         dest: usize,
-        node: &Arc<Node<S>>,
-        handles: &Arc<Handles>,
+        node: &OpenNode<S>,
         name: &CStr,
         special: &Special<S>,
     ) -> Result<(), Error> {
         let op = self.op;
-        if self.is_kept(dest, node, handles, name)? {
+        if self.is_kept(dest, node, name)? {
             if let Some(first) = &special.first {
-                let dir = &handles.dests()[dest];
+                let dir = node.at(dest);
                 let found = fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
                     .ok()
                     .map(|stat| Meta::of(&stat))
@@ -182,11 +177,11 @@ impl<S: Source> Worker<'_, '_, S> {
         if let Some(owner) = op.dests[dest].owner.get().filter(|_| !merging) {
             created.owner = *owner;
         }
-        created.keeps_metadata = op.dests[dest].keeps_metadata(&handles.dests()[dest]);
+        created.keeps_metadata = op.dests[dest].keeps_metadata(node.at(dest));
         let mode = special.target.is_none().then(|| meta::mode(special.meta.permissions()));
         loop {
-            let temporary = self.temporary(dest, node, handles)?;
-            let dir = self.place(dest, handles, temporary.as_ref());
+            let temporary = self.temporary(dest, node)?;
+            let dir = self.place(dest, node, temporary.as_ref());
             let place = temporary.as_deref().unwrap_or(name);
             special.make(dir, place).map_err(|errno| match errno {
                 Errno::EXIST => two_names(path()),
@@ -202,7 +197,7 @@ impl<S: Source> Worker<'_, '_, S> {
                 }
                 false => None,
             };
-            match self.settle(dest, node, handles, name, temporary)? {
+            match self.settle(dest, node, name, temporary)? {
                 Settled::Placed => {
                     if !refused.is_empty() {
                         let reason = SkipReason::Xattrs(refused.join(", "));
@@ -224,14 +219,9 @@ impl<S: Source> Worker<'_, '_, S> {
     }
 
     /// In the link modes: links the file at every destination that allows it.
-    pub(super) fn link(
-        &mut self,
-        node: &Arc<Node<S>>,
-        handles: &Arc<Handles>,
-        entry: Named<'_>,
-    ) -> Result<Unlinked, Error> {
+    pub(super) fn link(&mut self, node: &OpenNode<S>, entry: Named<'_>) -> Result<Unlinked, Error> {
         let (op, name) = (self.op, entry.name);
-        let Some(original) = S::original(op, node, handles, entry) else {
+        let Some(original) = S::original(op, node, entry) else {
             return Ok(vec![Some(Because::File); op.dests.len()]);
         };
         let mut unlinked = Vec::with_capacity(op.dests.len());
@@ -239,7 +229,7 @@ impl<S: Source> Worker<'_, '_, S> {
             let mut instead = op.options.links_instead().then_some(Because::Filesystem);
             let mut because = None;
             for kind in op.options.links() {
-                match self.link_as(kind, dest, node, handles, name, &original)? {
+                match self.link_as(kind, dest, node, name, &original)? {
                     Ok(Settled::Kept) => op.operation.files_done(1),
                     Ok(_) => self.count_link(dest, node, name, FileLink { kind, instead }),
                     Err(refused) => {
@@ -261,8 +251,7 @@ impl<S: Source> Worker<'_, '_, S> {
         &mut self,
         kind: LinkKind,
         dest: usize,
-        node: &Arc<Node<S>>,
-        handles: &Arc<Handles>,
+        node: &OpenNode<S>,
         name: &CStr,
         original: &Original<'_>,
     ) -> Result<Result<Settled, Because>, Error> {
@@ -273,7 +262,7 @@ impl<S: Source> Worker<'_, '_, S> {
             return Ok(Err(Because::Filesystem));
         }
         let link = |dir: BorrowedFd<'_>, place: &CStr| answers.link(kind, original, dir, place);
-        match self.make(dest, node, handles, name, link)? {
+        match self.make(dest, node, name, link)? {
             Ok(Settled::Kept) => Ok(Ok(Settled::Kept)),
             Ok(settled) => {
                 links.worked(original.dev);
@@ -356,20 +345,19 @@ impl<'l> Worker<'_, '_, Live<'l>> {
     /// Reads a symbolic link or a FIFO of the source. `None` if the entry is neither any more.
     pub(super) fn look_at_special(
         &self,
-        node: &Node<Live<'l>>,
-        handles: &Handles,
+        node: &OpenNode<Live<'l>>,
         Named { name, kind, number }: Named<'_>,
     ) -> Result<Option<Special<Live<'l>>>, Error> {
         let path = || self.op.source_path(node, name);
         let target = match kind {
-            FileType::Symlink => match fs::readlinkat(handles.source(), name, Vec::new()) {
+            FileType::Symlink => match fs::readlinkat(node.source(), name, Vec::new()) {
                 Ok(target) => Some(target),
                 Err(Errno::NOENT | Errno::INVAL) => return Ok(None),
                 Err(errno) => return Err(Error::io(Operation::ReadLink, path(), errno)),
             },
             _ => None,
         };
-        let meta = match fs::statat(handles.source(), name, AtFlags::SYMLINK_NOFOLLOW) {
+        let meta = match fs::statat(node.source(), name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Meta::of(&stat),
             Err(Errno::NOENT) => return Ok(None),
             Err(errno) => return Err(Error::io(Operation::Read, path(), errno)),
@@ -379,9 +367,9 @@ impl<'l> Worker<'_, '_, Live<'l>> {
         }
         let meta = match target {
             Some(_) => meta,
-            None => meta
-                .leaving_acl_at(handles.source(), name)
-                .context(Operation::ReadAttributes, path)?,
+            None => {
+                meta.leaving_acl_at(node.source(), name).context(Operation::ReadAttributes, path)?
+            }
         };
         Ok(Some(Special { meta, target, number, first: None }))
     }
@@ -390,12 +378,11 @@ impl<'l> Worker<'_, '_, Live<'l>> {
     /// source's entry is neither any more.
     pub(super) fn special_entry(
         &mut self,
-        node: &Arc<Node<Live<'l>>>,
-        handles: &Arc<Handles>,
+        node: &OpenNode<Live<'l>>,
         entry: Named<'_>,
     ) -> Result<bool, Error> {
         let op = self.op;
-        let Some(mut special) = self.look_at_special(node, handles, entry)? else {
+        let Some(mut special) = self.look_at_special(node, entry)? else {
             return Ok(true);
         };
         if op.dests.is_empty() {
@@ -403,16 +390,16 @@ impl<'l> Worker<'_, '_, Live<'l>> {
             return Ok(false);
         }
         let meta = special.meta;
-        let on = || op.operation.filesystems().of(handles.source(), meta.dev);
+        let on = || op.operation.filesystems().of(node.source(), meta.dev);
         let believed = meta.links < 2 || on().inodes;
         if let Some(file) = FileKey::of(&meta, special.target.as_deref(), believed) {
-            match self.first_name(node, handles, entry, (file, meta.links), None)? {
+            match self.first_name(node, entry, (file, meta.links), None)? {
                 Some(first) => special.first = Some(first),
                 None => return Ok(false),
             }
         }
         for dest in 0..op.dests.len() {
-            self.special_at(dest, node, handles, entry.name, &special)?;
+            self.special_at(dest, node, entry.name, &special)?;
         }
         Ok(false)
     }

@@ -20,8 +20,7 @@ use super::file::Job;
 use super::filter::{Decision, Filter, IgnoreChain};
 use super::links::Name;
 use super::listing::{self, Before, Names, Rest};
-use super::node::Handles;
-use super::op::{Dir, Node, Op, Task};
+use super::op::{Dir, Node, Op, OpenNode, Task};
 use super::pick::Picked;
 use super::pool::lock;
 use super::read::{open_unnoted, read_rules};
@@ -88,14 +87,13 @@ impl Source for Live<'_> {
 
     fn open(
         worker: &mut Worker<'_, '_, Self>,
-        parent: &Arc<Node<Self>>,
-        above: &Handles,
+        parent: &OpenNode<Self>,
         child: Child,
     ) -> Result<Option<Opened<Self>>, Error> {
         let since = listing::now();
         let (op, name) = (worker.op, &child.name);
         let source_path = || op.source_path(parent, name);
-        let source = match open_unnoted(above.source(), name, DIR_FLAGS | OFlags::NOFOLLOW) {
+        let source = match open_unnoted(parent.source(), name, DIR_FLAGS | OFlags::NOFOLLOW) {
             Ok(source) => source,
             // The directory is gone, or is no directory any more.
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
@@ -126,48 +124,41 @@ impl Source for Live<'_> {
         Ok(Some(opened))
     }
 
-    fn read(
-        worker: &mut Worker<'_, '_, Self>,
-        node: &Arc<Node<Self>>,
-        handles: &Arc<Handles>,
-    ) -> Result<(), Error> {
+    fn read(worker: &mut Worker<'_, '_, Self>, node: &OpenNode<Self>) -> Result<(), Error> {
         let op = worker.op;
         if op.from.filter.reads_ignore_files()
-            && let Some(chain) = worker.read_ignore_files(node, handles)?
+            && let Some(chain) = worker.read_ignore_files(node)?
         {
             let _ = node.own.chain.set(chain);
         }
         let before = match node.own.since {
             Some(since) => Before::opened(since, &node.meta),
             // calve may have made a stage in the root since it was opened.
-            None => Before::rewound(handles.source())
+            None => Before::rewound(node.source())
                 .context(Operation::ReadDirectory, || op.path(node))?,
         };
-        worker.read_directory(node, handles, before)
+        worker.read_directory(node, before)
     }
 
     fn file(
         worker: &mut Worker<'_, '_, Self>,
-        node: &Arc<Node<Self>>,
-        handles: &Handles,
+        node: &OpenNode<Self>,
         entry: Named<'_>,
     ) -> Result<Option<Job<Self>>, Error> {
-        worker.open_file(node, handles, entry.name)
+        worker.open_file(node, entry.name)
     }
 
     fn special(
         worker: &mut Worker<'_, '_, Self>,
-        node: &Node<Self>,
-        handles: &Handles,
+        node: &OpenNode<Self>,
         entry: Named<'_>,
     ) -> Result<Option<Special<Self>>, Error> {
-        worker.look_at_special(node, handles, entry)
+        worker.look_at_special(node, entry)
     }
 
     fn original<'h>(
         op: &'h Op<'_, Self>,
-        node: &'h Node<Self>,
-        handles: &'h Handles,
+        node: &'h OpenNode<Self>,
         entry: Named<'h>,
     ) -> Option<Original<'h>> {
         let absolute = match op.options.links().any(|kind| kind == LinkKind::Symbolic) {
@@ -175,7 +166,7 @@ impl Source for Live<'_> {
             false => PathBuf::new(),
         };
         Some(Original {
-            dir: handles.source().as_fd(),
+            dir: node.source().as_fd(),
             name: entry.name,
             dev: node.meta.dev,
             absolute,
@@ -184,8 +175,7 @@ impl Source for Live<'_> {
 
     fn is_same_file(
         worker: &mut Worker<'_, '_, Self>,
-        node: &Node<Self>,
-        handles: &Handles,
+        node: &OpenNode<Self>,
         name: &Name<Dir<Self>>,
     ) -> Result<bool, Error> {
         let op = worker.op;
@@ -198,7 +188,7 @@ impl Source for Live<'_> {
             };
         let first = name.first.dir.handles(&op.dirs).context(Operation::OpenDirectory, path)?;
         let first = open(first.source(), &name.first.name)?;
-        let Some((first, further)) = first.zip(open(handles.source(), &name.name)?) else {
+        let Some((first, further)) = first.zip(open(node.source(), &name.name)?) else {
             return Ok(false);
         };
         have_same_bytes(&first, &further, || op.stopped()).map_err(|error| match op.stopped() {
@@ -255,8 +245,7 @@ impl Worker<'_, '_, Live<'_>> {
     /// top of the rules from above.
     fn read_ignore_files(
         &self,
-        node: &Arc<Node<Live<'_>>>,
-        handles: &Handles,
+        node: &OpenNode<Live<'_>>,
     ) -> Result<Option<Arc<IgnoreChain>>, Error> {
         let path = node.path();
         let mut chain = node.parent.as_ref().and_then(|parent| parent.own.chain.get().cloned());
@@ -266,7 +255,7 @@ impl Worker<'_, '_, Live<'_>> {
             &[&[c".gitignore"]]
         };
         for names in files {
-            let text = read_rules(handles.source(), names).context(Operation::Read, || {
+            let text = read_rules(node.source(), names).context(Operation::Read, || {
                 use std::os::unix::ffi::OsStrExt;
                 let name = |name: &&CStr| std::ffi::OsStr::from_bytes(name.to_bytes()).to_owned();
                 self.op.source.join(&path).join(names.iter().map(name).collect::<PathBuf>())
@@ -289,19 +278,14 @@ impl Worker<'_, '_, Live<'_>> {
         links && inside_own(&path()).is_some()
     }
 
-    fn read_directory(
-        &mut self,
-        node: &Arc<Node<Live<'_>>>,
-        handles: &Arc<Handles>,
-        before: Before,
-    ) -> Result<(), Error> {
+    fn read_directory(&mut self, node: &OpenNode<Live<'_>>, before: Before) -> Result<(), Error> {
         let op = self.op;
         let filtered = !op.from.filter.keeps_everything() || op.from.filter.has_mutable();
         let base = filtered.then(|| node.path());
         let is_own = self.is_own(node);
         let mut batch = Vec::new();
         let mut names = std::mem::take(&mut self.own.names);
-        let rest = match names.list(handles.source(), before, &mut self.own.entries) {
+        let rest = match names.list(node.source(), before, &mut self.own.entries) {
             // Somebody removed the directory after calve opened it. Each destination has it empty,
             // as it was at the end.
             Err(Errno::NOENT) if node.parent.is_some() => {
@@ -314,14 +298,14 @@ impl Worker<'_, '_, Live<'_>> {
         if rest == Rest::Restless {
             op.skip(None, node.path(), SkipReason::Restless);
         }
-        if !op.operation.filesystems().of(handles.source(), node.meta.dev).is_tested {
+        if !op.operation.filesystems().of(node.source(), node.meta.dev).is_tested {
             names.once_each();
         }
         for (name, mut kind) in names.iter() {
             op.check()?;
             let bytes = name.to_bytes();
             if kind == FileType::Unknown {
-                match fs::statat(handles.source(), name, AtFlags::SYMLINK_NOFOLLOW) {
+                match fs::statat(node.source(), name, AtFlags::SYMLINK_NOFOLLOW) {
                     Ok(stat) => kind = Meta::of(&stat).file_type(),
                     Err(Errno::NOENT) => {
                         op.skip(None, node.path_of(name), SkipReason::Vanished);
@@ -368,14 +352,14 @@ impl Worker<'_, '_, Live<'_>> {
             }
             let mutable =
                 is_own || path.as_ref().is_some_and(|path| op.from.filter.is_mutable(path));
-            if let Some(job) = self.entry(node, handles, name.to_owned(), kind, mutable)? {
+            if let Some(job) = self.entry(node, name.to_owned(), kind, mutable)? {
                 batch.push(job);
                 if batch.len() == op.budget.batch {
-                    self.hand_over(node, handles, std::mem::take(&mut batch))?;
+                    self.hand_over(node, std::mem::take(&mut batch))?;
                 }
             }
         }
-        self.hand_over(node, handles, batch)?;
+        self.hand_over(node, batch)?;
         self.own.names = names;
         Ok(())
     }
