@@ -14,7 +14,6 @@ use super::id::{BlobId, DirectoryId, SnapshotId};
 use super::manifest::os;
 use super::object::{Entry, Kind, SnapshotObject};
 use crate::error::{Error, ErrorKind, Operation};
-use crate::tree::pool;
 use crate::tree::running::Running;
 
 /// How many paths one verification lists at most. Two directories may share their content, so a few
@@ -131,9 +130,7 @@ impl Reach {
             if !self.directories.insert(id) {
                 continue;
             }
-            if operation.is_cancelled() {
-                return Err(pool::cancelled(Operation::Read, store.path()));
-            }
+            operation.check(Operation::Read, store.path())?;
             let entries = match store.catalog().directory(id)? {
                 Ok(entries) => entries,
                 Err(why) => {

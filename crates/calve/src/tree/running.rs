@@ -6,12 +6,16 @@
 //! ([`Sharing`](super::sharing::Sharing)) ends with the operation, too.
 
 use std::num::NonZeroUsize;
+#[cfg(all(feature = "store", unix))]
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 #[cfg(feature = "store")]
 use super::CloneOptions;
+#[cfg(all(feature = "store", unix))]
+use crate::error::{Error, Operation};
 use crate::reflink::Patience;
 #[cfg(unix)]
 use crate::reflink::filesystem::Filesystems;
@@ -107,6 +111,16 @@ impl Running {
     /// Whether the caller has cancelled the operation.
     pub(crate) fn is_cancelled(&self) -> bool {
         self.cancel.is_cancelled()
+    }
+
+    /// # Errors
+    /// The caller has cancelled the operation.
+    #[cfg(all(feature = "store", unix))]
+    pub(crate) fn check(&self, operation: Operation, path: &Path) -> Result<(), Error> {
+        match self.is_cancelled() {
+            true => Err(super::pool::cancelled(operation, path)),
+            false => Ok(()),
+        }
     }
 
     /// Options for a clone that is a part of this operation. The files of that clone are not

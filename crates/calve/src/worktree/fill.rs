@@ -40,7 +40,6 @@ use crate::tree::cost::CopyCost;
 use crate::tree::excluded::Excluded;
 use crate::tree::git_index::{self, Comparison, WorkingTree};
 use crate::tree::pick::{Picked, is_never_carried};
-use crate::tree::pool::cancelled;
 use crate::tree::running::Running;
 use crate::tree::{CloneOptions, Existing, clone_tree};
 
@@ -180,9 +179,7 @@ impl FillPlan {
         );
         let since = git_index::next_tick();
         let compared = git_index::compare(ours, theirs, since, &|| operation.is_cancelled());
-        if operation.is_cancelled() {
-            return Err(cancelled(Operation::Fill, &tree.root));
-        }
+        operation.check(Operation::Fill, &tree.root)?;
         let (carried, not_ignored) = to_carry(&tree, &from, options)?;
         Ok(Self { tree, from, start, since, compared, carried, not_ignored })
     }

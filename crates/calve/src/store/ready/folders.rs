@@ -167,9 +167,7 @@ impl Shelf for Folders<'_> {
                 }
                 _ => false,
             };
-            if operation.is_cancelled() {
-                return Err(crate::tree::pool::cancelled(Operation::Verify, &path));
-            }
+            operation.check(Operation::Verify, &path)?;
             let id = |stat: fs::Stat| Meta::of(&stat).id();
             let still_waits = fs::lstat(&path).ok().map(id) == fs::fstat(&dir).ok().map(id);
             if !is_good && still_waits {

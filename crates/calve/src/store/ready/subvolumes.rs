@@ -58,7 +58,6 @@ use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::reflink::sys;
-use crate::tree::pool::cancelled;
 use crate::tree::running::Running;
 use crate::tree::staging::{self, Stage, flush_filesystem};
 
@@ -110,9 +109,7 @@ impl Shelf for Subvolumes<'_> {
         let Some(ready) = self.ready_tree(target, operation)? else { return Ok(Vec::new()) };
         let mut all = Vec::with_capacity(places.len());
         for place in places {
-            if operation.is_cancelled() {
-                return Err(cancelled(Operation::StartWorktree, &place.path));
-            }
+            operation.check(Operation::StartWorktree, &place.path)?;
             let stage = match self.take_waiting(tree.id, place) {
                 Some(stage) => stage,
                 None => match place.snapshot_of(&ready) {
@@ -488,9 +485,7 @@ impl Subvolumes<'_> {
         let flags = DIR_FLAGS | OFlags::NOFOLLOW;
         let Ok(tree) = fs::open(&path, flags, Mode::empty()) else { return Ok(()) };
         for (at, directory) in manifest.directories.iter().enumerate() {
-            if operation.is_cancelled() {
-                return Err(cancelled(Operation::MakeReadyTree, &path));
-            }
+            operation.check(Operation::MakeReadyTree, &path)?;
             let below = manifest.path(u32::try_from(at).unwrap_or(u32::MAX));
             let Ok(dir) = open_at(&tree, &below) else { continue };
             for entry in &directory.entries {

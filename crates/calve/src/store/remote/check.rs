@@ -19,7 +19,7 @@ use super::push::LARGE_BYTES;
 use super::record::{ObjectId, PackRef, PartRef, Recipe};
 use super::{Remote, found_key, name, pack_key, part_key, snapshot_key, steps};
 use crate::error::{Error, ErrorKind, Operation};
-use crate::tree::pool::{self, lock};
+use crate::tree::pool::lock;
 use crate::tree::running::Running;
 
 /// How many requests are under way at once, unless the caller says otherwise.
@@ -582,9 +582,7 @@ impl Remote {
         let key = pack_key(pack.id);
         let (mut hasher, mut at, mut bytes) = (blake3::Hasher::new(), 0, Vec::new());
         while at < pack.length {
-            if running.is_cancelled() {
-                return Err(pool::cancelled(Operation::ReadRemote, self.url().as_ref()));
-            }
+            running.check(Operation::ReadRemote, self.url().as_ref())?;
             let end = pack.length.min(at + RANGE_BYTES);
             self.range(&key, at..end, &mut bytes)?;
             hasher.update(&bytes);

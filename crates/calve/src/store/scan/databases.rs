@@ -35,7 +35,6 @@ use crate::reflink::imp::{DIR_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::Meta;
 use crate::report::{SkipReason, Skipped};
 use crate::tree::listing;
-use crate::tree::pool;
 
 /// The first bytes of every SQLite database.
 const MAGIC: &[u8] = b"SQLite format 3\0";
@@ -264,9 +263,7 @@ impl Scanner<'_> {
         until: Instant,
     ) -> Result<DatabaseAttempt, Error> {
         loop {
-            if self.request.operation.is_cancelled() {
-                return Err(pool::cancelled(Operation::Read, self.request.path));
-            }
+            self.request.operation.check(Operation::Read, self.request.path)?;
             let attempt = self
                 .attempt(intake, candidate, path, names, scanned)
                 .context(Operation::TakeIn, || {
