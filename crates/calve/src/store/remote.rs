@@ -481,8 +481,20 @@ impl Remote {
     }
 
     fn is_there(&self, key: &str) -> Result<bool, Error> {
-        let size = self.objects().size(key);
-        Ok(size.map_err(|error| self.failed(Operation::ReadRemote, key, error))?.is_some())
+        Ok(self.size(Operation::ReadRemote, key)?.is_some())
+    }
+
+    fn size(&self, operation: Operation, key: &str) -> Result<Option<u64>, Error> {
+        self.objects().size(key).map_err(|error| self.failed(operation, key, error))
+    }
+
+    /// Makes an object. `false` if there is one.
+    fn create(&self, operation: Operation, key: &str, content: &[u8]) -> Result<bool, Error> {
+        self.objects().create(key, content).map_err(|error| self.failed(operation, key, error))
+    }
+
+    fn remove(&self, operation: Operation, key: &str) -> Result<(), Error> {
+        self.objects().remove(key).map_err(|error| self.failed(operation, key, error))
     }
 
     fn must_be_kept(&self, operation: Operation) -> Result<(), Error> {

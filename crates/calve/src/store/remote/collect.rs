@@ -313,7 +313,7 @@ impl Remote {
         let life = self.place.times.life_seconds();
         let is_dead = |one: &&Listed| is_announcement(&one.key) && !counts(one.modified, now, life);
         for one in listed.iter().filter(is_dead) {
-            self.remove_key(&one.key)?;
+            self.remove(Operation::CollectRemote, &one.key)?;
         }
         Ok(now)
     }
@@ -328,7 +328,7 @@ impl Remote {
             for Listed { key, size, modified } in listed {
                 if now.saturating_sub(modified) >= UNFINISHED_LIFE {
                     if !dry_run {
-                        self.remove_key(&key)?;
+                        self.remove(Operation::CollectRemote, &key)?;
                     }
                     removed.add(&Garbage { class: Class::Object, key, size });
                 }
@@ -366,16 +366,11 @@ impl Remote {
                 if error.kind() == ErrorKind::StorageFull
                     && matches!(self.objects().size(RESERVE), Ok(Some(_))) =>
             {
-                self.remove_key(RESERVE)?;
+                self.remove(Operation::CollectRemote, RESERVE)?;
                 write()
             }
             result => result,
         }
-    }
-
-    fn remove_key(&self, key: &str) -> Result<(), Error> {
-        let removed = self.objects().remove(key);
-        removed.map_err(|error| self.failed(Operation::CollectRemote, key, error))
     }
 
     /// Finds out which changes of names and which records are needed, and what they need.
@@ -564,7 +559,7 @@ impl Remote {
                 |garbage: &Garbage| {
                     // What is left is for the next collection.
                     if announced.holds() {
-                        self.remove_key(&garbage.key)?;
+                        self.remove(Operation::CollectRemote, &garbage.key)?;
                         lock(&removed).add(garbage);
                     }
                     Ok(())
@@ -596,15 +591,12 @@ impl Remote {
         for text in &texts {
             if !lists.iter().any(|(_, there)| there == text) {
                 let key = format!("{CONDEMNED}{}", super::super::id::token());
-                self.with_reserve(|| {
-                    let made = self.objects().create(&key, text.as_bytes());
-                    made.map_err(|error| self.failed(Operation::CollectRemote, &key, error))
-                })?;
+                self.with_reserve(|| self.create(Operation::CollectRemote, &key, text.as_bytes()))?;
             }
         }
         for (key, text) in lists {
             if !texts.contains(&text) {
-                self.remove_key(&key)?;
+                self.remove(Operation::CollectRemote, &key)?;
             }
         }
         Ok(())

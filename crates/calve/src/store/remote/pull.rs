@@ -186,6 +186,16 @@ struct Large {
     missing: AtomicUsize,
 }
 
+/// A pull: of what, from where to where.
+struct Pull<'a> {
+    remote: &'a Remote,
+    store: &'a Store,
+    what: &'a str,
+    options: &'a PullOptions,
+    operation: &'a Running,
+    noted: &'a Noted,
+}
+
 /// What a thread of a pull has: the contents that it takes in, and its buffer.
 struct PullWorker {
     intake: Intake,
@@ -231,11 +241,12 @@ impl Remote {
         };
         taking_in(store, operation, |noted| {
             let _guard = store.share()?;
+            let pull = Pull { remote: self, store, what, options, operation, noted };
             let mut tries = 0;
             loop {
                 tries += 1;
                 // What arrived in one attempt is there for the next one.
-                match self.pull_once(store, what, options, operation, noted, &mut report) {
+                match pull.once(&mut report) {
                     Err(error)
                         if tries < TRIES
                             && error.kind() == ErrorKind::Damaged
@@ -289,63 +300,6 @@ impl Remote {
         Ok((named.snapshot, Some((named, signers))))
     }
 
-    fn pull_once(
-        &self,
-        store: &Store,
-        what: &str,
-        options: &PullOptions,
-        operation: &Running,
-        noted: &Noted,
-        report: &mut PullReport,
-    ) -> Result<(), Error> {
-        let (id, named) = self.resolve(store, what)?;
-        let Some((record, object)) = self.record(id)? else {
-            // Since the name was read, it may have got another snapshot, and this one removed.
-            if named.is_some() {
-                return Err(self.vanished(&super::snapshot_key(id)));
-            }
-            let cause = io::Error::new(io::ErrorKind::NotFound, "the remote has no such snapshot");
-            return Err(Error::new(
-                ErrorKind::SnapshotNotFound,
-                Operation::FindSnapshot,
-                what,
-                cause,
-            )
-            .with_other(self.url()));
-        };
-        self.fetch_directories(store, id, &object, &record, operation)?;
-        let extent = LocalExtent::of(store, &object, operation)?;
-        let extent = extent.map_err(|why| {
-            self.damaged(&super::snapshot_key(id), format!("snapshot {id}: {why}"))
-        })?;
-
-        let unsealed =
-            self.fetch_contents(store, &record, extent.contents, operation, noted, report)?;
-        operation.publishes();
-        // A store in a stage has sealed its mirrors, but the clones that come next would flush each
-        // one.
-        let has_arrived = !unsealed.is_empty() || !store.blobs().seals_later();
-        let found = named.as_ref().and_then(|(named, _)| named.found);
-        let found = found.map(|found| self.found(found)).transpose()?;
-        store.snapshots().record(&Recording {
-            encoding: &record.snapshot,
-            tree: None,
-            arrived: has_arrived.then_some(&unsealed),
-            found: found.as_ref().map(FoundList::Told),
-            indexes: &[],
-            based: Based::None,
-            name: options.name.as_deref(),
-            origin: &Origin::default(),
-        })?;
-        report.snapshot = id;
-        if let Some((named, signers)) = named {
-            self.remember(store, &named, &signers)?;
-            report.sequence = Some(named.sequence);
-            report.signers = signers;
-        }
-        Ok(())
-    }
-
     /// Which files name the project's root. A search here would not find them: it would look for
     /// this project's root.
     fn found(&self, id: BlobId) -> Result<Found, Error> {
@@ -356,19 +310,69 @@ impl Remote {
             .and_then(|bytes| Found::decode(&bytes))
             .ok_or_else(|| self.damaged(&key, "it is no list of files that name the root"))
     }
+}
+
+impl Pull<'_> {
+    fn once(&self, report: &mut PullReport) -> Result<(), Error> {
+        let Self { remote, store, what, operation, .. } = *self;
+        let (id, named) = remote.resolve(store, what)?;
+        let Some((record, object)) = remote.record(id)? else {
+            // Since the name was read, it may have got another snapshot, and this one removed.
+            if named.is_some() {
+                return Err(remote.vanished(&super::snapshot_key(id)));
+            }
+            let cause = io::Error::new(io::ErrorKind::NotFound, "the remote has no such snapshot");
+            return Err(Error::new(
+                ErrorKind::SnapshotNotFound,
+                Operation::FindSnapshot,
+                what,
+                cause,
+            )
+            .with_other(remote.url()));
+        };
+        self.fetch_directories(id, &object, &record)?;
+        let extent = LocalExtent::of(store, &object, operation)?;
+        let extent = extent.map_err(|why| {
+            remote.damaged(&super::snapshot_key(id), format!("snapshot {id}: {why}"))
+        })?;
+
+        let unsealed = self.fetch_contents(&record, extent.contents, report)?;
+        operation.publishes();
+        // A store in a stage has sealed its mirrors, but the clones that come next would flush each
+        // one.
+        let has_arrived = !unsealed.is_empty() || !store.blobs().seals_later();
+        let found = named.as_ref().and_then(|(named, _)| named.found);
+        let found = found.map(|found| remote.found(found)).transpose()?;
+        store.snapshots().record(&Recording {
+            encoding: &record.snapshot,
+            tree: None,
+            arrived: has_arrived.then_some(&unsealed),
+            found: found.as_ref().map(FoundList::Told),
+            indexes: &[],
+            based: Based::None,
+            name: self.options.name.as_deref(),
+            origin: &Origin::default(),
+        })?;
+        report.snapshot = id;
+        if let Some((named, signers)) = named {
+            remote.remember(store, &named, &signers)?;
+            report.sequence = Some(named.sequence);
+            report.signers = signers;
+        }
+        Ok(())
+    }
 
     /// Puts the directories of a snapshot that the store lacks into its database.
     fn fetch_directories(
         &self,
-        store: &Store,
         id: SnapshotId,
         object: &SnapshotObject,
         record: &Record,
-        operation: &Running,
     ) -> Result<(), Error> {
+        let Self { remote, store, operation, .. } = *self;
         let Kind::Directory(root) = object.root.kind else {
             let why = "the snapshot's root is no directory";
-            return Err(self.damaged(&super::snapshot_key(id), why));
+            return Err(remote.damaged(&super::snapshot_key(id), why));
         };
         let mut walk = LocalWalk { waiting: vec![root], ..LocalWalk::default() };
         walk.go_on(store, &mut HashMap::new(), operation)?;
@@ -383,7 +387,7 @@ impl Remote {
                     break;
                 }
                 let mut encodings = HashMap::new();
-                self.part(part, |item| {
+                remote.part(part, |item| {
                     encodings.insert(DirectoryId::of(item), item.to_vec());
                     Ok(())
                 })?;
@@ -394,7 +398,7 @@ impl Remote {
             left = useless;
             if let Some(missing) = walk.missing.iter().next().filter(|_| walk.found == before) {
                 let why = format!("the remote lacks directory {missing} of snapshot {id}");
-                return Err(self.damaged(&super::snapshot_key(id), why));
+                return Err(remote.damaged(&super::snapshot_key(id), why));
             }
         }
         walk.keep(store)
@@ -403,13 +407,11 @@ impl Remote {
     /// Fetches the contents that the store lacks. Returns those that are to be flushed and sealed.
     fn fetch_contents(
         &self,
-        store: &Store,
         record: &Record,
         mut contents: Vec<(BlobId, u64)>,
-        operation: &Running,
-        noted: &Noted,
         report: &mut PullReport,
     ) -> Result<Vec<BlobId>, Error> {
+        let Self { store, operation, noted, .. } = *self;
         report.contents = contents.len() as u64;
         let mut unsealed = Vec::new();
         let mut intake = Intake::noting(noted);
@@ -421,9 +423,7 @@ impl Remote {
         let known_to_lack = if has_packs || has_mirrors { 0 } else { contents.len() };
         let mut count = known_to_lack;
         for at in known_to_lack..contents.len() {
-            if operation.is_cancelled() {
-                return Err(pool::cancelled(Operation::Pull, store.path()));
-            }
+            operation.check(Operation::Pull, store.path())?;
             let (id, size) = contents[at];
             let path = || store.blobs().mirror_path(id);
             if store.blobs().is_sealed(id, size).context(Operation::ReadBlob, path)?
@@ -451,9 +451,9 @@ impl Remote {
         let count = lacking.len() as u64;
         operation.expect(count);
         operation.expect_bytes(lacking_bytes);
-        let wanted = self.plan(store, record, lacking)?;
+        let wanted = self.plan(record, lacking)?;
         let lacks_all = count == report.contents;
-        let fetches = self.locate(store, record, &wanted, lacks_all, operation)?;
+        let fetches = self.locate(record, &wanted, lacks_all)?;
         let flushes = Flushes::new();
         // This thread allocates the buffers. glibc keeps freed memory of another thread for threads
         // alone, and what comes after a pull takes much memory in this one.
@@ -472,7 +472,7 @@ impl Remote {
                 bytes: lock(&buffers).pop().unwrap_or_default(),
             },
             |worker, fetch, queue| {
-                let written = self.fetch(store, worker, &fetch, &wanted, queue, operation)?;
+                let written = self.fetch(worker, &fetch, &wanted, queue)?;
                 flushes.wrote(store, written)
             },
         )?;
@@ -488,10 +488,10 @@ impl Remote {
     /// Which entries of packs have the contents that are lacking.
     fn plan(
         &self,
-        store: &Store,
         record: &Record,
         mut lacking: Vec<(BlobId, u64)>,
     ) -> Result<WantedEntries, Error> {
+        let remote = self.remote;
         let mut sizes: HashMap<BlobId, u64> =
             lacking.extract_if(.., |(_, size)| *size > LARGE_BYTES).collect();
         let mut entries = lacking;
@@ -503,7 +503,7 @@ impl Remote {
                 break;
             }
             let mut recipes = Vec::new();
-            self.part(*part, |item| {
+            remote.part(*part, |item| {
                 let recipe = Recipe::decode(item)?;
                 if sizes.get(&recipe.content) == Some(&recipe.size()) {
                     sizes.remove(&recipe.content);
@@ -519,7 +519,7 @@ impl Remote {
                     let content = number_of(&entries, *chunk).map(|at| entries[at].1);
                     if known != size || content.is_some_and(|content| content != *size) {
                         let why = format!("chunk {chunk} has two sizes");
-                        return Err(self.damaged(&super::part_key(part.id), why));
+                        return Err(remote.damaged(&super::part_key(part.id), why));
                     }
                     places.push((number, offset));
                     offset += size;
@@ -527,7 +527,7 @@ impl Remote {
                 large.push(Large {
                     id: recipe.content,
                     size: offset,
-                    staged: Mutex::new(StagedFile::in_folder(&store.layout().stage())),
+                    staged: Mutex::new(StagedFile::in_folder(&self.store.layout().stage())),
                     missing: AtomicUsize::new(recipe.chunks.len()),
                 });
             }
@@ -536,24 +536,22 @@ impl Remote {
             return Err(self.lacks(record, *id));
         }
         WantedEntries::new(entries, chunks, large)
-            .ok_or_else(|| self.damaged("parts", "recipes have more chunks than can be"))
+            .ok_or_else(|| remote.damaged("parts", "recipes have more chunks than can be"))
     }
 
     /// The error for a content that none of a record's objects has.
     fn lacks(&self, record: &Record, content: BlobId) -> Error {
         let key = super::snapshot_key(SnapshotId::of(&record.snapshot));
-        self.damaged(&key, format!("it leads to no object with content {content}"))
+        self.remote.damaged(&key, format!("it leads to no object with content {content}"))
     }
 
     /// Finds the wanted entries in the record's packs. A store that lacks all contents needs most
     /// of the packs, so it reads many indexes at once from the start.
     fn locate(
         &self,
-        store: &Store,
         record: &Record,
         wanted: &WantedEntries,
         lacks_all: bool,
-        operation: &Running,
     ) -> Result<Vec<Fetch>, Error> {
         let mut fetches = Vec::new();
         let mut is_found = vec![false; wanted.entries.len()];
@@ -566,13 +564,13 @@ impl Remote {
             (packs, count) = (rest, (count * 2).min(INDEXES));
             let found = Mutex::new(HashMap::new());
             pool::run(
-                operation,
-                (Operation::Pull, store.path()),
+                self.operation,
+                (Operation::Pull, self.store.path()),
                 group.to_vec(),
                 |_| (),
                 |(), pack, _| {
                     let mut pieces = Vec::new();
-                    self.index(pack, |id, at| {
+                    self.remote.index(pack, |id, at| {
                         let number = number_of(&wanted.entries, id);
                         let number = number.filter(|number| wanted.entries[*number].1 == at.size);
                         pieces.extend(number.and_then(|number| wanted.piece(number, at)));
@@ -601,17 +599,16 @@ impl Remote {
     /// Fetches some entries and puts them where they belong. Returns how many bytes it wrote.
     fn fetch(
         &self,
-        store: &Store,
         worker: &mut PullWorker,
         fetch: &Fetch,
         wanted: &WantedEntries,
         queue: &Queue<Fetch>,
-        operation: &Running,
     ) -> Result<u64, Error> {
+        let Self { remote, store, operation, .. } = *self;
         let PullWorker { intake, bytes } = worker;
         let mut written = 0;
         let key = pack_key(fetch.pack.id);
-        self.range(&key, fetch.range.clone(), bytes)?;
+        remote.range(&key, fetch.range.clone(), bytes)?;
         let part = Pack::of_part(fetch.pack.length, fetch.range.start, bytes);
         for piece in &fetch.pieces {
             if queue.stopped() {
@@ -620,7 +617,7 @@ impl Remote {
             let (id, size) = wanted.entries[piece.number as usize];
             let (at, chunk) = (piece.at(size), wanted.chunks.get(&piece.number));
             let failed = |error: io::Error| match error.kind() {
-                io::ErrorKind::InvalidData => self.damaged(&key, error.to_string()),
+                io::ErrorKind::InvalidData => remote.damaged(&key, error.to_string()),
                 _ => Error::io(Operation::Put, store.blobs().mirror_path(id), error),
             };
             if chunk.is_none_or(|chunk| chunk.is_content) {
@@ -637,7 +634,7 @@ impl Remote {
                 operation.bytes_done(size);
                 written += size;
                 if large.missing.fetch_sub(1, Ordering::AcqRel) == 1 {
-                    self.complete(store, intake, large, &|| queue.stopped())?;
+                    self.complete(intake, large, &|| queue.stopped())?;
                     operation.files_done(1);
                 }
             }
@@ -648,7 +645,6 @@ impl Remote {
     /// Gives a large content its name, once all its chunks are there.
     fn complete(
         &self,
-        store: &Store,
         intake: &mut Intake,
         large: &Large,
         stop: &dyn Fn() -> bool,
@@ -664,10 +660,11 @@ impl Remote {
         let hash = intake.hash(&file, large.size, stop).context(Operation::Put, || &path)?;
         if hash != (large.id, large.size) {
             let why = format!("the recipe of content {} makes another content", large.id);
-            return Err(self.damaged("parts", why));
+            return Err(self.remote.damaged("parts", why));
         }
-        let name = || store.blobs().mirror_path(large.id);
-        store.blobs().complete(&file, &mut staged, large.id).context(Operation::Put, name)?;
+        let blobs = self.store.blobs();
+        let name = || blobs.mirror_path(large.id);
+        blobs.complete(&file, &mut staged, large.id).context(Operation::Put, name)?;
         intake.note(large.id);
         Ok(())
     }
@@ -729,9 +726,7 @@ impl LocalExtent {
         }
         let mut total = 0_u64;
         while let Some(last) = open.last_mut() {
-            if operation.is_cancelled() {
-                return Err(pool::cancelled(Operation::Pull, store.path()));
-            }
+            operation.check(Operation::Pull, store.path())?;
             if let Some(child) = last.children.pop() {
                 if let Some(count) = counts.get(&child) {
                     last.entries = last.entries.saturating_add(*count);
@@ -798,9 +793,7 @@ impl LocalWalk {
             if self.seen.contains(&id) {
                 continue;
             }
-            if operation.is_cancelled() {
-                return Err(pool::cancelled(Operation::Pull, store.path()));
-            }
+            operation.check(Operation::Pull, store.path())?;
             let entries = match store.catalog().directory(id)? {
                 Ok(entries) => entries,
                 Err(_) => {

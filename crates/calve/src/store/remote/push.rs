@@ -175,10 +175,19 @@ struct Sent {
     used: AtomicBool,
 }
 
-/// What the threads of a push share.
-struct Pushing<'a> {
+/// A push: of which snapshot, from where to where.
+struct Push<'a> {
     remote: &'a Remote,
     store: &'a Store,
+    id: SnapshotId,
+    object: &'a SnapshotObject,
+    options: &'a PushOptions,
+    operation: &'a Running,
+}
+
+/// What the threads of a push share.
+struct Pushing<'a> {
+    push: &'a Push<'a>,
     /// Entries of packs that the remote has.
     known: &'a HashSet<BlobId>,
     sent: Vec<Sent>,
@@ -251,7 +260,8 @@ impl Remote {
             requests: 0,
             elapsed: Duration::ZERO,
         };
-        self.push_whole(store, snapshot, &object, options, operation, &mut report)?;
+        let (object, remote) = (&object, self);
+        Push { remote, store, id: snapshot, object, options, operation }.run(&mut report)?;
         let (requests_now, sent_now, _) = self.objects().traffic.so_far();
         report.requests = requests_now - requests;
         report.sent_bytes = sent_now - sent;
@@ -259,151 +269,10 @@ impl Remote {
         Ok(report)
     }
 
-    /// Sends what is lacking, and gives the name, as soon as everything that the record names is
-    /// there and stays there.
-    fn push_whole(
-        &self,
-        store: &Store,
-        id: SnapshotId,
-        object: &SnapshotObject,
-        options: &PushOptions,
-        operation: &Running,
-        report: &mut PushReport,
-    ) -> Result<(), Error> {
-        // Objects that records name and that are gone.
-        let mut gone = HashSet::new();
-        for _ in 0..PUSH_TRIES {
-            // A collector may have removed it since the last attempt.
-            let list = match &options.name {
-                None => None,
-                Some(_) => self.send_found(store, id, object)?,
-            };
-            let found = list.map(|(id, _)| id);
-            let there = match self.record(id) {
-                Err(error) if is_damage(&error) => {
-                    let is_of_it = |record: &[u8]| {
-                        Record::decode(record)
-                            .is_ok_and(|record| SnapshotId::of(&record.snapshot) == id)
-                    };
-                    self.remove_broken(&snapshot_key(id), is_of_it, || match self.record(id) {
-                        Err(error) if is_damage(&error) => Ok(true),
-                        record => record.map(|_| false),
-                    })?;
-                    continue;
-                }
-                there => there?.map(|(record, _)| record),
-            };
-            if let (Some(name), Some(record)) = (&options.name, &there)
-                && self.is_named(store, name, id, found, options, report)?
-            {
-                if self.lacking_objects(&record.objects(), operation)?.is_empty()
-                    && self.has_list(list)?
-                {
-                    return Ok(());
-                }
-                report.unchanged = false;
-            }
-            let is_there = there.is_some();
-            let record = match there {
-                Some(record) => record,
-                None => self.send(store, object, options, operation, &gone, report)?,
-            };
-            let encoded = record.encode();
-            // From here on no collector that begins removes what the record names.
-            let claim = Announced::make(self, Operation::Push, PUSHER, &pushing(&encoded, found))?;
-            let objects = record.objects();
-            let mut keys: HashSet<String> = objects.iter().map(|(key, _)| key.clone()).collect();
-            keys.insert(snapshot_key(id));
-            keys.extend(found.map(found_key));
-            if !self.wait_for_collectors(&claim, &keys, operation)? {
-                continue;
-            }
-            // And what one has removed before is seen here.
-            let lacking = self.lacking_objects(&objects, operation)?;
-            if !lacking.is_empty() {
-                if is_there {
-                    drop(claim);
-                    let key = snapshot_key(id);
-                    let is_same = |record: &[u8]| record == encoded;
-                    self.remove_broken(&key, is_same, || {
-                        let there = self.read(&key, RECORD_MOST_BYTES)?;
-                        Ok(there.is_some_and(|there| is_same(&there))
-                            && !self.lacking_objects(&objects, operation)?.is_empty())
-                    })?;
-                }
-                gone.extend(lacking);
-                continue;
-            }
-            if !self.has_list(list)? {
-                continue;
-            }
-            let key = snapshot_key(id);
-            let failed = |error| self.failed(Operation::Push, &key, error);
-            if is_there {
-                if self.objects().size(&key).map_err(failed)? != Some(encoded.len() as u64) {
-                    continue;
-                }
-            } else {
-                if operation.is_cancelled() {
-                    return Err(pool::cancelled(Operation::Push, store.path()));
-                }
-                if !claim.holds() {
-                    continue;
-                }
-                let made = self.objects().create(&key, &encoded).map_err(failed)?;
-                // Somebody who pushed the same snapshot meanwhile may rely on other objects.
-                if !made && self.read(&key, RECORD_MOST_BYTES)?.as_ref() != Some(&encoded) {
-                    continue;
-                }
-                // A record names them now.
-                for pack in &record.packs {
-                    let note = store.layout().remote_sent(&self.place.id, &pack.id.to_string());
-                    let _ = std::fs::remove_file(note);
-                }
-            }
-            let Some(name) = &options.name else { return Ok(()) };
-            if !claim.holds() {
-                continue;
-            }
-            return self.give_name(store, name, id, found, options, report);
-        }
-        let why = "objects that the snapshot needs go away again and again, or the remote answers too slowly";
-        let cause = io::Error::new(io::ErrorKind::ResourceBusy, why);
-        Err(Error::new(ErrorKind::Busy, Operation::Push, self.url(), cause))
-    }
-
     /// Whether the list of files that name the root, of this size, is there.
     fn has_list(&self, list: Option<(BlobId, u64)>) -> Result<bool, Error> {
         let Some((id, length)) = list else { return Ok(true) };
-        let key = found_key(id);
-        let size = self.objects().size(&key);
-        Ok(size.map_err(|error| self.failed(Operation::Push, &key, error))? == Some(length))
-    }
-
-    /// Which of these objects are not there, or have another size.
-    fn lacking_objects(
-        &self,
-        objects: &[(String, u64)],
-        operation: &Running,
-    ) -> Result<HashSet<String>, Error> {
-        if objects.len() > MOST_ASKED {
-            let mut sizes = HashMap::new();
-            for folder in ["packs/", "parts/"] {
-                sizes.extend(self.list(folder)?.into_iter().map(|one| (one.key, one.size)));
-            }
-            let is_lacking = |(key, size): &&(String, u64)| sizes.get(key) != Some(size);
-            return Ok(objects.iter().filter(is_lacking).map(|(key, _)| key.clone()).collect());
-        }
-        let lacking = Mutex::new(HashSet::new());
-        let asking = operation.usually(ASKERS);
-        self.each(Operation::Push, &asking, objects.to_vec(), |(key, size)| {
-            let there = self.objects().size(&key);
-            if there.map_err(|error| self.failed(Operation::Push, &key, error))? != Some(size) {
-                lock(&lacking).insert(key);
-            }
-            Ok(())
-        })?;
-        Ok(lacking.into_inner().unwrap_or_else(PoisonError::into_inner))
+        Ok(self.size(Operation::Push, &found_key(id))? == Some(length))
     }
 
     /// Removes a broken object, so that a push can make it again. It does so
@@ -431,8 +300,7 @@ impl Remote {
         }
         // A process that makes a better one waits for this announcement before it relies on it.
         if is_broken()? && marker.holds() {
-            let removed = self.objects().remove(key);
-            removed.map_err(|error| self.failed(Operation::Push, key, error))?;
+            self.remove(Operation::Push, key)?;
         }
         Ok(())
     }
@@ -440,10 +308,9 @@ impl Remote {
     /// Makes an object whose key follows from its content. One of another size cannot be what its
     /// key says, so it is replaced.
     fn put(&self, key: &str, content: &[u8]) -> Result<(), Error> {
-        let failed = |error| self.failed(Operation::Push, key, error);
         let length = content.len() as u64;
         // Asking costs little beside sending what is there.
-        let size = || self.objects().size(key).map_err(failed);
+        let size = || self.size(Operation::Push, key);
         let is_other = |size: Option<u64>| size.is_some_and(|size| size != length);
         let mut there = size()?;
         if is_other(there) {
@@ -464,25 +331,198 @@ impl Remote {
                 Err(Error::new(ErrorKind::Busy, Operation::Push, self.at(key), cause))
             }
             // Another process that makes it at the same time makes the same bytes.
-            None => self.objects().create(key, content).map_err(failed).map(drop),
+            None => self.create(Operation::Push, key, content).map(drop),
         }
+    }
+
+    fn put_part(
+        &self,
+        part: io::Result<Option<Vec<u8>>>,
+        parts: &mut Vec<PartRef>,
+    ) -> Result<(), Error> {
+        let part = part.map_err(|error| self.failed(Operation::Push, "parts", error))?;
+        let Some(part) = part else { return Ok(()) };
+        let id = BlobId::of(&part);
+        self.objects().limit.wait();
+        self.put(&part_key(id), &part)?;
+        parts.push(PartRef { id, length: part.len() as u64 });
+        Ok(())
+    }
+
+    /// Calls `each` with the entries in the index of a pack, by ascending id. If this fails, what
+    /// `each` got may be wrong.
+    pub(super) fn index(
+        &self,
+        pack: PackRef,
+        each: impl FnMut(BlobId, Location),
+    ) -> Result<(), Error> {
+        let key = pack_key(pack.id);
+        let start = pack.length.saturating_sub(pack.trailer());
+        let mut bytes = Vec::new();
+        self.range(&key, start..pack.length, &mut bytes)?;
+        Pack::of_part(pack.length, start, &bytes)
+            .for_each(each)
+            .map_err(|error| self.damaged(&key, error.to_string()))
+    }
+
+    /// Learns which chunks the remote has, from the recipes of contents that it has.
+    fn learn_recipes(&self, known: &mut KnownThere) -> Result<(), Error> {
+        let mut recipes = Vec::new();
+        for part in &known.recipes {
+            let read = self.part(*part, |item| {
+                recipes.push(Recipe::decode(item)?);
+                Ok(())
+            });
+            match read {
+                Err(error) if error.kind() != ErrorKind::Damaged => return Err(error),
+                _ => {}
+            }
+        }
+        for recipe in recipes {
+            let has_all = recipe.chunks.iter().all(|(id, _)| known.entries.contains(id));
+            if has_all || known.whole.blobs.contains(recipe.content) {
+                known.entries.insert(recipe.content);
+                known.entries.extend(recipe.chunks.into_iter().map(|(id, _)| id));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Push<'_> {
+    /// Sends what is lacking, and gives the name, as soon as everything that the record names is
+    /// there and stays there.
+    fn run(&self, report: &mut PushReport) -> Result<(), Error> {
+        let Self { remote, store, id, options, operation, .. } = *self;
+        // Objects that records name and that are gone.
+        let mut gone = HashSet::new();
+        for _ in 0..PUSH_TRIES {
+            // A collector may have removed it since the last attempt.
+            let list = match &options.name {
+                None => None,
+                Some(_) => self.send_found()?,
+            };
+            let found = list.map(|(id, _)| id);
+            let there = match remote.record(id) {
+                Err(error) if is_damage(&error) => {
+                    let is_of_it = |record: &[u8]| {
+                        Record::decode(record)
+                            .is_ok_and(|record| SnapshotId::of(&record.snapshot) == id)
+                    };
+                    remote.remove_broken(&snapshot_key(id), is_of_it, || {
+                        match remote.record(id) {
+                            Err(error) if is_damage(&error) => Ok(true),
+                            record => record.map(|_| false),
+                        }
+                    })?;
+                    continue;
+                }
+                there => there?.map(|(record, _)| record),
+            };
+            if let (Some(name), Some(record)) = (&options.name, &there)
+                && self.is_named(name, found, report)?
+            {
+                if self.lacking_objects(&record.objects())?.is_empty() && remote.has_list(list)? {
+                    return Ok(());
+                }
+                report.unchanged = false;
+            }
+            let is_there = there.is_some();
+            let record = match there {
+                Some(record) => record,
+                None => self.send(&gone, report)?,
+            };
+            let encoded = record.encode();
+            // From here on no collector that begins removes what the record names.
+            let claim =
+                Announced::make(remote, Operation::Push, PUSHER, &pushing(&encoded, found))?;
+            let objects = record.objects();
+            let mut keys: HashSet<String> = objects.iter().map(|(key, _)| key.clone()).collect();
+            keys.insert(snapshot_key(id));
+            keys.extend(found.map(found_key));
+            if !remote.wait_for_collectors(&claim, &keys, operation)? {
+                continue;
+            }
+            // And what one has removed before is seen here.
+            let lacking = self.lacking_objects(&objects)?;
+            if !lacking.is_empty() {
+                if is_there {
+                    drop(claim);
+                    let key = snapshot_key(id);
+                    let is_same = |record: &[u8]| record == encoded;
+                    remote.remove_broken(&key, is_same, || {
+                        let there = remote.read(&key, RECORD_MOST_BYTES)?;
+                        Ok(there.is_some_and(|there| is_same(&there))
+                            && !self.lacking_objects(&objects)?.is_empty())
+                    })?;
+                }
+                gone.extend(lacking);
+                continue;
+            }
+            if !remote.has_list(list)? {
+                continue;
+            }
+            let key = snapshot_key(id);
+            if is_there {
+                if remote.size(Operation::Push, &key)? != Some(encoded.len() as u64) {
+                    continue;
+                }
+            } else {
+                operation.check(Operation::Push, store.path())?;
+                if !claim.holds() {
+                    continue;
+                }
+                let made = remote.create(Operation::Push, &key, &encoded)?;
+                // Somebody who pushed the same snapshot meanwhile may rely on other objects.
+                if !made && remote.read(&key, RECORD_MOST_BYTES)?.as_ref() != Some(&encoded) {
+                    continue;
+                }
+                // A record names them now.
+                for pack in &record.packs {
+                    let note = store.layout().remote_sent(&remote.place.id, &pack.id.to_string());
+                    let _ = std::fs::remove_file(note);
+                }
+            }
+            let Some(name) = &options.name else { return Ok(()) };
+            if !claim.holds() {
+                continue;
+            }
+            return self.give_name(name, found, report);
+        }
+        let why = "objects that the snapshot needs go away again and again, or the remote answers too slowly";
+        let cause = io::Error::new(io::ErrorKind::ResourceBusy, why);
+        Err(Error::new(ErrorKind::Busy, Operation::Push, remote.url(), cause))
+    }
+
+    /// Which of these objects are not there, or have another size.
+    fn lacking_objects(&self, objects: &[(String, u64)]) -> Result<HashSet<String>, Error> {
+        if objects.len() > MOST_ASKED {
+            let mut sizes = HashMap::new();
+            for folder in ["packs/", "parts/"] {
+                sizes.extend(self.remote.list(folder)?.into_iter().map(|one| (one.key, one.size)));
+            }
+            let is_lacking = |(key, size): &&(String, u64)| sizes.get(key) != Some(size);
+            return Ok(objects.iter().filter(is_lacking).map(|(key, _)| key.clone()).collect());
+        }
+        let lacking = Mutex::new(HashSet::new());
+        let asking = self.operation.usually(ASKERS);
+        self.remote.each(Operation::Push, &asking, objects.to_vec(), |(key, size)| {
+            if self.remote.size(Operation::Push, &key)? != Some(size) {
+                lock(&lacking).insert(key);
+            }
+            Ok(())
+        })?;
+        Ok(lacking.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Sends the parts of a snapshot that the remote lacks. Returns what its record will be.
     /// Objects that are `gone` are not on the remote, even if records name them.
-    fn send(
-        &self,
-        store: &Store,
-        object: &SnapshotObject,
-        options: &PushOptions,
-        operation: &Running,
-        gone: &HashSet<String>,
-        report: &mut PushReport,
-    ) -> Result<Record, Error> {
-        let mut known = self.known(store, object, options, gone, operation)?;
-        let Lacking { directories, contents } = lacking(store, object, &known, operation)?;
+    fn send(&self, gone: &HashSet<String>, report: &mut PushReport) -> Result<Record, Error> {
+        let Self { remote, store, operation, .. } = *self;
+        let mut known = self.known(gone)?;
+        let Lacking { directories, contents } = self.lacking(&known)?;
         if contents.iter().any(|(_, size)| *size > LARGE_BYTES) {
-            self.learn_recipes(&mut known)?;
+            remote.learn_recipes(&mut known)?;
         }
         let mut tasks: Vec<(BlobId, u64)> = contents
             .into_iter()
@@ -497,8 +537,7 @@ impl Remote {
 
         let entries = std::mem::take(&mut known.entries);
         let mut pushing = Pushing {
-            remote: self,
-            store,
+            push: self,
             known: &entries,
             sent: Vec::new(),
             sent_entries: HashMap::new(),
@@ -540,49 +579,27 @@ impl Remote {
         }
         let mut parts = Parts::default();
         for id in directories {
-            if operation.is_cancelled() {
-                return Err(pool::cancelled(Operation::Push, store.path()));
-            }
+            operation.check(Operation::Push, store.path())?;
             let encoding = store.catalog().encoding(id)?;
             let encoding = encoding.map_err(|why| lost(store, format!("directory {id}: {why}")))?;
             let part = parts.add(&encoding);
-            self.put_part(part, &mut known.directories)?;
+            remote.put_part(part, &mut known.directories)?;
         }
-        self.put_part(parts.finish(), &mut known.directories)?;
+        remote.put_part(parts.finish(), &mut known.directories)?;
         for recipe in lock(&pushing.recipes).iter() {
             let part = parts.add(&recipe.encode());
-            self.put_part(part, &mut known.recipes)?;
+            remote.put_part(part, &mut known.recipes)?;
         }
-        self.put_part(parts.finish(), &mut known.recipes)?;
+        remote.put_part(parts.finish(), &mut known.recipes)?;
         let KnownThere { packs, directories, recipes, .. } = known;
-        Ok(Record { snapshot: object.encode(), packs, directories, recipes })
-    }
-
-    fn put_part(
-        &self,
-        part: io::Result<Option<Vec<u8>>>,
-        parts: &mut Vec<PartRef>,
-    ) -> Result<(), Error> {
-        let part = part.map_err(|error| self.failed(Operation::Push, "parts", error))?;
-        let Some(part) = part else { return Ok(()) };
-        let id = BlobId::of(&part);
-        self.objects().limit.wait();
-        self.put(&part_key(id), &part)?;
-        parts.push(PartRef { id, length: part.len() as u64 });
-        Ok(())
+        Ok(Record { snapshot: self.object.encode(), packs, directories, recipes })
     }
 
     /// What the remote has, as far as it matters for a snapshot like `object`.
-    fn known(
-        &self,
-        store: &Store,
-        object: &SnapshotObject,
-        options: &PushOptions,
-        gone: &HashSet<String>,
-        operation: &Running,
-    ) -> Result<KnownThere, Error> {
+    fn known(&self, gone: &HashSet<String>) -> Result<KnownThere, Error> {
+        let Self { remote, store, operation, .. } = *self;
         let mut known = KnownThere::default();
-        let there: HashSet<SnapshotId> = self
+        let there: HashSet<SnapshotId> = remote
             .list("snapshots/")?
             .iter()
             .filter_map(|one| one.key.strip_prefix("snapshots/")?.parse().ok())
@@ -590,17 +607,17 @@ impl Remote {
         if there.is_empty() {
             return Ok(known);
         }
-        let of_name = match &options.name {
+        let of_name = match &self.options.name {
             None => None,
-            Some(name) => match self.newest(name, 0)? {
+            Some(name) => match remote.newest(name, 0)? {
                 None => None,
                 // A name that cannot be read is no base, and no reason not to push.
                 Some(last) => {
-                    self.named(name, last).ok().flatten().map(|(named, _)| named.snapshot)
+                    remote.named(name, last).ok().flatten().map(|(named, _)| named.snapshot)
                 }
             },
         };
-        let mut ancestor = object.parent;
+        let mut ancestor = self.object.parent;
         for _ in 0..MOST_ANCESTORS {
             let Some(id) = ancestor.filter(|id| !there.contains(id)) else { break };
             ancestor = store.catalog().snapshot(id).ok().flatten().and_then(|one| one.parent);
@@ -613,7 +630,7 @@ impl Remote {
             }
             tried.push(id);
             // If a record cannot be read, its objects are sent again.
-            let Ok(Some((record, _))) = self.record(id) else { continue };
+            let Ok(Some((record, _))) = remote.record(id) else { continue };
             if !known.has_room_for(&record)
                 || record.objects().iter().any(|(key, _)| gone.contains(key))
             {
@@ -630,7 +647,7 @@ impl Remote {
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
-                Err(_) if Some(id) == of_name => self.learn(&mut known, &record, operation)?,
+                Err(_) if Some(id) == of_name => self.learn(&mut known, &record)?,
                 Err(_) => {}
             }
         }
@@ -639,24 +656,20 @@ impl Remote {
 
     /// Learns from the remote itself what the objects of a record have. A record may name hundreds
     /// of packs, so their indexes are read at once; each thread has one of them in memory.
-    fn learn(
-        &self,
-        known: &mut KnownThere,
-        record: &Record,
-        operation: &Running,
-    ) -> Result<(), Error> {
+    fn learn(&self, known: &mut KnownThere, record: &Record) -> Result<(), Error> {
+        let remote = self.remote;
         let learned = Mutex::new(KnownThere::default());
-        let asking = operation.usually(ASKERS);
-        let read_packs = self.each(Operation::Push, &asking, record.packs.clone(), |pack| {
+        let asking = self.operation.usually(ASKERS);
+        let read_packs = remote.each(Operation::Push, &asking, record.packs.clone(), |pack| {
             let mut entries = Vec::new();
-            self.index(pack, |id, _| entries.push(id))?;
+            remote.index(pack, |id, _| entries.push(id))?;
             lock(&learned).entries.extend(entries);
             Ok(())
         });
         let read_parts = read_packs.and_then(|()| {
-            self.each(Operation::Push, &asking, record.directories.clone(), |part| {
+            remote.each(Operation::Push, &asking, record.directories.clone(), |part| {
                 let mut directories = Vec::new();
-                self.part(part, |item| {
+                remote.part(part, |item| {
                     directories.push(DirectoryId::of(item));
                     Ok(())
                 })?;
@@ -679,64 +692,22 @@ impl Remote {
         }
     }
 
-    /// Calls `each` with the entries in the index of a pack, by ascending id. If this fails, what
-    /// `each` got may be wrong.
-    pub(super) fn index(
-        &self,
-        pack: PackRef,
-        each: impl FnMut(BlobId, Location),
-    ) -> Result<(), Error> {
-        let key = pack_key(pack.id);
-        let start = pack.length.saturating_sub(pack.trailer());
-        let mut bytes = Vec::new();
-        self.range(&key, start..pack.length, &mut bytes)?;
-        Pack::of_part(pack.length, start, &bytes)
-            .for_each(each)
-            .map_err(|error| self.damaged(&key, error.to_string()))
-    }
-
-    /// Learns which chunks the remote has, from the recipes of contents that it has.
-    fn learn_recipes(&self, known: &mut KnownThere) -> Result<(), Error> {
-        let mut recipes = Vec::new();
-        for part in &known.recipes {
-            let read = self.part(*part, |item| {
-                recipes.push(Recipe::decode(item)?);
-                Ok(())
-            });
-            match read {
-                Err(error) if error.kind() != ErrorKind::Damaged => return Err(error),
-                _ => {}
-            }
-        }
-        for recipe in recipes {
-            let has_all = recipe.chunks.iter().all(|(id, _)| known.entries.contains(id));
-            if has_all || known.whole.blobs.contains(recipe.content) {
-                known.entries.insert(recipe.content);
-                known.entries.extend(recipe.chunks.into_iter().map(|(id, _)| id));
-            }
-        }
-        Ok(())
-    }
-
     /// Whether a name means a snapshot already, with this list of paths and this signature.
     fn is_named(
         &self,
-        store: &Store,
         name: &str,
-        snapshot: SnapshotId,
         found: Option<BlobId>,
-        options: &PushOptions,
         report: &mut PushReport,
     ) -> Result<bool, Error> {
-        if let Some(sequence) = self.newest(name, 0)?
-            && let Ok(Some((named, signers))) = self.named(name, sequence)
-            && named.snapshot == snapshot
+        if let Some(sequence) = self.remote.newest(name, 0)?
+            && let Ok(Some((named, signers))) = self.remote.named(name, sequence)
+            && named.snapshot == self.id
             && named.found == found
-            && options.key.as_ref().is_none_or(|key| signers.contains(&key.public()))
+            && self.options.key.as_ref().is_none_or(|key| signers.contains(&key.public()))
         {
             report.sequence = Some(sequence);
             report.unchanged = true;
-            self.remember_if_can(store, &named, &signers)?;
+            self.remember_if_can(&named, &signers)?;
             return Ok(true);
         }
         Ok(false)
@@ -745,28 +716,27 @@ impl Remote {
     /// Gives a name to a snapshot whose record is there.
     fn give_name(
         &self,
-        store: &Store,
         name: &str,
-        snapshot: SnapshotId,
         found: Option<BlobId>,
-        options: &PushOptions,
         report: &mut PushReport,
     ) -> Result<(), Error> {
+        let Self { remote, options, .. } = *self;
         let encoded = name::encoded(name)?;
         for _ in 0..NAME_TRIES {
-            let there = self.sequences(name)?;
+            let there = remote.sequences(name)?;
             let last = there.iter().max().copied();
             // Should the remote have been set back, those who remember must still believe the next.
-            let seen = self.seen(store, &encoded)?.map(|(sequence, _)| sequence);
+            let seen = remote.seen(self.store, &encoded)?.map(|(sequence, _)| sequence);
             let next = last.max(seen).unwrap_or(0).checked_add(1);
             let key = name::key_of(&encoded, next.unwrap_or(u64::MAX));
-            let sequence = next.ok_or_else(|| self.damaged(&key, "no number follows this one"))?;
+            let sequence =
+                next.ok_or_else(|| remote.damaged(&key, "no number follows this one"))?;
             let made = now().0;
             let named = |sequence| Named {
-                remote: self.place.id.clone(),
+                remote: remote.place.id.clone(),
                 name: name.to_owned(),
                 sequence,
-                snapshot,
+                snapshot: self.id,
                 made,
                 found,
             };
@@ -776,22 +746,21 @@ impl Remote {
                 if step != sequence && !there.contains(&step) {
                     let key = name::key_of(&encoded, step);
                     let text = named(step).encode(options.key.as_ref());
-                    let made = self.objects().create(&key, text.as_bytes());
-                    made.map_err(|error| self.failed(Operation::Push, &key, error))?;
+                    remote.create(Operation::Push, &key, text.as_bytes())?;
                 }
             }
             let named = named(sequence);
             let text = named.encode(options.key.as_ref());
-            let failed = |error| self.failed(Operation::Push, &key, error);
-            let made = self.objects().create(&key, text.as_bytes()).map_err(failed)?;
+            let made = remote.create(Operation::Push, &key, text.as_bytes())?;
             // The answer to an attempt that succeeded may have been lost.
-            if made || self.read(&key, super::NAME_MOST_BYTES)?.as_deref() == Some(text.as_bytes())
+            if made
+                || remote.read(&key, super::NAME_MOST_BYTES)?.as_deref() == Some(text.as_bytes())
             {
                 report.sequence = Some(sequence);
                 let signers: Vec<_> = options.key.iter().map(SigningKey::public).collect();
-                return self.remember_if_can(store, &named, &signers);
+                return self.remember_if_can(&named, &signers);
             }
-            if self.is_named(store, name, snapshot, found, options, report)? {
+            if self.is_named(name, found, report)? {
                 return Ok(());
             }
         }
@@ -799,38 +768,72 @@ impl Remote {
             io::ErrorKind::ResourceBusy,
             "others change this name all the time; push again",
         );
-        Err(Error::new(ErrorKind::Busy, Operation::Push, self.at(&encoded), cause))
+        Err(Error::new(ErrorKind::Busy, Operation::Push, remote.at(&encoded), cause))
     }
 
-    fn remember_if_can(
-        &self,
-        store: &Store,
-        named: &Named,
-        signers: &[PublicKey],
-    ) -> Result<(), Error> {
-        if store.is_read_only() { Ok(()) } else { self.remember(store, named, signers) }
+    fn remember_if_can(&self, named: &Named, signers: &[PublicKey]) -> Result<(), Error> {
+        match self.store.is_read_only() {
+            true => Ok(()),
+            false => self.remote.remember(self.store, named, signers),
+        }
     }
 
     /// Sends the list of files that name the project's root, if the store has one. Returns its id
     /// and its size.
-    fn send_found(
-        &self,
-        store: &Store,
-        id: SnapshotId,
-        object: &SnapshotObject,
-    ) -> Result<Option<(BlobId, u64)>, Error> {
-        let path = store.layout().found(id);
+    fn send_found(&self) -> Result<Option<(BlobId, u64)>, Error> {
+        let path = self.store.layout().found(self.id);
         let mut bytes = match read_plain(CWD, &path, FOUND_MOST_BYTES) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             read => read.context(Operation::Read, || &path)?,
         };
         if Found::decode(&bytes).is_none() {
             // As for a worktree of this store.
-            bytes = store.snapshots().found(id, object)?.encode();
+            bytes = self.store.snapshots().found(self.id, self.object)?.encode();
         }
         let id = BlobId::of(&bytes);
-        self.put(&found_key(id), &bytes)?;
+        self.remote.put(&found_key(id), &bytes)?;
         Ok(Some((id, bytes.len() as u64)))
+    }
+
+    /// Compares the snapshot with what the remote has.
+    fn lacking(&self, known: &KnownThere) -> Result<Lacking, Error> {
+        let store = self.store;
+        let Lacking { mut directories, mut contents } = Lacking::default();
+        let Kind::Directory(root) = self.object.root.kind else { return Ok(Lacking::default()) };
+        let mut seen = HashSet::new();
+        // At this many contents those that are there twice go.
+        let mut most = 1 << 16;
+        let mut waiting = vec![root];
+        while let Some(id) = waiting.pop() {
+            // Below such a directory the remote has everything.
+            if known.whole.directories.contains(&id) || !seen.insert(id) {
+                continue;
+            }
+            self.operation.check(Operation::Push, store.path())?;
+            let encoding = store.catalog().encoding(id)?;
+            let entries = encoding
+                .and_then(|encoding| decode_directory(&encoding).map_err(|error| error.to_string()))
+                .map_err(|why| lost(store, format!("directory {id}: {why}")))?;
+            if !known.there.contains(&id) {
+                directories.push(id);
+            }
+            for entry in entries.iter().rev() {
+                if let Kind::Directory(id) = entry.kind {
+                    waiting.push(id);
+                }
+            }
+            for entry in entries {
+                if let Kind::File { size: size @ 1.., blob, .. } = entry.kind {
+                    contents.push((blob, size));
+                }
+            }
+            if contents.len() >= most {
+                keep_first(&mut contents);
+                most = contents.len().saturating_mul(2).max(most);
+            }
+        }
+        keep_first(&mut contents);
+        Ok(Lacking { directories, contents })
     }
 }
 
@@ -840,53 +843,6 @@ struct Lacking {
     directories: Vec<DirectoryId>,
     /// With their sizes. The remote may have some of them all the same.
     contents: Vec<(BlobId, u64)>,
-}
-
-/// Compares a snapshot with what the remote has.
-fn lacking(
-    store: &Store,
-    object: &SnapshotObject,
-    known: &KnownThere,
-    operation: &Running,
-) -> Result<Lacking, Error> {
-    let Lacking { mut directories, mut contents } = Lacking::default();
-    let Kind::Directory(root) = object.root.kind else { return Ok(Lacking::default()) };
-    let mut seen = HashSet::new();
-    // At this many contents those that are there twice go.
-    let mut most = 1 << 16;
-    let mut waiting = vec![root];
-    while let Some(id) = waiting.pop() {
-        // Below such a directory the remote has everything.
-        if known.whole.directories.contains(&id) || !seen.insert(id) {
-            continue;
-        }
-        if operation.is_cancelled() {
-            return Err(pool::cancelled(Operation::Push, store.path()));
-        }
-        let encoding = store.catalog().encoding(id)?;
-        let entries = encoding
-            .and_then(|encoding| decode_directory(&encoding).map_err(|error| error.to_string()))
-            .map_err(|why| lost(store, format!("directory {id}: {why}")))?;
-        if !known.there.contains(&id) {
-            directories.push(id);
-        }
-        for entry in entries.iter().rev() {
-            if let Kind::Directory(id) = entry.kind {
-                waiting.push(id);
-            }
-        }
-        for entry in entries {
-            if let Kind::File { size: size @ 1.., blob, .. } = entry.kind {
-                contents.push((blob, size));
-            }
-        }
-        if contents.len() >= most {
-            keep_first(&mut contents);
-            most = contents.len().saturating_mul(2).max(most);
-        }
-    }
-    keep_first(&mut contents);
-    Ok(Lacking { directories, contents })
 }
 
 /// Keeps the first of the contents with each id, in their order. A set of the ids would take twice
@@ -929,7 +885,7 @@ impl Pushing<'_> {
 
     /// Finds the packs of an earlier push that arrived.
     fn resume(&mut self) -> Result<(), Error> {
-        let folder = self.store.layout().remote_sent(&self.remote.place.id, "");
+        let folder = self.push.store.layout().remote_sent(&self.push.remote.place.id, "");
         for (name, _) in listed_at(&folder).unwrap_or_default() {
             let path = folder.join(&name);
             let note =
@@ -938,11 +894,7 @@ impl Pushing<'_> {
                 });
             let Some((pack, entries)) = note else { continue };
             let key = pack_key(pack.id);
-            let size = self
-                .remote
-                .objects()
-                .size(&key)
-                .map_err(|error| self.remote.failed(Operation::Push, &key, error))?;
+            let size = self.push.remote.size(Operation::Push, &key)?;
             // Another process may be sending it now. It stays for a while, and costs one request.
             if size == Some(pack.length) {
                 let at = self.sent.len();
@@ -963,7 +915,7 @@ impl Pushing<'_> {
         if size <= LARGE_BYTES && self.is_there(id) {
             return Ok(());
         }
-        let path = || self.store.blobs().mirror_path(id);
+        let path = || self.push.store.blobs().mirror_path(id);
         let damaged = |error: io::Error| match error.kind() {
             io::ErrorKind::InvalidData => {
                 Error::new(ErrorKind::Damaged, Operation::ReadBlob, path(), error)
@@ -979,7 +931,7 @@ impl Pushing<'_> {
         let most = usize::try_from(CHUNK_MOST_BYTES).unwrap_or(usize::MAX);
         for chunk in StreamCDC::new(content, CHUNK_LEAST_BYTES, CHUNK_BYTES, most) {
             if stop() {
-                return Err(pool::cancelled(Operation::Push, self.store.path()));
+                return Err(pool::cancelled(Operation::Push, self.push.store.path()));
             }
             let data = chunk.map_err(io::Error::from).map_err(damaged)?.data;
             hasher.update(&data);
@@ -1006,16 +958,16 @@ impl Pushing<'_> {
         size: u64,
         stop: &dyn Fn() -> bool,
     ) -> Result<File, Error> {
-        if let Ok(Some((file, _))) = self.store.blobs().good(intake, id, size, stop) {
+        if let Ok(Some((file, _))) = self.push.store.blobs().good(intake, id, size, stop) {
             return Ok(file.into());
         }
-        if let Some((pack, at)) = self.store.catalog().packed(id)? {
+        if let Some((pack, at)) = self.push.store.catalog().packed(id)? {
             let unpack = || -> io::Result<File> {
-                let mut file = match self.store.is_read_only() || size <= LARGE_BYTES {
+                let mut file = match self.push.store.is_read_only() || size <= LARGE_BYTES {
                     true => unlinked_file()?,
-                    false => scratch_file(self.store.layout())?,
+                    false => scratch_file(self.push.store.layout())?,
                 };
-                self.store.contents().open_pack(&pack)?.read_into(id, at, &file)?;
+                self.push.store.contents().open_pack(&pack)?.read_into(id, at, &file)?;
                 file.rewind()?;
                 Ok(file)
             };
@@ -1024,7 +976,7 @@ impl Pushing<'_> {
             }
         }
         // It says what is wrong, and with which file.
-        let (file, _): (OwnedFd, _) = self.store.contents().get(intake, id, size, stop)?;
+        let (file, _): (OwnedFd, _) = self.push.store.contents().get(intake, id, size, stop)?;
         Ok(file.into())
     }
 
@@ -1055,18 +1007,19 @@ impl Pushing<'_> {
             file.read_to_end(&mut bytes)?;
             Ok((bytes, index.into_iter().map(|(id, _)| id).collect()))
         };
-        let (bytes, entries) = finish().context(Operation::WritePackIn, || self.store.path())?;
+        let (bytes, entries) =
+            finish().context(Operation::WritePackIn, || self.push.store.path())?;
         if entries.is_empty() {
             return Ok(());
         }
         let (id, length) = (BlobId::of(&bytes), bytes.len() as u64);
         let pack = PackRef { id, length, entries: entries.len() as u64 };
-        if !self.store.is_read_only() {
+        if !self.push.store.is_read_only() {
             // Without this note a push that dies only sends the pack again.
-            let _ = write_note(self.store, &self.remote.place.id, pack, &entries);
+            let _ = write_note(self.push.store, &self.push.remote.place.id, pack, &entries);
         }
-        self.remote.objects().limit.wait();
-        self.remote.put(&pack_key(id), &bytes)?;
+        self.push.remote.objects().limit.wait();
+        self.push.remote.put(&pack_key(id), &bytes)?;
         lock(&self.packs).push(pack);
         Ok(())
     }
@@ -1237,11 +1190,11 @@ mod tests {
             // Not under the name: the next row must not know its last snapshot, either.
             let object = stores[1].object(id).unwrap();
             let operation = &options.operation();
-            let known = remote.known(&stores[1], &object, &named, &HashSet::new(), operation);
-            let known = known.unwrap();
+            let (remote, store, object, options) = (&remote, &stores[1], &object, &named);
+            let push = Push { remote, store, id, object, options, operation };
+            let known = push.known(&HashSet::new()).unwrap();
             assert_eq!(known.packs.len(), PUSHES, "{jobs:?}");
-            let Lacking { directories, contents } =
-                lacking(&stores[1], &object, &known, operation).unwrap();
+            let Lacking { directories, contents } = push.lacking(&known).unwrap();
             let is_new = |(id, _): &&(BlobId, u64)| !known.entries.contains(id);
             assert_eq!(contents.iter().filter(is_new).count(), 1, "{jobs:?}");
             assert!(!directories.is_empty(), "{jobs:?}");

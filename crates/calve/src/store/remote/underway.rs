@@ -26,7 +26,6 @@ use super::Remote;
 use super::objects::Listed;
 use super::record::{ObjectId, RECORD_MOST_BYTES};
 use crate::error::{Error, ErrorKind, Operation};
-use crate::tree::pool;
 use crate::tree::running::Running;
 
 pub(super) const FOLDER: &str = "underway/";
@@ -115,8 +114,7 @@ impl<'a> Announced<'a> {
         let key = format!("{kind}{}", token());
         let announced = Self { remote, key, since: Since::now() };
         // Nobody else has this key: if it exists, the answer to the first attempt was lost.
-        let made = remote.objects().create(&announced.key, content);
-        made.map_err(|error| remote.failed(operation, &announced.key, error))?;
+        remote.create(operation, &announced.key, content)?;
         Ok(announced)
     }
 
@@ -187,9 +185,7 @@ impl Remote {
                 }
             }
             let Some(collector) = in_the_way else { return Ok(true) };
-            if operation.is_cancelled() {
-                return Err(pool::cancelled(Operation::Push, self.url().as_ref()));
-            }
+            operation.check(Operation::Push, self.url().as_ref())?;
             if started.elapsed() >= times.patience {
                 let why = "a collector is about to remove objects that this snapshot needs; one that died is in the way for an hour";
                 let cause = io::Error::new(io::ErrorKind::ResourceBusy, why);
