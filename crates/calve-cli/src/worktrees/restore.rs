@@ -474,8 +474,8 @@ fn undo_failure(error: &calve::Error, worktree: &Worktree) -> Failure {
 /// clean is not kept, since all of it is elsewhere; its branch may be there.
 fn nothing_kept(store: &Store, name: &str) -> String {
     let lists = "'calve list' lists the worktrees, 'calve list --dropped' those that were dropped and are kept";
-    match store.find_branch(name) {
-        Ok(FoundBranch::Here | FoundBranch::AtHead) => {
+    match store.find_branches(&[name]).as_deref() {
+        Ok([FoundBranch::Here | FoundBranch::AtHead]) => {
             let word = shell_word(Path::new(name));
             format!(
                 "'calve start {word}' makes a worktree on the branch {word}, which is still there; {lists}"

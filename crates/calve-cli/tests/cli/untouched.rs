@@ -303,6 +303,38 @@ fn several_worktrees_are_looked_at_once_before_a_drop_and_work_in_one_keeps_all(
     }
 }
 
+/// A process of git takes some milliseconds, which is a tenth of a start. A start asked ten times.
+#[test]
+fn no_verb_runs_git_more_often_than_this() {
+    let desk = Desk::new();
+    let log = desk.project.with_file_name("asked");
+    // The checking build asks git to compare.
+    let most = |count: usize| if cfg!(calve_check) { usize::MAX } else { count };
+    for (words, expected) in [
+        ("start -q a", 6),
+        // Its branch and its registration are made by two runs.
+        ("start -q b c d", 10),
+        ("start -q --git none e", 2),
+        ("list", 7),
+        ("snapshot -q one", 0),
+        ("status --json a", 0),
+        ("diff -q a", 0),
+        ("du a", 0),
+        ("env a", 1),
+        ("restore -q one e", 0),
+        ("drop -q a", 1),
+        ("drop -q e", 0),
+        // Two of them for the seals of btrfs.
+        ("drop -q b c d", 9),
+    ] {
+        let _ = fs::remove_file(&log);
+        let run = desk.calve(words);
+        let asked = fs::read_to_string(&log).unwrap_or_default();
+        let count = asked.lines().count();
+        assert!(count <= most(expected), "{words}: {count}, not {expected}: {run:?}\n{asked}");
+    }
+}
+
 /// A change in the transaction of btrfs in which a worktree was published does not move the number of
 /// the last change.
 #[test]

@@ -36,8 +36,8 @@ pub(crate) use self::registration::{
     Registration, folder_of, leads_nowhere, leads_to, registrations, worktrees_inside,
 };
 pub(crate) use self::repository::{
-    Branch, Found, Onto, Repository, branch_at, branch_in, can_be_a_branch, detach, differ_by_tree,
-    find, other_settings, read, settings_in, works_as_a_copy,
+    Branch, Found, HeadMark, Onto, Repository, branch_at, branch_in, can_be_a_branch, detach,
+    differ_by_tree, find, other_settings, read, settings_in, works_as_a_copy,
 };
 pub use self::run::GIT_VARIABLES;
 pub(crate) use self::run::{Failure, Git};

@@ -42,8 +42,9 @@ impl Asked {
         if args.says_what_to_start() {
             return Ok(asked);
         }
-        for word in words {
-            let Some((base, upstream)) = commit_of(word, store, (project, is_elsewhere))? else {
+        let found = store.find_branches(words).map_err(|error| store_failure(&error))?;
+        for (word, found) in words.iter().zip(found) {
+            let Some((base, upstream)) = commit_of(word, found, (project, is_elsewhere))? else {
                 continue;
             };
             if words.len() > 1 {
@@ -89,11 +90,10 @@ fn folder_of(word: &str) -> String {
 /// the project's, with its uncommitted work.
 fn commit_of(
     word: &str,
-    store: &Store,
+    found: FoundBranch,
     (project, is_elsewhere): (&Path, bool),
 ) -> Result<Option<(String, Option<String>)>, Failure> {
-    let failed = |error: calve::Error| store_failure(&error);
-    match store.find_branch(word).map_err(failed)? {
+    match found {
         // The worktrees begin at another commit than the project's.
         FoundBranch::AtHead if is_elsewhere => Ok(Some((format!("refs/heads/{word}"), None))),
         FoundBranch::Here => Ok(Some((format!("refs/heads/{word}"), None))),

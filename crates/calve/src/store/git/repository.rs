@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs;
@@ -46,6 +47,33 @@ pub(crate) struct Branch {
     /// The working tree that has the branch checked out.
     pub(crate) tree: Option<PathBuf>,
 }
+
+/// Refs that one run of git told.
+#[derive(Debug, Default)]
+pub(crate) struct Refs {
+    pub(crate) branches: Vec<Branch>,
+    /// The references at remotes with one of the names, by what was fetched last.
+    remotes: Vec<String>,
+    /// The commit of `HEAD`. `None` before the first commit.
+    pub(crate) head: Option<String>,
+}
+
+impl Refs {
+    /// The references at remotes that hold a branch of this name.
+    pub(crate) fn of_remotes(&self, name: &str) -> Vec<String> {
+        // The name itself may have characters of a pattern.
+        let is_it = |reference: &&String| {
+            let below = reference.strip_prefix("refs/remotes/").and_then(|it| it.split_once('/'));
+            below.is_some_and(|(_, branch)| branch == name)
+        };
+        self.remotes.iter().filter(is_it).cloned().collect()
+    }
+}
+
+/// What the files say of which `HEAD` and its branch consist. git replaces each file that it
+/// changes, so while these are the same `HEAD` leads to the same commit.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct HeadMark(Vec<Option<[i64; 5]>>);
 
 /// What the `HEAD` of a new linked worktree points to.
 #[derive(Debug, Clone, Copy)]
@@ -280,48 +308,100 @@ impl Repository {
     /// # Errors
     /// git could not be asked.
     pub(crate) fn branches(&self, names: &[&str]) -> Result<Vec<Branch>, Failure> {
-        let output = self
-            .git()
-            .args(["for-each-ref", "--format=%(objectname)%00%(refname)%00%(worktreepath)%00"])
-            .args(names.iter().map(|name| branch_ref(name)))
-            .run()?;
-        let fields: Vec<&[u8]> = output.bytes.split(|byte| *byte == 0).collect();
-        Ok(fields
-            .chunks_exact(3)
-            .map(|fields| {
-                let name = String::from_utf8_lossy(fields[1]);
-                let commit = String::from_utf8_lossy(fields[0]);
-                Branch {
-                    name: name.strip_prefix("refs/heads/").unwrap_or(&name).to_owned(),
-                    // git prints a line break between two entries.
-                    commit: commit.trim_start().to_owned(),
-                    tree: (!fields[2].is_empty()).then(|| path_from(fields[2])),
-                }
-            })
-            .collect())
+        let patterns = names.iter().map(|name| branch_ref(name));
+        Ok(self.references_like(patterns)?.branches)
     }
 
-    /// The references at remotes that hold a branch of this name, by what was fetched last.
+    /// The same, with the branches of these names at remotes, and the commit of `HEAD`.
     ///
     /// # Errors
     /// git could not be asked.
-    pub(crate) fn remote_branches(&self, name: &str) -> Result<Vec<String>, Failure> {
-        let asked = self.git().args(["for-each-ref", "--format=%(refname)"]);
-        let output = asked.arg(format!("refs/remotes/*/{name}")).run()?;
-        let found = String::from_utf8_lossy(&output.bytes).into_owned();
-        // The name itself may have characters of a pattern.
-        let is_it = |reference: &&str| {
-            let below = reference.strip_prefix("refs/remotes/").and_then(|it| it.split_once('/'));
-            below.is_some_and(|(_, branch)| branch == name)
+    pub(crate) fn branches_and_head(
+        &self,
+        names: &[&str],
+        at_remotes: &[&str],
+    ) -> Result<Refs, Failure> {
+        let head = branch_at(&self.git_dir);
+        let remotes = at_remotes.iter().map(|name| format!("refs/remotes/*/{name}"));
+        let all = names.iter().copied().chain(head.as_deref()).map(branch_ref).chain(remotes);
+        let mut found = self.references_like(all)?;
+        found.head = match &head {
+            // It may be detached, or be in a reftable.
+            None => self.head_commit()?,
+            Some(head) => {
+                let it = found.branches.iter().find(|branch| branch.name == *head);
+                it.map(|branch| branch.commit.clone())
+            }
         };
-        let found: Vec<String> = found.lines().filter(is_it).map(str::to_owned).collect();
+        let is_asked = |branch: &Branch| {
+            let rest = |name| branch.name.strip_prefix(name);
+            names.iter().filter_map(rest).any(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        found.branches.retain(is_asked);
+        Ok(found)
+    }
+
+    fn references_like(&self, patterns: impl Iterator<Item = String>) -> Result<Refs, Failure> {
+        let mut patterns = patterns.peekable();
+        // Without a pattern, git tells all of them.
+        if patterns.peek().is_none() {
+            return Ok(Refs::default());
+        }
+        let output = self
+            .git()
+            .args(["for-each-ref", "--format=%(objectname)%00%(refname)%00%(worktreepath)%00"])
+            .args(patterns)
+            .run()?;
+        let mut found = Refs::default();
+        let fields: Vec<&[u8]> = output.bytes.split(|byte| *byte == 0).collect();
+        for fields in fields.chunks_exact(3) {
+            let name = String::from_utf8_lossy(fields[1]).into_owned();
+            let Some(branch) = name.strip_prefix("refs/heads/") else {
+                found.remotes.push(name);
+                continue;
+            };
+            found.branches.push(Branch {
+                name: branch.to_owned(),
+                // git prints a line break between two entries.
+                commit: String::from_utf8_lossy(fields[0]).trim_start().to_owned(),
+                tree: (!fields[2].is_empty()).then(|| path_from(fields[2])),
+            });
+        }
+        Ok(found)
+    }
+
+    /// Of several references at remotes, the one of the remote that git's setting
+    /// `checkout.defaultRemote` names, if it does.
+    ///
+    /// # Errors
+    /// git could not be asked.
+    pub(crate) fn preferred(&self, found: Vec<String>) -> Result<Vec<String>, Failure> {
         if found.len() < 2 {
             return Ok(found);
         }
         let default = self.git().args(["config", "--get", "checkout.defaultRemote"]);
-        let default = line(&default.may_end_with(1).run()?.bytes);
-        let preferred = format!("refs/remotes/{default}/{name}");
-        Ok(if found.contains(&preferred) { vec![preferred] } else { found })
+        let default = format!("refs/remotes/{}/", line(&default.may_end_with(1).run()?.bytes));
+        let preferred = found.iter().find(|it| it.starts_with(&default)).cloned();
+        Ok(preferred.map_or(found, |it| vec![it]))
+    }
+
+    /// What says whether `HEAD` still leads to the same commit. `None` if only git can tell.
+    pub(crate) fn head_mark(&self) -> Option<HeadMark> {
+        let branch = branch_at(&self.git_dir)?;
+        let state = |path: PathBuf| match std::fs::symlink_metadata(path) {
+            Ok(it) => Ok(Some([
+                i64::try_from(it.ino()).unwrap_or(i64::MAX),
+                it.mtime(),
+                it.mtime_nsec(),
+                it.ctime(),
+                it.ctime_nsec(),
+            ])),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(error) => Err(error),
+        };
+        let head = self.git_dir.join("HEAD");
+        let files = [head, self.common.join(branch_ref(&branch)), self.common.join("packed-refs")];
+        Some(HeadMark(files.into_iter().map(state).collect::<io::Result<_>>().ok()?))
     }
 
     /// Gives a branch an upstream.

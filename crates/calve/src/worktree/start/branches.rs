@@ -4,7 +4,7 @@ use std::io;
 
 use crate::error::{Error, ErrorKind, Operation};
 use crate::store::Store;
-use crate::store::git::{self, Failure, Found};
+use crate::store::git::{self, Found};
 
 /// Where git knows a branch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,30 +23,29 @@ pub enum FoundBranch {
 }
 
 impl Store {
-    /// Where git knows a branch of this name, in the project's repository.
+    /// Where git knows branches of these names, in the project's repository: one answer for each.
+    /// If git cannot be asked, nowhere: a start says why.
     ///
     /// # Errors
-    /// [`ErrorKind::Git`] if git could not be asked. Nothing is changed.
-    pub fn find_branch(&self, name: &str) -> Result<FoundBranch, Error> {
+    /// [`ErrorKind::NotFound`] if the project is gone. Nothing is changed.
+    pub fn find_branches<N: AsRef<str>>(&self, names: &[N]) -> Result<Vec<FoundBranch>, Error> {
         let project = self.project()?;
-        let Found::Repository(repository) = git::find(&project) else {
-            return Ok(FoundBranch::Nowhere);
+        let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
+        let asked = || -> Option<Vec<FoundBranch>> {
+            let repository = git::read(&project).ok()??;
+            let found = repository.branches_and_head(&names, &names).ok()?;
+            let of = |name: &&str| {
+                let here = found.branches.iter().find(|branch| branch.name == *name);
+                Some(match (here, repository.preferred(found.of_remotes(name)).ok()?) {
+                    (Some(it), _) if found.head.as_ref() == Some(&it.commit) => FoundBranch::AtHead,
+                    (Some(_), _) => FoundBranch::Here,
+                    (None, none) if none.is_empty() => FoundBranch::Nowhere,
+                    (None, remotes) => FoundBranch::Remotes(remotes),
+                })
+            };
+            names.iter().map(of).collect()
         };
-        let look = || -> Result<FoundBranch, Failure> {
-            let there = repository.branches(&[name])?;
-            if let Some(branch) = there.into_iter().find(|branch| branch.name == name) {
-                let head = repository.head_commit()?;
-                let is_head = head.as_deref() == Some(&branch.commit);
-                return Ok(if is_head { FoundBranch::AtHead } else { FoundBranch::Here });
-            }
-            let remotes = repository.remote_branches(name)?;
-            Ok(if remotes.is_empty() {
-                FoundBranch::Nowhere
-            } else {
-                FoundBranch::Remotes(remotes)
-            })
-        };
-        look().map_err(|failure| Error::new(ErrorKind::Git, Operation::AskGit, &project, failure))
+        Ok(asked().unwrap_or_else(|| vec![FoundBranch::Nowhere; names.len()]))
     }
 
     /// Gives a branch of the project's repository an upstream, such as `origin/feature`.

@@ -23,7 +23,7 @@ use crate::reflink::meta::Meta;
 use crate::store::catalog::Linked;
 use crate::store::files::{listed_at, read_plain};
 use crate::store::git::modules::has_modules;
-use crate::store::git::{self, Branch, Failure, Found, Registration, Repository};
+use crate::store::git::{self, Branch, Failure, Found, HeadMark, Registration, Repository};
 use crate::store::ready::git_index::{KeptGitIndex, Sum, has_monitor};
 
 /// Which `HEAD` a new linked worktree has; built by value.
@@ -58,6 +58,8 @@ pub(super) struct Links {
     pub(super) commit: String,
     /// The tree of the commit, if that is not the project's `HEAD`.
     pub(super) base: Option<Box<Base>>,
+    /// The state of `HEAD` before its commit was asked for.
+    head: Option<HeadMark>,
 }
 
 #[derive(Debug)]
@@ -119,7 +121,7 @@ impl Links {
         }
         let commit = linked.commit.clone();
         let links = vec![Link { linked, makes_branch: false, registered }];
-        Ok(Ok(Self { repository, links, commit, base: None }))
+        Ok(Ok(Self { repository, links, commit, base: None, head: None }))
     }
 
     /// Plans linked worktrees of the project at `root`, one for each of `names`, at the commit
@@ -142,16 +144,6 @@ impl Links {
             Found::Repository(repository) => repository,
         };
         let failed = |failure| Error::new(ErrorKind::Git, Operation::AskGit, root, failure);
-        let commit = match base {
-            Some(base) => repository.commit(base).map_err(failed)?.map_err(|why| {
-                let cause = io::Error::new(io::ErrorKind::NotFound, why);
-                Error::new(ErrorKind::CommitNotFound, Operation::FindCommit, base, cause)
-            })?,
-            None => match repository.head_commit().map_err(failed)? {
-                Some(commit) => commit,
-                None => return Ok(Err(Refusal::Unborn)),
-            },
-        };
         let wanted: Vec<&str> = match onto {
             StartBranch::OfItsName => names.to_vec(),
             StartBranch::Named(branch) => vec![branch],
@@ -177,15 +169,23 @@ impl Links {
                 ));
             }
         }
-        let there = if wanted.is_empty() {
-            Vec::new()
-        } else {
-            // A branch of git can be beside none that is above or below it.
-            let above = wanted.iter().flat_map(|branch| {
-                branch.match_indices('/').map(|(at, _)| branch.get(..at).unwrap_or_default())
-            });
-            let all: Vec<&str> = wanted.iter().copied().chain(above).collect();
-            repository.branches(&all).map_err(failed)?
+        // A branch of git can be beside none that is above or below it.
+        let above = wanted.iter().flat_map(|branch| {
+            branch.match_indices('/').map(|(at, _)| branch.get(..at).unwrap_or_default())
+        });
+        let all: Vec<&str> = wanted.iter().copied().chain(above).collect();
+        let head = repository.head_mark();
+        let found = repository.branches_and_head(&all, &[]).map_err(failed)?;
+        let there = found.branches;
+        let commit = match base {
+            Some(base) => repository.commit(base).map_err(failed)?.map_err(|why| {
+                let cause = io::Error::new(io::ErrorKind::NotFound, why);
+                Error::new(ErrorKind::CommitNotFound, Operation::FindCommit, base, cause)
+            })?,
+            None => match found.head {
+                Some(commit) => commit,
+                None => return Ok(Err(Refusal::Unborn)),
+            },
         };
         let links = names.iter().enumerate().map(|(at, _)| {
             let branch = wanted.get(at).copied();
@@ -198,12 +198,15 @@ impl Links {
             Ok(Link { linked, makes_branch, registered: None })
         });
         let links = links.collect::<Result<_, Error>>()?;
-        Ok(Ok(Self { repository, links, commit, base: None }))
+        Ok(Ok(Self { repository, links, commit, base: None, head }))
     }
 
     /// Lets the worktrees begin at the commit of the project's `HEAD` now: the `HEAD` may have
     /// moved while calve looked at the trees.
     pub(super) fn follow_head(&mut self) {
+        if self.head.is_some() && self.head == self.repository.head_mark() {
+            return;
+        }
         let Ok(Some(commit)) = self.repository.head_commit() else { return };
         for link in &mut self.links {
             // A branch that exists stays at the commit where we found it.
