@@ -21,13 +21,12 @@ pub(crate) fn worktrees(word: &OsStr) -> Vec<CompletionCandidate> {
     if bytes.contains(&b'/') || bytes.starts_with(b".") || bytes.starts_with(b"~") {
         return PathCompleter::dir().complete(word);
     }
-    let Some(worktrees) = store().and_then(|store| store.worktrees().ok()) else {
-        return Vec::new();
-    };
-    worktrees
-        .iter()
-        .filter_map(|worktree| offer(worktree.name(), word, shown(worktree.path())))
-        .collect()
+    let Some(store) = store() else { return Vec::new() };
+    let ours = store.worktrees().unwrap_or_default();
+    let ours = ours.iter().map(|it| (it.name(), it.path()));
+    let of_git = store.worktrees_of_git().unwrap_or_default();
+    let of_git = of_git.iter().map(|it| (it.name.as_str(), it.path.as_path()));
+    ours.chain(of_git).filter_map(|(name, path)| offer(name, word, shown(path))).collect()
 }
 
 /// The names of snapshots, and the ids of snapshots without a name.

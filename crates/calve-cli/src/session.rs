@@ -116,20 +116,17 @@ impl Session<'_> {
             };
             let here = Some(&*place.root).filter(|_| place.is_only_gits());
             places::must_have_project(&place.store, here)?;
-            if place.is_only_gits() {
-                let project = place.store.project().map_err(|error| store_failure(&error))?;
-                self.output.summary(format_args!(
-                    "calve did not make the git worktree {}: this starts from the project {}",
-                    crate::text::shown(&place.root),
-                    crate::text::shown(&project)
-                ));
-            }
             let store = place.store.path();
             places::must_not_be_in_another_repository(&self.current(), store, &place.root)?;
         }
         let store = self.store()?;
         places::must_have_project(&store, None)?;
         Ok(store)
+    }
+
+    /// Whether the current folder is in a working tree of git that is no worktree of the store.
+    pub(crate) fn is_in_tree_of_git_alone(&self) -> bool {
+        Store::discover(self.current()).is_ok_and(|place| place.is_only_gits())
     }
 
     fn new_store(&self, root: &Path) -> Result<Store, Failure> {
@@ -240,8 +237,15 @@ impl Session<'_> {
             }
             Err(error) if error.kind() == ErrorKind::WorktreeNotFound => {
                 match of_git(&store, name)? {
-                    // It says what works there.
-                    Some(other) => self.at(&other),
+                    // The store knows it from now on.
+                    Some(other) if other.is_dir() => self.at(&other),
+                    Some(other) => Err(own(
+                        "find worktree",
+                        &other,
+                        ErrorKind::WorktreeMissing,
+                        "git made it, and its folder is gone",
+                        "'git worktree prune' forgets it",
+                    )),
                     None => Err(store_failure(&error).meant(&similar::worktrees(&store, name))),
                 }
             }

@@ -25,9 +25,9 @@ pub(crate) fn path(args: &PathArgs, session: Session<'_>) -> Result<Exit, Failur
     let failed = |error: calve::Error| store_failure(&error);
     let worktree = match args.project {
         true => session.store()?.project_worktree().map_err(failed)?,
-        false => match session.worktree(args.worktree.as_deref()) {
-            Err(failure) => return path_of_git(args, session)?.ok_or(failure),
-            worktree => worktree?,
+        false => match path_of_git(args, session)? {
+            Some(done) => return Ok(done),
+            None => session.worktree(args.worktree.as_deref())?,
         },
     };
     let state = worktree.state().map_err(|error| worktree_failure(&error, &worktree))?;
@@ -43,10 +43,15 @@ pub(crate) fn path(args: &PathArgs, session: Session<'_>) -> Result<Exit, Failur
     Ok(Exit::Done)
 }
 
-/// Prints the path of a worktree of git that calve did not make. `None` if there is none.
+/// Prints the path of a worktree that the store does not know. It need not know it for that. `None`
+/// if there is none.
 fn path_of_git(args: &PathArgs, session: Session<'_>) -> Result<Option<Exit>, Failure> {
     let Some(name) = args.worktree.as_deref().and_then(session::name) else { return Ok(None) };
-    let found = session::of_git(&session.store()?, name)?;
+    let Ok(store) = session.store() else { return Ok(None) };
+    if store.worktree(name).is_ok() {
+        return Ok(None);
+    }
+    let found = session::of_git(&store, name)?;
     let Some(path) = found.filter(|path| path.is_dir()) else { return Ok(None) };
     let output = session.output;
     let fields = WorktreeFields { name: Some(name.to_owned()), path: PathFields::new(&path) };

@@ -137,7 +137,8 @@
 //! beside its old path as `.calve-dropped-TOKEN`.
 //!
 //! `git` is null, or for a linked worktree of git the text `linked COMMIT BRANCH`: the commit that
-//! it was started at, and its branch, or nothing after the second space. A second line
+//! it was started at, and its branch, or nothing after the second space. The first word is `adopted`
+//! if calve did not make the worktree, and the commit is where it was found. A second line
 //! `head CONTENT` has the content of its `HEAD` when calve last saw it. A row of `packed` may be missing although a pack has the content, but never the
 //! other way round.
 //!

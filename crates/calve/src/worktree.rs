@@ -18,7 +18,7 @@ use crate::report::{SkipReason, Skipped};
 use crate::store::catalog::{State, WorktreeRow};
 use crate::store::delta::{self, Counts, Delta};
 use crate::store::files::open_dir;
-use crate::store::git::{Registration, branch_at, is_same, leads_to};
+use crate::store::git::is_same;
 use crate::store::history::of_project;
 use crate::store::id::SnapshotId;
 use crate::store::manifest::Manifest;
@@ -34,6 +34,7 @@ use crate::store::{
 };
 use crate::tree::running::Running;
 
+mod adopted;
 mod diff;
 mod disk;
 mod dropped;
@@ -51,6 +52,7 @@ mod start;
 mod submodules;
 pub(crate) mod switch;
 
+pub use adopted::GitWorktree;
 pub use diff::{Diff, FileDiff};
 pub use disk::{DiskUsage, FreedBytes, TreeUsage};
 pub use dropped::KeptWorktree;
@@ -84,18 +86,6 @@ pub struct Worktree {
     row: WorktreeRow,
     path: PathBuf,
     is_registered_again: bool,
-}
-
-/// A linked worktree of the project's repository that calve did not make.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct GitWorktree {
-    /// The id of git's registration, which is the last part of the first path that it had.
-    pub name: String,
-    /// Its root.
-    pub path: PathBuf,
-    /// The branch that it is on. `None` if it is on none, or if that could not be read.
-    pub branch: Option<String>,
 }
 
 /// Whether a worktree's folder is there, and whether calve works on it.
@@ -191,26 +181,6 @@ impl Store {
         self.registry().orphans()
     }
 
-    /// The worktrees of the project's repository that git or another tool made, by name. The
-    /// folder of one may be gone.
-    ///
-    /// # Errors
-    /// The errors of every operation, see [`Store`]. Nothing is changed.
-    pub fn worktrees_of_git(&self) -> Result<Vec<GitWorktree>, Error> {
-        let others = self.registry().others()?.into_iter();
-        let of_git = |entry: Registration| {
-            let path = entry.git_file.as_deref()?.parent()?.to_owned();
-            // A copy of a project has registrations of the original's worktrees.
-            let leads_back = leads_to(&path).map_or(true, |to| is_same(&to, &entry.folder));
-            leads_back.then(|| GitWorktree {
-                name: entry.id().to_string_lossy().into_owned(),
-                branch: branch_at(&entry.folder),
-                path,
-            })
-        };
-        Ok(others.filter_map(of_git).collect())
-    }
-
     /// The worktree with the name `name`.
     ///
     /// # Errors
@@ -292,19 +262,14 @@ impl Discovered {
     /// knows its new path from now on.
     ///
     /// # Errors
-    /// [`ErrorKind::WorktreeNotFound`] if the store has forgotten the worktree, or never knew it
-    /// ([`is_only_gits`](Self::is_only_gits)).
+    /// [`ErrorKind::WorktreeNotFound`] if the store has forgotten the worktree; the errors of
+    /// [`Store::adopt`] for one that git made ([`is_only_gits`](Self::is_only_gits)).
     /// [`ErrorKind::Overlap`] if this folder is a copy of a worktree that still exists.
     /// [`ErrorKind::StoreUntrusted`] if the worktree was moved, and this folder belongs to another
     /// user, or other users may write to it.
     pub fn worktree(&self) -> Result<Worktree, Error> {
         if self.is_only_gits {
-            let cause = io::Error::new(
-                io::ErrorKind::Unsupported,
-                "it is a working tree of git that calve did not make",
-            );
-            let kind = ErrorKind::WorktreeNotFound;
-            return Err(Error::new(kind, Operation::FindWorktree, &self.root, cause));
+            return self.store.adopt(&self.root);
         }
         let Some(token) = &self.token else { return self.store.project_worktree() };
         self.store.registry().recover()?;
@@ -441,6 +406,10 @@ impl Worktree {
         let this = self.now()?;
         if this.row.snapshot.is_some() || this.row.state == State::Starting {
             return Ok(this);
+        }
+        if this.row.git.as_ref().is_some_and(|git| git.is_adopted) {
+            this.make_first_base(operation)?;
+            return self.now();
         }
         name_pending(&self.store, operation)?;
         let mut this = self.now()?;

@@ -1,6 +1,8 @@
 //! The command line from outside: the built binary, its two streams and its exit codes.
 
 #[cfg(unix)]
+mod adopted;
+#[cfg(unix)]
 mod changes;
 mod clone;
 mod doctor;

@@ -33,7 +33,7 @@ use super::layout::REPOSITORY;
 pub(crate) use self::ask::{Tree, identity, is_absent, is_same, tracked_from_above};
 pub(crate) use self::held::{Commit, Tips, staged_in};
 pub(crate) use self::registration::{
-    Registration, folder_of, leads_nowhere, leads_to, registrations, worktrees_inside,
+    COMMONDIR, Registration, folder_of, leads_nowhere, leads_to, registrations, worktrees_inside,
 };
 pub(crate) use self::repository::{
     Branch, Found, HeadMark, Onto, Repository, branch_at, branch_in, can_be_a_branch, detach,

@@ -98,6 +98,7 @@ pub(crate) fn record_over(
             roots: &found.roots,
             spellings: &Spellings::fixed(found.roots.clone()),
             local: None,
+            alike: None,
             operation,
         };
         let scan = scan::scan(&request)?;

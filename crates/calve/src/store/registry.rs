@@ -599,7 +599,8 @@ impl<'a> Registry<'a> {
 
     /// Like `take_back`, but keeps the branch.
     pub(crate) fn unregister_begun(self, row: &WorktreeRow) -> Result<(), Error> {
-        if row.git.is_none() {
+        // git had made an adopted one before.
+        if row.git.as_ref().is_none_or(|git| git.is_adopted) {
             return Ok(());
         }
         let Some(repository) = self.repository()? else { return Ok(()) };

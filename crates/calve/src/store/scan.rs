@@ -10,7 +10,7 @@
 //! rearranged meanwhile, the scan never leaves it. An entry that is gone when it is opened is left
 //! out and reported. So is a file that keeps changing while it is copied.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::MaybeUninit;
@@ -23,7 +23,7 @@ use rustix::fs::{self, AtFlags, FileType, OFlags};
 use rustix::io::Errno;
 
 use super::blobs::{Blobs, Counts, Intake, Noted};
-use super::id::BlobId;
+use super::id::{BlobId, SnapshotId};
 use super::index::{Boot, Index, PackedStats, Stat};
 use super::layout::{self, Within};
 use super::manifest::{self, Manifest, NO_ID, os};
@@ -95,7 +95,25 @@ pub(crate) struct Request<'a> {
     pub(crate) spellings: &'a Spellings,
     /// Set if the tree's files name another root than the snapshot's.
     pub(crate) local: Option<&'a Local>,
+    /// Files whose content is known without a look.
+    pub(crate) alike: Option<&'a AlikeFiles>,
     pub(crate) operation: &'a Running,
+}
+
+/// Files of a tree that have the content of files in a snapshot: git's index says so of both.
+pub(crate) struct AlikeFiles {
+    pub(crate) of: SnapshotId,
+    /// By the path in the tree: what the file was then, and its content.
+    pub(crate) files: HashMap<PathBuf, (Meta, BlobId)>,
+}
+
+impl AlikeFiles {
+    /// The content of the file at `path`, if it is still the one that was looked at.
+    fn content(&self, path: &Path, now: &Meta) -> Option<BlobId> {
+        let (then, blob) = self.files.get(path)?;
+        let key = |meta: &Meta| (meta.dev, meta.ino, meta.size, meta.modified(), meta.changed);
+        (key(then) == key(now)).then_some(*blob)
+    }
 }
 
 impl Request<'_> {

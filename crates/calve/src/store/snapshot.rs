@@ -23,7 +23,7 @@ use super::paths::local::Local;
 use super::paths::spelling::{Spellings, kind_to_learn_from};
 use super::paths::{MOST_BYTES, Relocation};
 use super::scan::files::read_small;
-use super::scan::{self, Mentions, Request, Scan};
+use super::scan::{self, AlikeFiles, Mentions, Request, Scan};
 use super::{PROJECT, Store, bytes_of, path_from, read_plain};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::DIR_FLAGS;
@@ -122,6 +122,8 @@ pub(crate) struct Known {
     pub(crate) index: Option<Index>,
     /// Set if files of the tree are not as in a snapshot.
     pub(crate) local: Option<Local>,
+    /// Files that need not be read.
+    pub(crate) alike: Option<AlikeFiles>,
 }
 
 impl Known {
@@ -171,7 +173,7 @@ impl Known {
         let index =
             base.as_ref().and_then(|(id, _, base)| store.registry().index(&row.token, *id, base));
         let local = local(store, &row, &root);
-        Self { row, root, base, index, local }
+        Self { row, root, base, index, local, alike: None }
     }
 
     /// Scans a tree; with `intake` its content is taken into the store, and what that made is noted
@@ -218,6 +220,7 @@ impl Known {
             roots: &roots,
             spellings: &spellings,
             local: self.local.as_ref(),
+            alike: self.alike.as_ref(),
             operation,
         };
         let scan = scan::scan(&request)?;
@@ -245,10 +248,11 @@ impl Known {
         let started = Instant::now();
         taking_in(store, operation, |noted| {
             let _guard = store.share()?;
-            if let Some((base, ..)) = &self.base {
+            let base = self.base.as_ref().map(|(id, ..)| *id);
+            for known in base.into_iter().chain(self.alike.as_ref().map(|alike| alike.of)) {
                 // It was read before the lock was had. Should it have been forgotten since, its
                 // content may be gone.
-                store.object(*base)?;
+                store.object(known)?;
             }
             let (mut scan, stamp) = self.scan(store, Some(noted), operation)?;
             // Without a manifest of its own, the tree equals the base.
@@ -279,6 +283,8 @@ impl Known {
                         has_base: self.row.snapshot.is_some(),
                     }];
                     let (indexes, based) = match taking.keeps_base {
+                        // Without a base, there is no index that would be lost.
+                        true if self.row.snapshot.is_none() => (&indexes[..], Based::None),
                         true => (&indexes[..0], Based::None),
                         false => (&indexes[..], Based::One(token)),
                     };

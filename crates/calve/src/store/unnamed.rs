@@ -385,6 +385,7 @@ pub(crate) fn look_at_all(
         roots: &[],
         spellings: &Spellings::fixed(Vec::new()),
         local: None,
+        alike: None,
         operation,
     })
 }

@@ -51,7 +51,9 @@ impl Visitor<Newest> for NewestOf {
         // Each question to git makes a lock there, and removes it.
         let is_folder_of_git = found.meta.file_type() == FileType::Directory
             && (found.tree > 0 || path.starts_with(layout::GIT));
-        if !is_folder_of_git {
+        // A worktree that git made gets its mark when calve first works on it.
+        let is_mark = found.tree > 0 && path == Path::new(layout::GIT_MARKER);
+        if !is_folder_of_git && !is_mark {
             (newest.time, newest.path) = (time, Some((found.tree, path)));
         }
         Ok(())

@@ -743,7 +743,7 @@ impl Worktree {
         let mut row = self.row.clone();
         let head = loss.and_then(|loss| loss.work.as_ref()?.head.clone());
         if let (Some(linked), Some(Head { branch, commit: Some(commit) })) = (&mut row.git, head) {
-            *linked = Linked { commit, branch, head: None };
+            *linked = Linked { commit, branch, head: None, ..*linked };
         }
         row
     }

@@ -18,6 +18,14 @@ pub(super) fn way_out(case: &Case<'_>) -> Option<String> {
             path = shell_word(path)
         ),
         ErrorKind::WorktreeNotFound => "'calve list' lists the worktrees".to_owned(),
+        ErrorKind::WorktreeExists | ErrorKind::InvalidName
+            if operation == Operation::UseWorktree =>
+        {
+            format!(
+                "git made it, and calve would call it by its folder: 'git worktree move {} PATH' gives it another one",
+                shell_word(path)
+            )
+        }
         ErrorKind::WorktreeExists => {
             "choose another name; 'calve list' lists those that are taken".to_owned()
         }

@@ -96,9 +96,16 @@ impl Source {
             Ok(here) if !here.is_project() && here.store().path() == store.path() => {
                 Ok(Self::Worktree(Box::new(here)))
             }
-            // With --store, the current folder may be anywhere.
+            // With --store, the current folder may be anywhere. Of a repository's main working tree
+            // that is not the project, calve makes no worktree.
             Err(failure) if failure.kind != Kind::Library(ErrorKind::WorktreeNotFound) => {
                 Err(failure)
+            }
+            Err(_) if session.is_in_tree_of_git_alone() => {
+                let project = store.project().map_err(|error| store_failure(&error))?;
+                let project = shown(&project);
+                session.output.summary(format_args!("this starts from the project {project}"));
+                Ok(Self::Project)
             }
             _ => Ok(Self::Project),
         }

@@ -297,7 +297,7 @@ fn a_worktree_whose_head_is_as_it_was_started_needs_no_note_of_it() {
         (None, Some("ref: refs/heads/c"), "ref: refs/heads/c"),
     ] {
         let [branch, head] = [branch, noted].map(|it| it.map(str::to_owned));
-        let linked = Linked { commit: "1234abcd".to_owned(), branch, head };
+        let linked = Linked { commit: "1234abcd".to_owned(), branch, head, is_adopted: false };
         assert_eq!(linked.last_head(), expected, "{linked:?}");
     }
 }
@@ -308,7 +308,7 @@ fn what_a_worktree_is_for_git_is_read_as_it_was_written_and_nothing_else_is() {
     let db = Catalog::open(&path).unwrap();
     let linked = |branch: Option<&str>| {
         let branch = branch.map(str::to_owned);
-        Some(Linked { commit: "1234abcd".to_owned(), branch, head: None })
+        Some(Linked { commit: "1234abcd".to_owned(), branch, ..Linked::default() })
     };
     let at = |branch: Option<&str>, head: &str| {
         linked(branch).map(|linked| Linked { head: Some(head.to_owned()), ..linked })
@@ -318,6 +318,7 @@ fn what_a_worktree_is_for_git_is_read_as_it_was_written_and_nothing_else_is() {
         (Some("linked 1234abcd "), linked(None)),
         (Some("linked 1234abcd a\nhead ref: refs/heads/b/c"), at(Some("a"), "ref: refs/heads/b/c")),
         (Some("linked 1234abcd \nhead abcd"), at(None, "abcd")),
+        (Some("adopted 1234abcd a"), linked(Some("a")).map(|it| Linked { is_adopted: true, ..it })),
         (Some("linked 1234abcd \nhead --all"), linked(None)),
         (Some("linked 1234abcd \nhead ref: refs/heads/../b"), linked(None)),
         (Some("linked 1234abcd"), None),

@@ -55,7 +55,7 @@ pub(crate) struct DroppedRow {
 }
 
 /// What a worktree is, or will be, for git: a linked worktree.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Linked {
     /// The commit that its `HEAD` pointed to when it was started.
     pub(crate) commit: String,
@@ -64,7 +64,12 @@ pub(crate) struct Linked {
     /// The content of its `HEAD` when calve last saw it, in case that git forgets it. `None`: as it
     /// was started.
     pub(crate) head: Option<String>,
+    /// git or another tool made the worktree, and calve took it into the registry later.
+    pub(crate) is_adopted: bool,
 }
+
+/// How the text of a worktree's [`Linked`] begins, by whether it is adopted.
+const LINKED: [&str; 2] = ["linked ", "adopted "];
 
 impl Linked {
     /// The content of its `HEAD` when calve last saw it.
@@ -79,7 +84,7 @@ impl Linked {
     fn encode(&self) -> String {
         let branch = self.branch.as_deref().unwrap_or_default();
         let head = self.head.as_deref().map(|head| format!("\nhead {head}")).unwrap_or_default();
-        format!("linked {} {branch}{head}", self.commit)
+        format!("{}{} {branch}{head}", LINKED[usize::from(self.is_adopted)], self.commit)
     }
 
     /// Parses the column's text. A worktree with a text that calve does not understand counts as
@@ -87,7 +92,9 @@ impl Linked {
     fn decode(text: &str) -> Option<Self> {
         let (text, head) =
             text.split_once("\nhead ").map_or((text, None), |(text, head)| (text, Some(head)));
-        let (commit, branch) = text.strip_prefix("linked ")?.split_once(' ')?;
+        let is_adopted = text.starts_with(LINKED[1]);
+        let text = text.strip_prefix(LINKED[usize::from(is_adopted)])?;
+        let (commit, branch) = text.split_once(' ')?;
         let is_hex = |id: &str| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_hexdigit());
         let is_id = is_hex(commit);
         // The store may come from someone else. git would take a name that begins with a dash for
@@ -102,7 +109,7 @@ impl Linked {
         let head = head.filter(is_head).map(str::to_owned);
         let is_sound = is_id && (branch.is_empty() || is_name(branch));
         let branch = (!branch.is_empty()).then(|| branch.to_owned());
-        is_sound.then(|| Self { commit: commit.to_owned(), branch, head })
+        is_sound.then(|| Self { commit: commit.to_owned(), branch, head, is_adopted })
     }
 }
 
@@ -226,6 +233,15 @@ impl Catalog {
                 ],
             )
             .map(|count| count > 0)
+        })
+    }
+
+    /// Writes the base snapshot of a worktree that has none yet.
+    pub(crate) fn set_first_base(&self, token: &str, id: SnapshotId) -> Result<(), Error> {
+        self.write(|tx| {
+            let changed =
+                "UPDATE worktrees SET snapshot = ?2 WHERE token = ?1 AND snapshot IS NULL";
+            tx.execute(changed, params![token, id.as_bytes()]).map(drop)
         })
     }
 

@@ -57,13 +57,27 @@ impl Repository {
     /// # Errors
     /// git could not be asked.
     pub(crate) fn is_branch_made_for(&self, name: &str, token: &str) -> Result<bool, Failure> {
+        let reflog = self.reflog_of_branch(name)?;
+        // A git that was killed before it made the branch may have left an entry before this one.
+        Ok(reflog.lines().any(|entry| entry == first_entry(token)))
+    }
+
+    /// Whether the branch is where it was made, as far as its reflog says.
+    ///
+    /// # Errors
+    /// git could not be asked.
+    pub(crate) fn is_branch_as_made(&self, name: &str) -> Result<bool, Failure> {
+        Ok(self.reflog_of_branch(name)?.lines().count() == 1)
+    }
+
+    /// The messages of the branch's reflog.
+    fn reflog_of_branch(&self, name: &str) -> Result<String, Failure> {
         let reflog = self
             .git()
             .args(["log", "-g", "--no-show-signature", "--format=%gs", &branch_ref(name), "--"])
             .whole()
             .run()?;
-        // A git that was killed before it made the branch may have left an entry before this one.
-        Ok(line(&reflog.bytes).lines().any(|entry| entry == first_entry(token)))
+        Ok(line(&reflog.bytes))
     }
 
     /// How the branch at `commit` was merged into one of [`Repository::mainlines`].

@@ -26,7 +26,7 @@ pub(super) const REGISTRATIONS: &str = "worktrees";
 /// In `worktrees/ID`: the path of the worktree's `.git` file.
 pub(super) const GITDIR: &str = "gitdir";
 /// In `worktrees/ID`: the path of the folder that all working trees share.
-pub(super) const COMMONDIR: &str = "commondir";
+pub(crate) const COMMONDIR: &str = "commondir";
 /// In `worktrees/ID`: the reason why the worktree must not be pruned.
 pub(super) const LOCKED: &str = "locked";
 /// One git process never pauses this long between two steps.

@@ -1,12 +1,20 @@
 //! Worktrees of the project's repository that are not the store's: git made them, or another tool.
 
 use std::collections::HashSet;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::Registry;
-use crate::error::{Context as _, Error, Operation};
+use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::store::catalog::{Linked, State, WorktreeRow};
+use crate::store::files::{bytes_of, open_dir};
 use crate::store::git::{self, Registration};
+use crate::store::id::token;
 use crate::store::marker::{MarkPlace, Marker};
+use crate::store::ownership::must_be_believed_root;
+use crate::store::paths::Relocation;
+use crate::tree::staging::stage_name;
 
 impl Registry<'_> {
     /// The registrations of linked worktrees that the store neither knows nor makes, by id. The
@@ -31,5 +39,61 @@ impl Registry<'_> {
         let mut others: Vec<Registration> = entries.into_iter().filter(is_other).collect();
         others.sort_by(|a, b| a.folder.cmp(&b.folder));
         Ok(others)
+    }
+
+    /// Takes a worktree that git or another tool made into the registry, at the commit `commit`. Its
+    /// tree is at `root`, and `entry` is its registration; `project` is the root of the project. It
+    /// has no base snapshot yet. It gets the first of `names` that is free; they are names that a
+    /// worktree can have.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WorktreeExists`] if all names are taken; [`ErrorKind::InvalidName`] if there is
+    /// none; [`ErrorKind::StoreUntrusted`]. Nothing was made.
+    pub(crate) fn adopt(
+        self,
+        (entry, names): (&Registration, &[&str]),
+        root: &Path,
+        (commit, project): (&str, &Path),
+    ) -> Result<WorktreeRow, Error> {
+        must_be_believed_root(self.believed(), root, Operation::UseWorktree)?;
+        let dir = open_dir(root)?;
+        // git writes this file once.
+        let made = std::fs::metadata(entry.folder.join(git::COMMONDIR));
+        let made = made.map(|it| it.mtime()).context(Operation::Read, || &entry.folder)?;
+        let branch = git::branch_at(&entry.folder);
+        let linked =
+            Linked { commit: commit.to_owned(), branch, head: entry.head(), is_adopted: true };
+        for name in names {
+            let row = WorktreeRow {
+                name: (*name).to_owned(),
+                token: token(),
+                path: bytes_of(root),
+                snapshot: None,
+                state: State::Starting,
+                target: None,
+                maker: stage_name(),
+                created: made,
+                git: Some(linked.clone()),
+                slot: None,
+            };
+            let mut claim = match self.claim(vec![row]) {
+                Err(error) if error.kind() == ErrorKind::WorktreeExists => continue,
+                claim => claim?,
+            };
+            let row = claim.rows()[0].clone();
+            let mark = || -> io::Result<()> {
+                let roots = Relocation::between(&[bytes_of(project)], root);
+                self.note_tree(&row, &dir, roots.as_ref())?;
+                self.mark(&row, root)
+            };
+            mark().context(Operation::Mark, || root)?;
+            claim.finish()?;
+            return Ok(WorktreeRow { state: State::Ready, ..row });
+        }
+        let (kind, why) = match names.is_empty() {
+            false => (ErrorKind::WorktreeExists, "another worktree has its name"),
+            true => (ErrorKind::InvalidName, "its folder has no name that a worktree can have"),
+        };
+        Err(Error::new(kind, Operation::UseWorktree, root, io::Error::other(why)))
     }
 }

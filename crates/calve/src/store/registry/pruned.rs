@@ -61,7 +61,7 @@ impl Registry<'_> {
             Error::new(ErrorKind::Git, Operation::RegisterWorktree, &root, failure)
         };
         let (branch, commit) = self.head_again(&project, linked).map_err(failed)?;
-        let linked = Linked { commit, branch, head: None };
+        let linked = Linked { commit, branch, head: None, ..linked.clone() };
         let Some(mut made) = self.add_again(&project, row, &linked)? else { return Ok(false) };
         let lead = || -> io::Result<()> {
             write_whole(&root, &git::git_of(&root), &made.git_file_text())?;

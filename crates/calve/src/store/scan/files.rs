@@ -184,8 +184,16 @@ impl Scanner<'_> {
         if let Some(found) = self.canonical((intake, mentions), dir, file, meta, wanted)? {
             return Ok(found);
         }
-        let (kind, meta, attributes, traced, writers) = match self.request.intake {
-            Some(_) => {
+        let alike = self.request.alike.filter(|_| self.request.intake.is_some());
+        let alike = alike.and_then(|it| it.content(&dir.path_of(&wanted.name), &meta));
+        let (kind, meta, attributes, traced, writers) = match (self.request.intake, alike) {
+            (Some(_), Some(blob)) => {
+                let writers = intake.writers(file, meta.dev);
+                let traced = is_traced(writers, false, meta.changed, stamp);
+                let kind = Kind::File { size: meta.size, link: 0, blob };
+                (kind, meta, attributes(file)?, traced, writers)
+            }
+            (Some(_), None) => {
                 let blobs = self.request.blobs;
                 match blobs.take_in(intake, file, meta, stamp, stop)? {
                     Taken::Stored { blob, size, meta, traced, writers } => {
@@ -200,7 +208,7 @@ impl Scanner<'_> {
                     }
                 }
             }
-            None => {
+            (None, _) => {
                 // Only a file that the index may come to vouch for, in this boot, has to be asked
                 // about.
                 let mut writers = Writers::Unknown;

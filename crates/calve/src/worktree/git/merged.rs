@@ -45,6 +45,7 @@ impl Worktree {
             // A branch that was there before the worktree may have been merged by now. One that
             // calve made has no more than it began with, and so has no branch at all.
             let is_new = match git::branch_at(&tree.git_dir) {
+                Some(branch) if linked.is_adopted => project.is_branch_as_made(&branch)?,
                 Some(branch) => project.is_branch_made_for(&branch, &self.row.token)?,
                 None => true,
             };

@@ -39,9 +39,9 @@ use crate::tree::staging::Stage;
 
 /// The project's tree at another commit.
 #[derive(Debug)]
-pub(super) struct Base {
+pub(in crate::worktree) struct Base {
     /// The snapshot of the tree.
-    pub(super) id: SnapshotId,
+    pub(in crate::worktree) id: SnapshotId,
     /// The index of git for such a tree.
     pub(super) index: Vec<u8>,
     /// How many files git wrote.
@@ -60,7 +60,7 @@ impl Store {
     /// # Errors
     /// [`ErrorKind::Git`] if git could not write a file; those of every operation, see [`Store`].
     /// Nothing is left behind.
-    pub(super) fn at_commit(
+    pub(in crate::worktree) fn at_commit(
         &self,
         repository: &Repository,
         (name, commit): (&str, &str),

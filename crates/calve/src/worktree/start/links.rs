@@ -193,8 +193,11 @@ impl Links {
                 Some(branch) => makes(branch, (base, &commit), &there)?,
                 None => false,
             };
-            let linked =
-                Linked { commit: commit.clone(), branch: branch.map(str::to_owned), head: None };
+            let linked = Linked {
+                commit: commit.clone(),
+                branch: branch.map(str::to_owned),
+                ..Linked::default()
+            };
             Ok(Link { linked, makes_branch, registered: None })
         });
         let links = links.collect::<Result<_, Error>>()?;

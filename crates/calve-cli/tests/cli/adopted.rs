@@ -1,0 +1,180 @@
+//! The verbs work on worktrees that git or another tool made.
+
+use std::fs;
+use std::path::PathBuf;
+
+use crate::hints::{in_git, repository, sh};
+use crate::{Run, not_run, scratch};
+
+/// A project with a store, and the worktree `other` of git beside it: a changed file, a new one, and
+/// one that git ignores.
+fn other() -> Option<(tempfile::TempDir, PathBuf, PathBuf)> {
+    let (scratch, root) = repository()?;
+    let (app, other) = (root.join("app"), root.join("other"));
+    sh(&app, "printf 'out/\\n' >.gitignore; git add .; git commit -qm 2")?;
+    assert_eq!(in_git(&app, "snapshot -q").code, Some(0));
+    sh(&app, "git worktree add -q ../other; cd ../other; mkdir -p out; echo built >out/b")?;
+    sh(&other, "echo work >>f; echo new >n")?;
+    Some((scratch, app, other))
+}
+
+fn is_refused(run: &Run, part: &str) -> bool {
+    run.code == Some(1) && run.stderr.contains(part)
+}
+
+/// The changes since the base are what `git status` lists: the base is the tree without its
+/// uncommitted work.
+#[test]
+fn a_worktree_of_git_has_the_changes_that_git_status_lists() {
+    let name = "a_worktree_of_git_has_the_changes_that_git_status_lists";
+    let Some((_scratch, app, other)) = other() else { return not_run(name, "there is no git") };
+    for (place, words) in [(&app, "status other"), (&other, "status"), (&app, "status ../other")] {
+        let run = in_git(place, words);
+        assert_eq!((run.code, &*run.stdout), (Some(3), "M f\nA n\n"), "{words}: {run:?}");
+    }
+    let diff = in_git(&app, "diff other").stdout;
+    assert!(diff.contains("+work") && diff.contains("+new") && !diff.contains("built"), "{diff}");
+    let listed = in_git(&app, "list --json --status").json();
+    let worktree = &listed["worktrees"][0];
+    let said = (&worktree["name"], &worktree["state"], &worktree["changes"]);
+    assert_eq!(said, (&"other".into(), &"ready".into(), &2.into()), "{listed}");
+    assert_eq!(listed["git_worktrees"], serde_json::json!([]));
+    assert_eq!(in_git(&app, "du other").code, Some(0));
+    // git knows it as before, and calve wrote nothing into its tree.
+    assert_eq!(sh(&other, "git status --porcelain").unwrap(), " M f\n?? n\n");
+    assert_eq!(sh(&other, "git branch --show-current").unwrap(), "other\n");
+    // Its content is kept, changed and brought back as that of each worktree.
+    let taken = in_git(&other, "snapshot -q one");
+    assert_eq!(taken.code, Some(0), "{taken:?}");
+    assert_eq!(in_git(&app, "status other").stdout, "");
+    sh(&other, "echo more >>n; rm f").unwrap();
+    assert_eq!(in_git(&app, "restore one other").code, Some(0));
+    assert_eq!(fs::read_to_string(other.join("n")).unwrap(), "new\n");
+    assert_eq!(in_git(&app, "undo other").code, Some(0));
+    assert_eq!(fs::read_to_string(other.join("n")).unwrap(), "new\nmore\n");
+    assert_eq!(sh(&other, "cat out/b").unwrap(), "built\n");
+}
+
+/// `git worktree remove` refuses uncommitted work, and loses the commits of a detached `HEAD`.
+#[test]
+fn a_drop_of_a_worktree_of_git_loses_nothing() {
+    let name = "a_drop_of_a_worktree_of_git_loses_nothing";
+    for (row, script, words, refused) in [
+        ("a clean one", "git checkout -q f; rm n", "drop other", None),
+        ("a changed file", "rm n", "drop other", Some("not committed")),
+        ("a new file", "git checkout -q f", "drop other", Some("not committed")),
+        ("staged work", "git add .", "drop other", Some("not committed")),
+        ("work that was looked at", "calve status", "drop other", Some("not committed")),
+        (
+            "a commit of a detached HEAD",
+            "git checkout -q --detach; git add .; git commit -qm 3",
+            "drop other",
+            Some("commits that no branch"),
+        ),
+        ("a lock", "git checkout -q f; rm n; git worktree lock .", "drop other", Some("locked")),
+        (
+            "another worktree inside",
+            "git checkout -q f; rm n; git worktree add -q out/in",
+            "drop other",
+            Some("other worktrees are inside"),
+        ),
+        ("nothing merged", "git checkout -q f; rm n", "drop --merged other", None),
+        ("not idle", "git checkout -q f; rm n", "drop --idle 1h other", None),
+    ] {
+        let Some((_scratch, app, other)) = other() else { return not_run(name, "there is no git") };
+        let script = script.replace("calve status", "true");
+        if row == "work that was looked at" {
+            assert_eq!(in_git(&app, "status other").code, Some(3));
+        }
+        sh(&other, &script).unwrap();
+        let stays = words.contains("--") || refused.is_some();
+        let run = in_git(&app, words);
+        if let Some(part) = refused {
+            assert!(is_refused(&run, part), "{row}: {run:?}");
+        } else {
+            assert_eq!(run.code, Some(0), "{row}: {run:?}");
+        }
+        assert_eq!(other.try_exists().unwrap(), stays, "{row}: {run:?}");
+        let known = sh(&app, "git worktree list").unwrap().contains("/other ");
+        assert_eq!(known, stays, "{row}");
+    }
+}
+
+#[test]
+fn merged_and_idle_worktrees_of_git_are_dropped_and_all_come_back() {
+    let name = "merged_and_idle_worktrees_of_git_are_dropped_and_all_come_back";
+    for (script, words) in [
+        (
+            "git add .; git commit -qm 3; git -C ../app merge -q other",
+            "drop --merged --clean other",
+        ),
+        ("git checkout -q f; rm n; sleep 1.1", "drop --idle 1s other"),
+        ("git add n", "drop --force other"),
+        ("true", "drop --force ../other"),
+    ] {
+        let Some((_scratch, app, other)) = other() else { return not_run(name, "there is no git") };
+        sh(&other, script).unwrap();
+        let before = sh(&other, "git --no-optional-locks status --porcelain").unwrap();
+        let run = in_git(&app, words);
+        assert!(run.code == Some(0) && !other.try_exists().unwrap(), "{words}: {run:?}");
+        if words.contains("--force") {
+            assert_eq!(in_git(&app, "undo other").code, Some(0), "{words}");
+            assert_eq!(sh(&other, "git status --porcelain").unwrap(), before, "{words}");
+            assert_eq!(sh(&other, "git branch --show-current").unwrap(), "other\n");
+        }
+    }
+}
+
+#[test]
+fn a_worktree_of_git_that_is_called_like_one_of_calves_is_known_by_its_folder() {
+    let name = "a_worktree_of_git_that_is_called_like_one_of_calves_is_known_by_its_folder";
+    let Some((_scratch, app, other)) = other() else { return not_run(name, "there is no git") };
+    // Of two folders `w`, git calls the second one w1; a third one may not even be that.
+    assert_eq!(in_git(&app, "start -q other").code, Some(1), "the branch is checked out");
+    assert_eq!(in_git(&app, "start -q -b mine other").code, Some(0));
+    let run = in_git(&app, "status ../other");
+    assert!(is_refused(&run, "git worktree move"), "{run:?}");
+    assert_eq!(in_git(&app, "status other").code, Some(0), "that is calve's");
+    sh(&app, &format!("git worktree move {} ../third", other.display())).unwrap();
+    let run = in_git(&app, "status third");
+    assert_eq!((run.code, &*run.stdout), (Some(3), "M f\nA n\n"), "{run:?}");
+}
+
+#[test]
+fn a_worktree_of_git_whose_folder_is_gone_is_said_to_be_git_s() {
+    let name = "a_worktree_of_git_whose_folder_is_gone_is_said_to_be_git_s";
+    let Some((_scratch, app, other)) = other() else { return not_run(name, "there is no git") };
+    fs::remove_dir_all(&other).unwrap();
+    let run = in_git(&app, "status other");
+    assert!(is_refused(&run, "'git worktree prune' forgets it"), "{run:?}");
+    // One that calve has worked on comes back at its commit, with what git ignores in the project.
+    sh(&app, "git worktree prune; git branch -qD other; git worktree add -q ../other").unwrap();
+    sh(&app, "echo mine >out/m").unwrap();
+    assert_eq!(in_git(&app, "du other").code, Some(0));
+    fs::remove_dir_all(&other).unwrap();
+    let run = in_git(&app, "restore other");
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert_eq!(sh(&other, "git status --porcelain; cat out/m").unwrap(), "mine\n");
+}
+
+/// The store's main working tree is no worktree of its store if the project is another one.
+#[test]
+fn the_main_working_tree_beside_a_linked_project_is_none_of_its_worktrees() {
+    let name = "the_main_working_tree_beside_a_linked_project_is_none_of_its_worktrees";
+    let scratch = scratch();
+    let root = fs::canonicalize(scratch.path()).unwrap();
+    let made = "git init -q -b main app; cd app; echo x >f; git add .; \
+                git -c user.name=a -c user.email=a@b commit -qm 1; git worktree add -q ../one";
+    if sh(&root, made).is_none() {
+        return not_run(name, "there is no git");
+    }
+    assert_eq!(in_git(&root.join("one"), "init").code, Some(0));
+    for (words, code, part) in [
+        ("status", 1, "a working tree of git that calve did not make"),
+        ("restore", 1, "did not make"),
+        ("start w", 0, "this starts from the project"),
+    ] {
+        let run = in_git(&root.join("app"), words);
+        assert!(run.code == Some(code) && run.stderr.contains(part), "{words}: {run:?}");
+    }
+}

@@ -1,0 +1,328 @@
+//! Worktrees of the project's repository that git or another tool made.
+//!
+//! The store does not know them. The first command that works on one takes it into the registry
+//! ([`Store::adopt`]). From then on it is a worktree like all others.
+//!
+//! # The base snapshot
+//! A worktree that calve started has the snapshot for its base that its tree was made of. Nobody
+//! made one of this tree. So the first operation that needs a base makes it of the tree as it is,
+//! without its uncommitted work ([`Worktree::make_first_base`]): tracked files as the `HEAD` commit
+//! has them, and files that git ignores as the tree has them. Files that git neither tracks nor
+//! ignores are no part of it. So the changes since the base are the work that `git status` lists.
+//!
+//! Tracked files that are the same in the project are not read: git's index of each tree vouches for
+//! its file, both name the same content, and the store's index of the project knows that.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{self, Mode};
+
+use super::Worktree;
+use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::reflink::imp::DIR_FLAGS;
+use crate::reflink::meta::Meta;
+use crate::store::files::{bytes_of, open_dir};
+use crate::store::git::checkout::Checkout;
+use crate::store::git::{
+    self, Failure, Registration, Repository, Tree, branch_at, is_same, leads_to,
+};
+use crate::store::history::of_project;
+use crate::store::id::SnapshotId;
+use crate::store::index::{Boot, Index, Stat};
+use crate::store::manifest::Manifest;
+use crate::store::object::Kind;
+use crate::store::overlay::{Overlaid, record_over};
+use crate::store::scan::AlikeFiles;
+use crate::store::snapshot::{Known, check_name};
+use crate::store::{PROJECT, SnapshotOptions, Store};
+use crate::tree::git_index::{self, WorkingTree};
+use crate::tree::running::Running;
+use crate::tree::staging::Stage;
+
+/// A linked worktree of the project's repository that calve did not make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct GitWorktree {
+    /// The id of git's registration, which is the last part of the first path that it had.
+    pub name: String,
+    /// Its root.
+    pub path: PathBuf,
+    /// The branch that it is on. `None` if it is on none, or if that could not be read.
+    pub branch: Option<String>,
+}
+
+/// The commit of a worktree before its first one.
+const NO_COMMIT: &str = "0000000000000000000000000000000000000000";
+
+impl Store {
+    /// The worktrees of the project's repository that git or another tool made, by name. The
+    /// folder of one may be gone.
+    ///
+    /// # Errors
+    /// The errors of every operation, see [`Store`]. Nothing is changed.
+    pub fn worktrees_of_git(&self) -> Result<Vec<GitWorktree>, Error> {
+        let others = self.registry().others()?.into_iter();
+        let of_git = |entry: Registration| {
+            let path = entry.git_file.as_deref()?.parent()?.to_owned();
+            // A copy of a project has registrations of the original's worktrees.
+            let leads_back = leads_to(&path).map_or(true, |to| is_same(&to, &entry.folder));
+            leads_back.then(|| GitWorktree {
+                name: entry.id().to_string_lossy().into_owned(),
+                branch: branch_at(&entry.folder),
+                path,
+            })
+        };
+        Ok(others.filter_map(of_git).collect())
+    }
+
+    /// Takes a worktree that git or another tool made into the store, as one of its worktrees. It
+    /// keeps its folder, its branch and its registration. Its name is that of its registration, or
+    /// the last part of its path if another worktree has that name. `root` is its root.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WorktreeNotFound`] if there is no such worktree, or if it is the repository's
+    /// main one. [`ErrorKind::WorktreeExists`] if other worktrees have both names;
+    /// [`ErrorKind::InvalidName`] if it has none that a worktree can have.
+    /// [`ErrorKind::StoreUntrusted`] if its folder belongs to another user, or if others may write
+    /// there. [`ErrorKind::Git`]. Nothing is changed.
+    pub fn adopt(&self, root: impl AsRef<Path>) -> Result<Worktree, Error> {
+        let root = root.as_ref();
+        self.must_be_writable(Operation::UseWorktree)?;
+        let registry = self.registry();
+        let is_it = |entry: &Registration| {
+            entry.is_of(root) && leads_to(root).is_ok_and(|to| is_same(&to, &entry.folder))
+        };
+        let Some(entry) = registry.others()?.into_iter().find(is_it) else {
+            // Another process may have taken it.
+            let rows = self.catalog().worktrees()?;
+            if let Some(row) = rows.into_iter().find(|row| row.path == bytes_of(root)) {
+                return self.follow(row);
+            }
+            let why = "it is a working tree of git that calve did not make";
+            let cause = io::Error::new(io::ErrorKind::Unsupported, why);
+            let kind = ErrorKind::WorktreeNotFound;
+            return Err(Error::new(kind, Operation::FindWorktree, root, cause));
+        };
+        let commit = Tree::of(&entry, root).head_commit();
+        let commit =
+            commit.map_err(|it| Error::new(ErrorKind::Git, Operation::AskGit, root, it))?;
+        let commit = commit.as_deref().unwrap_or(NO_COMMIT);
+        let names = [Some(entry.id()), root.file_name()].into_iter().flatten();
+        let names: Vec<&str> = names
+            .filter_map(|name| name.to_str())
+            .filter(|name| *name != PROJECT && check_name(name).is_ok())
+            .collect();
+        let row = registry.adopt((&entry, &names), root, (commit, &self.project()?))?;
+        self.follow(row)
+    }
+}
+
+impl Worktree {
+    /// Makes the first base snapshot of a worktree that git made. If its folder is gone, this is the
+    /// project at its commit.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Git`]; those of every operation, see [`Store`]. It has no base then.
+    pub(super) fn make_first_base(&self, operation: &Running) -> Result<(), Error> {
+        self.store.must_be_writable(Operation::TakeSnapshotWith)?;
+        let failed = |failure| Error::new(ErrorKind::Git, Operation::AskGit, &self.path, failure);
+        let project = self.store.repository().map_err(failed)?;
+        let base = match (self.is_there()?, project, &self.row.git) {
+            (false, Some(project), Some(linked)) => {
+                let (taken, _) = of_project(&self.store, &SnapshotOptions::new(), None, operation)?;
+                let commit = linked.commit.as_str();
+                self.store.at_commit(&project, (commit, commit), taken.id, operation)?.id
+            }
+            _ => self.first_base(operation)?,
+        };
+        self.store.catalog().set_first_base(&self.row.token, base)
+    }
+
+    fn first_base(&self, operation: &Running) -> Result<SnapshotId, Error> {
+        self.must_be_there()?;
+        let failed = |failure| Error::new(ErrorKind::Git, Operation::AskGit, &self.path, failure);
+        let alike = self.alike_in_project(operation)?;
+        let known = Known { alike, ..self.known()? };
+        let taking = SnapshotOptions::new().keeping_base();
+        let (taken, manifest) = known.record(&self.store, &taking, operation)?;
+        // Asked after the tree was read: of work that came in between, the base has nothing.
+        let Some(tree) = Tree::at(&self.path).map_err(failed)? else { return Ok(taken.id) };
+        let work = git::whole_work_in(&tree, self.row.created).map_err(failed)?;
+        if work.is_cut {
+            let why = "it has more uncommitted paths than calve reads";
+            return Err(failed(Failure::Refused(why.to_owned())));
+        }
+        let (false, Some(read)) = (work.paths.is_empty(), manifest) else { return Ok(taken.id) };
+        let commit = work.head.and_then(|head| head.commit);
+        let made = self.without_work(&work.paths, commit.as_deref(), taken.id, operation)?;
+        let index = self.store.registry().index(&self.row.token, taken.id, &read);
+        if let Some(index) = index {
+            let index = index_of(&made, &read, &index);
+            // Without it the first look reads the tree once more.
+            let _ = self.store.registry().write_index(&self.row.token, &index);
+        }
+        Ok(made.id)
+    }
+
+    /// The snapshot `taken` of this tree, with these paths as the commit has them.
+    fn without_work(
+        &self,
+        paths: &[PathBuf],
+        commit: Option<&str>,
+        taken: SnapshotId,
+        operation: &Running,
+    ) -> Result<Overlaid, Error> {
+        let failed = |failure| Error::new(ErrorKind::Git, Operation::CheckOut, &self.path, failure);
+        let folder = self.store.layout().stage();
+        let dir =
+            fs::open(&folder, DIR_FLAGS, Mode::empty()).context(Operation::Open, || &folder)?;
+        let stage = Stage::empty(dir, &folder).context(Operation::Stage, || &folder)?;
+        let folder = stage.path();
+        let plain = |path: &PathBuf| {
+            let bytes = bytes_of(path);
+            bytes.strip_suffix(b"/").map(<[u8]>::to_vec).unwrap_or(bytes)
+        };
+        let gone: HashSet<Vec<u8>> = paths.iter().map(plain).collect();
+        let message = format!(
+            "the worktree {} at {}",
+            self.row.name,
+            commit.and_then(|commit| commit.get(..12)).unwrap_or("no commit")
+        );
+        let repository = git::read(&self.path).context(Operation::Read, || &self.path)?;
+        let repository: Repository = repository
+            .ok_or_else(|| failed(Failure::Refused("it has no repository".to_owned())))?;
+        let checkout = Checkout { repository: &repository, folder: &folder };
+        let over = checkout.tree();
+        std::fs::create_dir(&over).context(Operation::MakeFolder, || &folder)?;
+        if let Some(commit) = commit {
+            checkout.go_to(commit).map_err(failed)?;
+            let in_commit = checkout.tracked().map_err(failed)?;
+            let wanted = in_commit.iter().filter(|path| gone.contains(*path));
+            checkout.write(commit, wanted.map(Vec::as_slice)).map_err(failed)?;
+        }
+        record_over(&self.store, taken, &gone, &over, &message, operation)
+    }
+
+    /// The tracked files of this tree of which the project's snapshot has the content.
+    fn alike_in_project(&self, operation: &Running) -> Result<Option<AlikeFiles>, Error> {
+        let (Some(row), Some(theirs)) =
+            (self.store.catalog().worktree(PROJECT)?, git::read(&self.path).ok().flatten())
+        else {
+            return Ok(None);
+        };
+        let Ok(Some(ours)) = self.store.repository() else { return Ok(None) };
+        // Damage of the project's base does not affect this tree: it is read.
+        let Ok(Known { base: Some((of, _, base)), index: Some(index), .. }) =
+            Known::of(&self.store, row)
+        else {
+            return Ok(None);
+        };
+        if index.boot != Boot::this() {
+            return Ok(None);
+        }
+        let [our_root, our_git, root, git] =
+            [&ours.root, &ours.git_dir, &theirs.root, &theirs.git_dir].map(|path| open_dir(path));
+        let (our_root, our_git, root, git) = (our_root?, our_git?, root?, git?);
+        let ours = WorkingTree { root: &our_root, git: &our_git };
+        let theirs = WorkingTree { root: &root, git: &git };
+        let since = git_index::next_tick();
+        let compared = git_index::compare(ours, theirs, since, &|| operation.is_cancelled());
+        let Some(compared) = compared else { return Ok(None) };
+        let mut files: HashMap<PathBuf, (Meta, _)> = HashMap::new();
+        for (place, slot, entry) in base.entries() {
+            let Kind::File { size, blob, .. } = entry.kind else { continue };
+            let path = base.path_of(place, slot);
+            let Some(twin) = compared.twins.get(bytes_of(&path).as_slice()) else { continue };
+            let number = base.directories[place as usize].first + slot;
+            let Some(stat) = index.stats.get(number as usize) else { continue };
+            let changed = (stat.changed.0, i64::from(stat.changed.1));
+            let is_known = (stat.ino, changed, size)
+                == (twin.from.ino, twin.from.changed, twin.from.size)
+                && stat.changed < index.stamp;
+            if is_known && twin.there.size == size {
+                files.insert(path, (twin.there, blob));
+            }
+        }
+        Ok(Some(AlikeFiles { of, files }))
+    }
+}
+
+/// The index of the tree that `read` is of, for the snapshot that was made of it. Files that this
+/// snapshot has from elsewhere, and folders, are looked at.
+fn index_of(made: &Overlaid, read: &Manifest, index: &Index) -> Index {
+    let mut known = HashMap::new();
+    for (place, slot, entry) in read.entries() {
+        if !entry.is_directory() {
+            let number = read.directories[place as usize].first + slot;
+            known.insert(read.path_of(place, slot), index.stats.get(number as usize).copied());
+        }
+    }
+    let mut stats = vec![Stat::default(); made.manifest.count as usize];
+    for (place, slot, _) in made.manifest.entries() {
+        let number = made.manifest.directories[place as usize].first + slot;
+        let stat = known.get(&made.manifest.path_of(place, slot)).copied().flatten();
+        if let Some(stat) = stat.filter(|_| !made.brought.contains_key(&number)) {
+            stats[number as usize] = stat;
+        }
+    }
+    Index { snapshot: made.id, stats, ..index.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+    use crate::store::StoreOptions;
+
+    /// Files that git's indexes vouch for in both trees are not read, and all others are.
+    #[test]
+    fn what_the_indexes_vouch_for_is_known_without_a_look() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (app, other) = (scratch.path().join("app"), scratch.path().join("other"));
+        let sh = |script: &str| {
+            let mut run = Command::new("sh");
+            for name in git::GIT_VARIABLES {
+                run.env_remove(name);
+            }
+            for name in ["GIT_AUTHOR_NAME", "GIT_COMMITTER_NAME", "EMAIL"] {
+                run.env(name, "a@b");
+            }
+            run.args(["-ec", script]).current_dir(&app).status().unwrap().success()
+        };
+        std::fs::create_dir(&app).unwrap();
+        let made = "git init -q; mkdir d; echo same >d/same; echo x >link; echo one >changed; \
+                    printf 'out\n' >.gitignore; git add .; git commit -qm 1; git worktree add -q ../other";
+        if !sh(made) {
+            eprintln!(
+                "NOT RUN: what_the_indexes_vouch_for_is_known_without_a_look: there is no git"
+            );
+            return;
+        }
+        let store = Store::init(&app).unwrap();
+        // git vouches for no file that is as young as its index.
+        std::thread::sleep(std::time::Duration::from_millis(1100));
+        assert!(sh(
+            "for at in . ../other; do git -C $at read-tree HEAD; git -C $at status -s; done"
+        ));
+        store.snapshot(&SnapshotOptions::new(), &StoreOptions::new()).unwrap();
+        std::fs::write(other.join("changed"), "two\n").unwrap();
+        std::fs::write(other.join("out"), "mine\n").unwrap();
+        let other = std::fs::canonicalize(&other).unwrap();
+        let worktree = store.adopt(&other).unwrap();
+        let operation = StoreOptions::new().operation();
+        let alike = worktree.alike_in_project(&operation).unwrap().unwrap();
+        let mut found: Vec<&Path> = alike.files.keys().map(PathBuf::as_path).collect();
+        found.sort();
+        assert_eq!(found, [".gitignore", "d/same", "link"].map(Path::new));
+        // With them the tree has the content that it has.
+        let status = worktree.status(&StoreOptions::new()).unwrap();
+        let changes: Vec<_> = status.changes.iter().map(|it| it.path.as_path()).collect();
+        assert_eq!(changes, [Path::new("changed")]);
+        let base = store.object(worktree.now().unwrap().row.snapshot.unwrap()).unwrap();
+        let known = store.catalog().manifest(status.snapshot, &base).unwrap();
+        assert!(known.has(Path::new("out")) && known.has(Path::new("d/same")));
+    }
+}
