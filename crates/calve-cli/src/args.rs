@@ -47,7 +47,7 @@ pub(crate) use remote::{
 #[cfg(unix)]
 pub(crate) use restore::{RestoreArgs, UndoArgs};
 #[cfg(unix)]
-pub(crate) use shells::{CdArgs, EnvArgs, EnvFormat, PathArgs};
+pub(crate) use shells::{CdArgs, EnvArgs, EnvFormat, PathArgs, RunArgs};
 #[cfg(unix)]
 pub(crate) use snapshots::{InitArgs, LogArgs, NameArgs, Naming, ShowArgs, SnapshotArgs};
 #[cfg(unix)]
@@ -236,6 +236,17 @@ pub(crate) enum Verb {
         override_usage = "calve path [OPTIONS] [WORKTREE]\n       calve path [OPTIONS] --project")]
     Path(PathArgs),
 
+    /// Run a program at the project's path
+    ///
+    /// The program sees the worktree at the project's path, and the project in CALVE_PROJECT. So a
+    /// build folder of CMake or Meson, a conda environment and a compiler's cache mean the worktree
+    /// without any change. No other process sees that. It has the variables of 'calve env', and its
+    /// exit status is that of calve. This is no sandbox: the program may do what you may do.
+    #[cfg(unix)]
+    #[command(after_help = shells::RUN_EXAMPLES,
+        override_usage = "calve run [OPTIONS] [WORKTREE] [-- CMD...]")]
+    Run(RunArgs),
+
     /// Print variables for a worktree's programs
     ///
     /// Each worktree has a slot: a small number that no other worktree of the project has, the
@@ -387,6 +398,16 @@ pub(crate) enum Verb {
         #[arg(short, long, value_name = "DIR", value_hint = ValueHint::DirPath)]
         dir: Option<PathBuf>,
     },
+}
+
+impl Verb {
+    /// Whether calve becomes another program, which must have the limits that calve was given.
+    pub(crate) fn keeps_limits(&self) -> bool {
+        #[cfg(unix)]
+        return matches!(self, Self::Run(_));
+        #[cfg(not(unix))]
+        false
+    }
 }
 
 /// The arguments of `calve doctor`.

@@ -83,6 +83,12 @@ impl Environment {
         Ok(Self { project, roots, ports })
     }
 
+    /// The same for programs that see the project at another path.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn with_project_at(self, project: PathBuf) -> Self {
+        Self { project, ..self }
+    }
+
     /// The variables for programs in a tree, by name.
     pub(crate) fn variables(&self, tree: NumberedTree<'_>) -> Vec<(&'static str, OsString)> {
         let path = OsString::from(tree.path);

@@ -14,6 +14,10 @@ pub(crate) enum Exit {
     /// 3: done, with findings: entries that were left out, changes, damage, or a pair of paths that
     /// cannot reflink.
     Findings,
+    /// 126 or 127: the program of `calve run` could not be run, or was not found. The codes of a
+    /// shell.
+    #[cfg(target_os = "linux")]
+    NotRun(u8),
     /// 128 + the signal's number (130 for Ctrl-C): a signal stopped calve. What stays is as for 1.
     Signal(u8),
 }
@@ -32,6 +36,8 @@ impl Exit {
             Self::Failed => 1,
             Self::Usage => 2,
             Self::Findings => 3,
+            #[cfg(target_os = "linux")]
+            Self::NotRun(code) => code,
             Self::Signal(number) => 128_u8.saturating_add(number),
         }
     }

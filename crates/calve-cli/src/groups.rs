@@ -26,7 +26,7 @@ const GROUPS: [Group; 6] = [
     Group {
         title: "Worktrees",
         main: &["start", "list", "cd", "status", "diff", "drop"],
-        more: &["path", "env"],
+        more: &["run", "path", "env"],
     },
     Group {
         title: "Snapshots",

@@ -268,6 +268,10 @@ fn by_git(
     failure: Failure,
     session: Session<'_>,
 ) -> Result<Exit, Failure> {
+    // A worktree that git makes there would have other paths outside.
+    if failure.kind == Kind::Library(ErrorKind::StoreHidden) {
+        return Err(failure);
+    }
     let Some(root) = places::repository_around(&session.common.resolve(Path::new("."))) else {
         return Err(failure);
     };

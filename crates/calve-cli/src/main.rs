@@ -101,7 +101,9 @@ fn run(cli: Cli) -> Result<Exit, clap::Error> {
         color: common.color,
     };
     system::reset_inherited();
-    system::raise_open_files();
+    if !cli.verb.keeps_limits() {
+        system::raise_open_files();
+    }
     let signals = match Signals::register() {
         Ok(signals) => signals,
         Err(error) => {
@@ -164,6 +166,8 @@ fn run(cli: Cli) -> Result<Exit, clap::Error> {
         Verb::Hook(verb) => hook::run(verb, session),
         #[cfg(unix)]
         Verb::Path(args) => worktrees::path(args, session),
+        #[cfg(unix)]
+        Verb::Run(args) => worktrees::run::run(args, session),
         #[cfg(unix)]
         Verb::Env(args) => worktrees::env::run(args, session),
         #[cfg(unix)]

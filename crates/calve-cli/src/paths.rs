@@ -66,6 +66,12 @@ pub(crate) fn warnings(mentions: &[PathMention], project: &Path) -> Vec<String> 
     lines
 }
 
+/// Whether some of these are builds or environments that are the project's still.
+#[cfg(target_os = "linux")]
+pub(crate) fn any_is_the_projects(mentions: &[PathMention]) -> bool {
+    mentions.iter().any(false_green::is_said)
+}
+
 /// The running process that a file names.
 fn process(mention: &PathMention) -> String {
     let Some(pid) = mention.process else { return "its process".to_owned() };

@@ -17,6 +17,26 @@ pub(crate) mod fill;
 pub(crate) mod list;
 pub(crate) mod reshare;
 pub(crate) mod restore;
+#[cfg(target_os = "linux")]
+pub(crate) mod run;
+#[cfg(not(target_os = "linux"))]
+pub(crate) mod run {
+    use calve::ErrorKind;
+
+    use crate::args::RunArgs;
+    use crate::exit::Exit;
+    use crate::failure::Failure;
+    use crate::failure::stored::own;
+    use crate::session::Session;
+
+    pub(crate) fn run(args: &RunArgs, session: Session<'_>) -> Result<Exit, Failure> {
+        let worktree = session.worktree(args.worktree.as_deref())?;
+        let why = "no mount namespace: only Linux has them";
+        let hint = "configure the build again in the worktree";
+        let operation = "show at the project's path";
+        Err(own(operation, worktree.path(), ErrorKind::NamespaceRefused, why, hint))
+    }
+}
 pub(crate) mod start;
 pub(crate) mod status;
 pub(crate) mod tidy;

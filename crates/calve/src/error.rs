@@ -38,6 +38,9 @@ pub enum ErrorKind {
     /// A later version of calve made the store, or the store needs a feature that this version does
     /// not have.
     StoreIncompatible,
+    /// The process sees a worktree at the project's path (`Worktree::show_at_project`), where calve
+    /// does not work.
+    StoreHidden,
     /// calve found a store that the caller did not name, and the store belongs to another user, or
     /// to a project at another path.
     StoreUntrusted,
@@ -80,6 +83,8 @@ pub enum ErrorKind {
     /// None of the configured keys vouches for a name of a remote, or the name means something
     /// older than it did before.
     Untrusted,
+    /// The system gives the process no mount namespace of its own, or lets it mount nothing there.
+    NamespaceRefused,
     /// The name is not allowed.
     InvalidName,
     /// The [`Cancel`](crate::Cancel) token was set.
@@ -109,6 +114,7 @@ impl ErrorKind {
             Self::StoreNotFound => "store_not_found",
             Self::StoreExists => "store_exists",
             Self::StoreIncompatible => "store_incompatible",
+            Self::StoreHidden => "store_hidden",
             Self::StoreUntrusted => "store_untrusted",
             Self::Damaged => "damaged",
             Self::ReadOnly => "read_only",
@@ -127,6 +133,7 @@ impl ErrorKind {
             Self::RemoteExists => "remote_exists",
             Self::RemoteUnfit => "remote_unfit",
             Self::Untrusted => "untrusted",
+            Self::NamespaceRefused => "namespace_refused",
             Self::InvalidName => "invalid_name",
             Self::Cancelled => "cancelled",
             Self::InvalidPattern => "invalid_pattern",

@@ -46,6 +46,8 @@ mod relocate;
 mod remove;
 mod repository;
 mod reshare;
+#[cfg(target_os = "linux")]
+mod run;
 mod scope;
 mod shed;
 mod start;

@@ -1,6 +1,8 @@
 //! The arguments of the verbs for shells and manual pages.
 
 #[cfg(unix)]
+use std::ffi::OsString;
+#[cfg(unix)]
 use std::path::PathBuf;
 
 #[cfg(unix)]
@@ -77,6 +79,39 @@ pub(crate) enum EnvFormat {
     Dotenv,
     /// One object, as --json
     Json,
+}
+
+#[cfg(unix)]
+pub(crate) const RUN_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
+  calve run fix-1 -- ninja -C build
+      Builds fix-1 with the project's build folder, as it was configured.
+  calve run fix-1
+      Your shell. In it, git and all other programs take fix-1 for the project.
+  calve run fix-1 -- sh -c 'diff -r \"$CALVE_PROJECT/src\" src'
+
+The program starts in the same folder of the worktree as you are in, or in its
+root. calve itself does not work in it. Needs a mount namespace: if the system
+gives none, calve says why, and what helps.
+
+Exit codes: those of CMD; 127 if it is not found, 126 if it cannot be run; 1 or
+2 if calve fails before.";
+
+/// The arguments of `calve run`.
+#[cfg(unix)]
+#[derive(Debug, Args)]
+#[cfg_attr(
+    not(target_os = "linux"),
+    expect(dead_code, reason = "only Linux has mount namespaces, so nothing runs elsewhere")
+)]
+pub(crate) struct RunArgs {
+    /// Its name or path [default: the one that contains the current folder]
+    #[arg(value_name = "WORKTREE", value_hint = ValueHint::DirPath,
+        add = ArgValueCompleter::new(candidates::worktrees))]
+    pub(crate) worktree: Option<PathBuf>,
+
+    /// The program, and its arguments [default: your shell]
+    #[arg(value_name = "CMD", last = true, value_hint = ValueHint::CommandWithArguments)]
+    pub(crate) command: Vec<OsString>,
 }
 
 /// The arguments of `calve path`.

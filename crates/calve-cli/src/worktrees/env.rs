@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt as _;
 
-use calve::ErrorKind;
+use calve::{ErrorKind, Worktree};
 
 use crate::args::{EnvArgs, EnvFormat};
 use crate::environment::{Environment, NumberedTree, Ports};
@@ -13,9 +13,11 @@ use crate::failure::stored::{own, store_failure};
 use crate::session::Session;
 use crate::settings::Settings;
 
-pub(crate) fn run(args: &EnvArgs, session: Session<'_>) -> Result<Exit, Failure> {
-    let output = session.output;
-    let worktree = session.worktree(args.worktree.as_deref())?;
+/// What all trees of the worktree's project have in common.
+///
+/// # Errors
+/// A setting is wrong, or the store could not be read.
+pub(super) fn of(worktree: &Worktree) -> Result<Environment, Failure> {
     let failed = |error: calve::Error| store_failure(&error);
     let project = worktree.store().project().map_err(failed)?;
     let settings = Settings::of(&project).and_then(|settings| Ports::of(&settings));
@@ -23,12 +25,18 @@ pub(crate) fn run(args: &EnvArgs, session: Session<'_>) -> Result<Exit, Failure>
         let hint = "'git config --get-regexp ^calve' lists the settings";
         own("read the settings of", &project, ErrorKind::Git, &why, hint)
     })?;
+    Environment::of(worktree.store(), Some(ports)).map_err(failed)
+}
+
+pub(crate) fn run(args: &EnvArgs, session: Session<'_>) -> Result<Exit, Failure> {
+    let output = session.output;
+    let worktree = session.worktree(args.worktree.as_deref())?;
+    let environment = of(&worktree)?;
     let tree = NumberedTree {
         name: (!worktree.is_project()).then(|| worktree.name()),
         path: worktree.path(),
         slot: worktree.slot(),
     };
-    let environment = Environment::of(worktree.store(), Some(ports)).map_err(failed)?;
     let variables = environment.variables(tree);
     let format = if output.json { EnvFormat::Json } else { args.format };
     if format == EnvFormat::Shell {

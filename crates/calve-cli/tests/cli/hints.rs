@@ -23,7 +23,7 @@ pub(crate) fn sh(directory: &Path, script: &str) -> Option<String> {
     Some(text)
 }
 
-fn with_git(mut command: Command) -> Command {
+pub(crate) fn with_git(mut command: Command) -> Command {
     for (name, value) in [
         ("GIT_CONFIG_GLOBAL", "/dev/null"),
         ("GIT_CONFIG_NOSYSTEM", "1"),

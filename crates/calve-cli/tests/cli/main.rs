@@ -39,6 +39,8 @@ mod refusals;
 mod remotes;
 #[cfg(unix)]
 mod risks;
+#[cfg(target_os = "linux")]
+mod run;
 #[cfg(unix)]
 mod scope;
 #[cfg(unix)]

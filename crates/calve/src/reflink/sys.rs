@@ -7,6 +7,7 @@
 //! | `FS_IOC_FIEMAP` | Linux 2.6.28 | who shares which blocks | allocated blocks alone count |
 //! | `FICLONE`, `FICLONERANGE` | Linux 4.5 (btrfs' own since 2.6.29) | every clone | copy |
 //! | `unshare(CLONE_FS)` + `umask(0)` | Linux 2.6.16 | modes without a `chmod` for each file | `fchmod` after every create |
+//! | `unshare(CLONE_NEWNS)`, with `CLONE_NEWUSER` where that needs no privilege | Linux 3.8 | a worktree at the project's path | refused, with the reason |
 //! | `F_SETLEASE`, `F_SETSIG` | Linux 2.4 | whether another process could write to a file that the store takes in | clone before reading; the index does not vouch |
 //! | `sync_file_range` | Linux 2.6.17 | after it, a store to a mapped page shows in the times | the index does not vouch |
 //! | `renameat2(RENAME_NOREPLACE, RENAME_EXCHANGE)` | Linux 3.15 | publishing | `mkdir` + rename over it; rename aside, rename in, undo |

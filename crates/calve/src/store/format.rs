@@ -30,6 +30,10 @@ pub(crate) const NEW: &str = "calve store 1\n";
 /// ([`Filesystem::shared_memory`]). A version that does not know this flag would give it one.
 const MEMORY_NOT_SHARED: &str = "memory-not-shared";
 
+/// The content of `format` in the folder that hides the store from the programs of a worktree that
+/// sees itself at the project's path: calve would take the worktree for the project there.
+pub(crate) const HIDDEN: &str = "calve store 1\nincompatible hidden-in-run\n";
+
 /// The incompatible flags that this version knows.
 const KNOWN: [&str; 1] = [MEMORY_NOT_SHARED];
 
@@ -100,6 +104,10 @@ fn read(store: &Path) -> Result<Vec<u8>, Error> {
         }
         Err(error) => return Err(error).context(Operation::Read, || &path),
     };
+    if text == HIDDEN.as_bytes() {
+        let why = io::Error::other("it is hidden from programs that 'calve run' started");
+        return Err(Error::new(ErrorKind::StoreHidden, Operation::OpenStore, store, why));
+    }
     parse(&text).map_err(|why| {
         Error::new(ErrorKind::StoreIncompatible, Operation::OpenStore, store, io::Error::other(why))
     })?;
@@ -192,6 +200,7 @@ mod tests {
             ("calve store 1\nincompatible memory-not-shared\ncompatible a\n", None),
             ("calve store 1\nincompatible memory-not-shared 2\n", Some("\"memory-not-shared 2\"")),
             ("calve store 1\ncompatible a\nincompatible b\n", Some("\"b\"")),
+            (super::HIDDEN, Some("\"hidden-in-run\"")),
             ("calve store 2\n", Some("\"2\"")),
             ("calve store 1\nmystery\n", Some("does not know")),
             ("", Some("not one")),

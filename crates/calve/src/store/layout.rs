@@ -115,6 +115,14 @@ pub(crate) const REPOSITORY: [&str; 3] = ["HEAD", "objects", "refs"];
 /// says what jj has checked out in this one tree.
 pub(crate) const JJ: &str = ".jj";
 
+/// In a registration of git: the path of the worktree's `.git` file.
+pub(crate) const GITDIR: &str = "gitdir";
+
+/// Beside worktrees: an empty folder, in which programs that see a worktree at the project's path
+/// see the project. See [`run`](crate::worktree).
+#[cfg(target_os = "linux")]
+pub(crate) const RUN: &str = ".calve-run";
+
 /// Where in a tree an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Within {

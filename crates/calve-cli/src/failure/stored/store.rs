@@ -124,6 +124,9 @@ fn unfit(case: &Case<'_>) -> Option<String> {
             }
             hint
         }
+        ErrorKind::StoreHidden => {
+            "use calve in another shell; 'exit' ends a shell of 'calve run'".to_owned()
+        }
         ErrorKind::StoreIncompatible => {
             "use the version of calve that wrote to the store last, or a later one".to_owned()
         }

@@ -17,6 +17,10 @@ pub(super) fn way_out(case: &Case<'_>) -> Option<String> {
              gives it the project's dependencies and build output",
             path = shell_word(path)
         ),
+        ErrorKind::Overlap if operation == Operation::ShowAtProject => format!(
+            "'calve start --from{name} --at DIR NAME' makes a fork of it elsewhere; 'git config calve.worktrees \
+             ../{{project}}.worktrees' puts new worktrees beside the project"
+        ),
         ErrorKind::WorktreeNotFound => "'calve list' lists the worktrees".to_owned(),
         ErrorKind::WorktreeExists | ErrorKind::InvalidName
             if operation == Operation::UseWorktree =>

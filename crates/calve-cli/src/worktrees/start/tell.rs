@@ -38,6 +38,13 @@ pub(crate) fn tell_trees(
 pub(super) fn tell_paths(worktrees: &[StartedWorktree], project: &Path, session: Session<'_>) {
     let first = worktrees.first().map_or(&[][..], |started| &started.mentions);
     session.output.warnings(&paths::warnings(first, project));
+    #[cfg(target_os = "linux")]
+    if let Some(started) = worktrees.first().filter(|it| paths::any_is_the_projects(&it.mentions)) {
+        session.output.summary(format_args!(
+            "'calve run {} -- CMD' runs CMD with all of that as it is: there the worktree is at the project's path",
+            crate::text::shell_word(Path::new(&started.name))
+        ));
+    }
     let first = worktrees.first();
     if let Some(warning) =
         first.and_then(|started| paths::pnpm::warning(project, &started.report.path))

@@ -152,6 +152,20 @@ pub(crate) fn private_umask() -> bool {
     unshared.is_ok()
 }
 
+/// Gives the process a mount namespace of its own. `with_user`: and a user namespace, in which it
+/// may mount; until its maps are written, its user and group are nobody.
+///
+/// # Errors
+/// `EPERM` without `with_user`: the process may not mount. With it, `EINVAL` also means that the
+/// process has threads.
+#[cfg(all(feature = "store", target_os = "linux"))]
+pub(crate) fn unshare_mounts(with_user: bool) -> rustix::io::Result<()> {
+    use rustix::thread::UnshareFlags;
+    let user = if with_user { UnshareFlags::NEWUSER } else { UnshareFlags::empty() };
+    // SAFETY: see `private_umask`; a namespace has no part in what the process owns.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS | user) }
+}
+
 /// Gives the calling thread, and the threads that it starts later, the lowest priority for the
 /// processors, and the disk only while nobody else wants it (`ioprio_set(2)`).
 pub(crate) fn lowest_priority() {

@@ -288,6 +288,40 @@ pub(crate) fn repositories_in(modules: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
+/// A repository of a submodule of a linked worktree, and the submodule's working tree.
+#[cfg(target_os = "linux")]
+#[derive(Debug)]
+pub(crate) struct ModuleConfig {
+    pub(crate) repository: PathBuf,
+    pub(crate) tree: PathBuf,
+    config: Vec<u8>,
+}
+
+#[cfg(target_os = "linux")]
+impl ModuleConfig {
+    /// Those in a registration.
+    ///
+    /// # Errors
+    /// A folder could not be listed, or a configuration could not be read.
+    pub(crate) fn all_of(registration: &Path) -> io::Result<Vec<Self>> {
+        let modules = registration.join(MODULES);
+        let mut found = Vec::new();
+        for name in repositories_in(&modules)? {
+            let repository = modules.join(name);
+            let Some(tree) = working_tree(&repository) else { continue };
+            let tree = absolute(&repository, tree.as_os_str().as_bytes());
+            let config = read_plain(fs::CWD, &repository.join("config"), CONFIG_MOST_BYTES)?;
+            found.push(Self { repository, tree, config });
+        }
+        Ok(found)
+    }
+
+    /// The configuration with another working tree. `None` if calve does not understand it.
+    pub(crate) fn with_tree(&self, tree: &Path) -> Option<Vec<u8>> {
+        git_index::with_working_tree(&self.config, tree.as_os_str().as_bytes())
+    }
+}
+
 /// The setting `core.worktree` of a repository.
 fn working_tree(repository: &Path) -> Option<PathBuf> {
     let dir = fs::open(repository, DIR_FLAGS, Mode::empty()).ok()?;

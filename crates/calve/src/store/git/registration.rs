@@ -23,8 +23,7 @@ use crate::tree::staging::{stage_name, write_whole};
 
 /// The folder of a repository that has a folder for each linked worktree.
 pub(super) const REGISTRATIONS: &str = "worktrees";
-/// In `worktrees/ID`: the path of the worktree's `.git` file.
-pub(super) const GITDIR: &str = "gitdir";
+pub(super) use crate::store::layout::GITDIR;
 /// In `worktrees/ID`: the path of the folder that all working trees share.
 pub(crate) const COMMONDIR: &str = "commondir";
 /// In `worktrees/ID`: the reason why the worktree must not be pruned.

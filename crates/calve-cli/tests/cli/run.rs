@@ -1,0 +1,384 @@
+//! Promise: `calve run` shows a program the worktree at the project's path, and what the program
+//! does there is done in the worktree alone; no other process notices anything.
+//!
+//! Each test runs as the user of the suite, and as a plain user if that is root: root needs no user
+//! namespace.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::hints::with_git;
+use crate::{Run, not_run, scratch};
+
+const NOBODY: u32 = 65_534;
+
+/// A folder of one user, and a command `calve` that this user can run.
+struct Desk {
+    _scratch: tempfile::TempDir,
+    root: PathBuf,
+    user: Option<u32>,
+}
+
+impl Desk {
+    /// One for each user. In its project `app` are a file, a folder `d`, and worktrees `one` and
+    /// `two`.
+    fn all(test: &str) -> Vec<Self> {
+        let is_root = rustix::process::geteuid().is_root();
+        let users = [None, Some(NOBODY)].into_iter().take(1 + usize::from(is_root));
+        if !is_root {
+            not_run(test, "as root");
+        }
+        users.filter_map(|user| Self::of(user, test)).collect()
+    }
+
+    fn of(user: Option<u32>, test: &str) -> Option<Self> {
+        let scratch = scratch();
+        let root = fs::canonicalize(scratch.path()).unwrap();
+        let bin = root.join("bin");
+        fs::create_dir(&bin).unwrap();
+        // The folders above the one that was built may be closed to others.
+        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_calve")).arg(&bin).status();
+        assert!(copied.unwrap().success());
+        fs::set_permissions(bin.join("calve"), fs::Permissions::from_mode(0o755)).unwrap();
+        chown(&root, user, user).unwrap();
+        let desk = Self { _scratch: scratch, root, user };
+        let made = desk.sh(
+            ".",
+            "git init -q -b main app; cd app; echo x >f; mkdir d; echo y >d/g; printf '/out\\n/build\\n' >.gitignore
+            git add .; git commit -qm 1; calve start -q one two >&2; calve run one -- true",
+        );
+        if made.stderr.contains("git: not found") {
+            not_run(test, "there is no git");
+            return None;
+        }
+        if made.stderr.contains("no mount namespace") {
+            not_run(test, &format!("as user {user:?}: {}", made.stderr.trim()));
+            return None;
+        }
+        assert_eq!(made.code, Some(0), "{made:?}");
+        Some(desk)
+    }
+
+    fn command(&self, folder: &str, script: &str) -> Command {
+        let mut shell = with_git(Command::new("sh"));
+        let path = std::env::var("PATH").unwrap_or_default();
+        shell.args(["-ec", script]).current_dir(self.root.join(folder)).stdin(Stdio::null());
+        shell.env("PATH", format!("{}:{path}", self.root.join("bin").display()));
+        shell.env("HOME", &self.root).env_remove("CALVE_STORE");
+        if let Some(user) = self.user {
+            shell.uid(user).gid(user);
+        }
+        shell
+    }
+
+    #[track_caller]
+    fn sh(&self, folder: &str, script: &str) -> Run {
+        self.command(folder, script).output().unwrap().into()
+    }
+
+    /// What the script prints, with `@` for the desk. It must succeed.
+    #[track_caller]
+    fn said(&self, folder: &str, script: &str) -> String {
+        let run = self.sh(folder, script);
+        assert_eq!(run.code, Some(0), "{:?}: {script}: {run:?}", self.user);
+        run.stdout.replace(self.root.to_str().unwrap(), "@")
+    }
+
+    /// All that git and calve know of the worktrees, from outside.
+    fn known(&self) -> String {
+        self.said(
+            "app",
+            "git worktree list --porcelain; cat .git/worktrees/*/gitdir .git/calve/format
+            cat ../app.worktrees/*/.git 2>&1 || true; calve list; git fsck --no-dangling; git worktree prune -n -v",
+        )
+    }
+}
+
+#[test]
+fn git_means_the_worktree_and_outside_nothing_is_named_otherwise() {
+    for desk in Desk::all("git in calve run") {
+        // git writes a registration's path again if it is a day old; and a worktree inside the
+        // project cannot be seen at its path.
+        desk.said(
+            "app",
+            "git worktree add -q inner; touch -d '3 days ago' .git/worktrees/*/gitdir",
+        );
+        let before = desk.known();
+        let script = r#"calve run one -- sh -ec '
+            pwd; git rev-parse --show-toplevel; git status --porcelain --branch
+            git worktree prune -v; git worktree list --porcelain | grep ^worktree; git worktree repair
+            git -C ../app.worktrees/one status --porcelain --branch
+            git -C ../app.worktrees/two status --porcelain --branch
+            git -C "$CALVE_PROJECT" rev-parse --abbrev-ref HEAD
+            echo a >a; git stash -qu; git stash pop >/dev/null; git status --porcelain
+            cat "$CALVE_PROJECT/f" ../app.worktrees/one/a; rm a'"#;
+        let project = "@/app.worktrees/.calve-run/app";
+        let expected = format!(
+            "@/app\n@/app\n## one\nworktree {project}\nworktree {project}/inner\nworktree @/app\n\
+             worktree @/app.worktrees/two\n## one\n## two\nmain\n?? a\nx\na\n"
+        );
+        let sorted = |text: &str| {
+            let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+            lines.sort();
+            lines
+        };
+        assert_eq!(sorted(&desk.said("app", script)), sorted(&expected));
+        assert_eq!(desk.known(), before);
+        // A commit, with a hook.
+        let script = r#"printf '#!/bin/sh\npwd >hooked\n' >.git/hooks/pre-commit; chmod +x .git/hooks/pre-commit
+            calve run one -- sh -ec 'echo z >f; git commit -qam 2; cat hooked'
+            cat f; git log --format=%s -1 one; cat ../app.worktrees/one/f; git -C ../app.worktrees/one status --short"#;
+        assert_eq!(desk.said("app", script), "@/app\nx\n2\nz\n?? hooked\n");
+    }
+}
+
+#[test]
+fn calve_itself_refuses_to_work_there_whatever_leads_to_the_store() {
+    for desk in Desk::all("calve in calve run") {
+        desk.said("app", "calve start -q --git copy copy; calve start -q --git none none");
+        desk.said(".", "mkdir plain; cd plain; echo x >f; calve init -q; calve start -q w");
+        let before = desk.known();
+        let (project, two) = ("-C $CALVE_PROJECT", "-C ../app.worktrees/two");
+        for (folder, name, verb) in [
+            ("app", "one", "status".to_owned()),
+            ("app", "one", "list".to_owned()),
+            ("app", "one", "drop --force one".to_owned()),
+            ("app", "one", "start three".to_owned()),
+            ("app", "one", "run two -- true".to_owned()),
+            ("app", "one", format!("{project} list")),
+            ("app", "one", format!("{project} start three")),
+            ("app", "one", format!("{two} status")),
+            ("app", "copy", "status".to_owned()),
+            ("app", "none", "status".to_owned()),
+            ("app", "none", format!("{project} list")),
+            ("plain", "w", "status".to_owned()),
+            ("plain", "w", format!("{project} snapshot")),
+            ("app", "one", "hook claude create <../hook".to_owned()),
+        ] {
+            fs::write(desk.root.join("hook"), r#"{"name":"hooked","cwd":"."}"#).unwrap();
+            let run = desk.sh(folder, &format!("calve run {name} -- sh -c 'calve {verb}'"));
+            assert_eq!(run.code, Some(1), "{name}: {verb}: {run:?}");
+            let says = "is hidden from programs that 'calve run' started";
+            assert!(run.stderr.contains(says), "{name}: {verb}: {run:?}");
+        }
+        assert_eq!(desk.known(), before);
+        assert_eq!(desk.said("plain", "calve status w"), "");
+    }
+}
+
+#[test]
+fn the_program_stands_in_calves_place() {
+    for desk in Desk::all("the program of calve run") {
+        desk.said("app", "mkdir only; echo '#!/bin/nowhere' >script; chmod +x script; cp script ../app.worktrees/one");
+        for (folder, script, code, says) in [
+            ("app", "calve run one -- sh -c 'exit 7'", 7, ""),
+            // The shell of the test says it of the signal.
+            ("app", "calve run one -- sh -c 'kill -TERM $$'", 143, ""),
+            ("app", "calve run one -- nowhere", 127, "nowhere is not on the PATH"),
+            ("app", "calve run one -- ./nowhere", 127, "cannot run ./nowhere"),
+            ("app", "calve run one -- ./script", 127, "cannot run ./script"),
+            ("app", "calve run one -- ./f", 126, "Permission denied"),
+            ("app", "calve run one -- ./d", 126, "Permission denied"),
+            ("app", "calve run nope -- true", 1, "no worktree is named 'nope'"),
+            ("app", "calve run -- true", 1, "is the project, and at its path"),
+            ("app/only", "calve run one -- true", 1, "cannot enter"),
+            ("app", "calve run one true", 2, "unexpected argument 'true'"),
+        ] {
+            let run = desk.sh(folder, script);
+            assert_eq!(run.code, Some(code), "{script}: {run:?}");
+            assert!(run.stderr.contains(says), "{script}: {run:?}");
+        }
+        for (folder, script, expected) in [
+            ("app", "echo in | calve run one -- cat", "in\n"),
+            ("app/d", "calve run one -- sh -c 'echo $PWD; ls'", "@/app/d\ng\n"),
+            // The shell must not take the folder for the worktree's own.
+            ("app.worktrees/one/d", "calve run -- sh -c 'pwd; pwd -P'", "@/app/d\n@/app/d\n"),
+            ("app.worktrees/two", "calve run one -- pwd", "@/app\n"),
+            (".", "calve -C app/d run one -- pwd", "@/app/d\n"),
+            (".", "SHELL=/bin/pwd calve run app.worktrees/one", "@/app\n"),
+            ("app", "ulimit -Sn 99; calve run one -- sh -c 'ulimit -Sn'", "99\n"),
+            ("app", "GIT_DIR=/nowhere calve run one -- git branch --show-current", "one\n"),
+            ("app", "calve run one -- id -u; calve run one -- id -g", "ID\nID\n"),
+            // No process stands between.
+            (
+                "app",
+                "calve run one -- sh -c 'echo $PPID' >../parent; test $(cat ../parent) = $$ && echo",
+                "\n",
+            ),
+            (
+                "app",
+                "calve run two -- env | grep -E '^(CALVE_(NAME|PORT|PROJECT|SLOT|WORKTREE)|CCACHE|COMPOSE)' | sort",
+                "CALVE_NAME=two\nCALVE_PORT=3020\nCALVE_PROJECT=@/app.worktrees/.calve-run/app\nCALVE_SLOT=2\n\
+                 CALVE_WORKTREE=@/app\nCCACHE_BASEDIR=@/app\nCOMPOSE_PROJECT_NAME=app-two\n",
+            ),
+        ] {
+            let said = desk.said(folder, script);
+            let id = desk.user.unwrap_or_else(|| rustix::process::geteuid().as_raw()).to_string();
+            assert_eq!(said, expected.replace("ID", &id), "{script}");
+        }
+    }
+}
+
+#[test]
+fn submodules_lead_to_their_own_repositories() {
+    for desk in Desk::all("submodules in calve run") {
+        let allow = "-c protocol.file.allow=always";
+        desk.said(
+            ".",
+            &format!(
+                "git init -q -b main lib; cd lib; echo l >l; git add l; git commit -qm l; cd ../app
+                git {allow} submodule --quiet add ../lib deep/sub; git commit -qm sub; calve start -q linked
+                calve start -q --git copy copy"
+            ),
+        );
+        for name in ["linked", "copy"] {
+            let said = desk.said(
+                "app",
+                &format!(
+                    "calve run {name} -- sh -ec 'cd deep/sub; git rev-parse --show-toplevel; git status --porcelain
+                    echo m >m; git add m; git commit -qm m; cd ../..; git status --porcelain'
+                    cd ../app.worktrees/{name}/deep/sub; git log --format=%s; git rev-parse --show-toplevel
+                    git -C ../../../../app status --porcelain"
+                ),
+            );
+            let own = format!("@/app.worktrees/{name}/deep/sub");
+            assert_eq!(said, format!("@/app/deep/sub\n M deep/sub\nm\nl\n{own}\n"), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_worktree_in_which_a_program_runs_is_not_dropped() {
+    for desk in Desk::all("drop beside calve run") {
+        let mut living = desk.command("app", "exec calve run one -- cat");
+        let mut living = living.stdin(Stdio::piped()).spawn().unwrap();
+        let program = PathBuf::from(format!("/proc/{}/comm", living.id()));
+        while fs::read_to_string(&program).unwrap() != "cat\n" {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        let dropped = desk.sh("app", "calve drop one");
+        assert_eq!(dropped.code, Some(1), "{dropped:?}");
+        assert!(dropped.stderr.contains(&format!("\n  {} cat\n", living.id())), "{dropped:?}");
+        let other = desk.sh("app", "calve drop two");
+        assert_eq!(other.code, Some(0), "{other:?}");
+        drop(living.stdin.take());
+        living.wait().unwrap();
+        assert_eq!(desk.sh("app", "calve drop one").code, Some(0));
+    }
+}
+
+#[test]
+fn where_it_cannot_be_calve_says_why_and_what_helps() {
+    for desk in Desk::all("refusals of calve run") {
+        desk.said("app", "calve start -q --at . inside");
+        let inside = desk.sh("app", "calve run inside -- true");
+        assert_eq!(inside.code, Some(1), "{inside:?}");
+        assert!(inside.stderr.contains("is inside the project"), "{inside:?}");
+        assert!(inside.stderr.contains("calve.worktrees"), "{inside:?}");
+        // As a user without rights, in a namespace that allows no others.
+        let script = "unshare -Ur sh -ec 'echo 0 >/proc/sys/user/max_user_namespaces
+            exec setpriv --inh-caps=-all --bounding-set=-all calve run one -- true'";
+        let none = match desk.user {
+            Some(_) => desk.sh("app", script),
+            None => continue,
+        };
+        assert_eq!(none.code, Some(1), "{none:?}");
+        let says = "no mount namespace: user.max_user_namespaces is 0\n\
+                    hint: as root: sysctl -w user.max_user_namespaces=15000";
+        assert!(none.stderr.contains(says), "{none:?}");
+    }
+}
+
+/// Whether a program is installed; notes if it is not.
+fn has(test: &str, program: &str) -> bool {
+    let found = Command::new("sh").args(["-c", &format!("command -v {program}")]).output().unwrap();
+    if !found.status.success() {
+        not_run(test, &format!("there is no {program}"));
+    }
+    found.status.success()
+}
+
+#[test]
+fn a_build_folder_of_cmake_builds_the_worktree_and_leaves_the_project_alone() {
+    let test = "CMake in calve run";
+    if !has(test, "cmake") || !has(test, "cc") {
+        return;
+    }
+    for desk in Desk::all(test) {
+        let list = "cmake_minimum_required(VERSION 3.5)\nproject(app C)\nadd_executable(app main.c)\n\
+                    enable_testing()\nadd_test(NAME app COMMAND app)\n";
+        fs::write(desk.root.join("app/CMakeLists.txt"), list).unwrap();
+        fs::write(desk.root.join("app/main.c"), "int main(void) { return 0; }\n").unwrap();
+        let build = "cmake --build build && cd build && ctest --output-on-failure";
+        desk.said("app", &format!("git add .; git commit -qm 2; cmake -B build; {build}"));
+        let started = desk.sh("app", "calve start w");
+        assert!(started.stderr.contains("'calve run w -- CMD'"), "{started:?}");
+        // Nothing is built again.
+        let objects = "find build -name '*.o' -o -name app | sort | xargs stat -c %y";
+        let unchanged =
+            desk.said("app", &format!("{objects}; calve run w -- sh -c '{build}' >&2; {objects}"));
+        let lines: Vec<&str> = unchanged.lines().collect();
+        assert_eq!(lines[..lines.len() / 2], lines[lines.len() / 2..]);
+        let own = desk.said("app.worktrees/w", objects);
+        assert_eq!(own.lines().collect::<Vec<_>>(), lines[..lines.len() / 2]);
+        // Broken code in the worktree fails there, and not in the project.
+        for (code, fails) in [("int main(void) { return 1; }", "Failed"), ("broken", "error")] {
+            fs::write(desk.root.join("app.worktrees/w/main.c"), code).unwrap();
+            let run = desk.sh("app", &format!("calve run w -- sh -c '{build}'"));
+            assert_ne!(run.code, Some(0), "{code}: {run:?}");
+            assert!(format!("{run:?}").contains(fails), "{code}: {run:?}");
+            desk.said("app", build);
+        }
+    }
+}
+
+#[test]
+fn what_ccache_knows_of_the_project_is_found_in_the_worktree() {
+    let test = "ccache in calve run";
+    if !has(test, "ccache") || !has(test, "cc") {
+        return;
+    }
+    for desk in Desk::all(test) {
+        // With an absolute path and debug information, which names the folder.
+        let compile = "ccache cc -g -c $PWD/main.c -o main.o";
+        fs::write(desk.root.join("app/main.c"), "int main(void) { return 0; }\n").unwrap();
+        let script = format!(
+            "{compile}; calve start -q w >&2; calve run w -- sh -ec 'unset CCACHE_BASEDIR; {compile}'
+            ccache --print-stats | grep -E '^(direct|preprocessed)_cache_hit'"
+        );
+        let hits: u32 = desk
+            .said("app", &script)
+            .split_whitespace()
+            .filter_map(|it| it.parse::<u32>().ok())
+            .sum();
+        assert_eq!(hits, 1);
+    }
+}
+
+/// The recipe of docs/worktrees.md.
+#[test]
+fn in_bubblewrap_the_program_writes_to_the_worktree_and_to_gits_repository_alone() {
+    let test = "bubblewrap in calve run";
+    if !has(test, "bwrap") {
+        return;
+    }
+    let page =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/worktrees.md"));
+    let page = page.unwrap();
+    let start = page.find("calve run fix-1 -- sh -c 'exec bwrap").unwrap();
+    let recipe = page[start..].split("\n```").next().unwrap().replace("fix-1", "one");
+    for desk in Desk::all(test) {
+        let inner = "echo 1 >new; git add new; git commit -qm new; touch $CALVE_PROJECT/no ../no ~/no /usr/no";
+        let script = recipe.replace("my-agent", &format!("sh -c \"{inner}\""));
+        let run = desk.sh("app", &script);
+        assert!(run.stderr.contains("cannot touch '/usr/no'"), "{run:?}");
+        assert_eq!(
+            desk.said("app", "git log --format=%s -1 one; cat ../app.worktrees/one/new"),
+            "new\n1\n"
+        );
+        assert_eq!(desk.said(".", "ls no app/no app.worktrees/no 2>/dev/null || true"), "");
+    }
+}

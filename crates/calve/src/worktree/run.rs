@@ -1,0 +1,238 @@
+//! Shows a worktree at the project's path, to this process and the programs that it starts.
+//!
+//! In a mount namespace of its own the worktree is mounted on the project, so that every absolute
+//! path that names the project (in a build folder, in a compiler's cache, in debug information)
+//! leads to the worktree. The project itself is mounted in [`RUN`] beside the worktree. No other
+//! process sees these mounts, and they end with the last process in the namespace.
+//!
+//! # git
+//! A linked worktree's `.git` file and its registration name each other by absolute paths, and the
+//! repository is mostly in the project, so it is at another path now. Over each file that names
+//! what is elsewhere now, a file of a tmpfs with the right path is mounted ([`PathsInRun`]). Without
+//! that, git would find no repository; `git worktree prune` would delete the registrations of
+//! worktrees that it cannot see; and git would write the path of the mount into the worktree's
+//! registration, which it does when that is a day old, or on `git worktree repair`. The mounted
+//! files take these writes.
+//!
+//! # The store
+//! calve must not work here: it would take the worktree for the project, and write the paths of
+//! these mounts into the store. A folder with a `format` that no version opens is mounted over the
+//! store, and the mark of the worktree leads there.
+
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, MountPropagationFlags};
+use rustix::mount::{mount, mount_bind_recursive, mount_change};
+
+use super::{MarkPlace, Worktree};
+use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::reflink::sys::unshare_mounts;
+use crate::store::format;
+use crate::store::git::modules::ModuleConfig;
+use crate::store::git::{self, Registration};
+use crate::store::layout::{GIT, GITDIR, Layout, RUN};
+use crate::store::marker::{Marked, Marker};
+
+impl Worktree {
+    /// From here on, this process and the programs that it starts see the worktree at the project's
+    /// path, and at its own. Returns the path of the project itself. The process also gets a user
+    /// namespace, with its own user and group alone, if it may not mount otherwise. Its current
+    /// folder is where it was: change to one by its path.
+    ///
+    /// calve itself does not work with the store any more. Call this in a process with one thread,
+    /// before `exec`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NamespaceRefused`]; [`ErrorKind::Overlap`] if one of the two trees is inside the
+    /// other. The process may be in the namespace already, with some of the mounts. The only thing
+    /// left behind is an empty folder `.calve-run` beside the worktree.
+    pub fn show_at_project(&self) -> Result<PathBuf, Error> {
+        self.must_be_there()?;
+        let project = self.store.project()?;
+        let root = &self.path;
+        let failed = |kind, why: &str| {
+            let cause = io::Error::other(why.to_owned());
+            Err(Error::new(kind, Operation::ShowAtProject, root, cause))
+        };
+        if self.is_project() {
+            return failed(ErrorKind::Overlap, "it is the project, and at its path already");
+        }
+        if root.starts_with(&project) || project.starts_with(root) {
+            return failed(
+                ErrorKind::Overlap,
+                "it is inside the project, or around it, and each would hide the other",
+            );
+        }
+        let folder = root.parent().unwrap_or(root).join(RUN);
+        let name = project.file_name().unwrap_or_default();
+        let paths = PathsInRun { root, shown: folder.join(name), project: &project };
+        let covers = self.covers(&paths)?;
+        match std::fs::create_dir(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && !folder.is_symlink() => {}
+            made => made.context(Operation::MakeFolder, || &folder)?,
+        }
+        own_mounts().map_err(|error| {
+            Error::new(ErrorKind::NamespaceRefused, Operation::ShowAtProject, root, error)
+        })?;
+        let flags = MountFlags::NOSUID | MountFlags::NODEV;
+        mount("calve-run", &folder, "tmpfs", flags, c"mode=0755")
+            .or_else(|errno| mounted(errno, &folder))?;
+        std::fs::create_dir(&paths.shown).context(Operation::MakeFolder, || &paths.shown)?;
+        bind(&project, &paths.shown)?;
+        bind(root, &project)?;
+        let mut own = name.to_owned();
+        own.push(".files");
+        let own = folder.join(own);
+        std::fs::create_dir(&own).context(Operation::MakeFolder, || &own)?;
+        for (number, (path, cover)) in covers.into_iter().enumerate() {
+            let made = own.join(number.to_string());
+            let text = match &cover {
+                Cover::File(text) => std::fs::write(&made, text),
+                Cover::Store => std::fs::create_dir(&made)
+                    .and_then(|()| std::fs::write(Layout(&made).format(), format::HIDDEN)),
+            };
+            text.context(Operation::Write, || &made)?;
+            for at in paths.all_of(&path) {
+                match bind(&made, &at) {
+                    // It is gone since the look.
+                    Err(error) if git::is_absent(error.io_error()) => {}
+                    bound => bound?,
+                }
+            }
+        }
+        Ok(paths.shown)
+    }
+
+    /// What must be mounted over, by the paths outside of the namespace.
+    fn covers(&self, paths: &PathsInRun<'_>) -> Result<Vec<(PathBuf, Cover)>, Error> {
+        let mut covers = vec![(self.store.path().to_owned(), Cover::Store)];
+        let mut marks = vec![MarkPlace::of_worktree(paths.root)];
+        let read = |folder: &Path| git::read(folder).context(Operation::Read, || folder);
+        let repositories = [read(paths.project)?, read(paths.root)?];
+        let mut folders: Vec<&Path> =
+            repositories.iter().flatten().map(|found| found.common.as_path()).collect();
+        folders.dedup_by(|one, other| git::is_same(one, other));
+        for common in folders {
+            // The repository of a worktree that has a copy moves with it, and has none.
+            let known = git::registrations(common).context(Operation::Read, || common)?;
+            for registration in known {
+                paths.cover_registration(&registration, &mut covers)?;
+                marks.push(MarkPlace::of_git(registration.folder));
+            }
+        }
+        for mark in marks {
+            if let Some(marker) = Marker::read(&mark)?
+                && paths.of(&marker.store) != marker.store
+            {
+                let marker = Marker { store: paths.of(&marker.store), ..marker };
+                covers.push((mark.path(), Cover::File(marker.encode(Marked::Worktree))));
+            }
+        }
+        Ok(covers)
+    }
+}
+
+/// Where the trees are outside of the namespace, and where the project is inside.
+struct PathsInRun<'a> {
+    project: &'a Path,
+    root: &'a Path,
+    shown: PathBuf,
+}
+
+/// What is mounted over a path.
+enum Cover {
+    /// A file with this content.
+    File(Vec<u8>),
+    /// A store that no version of calve opens.
+    Store,
+}
+
+impl PathsInRun<'_> {
+    /// The path by which programs in the namespace are to know what has this path outside.
+    fn of(&self, path: &Path) -> PathBuf {
+        if let Ok(below) = path.strip_prefix(self.root) {
+            return self.project.join(below);
+        }
+        match path.strip_prefix(self.project) {
+            Ok(below) => self.shown.join(below),
+            Err(_) => path.to_owned(),
+        }
+    }
+
+    /// All paths there: a worktree has its own, too.
+    fn all_of(&self, path: &Path) -> Vec<PathBuf> {
+        let also = path.starts_with(self.root).then(|| path.to_owned());
+        std::iter::once(self.of(path)).chain(also).collect()
+    }
+
+    /// Lets a working tree and its registration name each other by the paths that they have in the
+    /// namespace.
+    fn cover_registration(
+        &self,
+        registration: &Registration,
+        covers: &mut Vec<(PathBuf, Cover)>,
+    ) -> Result<(), Error> {
+        let folder = &registration.folder;
+        let Some(git_file) = &registration.git_file else { return Ok(()) };
+        let is_own = registration.is_of(self.root);
+        // The registration may have another path of the same root.
+        let git_file = if is_own { &git::git_of(self.root) } else { git_file };
+        if self.of(git_file) == *git_file && self.of(folder) == *folder {
+            return Ok(());
+        }
+        let line = |start: &[u8], path: &Path| {
+            Cover::File([start, self.of(path).as_os_str().as_bytes(), b"\n"].concat())
+        };
+        covers.push((folder.join(GITDIR), line(b"", git_file)));
+        if std::fs::symlink_metadata(git_file).is_ok_and(|found| found.is_file()) {
+            covers.push((git_file.clone(), line(b"gitdir: ", folder)));
+        }
+        if !is_own {
+            return Ok(());
+        }
+        for module in ModuleConfig::all_of(folder).context(Operation::Read, || folder)? {
+            let tree = self.of(&module.tree);
+            if let Some(config) = module.with_tree(&tree) {
+                covers.push((module.repository.join("config"), Cover::File(config)));
+                covers.push((module.tree.join(GIT), line(b"gitdir: ", &module.repository)));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Gives the process mounts of its own.
+fn own_mounts() -> io::Result<()> {
+    match unshare_mounts(false) {
+        Err(Errno::PERM) => {
+            let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
+            unshare_mounts(true)?;
+            let map = |id: u32| format!("{id} {id} 1\n");
+            // Without privileges, a group can be mapped only if groups can be set no more.
+            std::fs::write("/proc/self/setgroups", "deny")?;
+            std::fs::write("/proc/self/uid_map", map(user.as_raw()))?;
+            std::fs::write("/proc/self/gid_map", map(group.as_raw()))?;
+        }
+        unshared => unshared?,
+    }
+    // What is mounted outside later appears here, and nothing of this appears outside.
+    let from_outside = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+    Ok(mount_change("/", from_outside)?)
+}
+
+fn bind(what: &Path, over: &Path) -> Result<(), Error> {
+    // Without what is mounted below it, the kernel would refuse it in a user namespace.
+    mount_bind_recursive(what, over).or_else(|errno| mounted(errno, over))
+}
+
+fn mounted(errno: Errno, at: &Path) -> Result<(), Error> {
+    match errno {
+        Errno::PERM | Errno::ACCESS => {
+            Err(Error::new(ErrorKind::NamespaceRefused, Operation::Mount, at, errno))
+        }
+        errno => Err(Error::io(Operation::Mount, at, errno)),
+    }
+}
