@@ -497,7 +497,7 @@ impl Store {
         filesystems: &Filesystems,
     ) -> (i64, u32) {
         let seconds_only = |meta: &Meta| meta.changed.1 == 0 && meta.modified().1 == 0;
-        let Ok(meta) = fs::fstat(root).map(|stat| Meta::of(&stat)) else { return NEVER };
+        let Ok(meta) = Meta::of_file(root) else { return NEVER };
         if filesystems.of(root, meta.dev).clock && !seconds_only(&meta) {
             return ours;
         }
@@ -548,7 +548,7 @@ impl Store {
     ) -> Result<(), Error> {
         self.flush(unsealed)?;
         let flush = || -> io::Result<()> {
-            let device = |dir: &OwnedFd| Ok::<_, io::Error>(Meta::of(&fs::fstat(dir)?).dev);
+            let device = |dir: &OwnedFd| Ok::<_, io::Error>(Meta::of_file(dir)?.dev);
             let mut flushed = vec![device(self.blobs().dir())?];
             for tree in trees {
                 let device = device(tree)?;
@@ -625,5 +625,5 @@ pub(crate) fn is_refused(error: &io::Error) -> bool {
 fn clock_in(folder: &OwnedFd) -> io::Result<(i64, u32)> {
     let staged = StagedFile::new(folder);
     let file = fs::openat(folder, &staged.path, NEW_FILE_FLAGS, Mode::RUSR | Mode::WUSR)?;
-    Ok(scan::stat_of(&Meta::of(&fs::fstat(&file)?)).changed)
+    Ok(scan::stat_of(&Meta::of_file(&file)?).changed)
 }

@@ -260,8 +260,8 @@ pub(crate) fn have_same_bytes(
 /// Like [`have_same_bytes`], but compares only the lengths, the first bytes and the last ones.
 pub(crate) fn have_same_sample(one: impl AsFd, other: impl AsFd) -> io::Result<bool> {
     const SAMPLE_BYTES: usize = 4096;
-    let length = Meta::of(&fs::fstat(&one)?).size;
-    if Meta::of(&fs::fstat(&other)?).size != length {
+    let length = Meta::of_file(&one)?.size;
+    if Meta::of_file(&other)?.size != length {
         return Ok(false);
     }
     let (mut ours, mut theirs) = ([0; SAMPLE_BYTES], [0; SAMPLE_BYTES]);

@@ -65,6 +65,15 @@ impl Meta {
         }
     }
 
+    pub(crate) fn of_file(file: impl AsFd) -> rustix::io::Result<Self> {
+        Ok(Self::of(&fs::fstat(file)?))
+    }
+
+    /// Of the entry itself, also if it is a symbolic link.
+    pub(crate) fn at(dir: impl AsFd, name: impl rustix::path::Arg) -> rustix::io::Result<Self> {
+        Ok(Self::of(&fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?))
+    }
+
     /// The metadata for an entry that has no inode yet: an owner, a mode with its file type, and
     /// the modification time. The access time stays as it is.
     pub(crate) fn wanted(mode: u32, (uid, gid): (u32, u32), modified: (i64, i64)) -> Self {
@@ -528,7 +537,7 @@ pub(crate) fn apply(
         set_times(fs::futimens(file, &meta.timestamps()), &mut refused)?;
     }
     if forgets {
-        let found = Meta::of(&fs::fstat(file)?);
+        let found = Meta::of_file(file)?;
         meta.name_forgotten(&found, Some(mode(permissions)), &mut refused);
     }
     Ok(refused)
@@ -581,7 +590,7 @@ pub(crate) fn apply_at(
         set_times(set, &mut refused)?;
     }
     if !created.keeps_metadata {
-        let found = Meta::of(&fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?);
+        let found = Meta::at(dir, name)?;
         meta.name_forgotten(&found, made_with, &mut refused);
     }
     Ok(refused)

@@ -57,7 +57,7 @@ fn open_source(path: &Path) -> io::Result<Option<Source>> {
         Err(Errno::NXIO) => return Err(not_regular("a socket or a device")),
         Err(errno) => return Err(errno.into()),
     };
-    let meta = Meta::of(&fs::fstat(&fd)?);
+    let meta = Meta::of_file(&fd)?;
     match meta.file_type() {
         fs::FileType::RegularFile => {}
         fs::FileType::Directory => return Err(Errno::ISDIR.into()),
@@ -108,13 +108,13 @@ fn retry_of(sources: &Source, dest: impl AsFd) -> io::Result<(ReflinkOutcome, Op
 /// # Errors
 /// `EAGAIN` if the source changed meanwhile.
 pub(crate) fn clone_and_look(source: impl AsFd, dest: impl AsFd) -> io::Result<()> {
-    let before = Meta::of(&fs::fstat(&source)?);
+    let before = Meta::of_file(&source)?;
     sys::clone_file(&source, &dest)?;
     if have_same_sample(&source, &dest)? {
         return Ok(());
     }
     fs::ftruncate(dest, 0)?;
-    let rested = Meta::of(&fs::fstat(&source)?).is_still(&before);
+    let rested = Meta::of_file(&source)?.is_still(&before);
     Err(if rested { Errno::OPNOTSUPP } else { Errno::AGAIN }.into())
 }
 

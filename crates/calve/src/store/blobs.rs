@@ -451,7 +451,7 @@ impl Blobs {
             Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => return Ok(Mirror::Missing),
             Err(errno) => return Err(errno.into()),
         };
-        let meta = Meta::of(&fs::fstat(&file)?);
+        let meta = Meta::of_file(&file)?;
         if meta.file_type() != fs::FileType::RegularFile {
             return Ok(Mirror::Missing);
         }
@@ -533,7 +533,7 @@ impl Blobs {
         meta::give_mode(file, MODE)?;
         let opened = opened?;
         // Another process may have renamed a good mirror over it.
-        if Meta::of(&fs::fstat(&opened)?).id() == Meta::of(&fs::fstat(file)?).id() {
+        if Meta::of_file(&opened)?.id() == Meta::of_file(file)?.id() {
             fs::ftruncate(&opened, 0)?;
         }
         Ok(())
@@ -572,14 +572,14 @@ impl Blobs {
                         && !protected
                         && intake.hash(file, meta.size, stop)?.0 != blob =>
                 {
-                    meta = Meta::of(&fs::fstat(file)?);
+                    meta = Meta::of_file(file)?;
                 }
                 TakeInAttempt::Stored { blob, size, meta, rested } => {
                     intake.counts.read_bytes += size;
                     let traced = rested && is_traced(writers, protected, meta.changed, stamp);
                     return Ok(Taken::Stored { blob, size, meta, traced, writers });
                 }
-                TakeInAttempt::Changed => meta = Meta::of(&fs::fstat(file)?),
+                TakeInAttempt::Changed => meta = Meta::of_file(file)?,
             }
         }
         Ok(Taken::Changing)
@@ -688,7 +688,7 @@ impl Blobs {
         }
         fs::futimens(&new, &timestamps(seal_of(blob)))?;
         #[cfg(calve_check)]
-        crate::check::mirror(&new, &Meta::of(&fs::fstat(&new)?), blob);
+        crate::check::mirror(&new, &Meta::of_file(&new)?, blob);
         intake.counts.cloned_files += 1;
         Ok(TakeInAttempt::Stored { blob, size, meta: *meta, rested: true })
     }
@@ -710,7 +710,7 @@ impl Blobs {
         let on = intake.filesystem(file, meta.dev);
         let mut rested = true;
         let (meta, read) = if cloned {
-            (Meta::of(&fs::fstat(file)?), None)
+            (Meta::of_file(file)?, None)
         } else {
             // A process that writes during the copy must leave another time.
             listing::wait_for_tick_after(meta.changed);
@@ -731,7 +731,7 @@ impl Blobs {
         let (blob, size) = match read {
             Some(read) => read,
             None => {
-                let length = Meta::of(&fs::fstat(&new)?).size;
+                let length = Meta::of_file(&new)?.size;
                 intake.hash(&new, length, stop)?
             }
         };
@@ -747,7 +747,7 @@ impl Blobs {
         if cloned {
             fs::futimens(&new, &timestamps(seal_of(blob)))?;
             #[cfg(calve_check)]
-            crate::check::mirror(&new, &Meta::of(&fs::fstat(&new)?), blob);
+            crate::check::mirror(&new, &Meta::of_file(&new)?, blob);
             intake.counts.cloned_files += 1;
         } else {
             intake.counts.copied_files += 1;
@@ -884,7 +884,7 @@ impl Blobs {
                 Err(Errno::NOENT) => continue,
                 Err(errno) => return Err(errno.into()),
             };
-            let (seconds, nanoseconds) = Meta::of(&fs::fstat(&file)?).changed;
+            let (seconds, nanoseconds) = Meta::of_file(&file)?.changed;
             if (seconds, nanoseconds) < (flushed.0, flushed.1.into()) {
                 fs::futimens(&file, &timestamps(seal_of(*id)))?;
             }
@@ -932,8 +932,8 @@ impl Blobs {
                 let entry = entry?;
                 let Ok(name) = entry.file_name().to_str() else { continue };
                 let Some(id) = super::id::from_hex(&format!("{fan}{name}")) else { continue };
-                match fs::statat(&dir, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW) {
-                    Ok(stat) => each(BlobId::from_bytes(id), Meta::of(&stat)),
+                match Meta::at(&dir, entry.file_name()) {
+                    Ok(meta) => each(BlobId::from_bytes(id), meta),
                     Err(Errno::NOENT) => {}
                     Err(errno) => return Err(errno.into()),
                 }
@@ -945,7 +945,7 @@ impl Blobs {
 
 /// Whether a file is as it was.
 fn unchanged(file: &OwnedFd, before: &Meta) -> io::Result<bool> {
-    let now = Meta::of(&fs::fstat(file)?);
+    let now = Meta::of_file(file)?;
     Ok(now.size == before.size
         && now.modified() == before.modified()
         && now.changed == before.changed)

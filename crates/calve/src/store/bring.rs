@@ -141,7 +141,7 @@ impl Bring<'_> {
         let Self { root, trees, .. } = *self;
         let look = || -> io::Result<Option<Meta>> {
             let dir = open_parent(root, path)?;
-            Ok(Some(Meta::of(&fs::statat(&dir, &last(path)?, AtFlags::SYMLINK_NOFOLLOW)?)))
+            Ok(Some(Meta::at(&dir, &last(path)?)?))
         };
         let meta = match look() {
             Ok(Some(meta)) if meta.file_type() != fs::FileType::Directory => meta,
@@ -220,7 +220,7 @@ impl Bring<'_> {
                     Err(Errno::EXIST) => {
                         // The owner must be able to enter the directory while we work in it.
                         let dir = open_at(root, path)?;
-                        let mode = Meta::of(&fs::fstat(&dir)?).permissions();
+                        let mode = Meta::of_file(&dir)?.permissions();
                         if mode & 0o700 != 0o700 {
                             meta::give_mode(&dir, meta::mode(mode | 0o700))?;
                         }
@@ -367,7 +367,7 @@ impl Bring<'_> {
         }
         let stat = |path: &Path| -> io::Result<Stat> {
             let dir = open_parent(root, path)?;
-            Ok(stat_of(&Meta::of(&fs::statat(&dir, &last(path)?, AtFlags::SYMLINK_NOFOLLOW)?)))
+            Ok(stat_of(&Meta::at(&dir, &last(path)?)?))
         };
         for (number, path, _) in &touched {
             stats[*number] = stat(path).unwrap_or_default();
@@ -482,7 +482,7 @@ pub(crate) fn set_in_place(root: &OwnedFd, path: &Path, entry: &Entry) -> io::Re
     let created = meta::created_by_us(false);
     let wanted = wanted(entry);
     let give = |file: &OwnedFd| -> io::Result<()> {
-        let meta = Meta::of(&fs::fstat(file)?);
+        let meta = Meta::of_file(file)?;
         if meta.file_type() != wanted.file_type() {
             return Ok(());
         }
@@ -499,7 +499,7 @@ pub(crate) fn set_in_place(root: &OwnedFd, path: &Path, entry: &Entry) -> io::Re
         Kind::File { .. } => SOURCE_FLAGS,
         Kind::Directory(_) => DIR_FLAGS | OFlags::NOFOLLOW,
         Kind::Symlink { .. } | Kind::Fifo { .. } => {
-            let meta = Meta::of(&fs::statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW)?);
+            let meta = Meta::at(&dir, &name)?;
             if meta.file_type() != wanted.file_type() {
                 return Ok(());
             }

@@ -97,7 +97,7 @@ impl Contents<'_> {
             }
             Error::io(Operation::Unpack, path, error)
         })?;
-        let meta = Meta::of(&fs::fstat(&file).context(Operation::ReadBlob, path)?);
+        let meta = Meta::of_file(&file).context(Operation::ReadBlob, path)?;
         Ok((file, meta))
     }
 

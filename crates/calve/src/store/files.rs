@@ -36,7 +36,7 @@ pub(crate) fn open_plain(
     most: u64,
 ) -> io::Result<(std::fs::File, u64)> {
     let file = fs::openat(dir, path, SOURCE_FLAGS, Mode::empty())?;
-    let meta = Meta::of(&fs::fstat(&file)?);
+    let meta = Meta::of_file(&file)?;
     let not = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidData, why.to_owned()));
     if meta.file_type() != fs::FileType::RegularFile {
         return not("it is no regular file");
@@ -77,9 +77,7 @@ pub(crate) fn listed(dir: impl AsFd) -> io::Result<Vec<(OsString, fs::FileType)>
             return Ok(());
         }
         let kind = match kind {
-            fs::FileType::Unknown => {
-                Meta::of(&fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)?).file_type()
-            }
+            fs::FileType::Unknown => Meta::at(&dir, name)?.file_type(),
             kind => kind,
         };
         found.push((OsString::from_vec(name.to_bytes().to_vec()), kind));

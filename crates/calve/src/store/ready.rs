@@ -15,7 +15,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{self, AtFlags};
+use rustix::fs;
 
 use super::bring::Bring;
 use super::bring::plan::{Changes, Trees};
@@ -578,7 +578,7 @@ fn is_as_known(root: &OwnedFd, (tree, index): (&Manifest, &Index), at: (u32, u32
     let path = tree.path_of(at.0, at.1);
     let look = || -> io::Result<Stat> {
         let (dir, name) = (super::at::open_parent(root, &path)?, super::at::last(&path)?);
-        Ok(stat_of(&Meta::of(&fs::statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW)?)))
+        Ok(stat_of(&Meta::at(&dir, &name)?))
     };
     let number = tree.directories[at.0 as usize].first + at.1;
     look().is_ok_and(|stat| index.stats.get(number as usize) == Some(&stat))

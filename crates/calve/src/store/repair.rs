@@ -244,7 +244,7 @@ impl<'a> Repair<'a> {
                 let take = |intake: &mut Intake| -> io::Result<bool> {
                     // Wherever that leads: it is of use only if it has this very hash.
                     let file = fs::open(root.join(path), SOURCE_FLAGS, Mode::empty())?;
-                    let meta = Meta::of(&fs::fstat(&file)?);
+                    let meta = Meta::of_file(&file)?;
                     if meta.file_type() != FileType::RegularFile
                         || intake.hash(&file, meta.size, &stop)?.0 != id
                     {

@@ -514,8 +514,7 @@ impl Scanner<'_> {
                 return Err(Error::io(Operation::OpenDirectory, self.full_path(&path_of()), errno));
             }
         };
-        let meta =
-            Meta::of(&fs::fstat(&fd).context(Operation::Read, || self.full_path(&path_of()))?);
+        let meta = Meta::of_file(&fd).context(Operation::Read, || self.full_path(&path_of()))?;
         let filesystems = request.operation.filesystems();
         // The assembly asks by device alone.
         filesystems.of(&fd, meta.dev);
@@ -732,8 +731,8 @@ impl Scanner<'_> {
                         {
                             let meta = match meta {
                                 Some(meta) => meta,
-                                None => match fs::statat(fd, &name, AtFlags::SYMLINK_NOFOLLOW) {
-                                    Ok(stat) => Meta::of(&stat),
+                                None => match Meta::at(fd, &name) {
+                                    Ok(meta) => meta,
                                     Err(Errno::NOENT) => {
                                         vanished(worker);
                                         continue;

@@ -783,7 +783,7 @@ impl Naming<'_> {
             let Some(file) = witness(open_unnoted(dir, &name, SOURCE_FLAGS))? else {
                 continue;
             };
-            let meta = Meta::of(&fs::fstat(&file)?);
+            let meta = Meta::of_file(&file)?;
             if meta.file_type() != FileType::RegularFile {
                 continue;
             }
@@ -821,7 +821,7 @@ impl Naming<'_> {
         }
         let Some((file, _)) = in_project else { return Ok(Named::Nothing) };
         // As it is now, by the rules of every snapshot.
-        let (meta, stamp) = (Meta::of(&fs::fstat(&file)?), (i64::MIN, 0));
+        let (meta, stamp) = (Meta::of_file(&file)?, (i64::MIN, 0));
         Ok(match self.store.blobs().take_in(intake, &file, meta, stamp, &stop)? {
             Taken::Stored { blob, size, meta, .. } => {
                 let path = path.join(super::manifest::os(&entry.name));

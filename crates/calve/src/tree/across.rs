@@ -66,9 +66,7 @@ struct EntryAt<'a> {
 fn make_again(old: EntryAt<'_>, new: EntryAt<'_>) -> io::Result<()> {
     let EntryAt { folder: from, name } = old;
     let EntryAt { folder: to, name: new_name } = new;
-    let stat = || -> io::Result<Meta> {
-        Ok(Meta::of(&fs::statat(from, name, AtFlags::SYMLINK_NOFOLLOW)?))
-    };
+    let stat = || Meta::at(from, name);
     let meta = stat()?;
     let beside = new_name.with_file_name(stage_name());
     let made = || -> io::Result<()> {
@@ -117,7 +115,7 @@ fn fill(file: &OwnedFd, meta: &Meta, new: &OwnedFd, by_us: Created) -> io::Resul
         Copier::new(false).copy(file, new, meta, on, || false)?;
     }
     let attrs = Attrs::read(file)?;
-    let own = Meta::of(&fs::fstat(new)?);
+    let own = Meta::of_file(new)?;
     let created = Created { owner: (own.uid, own.gid), ..by_us };
     meta::apply(new, meta, attrs.as_deref(), created, None)?;
     // The old one may have been flushed, and it goes away.

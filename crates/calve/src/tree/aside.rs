@@ -307,7 +307,7 @@ impl From<Errno> for Refused {
 /// Moves one entry of the staged folder.
 fn move_in(level: &Level, name: &CStr, options: &CloneOptions) -> Result<Moved, Refused> {
     let Level { from, into, .. } = level;
-    let staged = Meta::of(&fs::statat(from, name, AtFlags::SYMLINK_NOFOLLOW)?);
+    let staged = Meta::at(from, name)?;
     let kind = staged.file_type();
     if kind == FileType::Directory {
         return move_folder_in(level, name, &staged);

@@ -116,7 +116,7 @@ impl Structures {
             Some("btrfs") => {
                 let dir = fs::open(root, DIR_FLAGS, Mode::empty()).ok();
                 let dir = dir.filter(|dir| {
-                    fs::fstat(dir).is_ok_and(|stat| sys::is_subvolume(dir, Meta::of(&stat).ino))
+                    Meta::of_file(dir).is_ok_and(|meta| sys::is_subvolume(dir, meta.ino))
                 });
                 let made = dir.and_then(|dir| sys::snapshot_made(dir).ok().flatten());
                 made.map_or(Self::Btrfs, Self::BtrfsSnapshot)

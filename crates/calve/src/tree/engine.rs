@@ -178,10 +178,10 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
             let open = op.open(node)?;
             for name in &further.names {
                 for (dest, dir) in open.handles.dests().iter().enumerate() {
-                    let stat = fs::statat(dir, &name.name, AtFlags::SYMLINK_NOFOLLOW)
+                    let meta = Meta::at(dir, &name.name)
                         .context(Operation::Read, || op.dest_path(dest, node, &name.name))?;
                     for number in [name.number, name.first.number] {
-                        S::note(&mut self.own, dest, number, &Meta::of(&stat));
+                        S::note(&mut self.own, dest, number, &meta);
                     }
                 }
             }
@@ -218,7 +218,7 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
                 op.skip(Some(index), node.path(), SkipReason::Xattrs(refused.join(", ")));
             }
             if S::NOTES {
-                let found = Meta::of(&fs::fstat(fd).context(Operation::Read, context)?);
+                let found = Meta::of_file(fd).context(Operation::Read, context)?;
                 S::note(&mut self.own, index, op.from.number(node), &found);
             }
             if !is_shut {

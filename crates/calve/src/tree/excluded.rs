@@ -43,7 +43,7 @@ impl DirectoryKey {
     ) -> Option<Self> {
         let flags = LOOK_FLAGS | OFlags::NOFOLLOW;
         let dir = fs::openat(folder, name, flags, Mode::empty()).ok()?;
-        let meta = Meta::of(&fs::fstat(&dir).ok()?);
+        let meta = Meta::of_file(&dir).ok()?;
         Some(Self::of(&dir, &meta, filesystems))
     }
 }

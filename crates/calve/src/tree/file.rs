@@ -91,7 +91,7 @@ impl<S: Source> Job<S> {
     /// Whether the source's file is the one with this stat, and has not changed.
     fn is_still(&self, before: &Meta) -> io::Result<bool> {
         let Some(source) = &self.source else { return Ok(false) };
-        Ok(Meta::of(&fs::fstat(source)?).is_still(before))
+        Ok(Meta::of_file(source)?.is_still(before))
     }
 
     /// What identifies the file, if it has several names.
@@ -235,8 +235,8 @@ impl<'l> Worker<'_, '_, Live<'l>> {
             if !changed {
                 return Ok(None);
             }
-            match fs::statat(node.source(), &name, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) => kind = Meta::of(&stat).file_type(),
+            match Meta::at(node.source(), &name) {
+                Ok(meta) => kind = meta.file_type(),
                 Err(Errno::NOENT) => break,
                 Err(errno) => {
                     return Err(Error::io(
@@ -323,10 +323,7 @@ impl Op<'_, Live<'_>> {
     /// Whether the caller gives a file another mode than the source's file has.
     fn changes_mode(&self, node: &OpenNode<Live<'_>>, name: &CStr) -> bool {
         self.options.file_mode.is_some()
-            && fs::statat(node.source(), name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| {
-                let meta = Meta::of(&stat);
-                self.wanted(node, name, meta).mode != meta.mode
-            })
+            && Meta::at(node.source(), name).is_ok_and(|meta| self.wanted(node, name, meta).mode != meta.mode)
     }
 }
 
@@ -419,9 +416,8 @@ impl<S: Source> Worker<'_, '_, S> {
         let found = match first {
             Some(_) => {
                 let NewFile { dir, name, .. } = self.new_at(dest, node, &job.name, &out);
-                let found = fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW);
-                let path = || op.dest_path(dest, node, &job.name);
-                Meta::of(&found.context(Operation::Read, path)?)
+                Meta::at(dir, name)
+                    .context(Operation::Read, || op.dest_path(dest, node, &job.name))?
             }
             None => job.from,
         };
@@ -469,7 +465,7 @@ impl<S: Source> Worker<'_, '_, S> {
             Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => return Ok(None),
             Err(errno) => return Err(Error::io(Operation::Open, path(), errno)),
         };
-        let meta = Meta::of(&fs::fstat(&source).context(Operation::Read, path)?);
+        let meta = Meta::of_file(&source).context(Operation::Read, path)?;
         Ok((meta.file_type() == FileType::RegularFile).then_some((source, meta)))
     }
 
@@ -600,7 +596,7 @@ impl<S: Source> Worker<'_, '_, S> {
             Err(Errno::NOENT | Errno::LOOP | Errno::NXIO | Errno::ACCESS) => return Ok(()),
             Err(errno) => return Err(Error::io(Operation::Open, path(), errno)),
         };
-        let found = Meta::of(&fs::fstat(&file).context(Operation::Read, path)?);
+        let found = Meta::of_file(&file).context(Operation::Read, path)?;
         if !found.is_like(&job.meta) {
             return Ok(());
         }
@@ -928,7 +924,7 @@ impl<S: Source> Worker<'_, '_, S> {
         // it.
         let first = job.first.as_ref().filter(|_| op.merges_into(dest, node));
         let found = match S::NOTES || first.is_some() {
-            true => Some(Meta::of(&fs::fstat(&fd).context(Operation::Read, path)?)),
+            true => Some(Meta::of_file(&fd).context(Operation::Read, path)?),
             false => None,
         };
         if copied.is_some() {

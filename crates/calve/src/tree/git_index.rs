@@ -532,7 +532,7 @@ impl<'a> IndexedDirectory<'a> {
 }
 
 fn stat(dir: &OwnedFd, name: &CStr) -> Option<Meta> {
-    Some(Meta::of(&fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).ok()?))
+    Meta::at(dir, name).ok()
 }
 
 /// The same directory in both trees. Some of the directories above stay open, because the next path
@@ -646,7 +646,7 @@ fn open_below(root: &OwnedFd, path: &Path) -> Option<OwnedFd> {
 
 fn open_regular(dir: &OwnedFd, name: &CStr) -> Option<(OwnedFd, Meta)> {
     let file = fs::openat(dir, name, SOURCE_FLAGS, Mode::empty()).ok()?;
-    let meta = Meta::of(&fs::fstat(&file).ok()?);
+    let meta = Meta::of_file(&file).ok()?;
     (meta.file_type() == FileType::RegularFile).then_some((file, meta))
 }
 
@@ -668,7 +668,7 @@ fn replace(
     bytes: &[u8],
 ) -> io::Result<()> {
     let place = stage.unwrap_or(git);
-    let before = Meta::of(&fs::fstat(git)?);
+    let before = Meta::of_file(git)?;
     let name = CString::new(staging::stage_name())?;
     let new = fs::openat(place, &name, NEW_FILE_FLAGS, Mode::RUSR | Mode::WUSR)?;
     let put = || {
@@ -681,7 +681,7 @@ fn replace(
         let now = Timespec { tv_sec: 0, tv_nsec: fs::UTIME_NOW };
         fs::futimens(&new, &Timestamps { last_access: now, last_modification: now })?;
         // In a merge another process may have replaced the index.
-        let there = Meta::of(&fs::statat(git, c"index", AtFlags::SYMLINK_NOFOLLOW)?);
+        let there = Meta::at(git, c"index")?;
         if !refused.is_empty() || there.id() != old_meta.id() || there.changed != old_meta.changed {
             return Err(io::ErrorKind::Unsupported.into());
         }

@@ -74,13 +74,12 @@ impl FullFiles {
         dir: BorrowedFd<'_>,
         name: &CStr,
     ) -> rustix::io::Result<()> {
-        let source = fs::statat(original.dir, original.name, AtFlags::SYMLINK_NOFOLLOW)?;
-        let source = Meta::of(&source);
+        let source = Meta::at(original.dir, original.name)?;
         let mut full = lock(&self.0);
         let known = full.iter().position(|full| full.source.id() == source.id());
         if let Some(FullFile { source: then, copy: Some((file, made)) }) = known.map(|at| &full[at])
             && source.is_still_but_for_names(then)
-            && fs::fstat(file).is_ok_and(|stat| Meta::of(&stat).is_like(made))
+            && Meta::of_file(file).is_ok_and(|meta| meta.is_like(made))
         {
             // A process may make a link to any file that it has open: proc_pid_fd(5).
             let path = format!("/proc/self/fd/{}", file.as_raw_fd());

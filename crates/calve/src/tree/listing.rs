@@ -90,7 +90,7 @@ impl FolderTimes {
     }
 
     fn now(dir: &OwnedFd) -> rustix::io::Result<Self> {
-        fs::fstat(dir).map(|stat| Self::of(&Meta::of(&stat)))
+        Meta::of_file(dir).map(|meta| Self::of(&meta))
     }
 }
 

@@ -60,7 +60,7 @@ impl Placed {
         name: &CStr,
         put: impl FnOnce() -> Result<T, E>,
     ) -> Result<Result<T, E>, CString> {
-        let look = || fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).map(|stat| Meta::of(&stat));
+        let look = || Meta::at(dir, name);
         // The lock is held from the look to the note. Otherwise two threads could each find the
         // name free.
         let mut placed = lock(&self.0);

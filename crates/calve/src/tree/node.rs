@@ -258,7 +258,7 @@ impl<D> Node<D> {
     fn note_ids(&self, handles: &Handles) -> io::Result<()> {
         if self.ids.get().is_none() {
             let ids: io::Result<Vec<_>> =
-                handles.sides.iter().map(|side| Ok(Meta::of(&fs::fstat(side)?).id())).collect();
+                handles.sides.iter().map(|side| Ok(Meta::of_file(side)?.id())).collect();
             let _ = self.ids.set(ids?);
         }
         Ok(())
@@ -295,7 +295,7 @@ impl<D> Node<D> {
                 _ => (from, name),
             };
             let fd = fs::openat(from, name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
-            if Meta::of(&fs::fstat(&fd)?).id() != *id && Filesystem::of_file(&fd).inodes {
+            if Meta::of_file(&fd)?.id() != *id && Filesystem::of_file(&fd).inodes {
                 return Err(moved());
             }
             sides.push(fd);

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{self, AtFlags, FileType};
+use rustix::fs::FileType;
 
 use super::excluded::Excluded;
 use super::filter::Decision;
@@ -140,8 +140,8 @@ impl Picked {
         if self.never.has(dir, meta, name, filesystems) {
             return true;
         }
-        let is_elsewhere = fs::statat(dir, GIT, AtFlags::SYMLINK_NOFOLLOW)
-            .is_ok_and(|stat| Meta::of(&stat).file_type() != FileType::Directory);
+        let is_elsewhere =
+            Meta::at(dir, GIT).is_ok_and(|meta| meta.file_type() != FileType::Directory);
         if is_elsewhere {
             lock(&self.worktrees).push(path());
         }

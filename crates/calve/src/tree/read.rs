@@ -51,7 +51,7 @@ pub(crate) fn read_rules(dir: &OwnedFd, names: &[&CStr]) -> io::Result<Option<Ve
         }
     }
     let Some(file) = opened else { return Ok(None) };
-    let meta = Meta::of(&fs::fstat(&file)?);
+    let meta = Meta::of_file(&file)?;
     if meta.file_type() != FileType::RegularFile || meta.size > RULES_MOST_BYTES {
         return Ok(None);
     }

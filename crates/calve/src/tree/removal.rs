@@ -61,9 +61,9 @@ fn remove_once(parent: &OwnedFd, name: &CStr, wanted: Option<&OwnedFd>) -> io::R
         Err(errno) => return Err(errno.into()),
     }
     let Some(top) = gone(open_ours(parent, name))? else { return Ok(()) };
-    let meta = Meta::of(&fs::fstat(&top)?);
+    let meta = Meta::of_file(&top)?;
     if let Some(wanted) = wanted
-        && Meta::of(&fs::fstat(wanted)?).id() != meta.id()
+        && Meta::of_file(wanted)?.id() != meta.id()
     {
         return Err(io::Error::new(
             io::ErrorKind::NotFound,
@@ -153,7 +153,7 @@ impl Removal<'_> {
                 Err(errno) => return Err(errno.into()),
             }
             let Some(child) = gone(open_ours(dir, &name))? else { continue };
-            let meta = Meta::of(&fs::fstat(&child)?);
+            let meta = Meta::of_file(&child)?;
             if meta.dev != dev && is_mount_root(&child) {
                 return Err(io::Error::new(
                     io::ErrorKind::ResourceBusy,

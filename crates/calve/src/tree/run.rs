@@ -81,7 +81,7 @@ pub(super) fn clone_tree(
     let operation = running(options);
     let filter = Filter::new(options)?;
     let root = open_source(source)?;
-    let meta = Meta::of(&fs::fstat(&root).context(Operation::Read, || source)?);
+    let meta = Meta::of_file(&root).context(Operation::Read, || source)?;
     let absolute = std::fs::canonicalize(source).context(Operation::Resolve, || source)?;
     let filesystems = Arc::clone(operation.filesystems());
     let targets = look_at(dests, Some((&root, &meta, source)), options.existing, &filesystems)?;
@@ -108,7 +108,7 @@ pub(super) fn clone_tree(
     let from = |places: &Places| {
         for (root, dest) in places.roots.iter().zip(&places.dests) {
             if dest.merge_stage.is_some() {
-                let meta = Meta::of(&fs::fstat(root).context(Operation::Read, || &dest.path)?);
+                let meta = Meta::of_file(root).context(Operation::Read, || &dest.path)?;
                 excluded.add(root, &meta, &filesystems);
             }
         }

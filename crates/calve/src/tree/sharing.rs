@@ -51,7 +51,7 @@ impl NewFile<'_> {
 }
 
 fn stat(file: &OwnedFd) -> io::Result<Meta> {
-    Ok(Meta::of(&fs::fstat(file)?))
+    Ok(Meta::of_file(file)?)
 }
 
 /// Looks whether the clone `new` has the content of `source`, whole or a sample of it. Returns

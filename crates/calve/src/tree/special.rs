@@ -74,8 +74,8 @@ impl<S: Source> Worker<'_, '_, S> {
         let Ok(from) = first.dir.handles(&op.dirs) else { return Ok(None) };
         // Nobody else sees a folder that is made aside.
         if op.merges_into(dest, &first.dir) {
-            let same = fs::statat(&from.dests()[dest], &first.name, AtFlags::SYMLINK_NOFOLLOW)
-                .is_ok_and(|stat| first.is(dest, &Meta::of(&stat)));
+            let same =
+                Meta::at(&from.dests()[dest], &first.name).is_ok_and(|meta| first.is(dest, &meta));
             // Another merge replaced the first name, or this merge kept another file there.
             if !same {
                 return Ok(None);
@@ -159,10 +159,7 @@ impl<S: Source> Worker<'_, '_, S> {
         if self.is_kept(dest, node, name)? {
             if let Some(first) = &special.first {
                 let dir = node.at(dest);
-                let found = fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
-                    .ok()
-                    .map(|stat| Meta::of(&stat))
-                    .filter(|found| found.is_like(&special.meta));
+                let found = Meta::at(dir, name).ok().filter(|found| found.is_like(&special.meta));
                 let target = fs::readlinkat(dir, name, Vec::new()).ok();
                 if let Some(found) = found.filter(|_| target == special.target) {
                     first.was_put(dest, op.dests.len(), &found);
@@ -191,10 +188,7 @@ impl<S: Source> Worker<'_, '_, S> {
                 .context(Operation::SetMetadata, path)?;
             let first = special.first.as_ref().filter(|_| temporary.is_some());
             let found = match S::NOTES || first.is_some() {
-                true => {
-                    let stat = fs::statat(dir, place, AtFlags::SYMLINK_NOFOLLOW);
-                    Some(Meta::of(&stat.context(Operation::Read, path)?))
-                }
+                true => Some(Meta::at(dir, place).context(Operation::Read, path)?),
                 false => None,
             };
             match self.settle(dest, node, name, temporary)? {
@@ -357,8 +351,8 @@ impl<'l> Worker<'_, '_, Live<'l>> {
             },
             _ => None,
         };
-        let meta = match fs::statat(node.source(), name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => Meta::of(&stat),
+        let meta = match Meta::at(node.source(), name) {
+            Ok(meta) => meta,
             Err(Errno::NOENT) => return Ok(None),
             Err(errno) => return Err(Error::io(Operation::Read, path(), errno)),
         };

@@ -288,7 +288,7 @@ impl Stage {
     }
 
     pub(crate) fn id(&self) -> io::Result<(u64, u64)> {
-        Ok(Meta::of(&fs::fstat(&self.dir)?).id())
+        Ok(Meta::of_file(&self.dir)?.id())
     }
 
     /// The stage's path, for messages.
@@ -471,12 +471,11 @@ pub(super) fn swap(
     old_name: &CStr,
     old: &Meta,
 ) -> rustix::io::Result<bool> {
-    let found =
-        |dir: BorrowedFd<'_>, name: &CStr| match fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => Ok(Some(Meta::of(&stat))),
-            Err(Errno::NOENT) => Ok(None),
-            Err(errno) => Err(errno),
-        };
+    let found = |dir: BorrowedFd<'_>, name: &CStr| match Meta::at(dir, name) {
+        Ok(meta) => Ok(Some(meta)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(errno),
+    };
     if !found(into.as_fd(), old_name)?.is_some_and(|found| found.is_still(old)) {
         return Ok(false);
     }
@@ -523,7 +522,7 @@ pub(crate) fn flush_filesystem(dir: impl AsFd) -> io::Result<()> {
         return Ok(sync_filesystem(dir)?);
     }
     let dir = fs::openat(dir, c".", DIR_FLAGS, Mode::empty())?;
-    let dev = Meta::of(&fs::fstat(&dir)?).dev;
+    let dev = Meta::of_file(&dir)?.dev;
     flush_files(&dir, dev)
 }
 
@@ -536,9 +535,7 @@ fn flush_files(dir: &OwnedFd, dev: u64) -> io::Result<()> {
             continue;
         }
         let kind = match entry.file_type() {
-            FileType::Unknown => {
-                Meta::of(&fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?).file_type()
-            }
+            FileType::Unknown => Meta::at(dir, name)?.file_type(),
             kind => kind,
         };
         match kind {
@@ -547,7 +544,7 @@ fn flush_files(dir: &OwnedFd, dev: u64) -> io::Result<()> {
             }
             FileType::Directory => {
                 let below = fs::openat(dir, name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
-                if Meta::of(&fs::fstat(&below)?).dev == dev {
+                if Meta::of_file(&below)?.dev == dev {
                     flush_files(&below, dev)?;
                 }
             }

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{self, AtFlags, FileType, Mode as Permissions};
+use rustix::fs::{self, FileType, Mode as Permissions};
 use rustix::io::Errno;
 
 use super::excluded::DirectoryKey;
@@ -57,7 +57,7 @@ impl Target {
             }
             Err(errno) => return Err(Error::io(Operation::OpenDirectory, &self.path, errno)),
         };
-        let found = Meta::of(&fs::fstat(&root).context(Operation::Read, || &self.path)?);
+        let found = Meta::of_file(&root).context(Operation::Read, || &self.path)?;
         (self.existing, self.followed) = (Some(found), Some(root));
         Ok(())
     }
@@ -106,7 +106,7 @@ pub(super) fn look_at(
             }
         };
         let parent =
-            Meta::of(&fs::fstat(&target.parent).context(Operation::Read, || &target.parent_path)?);
+            Meta::of_file(&target.parent).context(Operation::Read, || &target.parent_path)?;
         let parent = DirectoryKey::of(&target.parent, &parent, filesystems);
         if !seen.insert((parent, target.name.clone())) {
             return Err(overlap("the same destination is given twice"));
@@ -208,8 +208,8 @@ fn open_target(dest: &Path) -> Result<Target, Error> {
         };
         Error::new(kind, Operation::Open, &parent_path, errno)
     })?;
-    let existing = match fs::statat(&parent, &name, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(stat) => Some(Meta::of(&stat)),
+    let existing = match Meta::at(&parent, &name) {
+        Ok(meta) => Some(meta),
         Err(Errno::NOENT) => None,
         Err(errno) => return Err(Error::io(Operation::Read, dest, errno)),
     };
@@ -235,7 +235,7 @@ pub(super) fn is_inside(
     let mut dir = fs::openat(dir, c".", LOOK_FLAGS, Permissions::empty())?;
     let mut last = None;
     loop {
-        let id = Meta::of(&fs::fstat(&dir)?).id();
+        let id = Meta::of_file(&dir)?.id();
         // Where numbers are not believed, the place must agree.
         if id == outer.id
             && (filesystems.of(&dir, id.0).inodes

@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{self, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::budget::Budget;
@@ -148,7 +148,7 @@ impl<V> Visit<'_, V> {
             Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
             Err(errno) => return Err(Error::io(Operation::OpenDirectory, path, errno)),
         };
-        let meta = Meta::of(&fs::fstat(&fd).context(Operation::Read, || path)?);
+        let meta = Meta::of_file(&fd).context(Operation::Read, || path)?;
         let node = Node::root(Place { tree, dev: meta.dev }, vec![fd], self.dirs);
         self.entries(thread, &node, &meta, since)?;
         Ok(Some(node))
@@ -178,7 +178,7 @@ impl<V> Visit<'_, V> {
             }
             Err(errno) => return Err(Error::io(Operation::OpenDirectory, path(), errno)),
         };
-        let meta = Meta::of(&fs::fstat(&fd).context(Operation::Read, path)?);
+        let meta = Meta::of_file(&fd).context(Operation::Read, path)?;
         if self.excluded.contains(&meta.id()) || meta.dev != place.dev && is_mount_root(&fd) {
             return Ok(None);
         }
@@ -218,8 +218,8 @@ impl<V> Visit<'_, V> {
                 self.descend(node, name);
                 continue;
             }
-            let meta = match fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) => Meta::of(&stat),
+            let meta = match Meta::at(dir, name) {
+                Ok(meta) => meta,
                 Err(Errno::NOENT) => continue,
                 // A directory that may be listed and not entered.
                 Err(Errno::ACCESS) => {

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{self, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::engine::Worker;
@@ -104,7 +104,7 @@ impl Source for Live<'_> {
                 return Err(Error::io(Operation::OpenDirectory, source_path(), errno));
             }
         };
-        let meta = Meta::of(&fs::fstat(&source).context(Operation::Read, source_path)?);
+        let meta = Meta::of_file(&source).context(Operation::Read, source_path)?;
         let filesystems = op.operation.filesystems();
         let is_left_out = |picked: &Arc<Picked>| {
             picked.leaves_out(&source, &meta, name, filesystems, || parent.path_of(name))
@@ -305,8 +305,8 @@ impl Worker<'_, '_, Live<'_>> {
             op.check()?;
             let bytes = name.to_bytes();
             if kind == FileType::Unknown {
-                match fs::statat(node.source(), name, AtFlags::SYMLINK_NOFOLLOW) {
-                    Ok(stat) => kind = Meta::of(&stat).file_type(),
+                match Meta::at(node.source(), name) {
+                    Ok(meta) => kind = meta.file_type(),
                     Err(Errno::NOENT) => {
                         op.skip(None, node.path_of(name), SkipReason::Vanished);
                         continue;

@@ -77,7 +77,7 @@ pub(crate) fn clone_at(source: impl AsFd, dir: impl AsFd, name: &CStr) -> io::Re
     let new = fs::openat(dir, name, NEW_FILE_FLAGS, Mode::RUSR | Mode::WUSR)?;
     let fill = || -> io::Result<()> {
         clone_file(source, &new)?;
-        let (from, made) = (Meta::of(&fs::fstat(source)?), Meta::of(&fs::fstat(&new)?));
+        let (from, made) = (Meta::of_file(source)?, Meta::of_file(&new)?);
         let created = Created { owner: (made.uid, made.gid), ..meta::created_by_us(false) };
         let wanted = from.with_mode(from.mode & !0o6000);
         let attrs = Attrs::read(source)?;

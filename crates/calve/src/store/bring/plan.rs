@@ -173,7 +173,7 @@ pub(crate) fn learn(
             // The content stays unknown, so the switch will not replace the file.
             continue;
         };
-        let meta = Meta::of(&fs::fstat(&file)?);
+        let meta = Meta::of_file(&file)?;
         if meta.file_type() != fs::FileType::RegularFile {
             continue;
         }
@@ -585,8 +585,8 @@ impl Trees<'_> {
                     };
                 }
             };
-            match fs::statat(&dir, &last(path)?, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) => Ok(Some(Meta::of(&stat).file_type() == fs::FileType::Directory)),
+            match Meta::at(&dir, &last(path)?) {
+                Ok(meta) => Ok(Some(meta.file_type() == fs::FileType::Directory)),
                 Err(Errno::NOENT) => Ok(None),
                 Err(errno) => Err(errno.into()),
             }

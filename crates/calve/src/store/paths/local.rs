@@ -196,7 +196,7 @@ impl Tree<'_> {
                 };
             }
         };
-        let meta = Meta::of(&fs::fstat(&file)?);
+        let meta = Meta::of_file(&file)?;
         if meta.file_type() != FileType::RegularFile || meta.size > most {
             return Ok(None);
         }

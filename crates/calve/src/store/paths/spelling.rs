@@ -37,7 +37,7 @@ pub(crate) struct Spellings {
 impl Spellings {
     /// The spellings of an open root, of which some are known. The first has no links.
     pub(crate) fn of(root: impl AsFd, known: Vec<Vec<u8>>) -> Self {
-        let root = fs::fstat(root).ok().map(|stat| Meta::of(&stat).id());
+        let root = Meta::of_file(root).ok().map(|meta| meta.id());
         Self { root, known, others: HashSet::new() }
     }
 

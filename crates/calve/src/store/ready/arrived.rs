@@ -204,7 +204,7 @@ pub(crate) fn places(
 fn check_replaceable(path: &Path, parent: &Path, operation: Operation) -> Result<(), Error> {
     let failed = |error: io::Error| Error::io(operation, path, error);
     let dir = open_dir(path)?;
-    let device = |fd: &OwnedFd| Ok(Meta::of(&fs::fstat(fd)?).dev);
+    let device = |fd: &OwnedFd| Ok(Meta::of_file(fd)?.dev);
     let why = if removal::mount_root(&dir) == Some(true) {
         "something is mounted there, so no other folder can take its place"
     } else if device(&dir).map_err(failed)? != device(&open_dir(parent)?).map_err(failed)? {

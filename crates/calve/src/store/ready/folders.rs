@@ -31,7 +31,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use rustix::fs::{self, AtFlags, Mode};
+use rustix::fs::{self, Mode};
 use rustix::io::Errno;
 
 use super::super::Store;
@@ -213,7 +213,7 @@ impl Folders<'_> {
         place: &TreePlace,
         operation: &Running,
     ) -> Result<Option<Arrived>, Error> {
-        let dev = |dir: &OwnedFd| fs::fstat(dir).map(|stat| Meta::of(&stat).dev).ok();
+        let dev = |dir: &OwnedFd| Meta::of_file(dir).map(|meta| meta.dev).ok();
         let mut bad = HashSet::new();
         loop {
             let waiting: Vec<WaitingTree> =
@@ -380,7 +380,7 @@ impl Folders<'_> {
         let new_name = About::new_name();
         fs::renameat(stage.dir(), name, stage.dir(), &new_name)?;
         if let Some(stat) = index.stats.first_mut() {
-            *stat = stat_of(&Meta::of(&fs::fstat(tree)?));
+            *stat = stat_of(&Meta::of_file(tree)?);
         }
         let folders = (stage.dir(), tree);
         let about = About::set(folders, new_name, (manifest, &mut index), is_copied);
@@ -444,8 +444,7 @@ fn is_untouched(tree: &OwnedFd, manifest: &Manifest, index: &Index, jobs: usize)
             let Some(directory) = manifest.directories.get(at) else { return };
             let same = open(at, directory).is_ok_and(|dir| {
                 (directory.first..).zip(&directory.entries).all(|(number, entry)| {
-                    fs::statat(&dir, os(&entry.name), AtFlags::SYMLINK_NOFOLLOW)
-                        .is_ok_and(|stat| is_it(&Meta::of(&stat), number))
+                    Meta::at(&dir, os(&entry.name)).is_ok_and(|meta| is_it(&meta, number))
                 })
             });
             if !same {

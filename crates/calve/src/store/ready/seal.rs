@@ -70,7 +70,7 @@ pub(crate) fn holds(seal: &[u8], tree: &OwnedFd) -> bool {
 
 /// Whether an open folder is the root of a subvolume.
 pub(crate) fn is_subvolume(dir: &OwnedFd) -> bool {
-    fs::fstat(dir).is_ok_and(|stat| sys::is_subvolume(dir, Meta::of(&stat).ino))
+    Meta::of_file(dir).is_ok_and(|meta| sys::is_subvolume(dir, meta.ino))
 }
 
 /// What a seal says.

@@ -367,7 +367,7 @@ impl Subvolumes<'_> {
 
     /// Whether an open ready tree still is the sealed one of its snapshot.
     fn is_still(&self, ready: &OwnedFd, id: SnapshotId) -> bool {
-        let id_of = |tree: &OwnedFd| fs::fstat(tree).ok().map(|stat| Meta::of(&stat).id());
+        let id_of = |tree: &OwnedFd| Meta::of_file(tree).ok().map(|meta| meta.id());
         self.sealed(id).and_then(|now| id_of(&now)) == id_of(ready)
     }
 

@@ -182,7 +182,7 @@ impl About {
         if self.boot != Boot::this() || boot().is_none() || !was_never_listed(folder) {
             return false;
         }
-        let Ok(found) = fs::fstat(tree).map(|stat| Meta::of(&stat)) else { return false };
+        let Ok(found) = Meta::of_file(tree) else { return false };
         let is_it = |meta: &Meta, stat: &Stat| {
             meta.dev == found.dev && stat_of(meta) == *stat && meta.accessed() == meta.modified()
         };
@@ -265,7 +265,7 @@ impl About {
 
 /// Whether nobody listed the folder that a tree waits in.
 pub(super) fn was_never_listed(folder: impl AsFd) -> bool {
-    fs::fstat(folder).is_ok_and(|stat| Meta::of(&stat).accessed() == NEVER)
+    Meta::of_file(folder).is_ok_and(|meta| meta.accessed() == NEVER)
 }
 
 /// Gives the folder that a tree waits in the access time of a folder that nobody listed.

@@ -87,7 +87,7 @@ impl Folder {
             Err(Errno::LOOP | Errno::NXIO) => return Err(not()),
             file => file?,
         };
-        let meta = Meta::of(&fs::fstat(&file)?);
+        let meta = Meta::of_file(&file)?;
         if meta.file_type() != fs::FileType::RegularFile {
             return Err(not());
         }
@@ -140,7 +140,7 @@ impl Folder {
     /// the one that we made is ours, and empty. (The owner may be the root's instead, where a
     /// server decides who we are.)
     fn pass_on_mode(&self, folder: &OwnedFd, mode: u32) -> io::Result<()> {
-        let (meta, root) = (Meta::of(&fs::fstat(folder)?), Meta::of(&fs::fstat(self.root()?)?));
+        let (meta, root) = (Meta::of_file(folder)?, Meta::of_file(self.root()?)?);
         let is_ours = meta.uid == rustix::process::geteuid().as_raw() || meta.uid == root.uid;
         match is_ours && listed(folder)?.is_empty() {
             true => set_mode(folder, mode & PASSED_ON),
@@ -163,8 +163,8 @@ fn list_folder(
         let Some(name) = name.to_str().filter(|name| is_shown(name) || wanted(name)) else {
             continue;
         };
-        let meta = match fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => Meta::of(&stat),
+        let meta = match Meta::at(folder, name) {
+            Ok(meta) => meta,
             Err(Errno::NOENT) => continue,
             Err(errno) => return Err(errno.into()),
         };
@@ -239,7 +239,7 @@ impl Source for Folder {
 
 impl Objects for Folder {
     fn create(&self, key: &str, content: &[u8]) -> io::Result<bool> {
-        let mode = Meta::of(&fs::fstat(self.root()?)?).permissions();
+        let mode = Meta::of_file(self.root()?)?.permissions();
         let folder = self.made_parent(key, mode)?;
         let unfinished = format!("{UNFINISHED}{}", token());
         let write = || -> io::Result<bool> {

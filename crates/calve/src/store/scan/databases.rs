@@ -96,7 +96,7 @@ impl DatabaseLook {
             }
             Err(errno) => return Err(errno.into()),
         };
-        let meta = Meta::of(&fs::fstat(&file)?);
+        let meta = Meta::of_file(&file)?;
         if meta.file_type() != FileType::RegularFile {
             return Ok(Self { name, file: None, shows: true });
         }
@@ -297,7 +297,7 @@ impl Scanner<'_> {
                 Err(errno) => return Err(errno.into()),
             }
         }
-        let id = Meta::of(&fs::fstat(&dir)?).id();
+        let id = Meta::of_file(&dir)?.id();
         let has_ids = self.request.operation.filesystems().of(&dir, id.0).inodes;
         if has_ids && id != (directory.inode.dev, directory.inode.ino) {
             return Ok(DatabaseAttempt::Vanished);

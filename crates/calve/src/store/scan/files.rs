@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use rustix::fs::{self, AtFlags, FileType};
+use rustix::fs::{self, FileType};
 use rustix::io::{Errno, pread, retry_on_intr};
 
 use super::super::blobs::{Intake, TRIES, Taken, Writers, is_traced};
@@ -63,8 +63,8 @@ impl Scanner<'_> {
         } else {
             None
         };
-        let meta = match fs::statat(fd, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => Meta::of(&stat),
+        let meta = match Meta::at(fd, name) {
+            Ok(meta) => meta,
             Err(Errno::NOENT) => return Ok(None),
             Err(errno) => return Err(errno.into()),
         };
@@ -151,7 +151,7 @@ impl Scanner<'_> {
             Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => return Ok(Err(SkipReason::Vanished)),
             Err(errno) => return Err(errno.into()),
         };
-        let meta = Meta::of(&fs::fstat(&file)?);
+        let meta = Meta::of_file(&file)?;
         if meta.file_type() != FileType::RegularFile {
             return Ok(Err(SkipReason::Vanished));
         }
@@ -272,7 +272,7 @@ impl Scanner<'_> {
             // A store into a page that is dirty and mapped changes the file and moves no time.
             let writers = intake.writers(file, meta.dev);
             let protected = writers == Writers::Possible && sys::write_back(file);
-            let after = Meta::of(&fs::fstat(file)?);
+            let after = Meta::of_file(file)?;
             let rested = (after.size, after.modified(), after.changed)
                 == (meta.size, meta.modified(), meta.changed);
             // Where the clock is not believed, the times may go on by themselves.

@@ -97,7 +97,7 @@ impl Scanner<'_> {
             })
         };
         let look = |file: OwnedFd| -> io::Result<bool> {
-            let is_it = stat_of(&Meta::of(&fs::fstat(&file)?)) == stat_of(meta);
+            let is_it = stat_of(&Meta::of_file(&file)?) == stat_of(meta);
             Ok(is_it && old_times_mean_old_content(&file, mirror)?)
         };
         match fs::openat(dir, name, SOURCE_FLAGS, Mode::empty()) {

@@ -272,7 +272,7 @@ fn set_time(
         },
     };
     fs::futimens(&file, &times).ok()?;
-    Some(Meta::of(&fs::fstat(&file).ok()?))
+    Meta::of_file(&file).ok()
 }
 
 impl Comparison {
