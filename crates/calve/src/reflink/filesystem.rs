@@ -52,6 +52,26 @@ pub struct Filesystem {
     /// A file that is mapped and has all its blocks may need more of them when it is written; and
     /// files can be made as long as there is room.
     pub(crate) mapped_needs_room: bool,
+    /// A flush of any file or folder writes all earlier changes of names and metadata: the filesystem
+    /// has one log, and writes it in its order (Linux'
+    /// Documentation/filesystems/xfs/xfs-delayed-logging-design). ext4 may have no journal.
+    pub(crate) has_one_log: bool,
+    /// Blocks are shared within one device number only. btrfs has a number for each subvolume, and
+    /// others share between mounts, too.
+    pub(crate) shares_on_one_device: bool,
+    /// The space that entries take.
+    pub(crate) entry_space: EntrySpace,
+}
+
+/// Which of a filesystem's own structures for a tree's entries count as used space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum EntrySpace {
+    /// Directories have blocks of their own, and nothing else counts.
+    Directories,
+    /// An inode takes this many bytes, and directories have blocks.
+    Inodes(u64),
+    /// Items in a tree that all files of a subvolume share.
+    Items,
 }
 
 /// A filesystem that was tested.
@@ -69,6 +89,9 @@ const fn tested(name: &'static str, shares: SharesBlocks) -> Filesystem {
         shares,
         has_subvolumes: false,
         mapped_needs_room: false,
+        has_one_log: false,
+        shares_on_one_device: false,
+        entry_space: EntrySpace::Directories,
     }
 }
 
@@ -98,8 +121,18 @@ const fn remote(name: &'static str) -> Filesystem {
 use SharesBlocks::{Maybe, Never, Usually};
 
 static TABLE: &[Filesystem] = &[
-    tested("xfs", Usually),
-    Filesystem { has_subvolumes: true, mapped_needs_room: true, ..tested("btrfs", Usually) },
+    Filesystem {
+        has_one_log: true,
+        shares_on_one_device: true,
+        entry_space: EntrySpace::Inodes(512),
+        ..tested("xfs", Usually)
+    },
+    Filesystem {
+        has_subvolumes: true,
+        mapped_needs_room: true,
+        entry_space: EntrySpace::Items,
+        ..tested("btrfs", Usually)
+    },
     tested("bcachefs", Usually),
     tested("zfs", Maybe),
     tested("overlay", Maybe),
@@ -166,14 +199,6 @@ impl Filesystem {
             return &OVER_UNTESTED;
         }
         found
-    }
-
-    /// Whether a flush of any file or folder writes all earlier changes of names and metadata. The
-    /// filesystem has one log, and writes it in its order (Linux'
-    /// Documentation/filesystems/xfs/xfs-delayed-logging-design). ext4 may have no journal.
-    #[cfg(all(feature = "store", unix))]
-    pub(crate) fn has_one_log(&self) -> bool {
-        self.name == "xfs"
     }
 
     /// The filesystem of that name.

@@ -54,8 +54,7 @@ fn copies_between(from: &str, to: &str, is_one_device: impl FnOnce() -> bool) ->
     if never_shares_blocks(from) || never_shares_blocks(to) || from != to {
         return true;
     }
-    // btrfs has a device number for each subvolume, and others share between mounts, too.
-    from == "xfs" && !is_one_device()
+    Filesystem::named(Some(from)).shares_on_one_device && !is_one_device()
 }
 
 #[cfg(unix)]

@@ -36,6 +36,7 @@ use super::pool::lock;
 use super::running::Running;
 use super::visit::{Found, Visitor, visit};
 use crate::error::{Error, Operation};
+use crate::reflink::filesystem::{EntrySpace, Filesystem};
 use crate::reflink::imp::{DIR_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::Meta;
 use crate::reflink::sys::{self, Place};
@@ -89,53 +90,46 @@ impl TreeBytes {
 /// The structures that a filesystem has for a tree's entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Structures {
-    /// Directories have blocks of their own, and nothing else counts as used space.
-    Directories,
-    /// An inode takes 512 bytes, and directories have blocks.
-    Xfs,
-    /// Items in a tree that all files of the subvolume share.
-    Btrfs,
+    Own(EntrySpace),
     /// A snapshot of another subvolume. It shares all blocks except those that changed since: the
     /// blocks of entries whose times are not older than this one.
-    BtrfsSnapshot((i64, i64)),
+    Snapshot((i64, i64)),
 }
 
-/// How many bytes the items of an entry take on btrfs, in blocks that are not full.
-const BTRFS_ENTRY: u64 = 600;
-const BTRFS_BLOCK: u64 = 16 << 10;
+/// How many bytes the items of an entry take (btrfs), in blocks that are not full.
+const ITEMS_BYTES: u64 = 600;
+const ITEMS_BLOCK: u64 = 16 << 10;
 /// About how many entries' items are in a block. They are in the order of the inodes' numbers.
-const BTRFS_ENTRIES: u64 = 32;
+const ITEMS_ENTRIES: u64 = 32;
 /// btrfs keeps metadata twice, unless it was made otherwise.
-const BTRFS_COPIES: u64 = 2;
+const ITEMS_COPIES: u64 = 2;
 
 impl Structures {
     /// The structures of the tree at `root`.
     fn of(root: &Path) -> Self {
-        match sys::filesystem_name(root).as_deref() {
-            Some("xfs") => Self::Xfs,
-            Some("btrfs") => {
-                let dir = fs::open(root, DIR_FLAGS, Mode::empty()).ok();
-                let dir = dir.filter(|dir| {
-                    Meta::of_file(dir).is_ok_and(|meta| sys::is_subvolume(dir, meta.ino))
-                });
-                let made = dir.and_then(|dir| sys::snapshot_made(dir).ok().flatten());
-                made.map_or(Self::Btrfs, Self::BtrfsSnapshot)
-            }
-            _ => Self::Directories,
-        }
+        let filesystem = Filesystem::of(root);
+        let dir = fs::open(root, DIR_FLAGS, Mode::empty()).ok();
+        let dir = dir.filter(|dir| {
+            filesystem.has_subvolumes
+                && Meta::of_file(dir).is_ok_and(|meta| sys::is_subvolume(dir, meta.ino))
+        });
+        let made = dir.and_then(|dir| sys::snapshot_made(dir).ok().flatten());
+        made.map_or(Self::Own(filesystem.entry_space), Self::Snapshot)
     }
 
     /// An estimate of the bytes that a tree's entries take. `changed`: for a snapshot, the blocks
     /// that it does not share, and the content in them.
     fn bytes(self, tree: &TreeBytes, changed: &ChangedSharing) -> u64 {
-        let all = tree.entries.saturating_mul(BTRFS_ENTRY).saturating_add(tree.inline);
+        let all = tree.entries.saturating_mul(ITEMS_BYTES).saturating_add(tree.inline);
         match self {
-            Self::Directories => tree.directories,
-            Self::Xfs => tree.entries.saturating_mul(512).saturating_add(tree.directories),
-            Self::Btrfs => all.saturating_mul(BTRFS_COPIES),
-            Self::BtrfsSnapshot(_) => {
-                let blocks = (changed.blocks.len() as u64).saturating_mul(BTRFS_BLOCK);
-                blocks.saturating_add(changed.inline).min(all).saturating_mul(BTRFS_COPIES)
+            Self::Own(EntrySpace::Directories) => tree.directories,
+            Self::Own(EntrySpace::Inodes(bytes)) => {
+                tree.entries.saturating_mul(bytes).saturating_add(tree.directories)
+            }
+            Self::Own(EntrySpace::Items) => all.saturating_mul(ITEMS_COPIES),
+            Self::Snapshot(_) => {
+                let blocks = (changed.blocks.len() as u64).saturating_mul(ITEMS_BLOCK);
+                blocks.saturating_add(changed.inline).min(all).saturating_mul(ITEMS_COPIES)
             }
         }
     }
@@ -381,12 +375,12 @@ impl Visitor<DiskWorker> for Looker<'_, '_> {
             return Ok(());
         }
         let made = match self.survey.structures[tree] {
-            Structures::BtrfsSnapshot(made) => made,
+            Structures::Snapshot(made) => made,
             _ => (i64::MAX, 0),
         };
         let is_changed = meta.changed >= made || meta.accessed() >= made;
         if is_changed {
-            worker.changed[found.tree].blocks.insert(meta.ino / BTRFS_ENTRIES);
+            worker.changed[found.tree].blocks.insert(meta.ino / ITEMS_ENTRIES);
         }
         count.entries += 1;
         count.allocated = count.allocated.saturating_add(blocks);

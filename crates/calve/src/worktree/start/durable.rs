@@ -122,7 +122,7 @@ fn committed_with_its_folder(
         // Each subvolume has a device of its own. The tree is a snapshot of one in the store, and
         // there are no snapshots on other filesystems.
         (INLINE_MOST_BYTES, device(store)?)
-    } else if Filesystem::of_file(stage.dir()).has_one_log() {
+    } else if Filesystem::of_file(stage.dir()).has_one_log {
         (u64::MAX, root.dev)
     } else {
         return Ok(None);
