@@ -167,19 +167,9 @@ fn rename_folder(
     into: &OwnedFd,
     new_name: &CStr,
 ) -> rustix::io::Result<bool> {
-    let renamed = match rename_new(from, name, into, new_name) {
-        // A folder replaces only an empty one. If this process dies before it does, the next merge
-        // takes the empty one for its own.
-        Err(errno) if SystemCall::RenameWithFlags.is_unavailable(errno) => {
-            fs::mkdirat(into, new_name, meta::mode(staging::UNFINISHED)).and_then(|()| {
-                fs::renameat(from, name, into, new_name).inspect_err(|_| {
-                    let _ = fs::unlinkat(into, new_name, AtFlags::REMOVEDIR);
-                })
-            })
-        }
-        renamed => renamed,
-    };
-    match renamed {
+    // If this process dies between the two steps, the next merge takes the empty folder for its own.
+    let empty = meta::mode(staging::UNFINISHED);
+    match staging::rename_folder(from, name, into, new_name, empty) {
         Ok(()) => Ok(true),
         Err(Errno::EXIST | Errno::NOTEMPTY) => Ok(false),
         Err(errno) => Err(errno),

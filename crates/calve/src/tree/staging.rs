@@ -315,18 +315,7 @@ impl Stage {
     /// Renames the stage to `name`, which must not exist.
     pub(crate) fn publish(&mut self, name: &CStr) -> io::Result<()> {
         self.unmark()?;
-        match rename_with(&self.parent, &self.name, &self.parent, name, RenameFlags::NOREPLACE) {
-            Ok(()) => {}
-            // The filesystem has no NOREPLACE. A directory replaces only an empty directory. So
-            // calve makes an empty one, which fails if anything is there, and replaces that.
-            Err(errno) if SystemCall::RenameWithFlags.is_unavailable(errno) => {
-                fs::mkdirat(&self.parent, name, Mode::RWXU)?;
-                fs::renameat(&self.parent, &self.name, &self.parent, name).inspect_err(|_| {
-                    let _ = fs::unlinkat(&self.parent, name, AtFlags::REMOVEDIR);
-                })?;
-            }
-            Err(errno) => return Err(errno.into()),
-        }
+        rename_folder(&self.parent, &*self.name, &self.parent, name, Mode::RWXU)?;
         self.armed = false;
         Ok(())
     }
@@ -442,6 +431,28 @@ pub(crate) fn rename_new(
     rename_with(from, name, into, new_name, RenameFlags::NOREPLACE)
 }
 
+/// Renames a folder to a new name, on every filesystem. `EXIST` if the name is taken.
+///
+/// Without such a rename, calve makes an empty folder of this `mode`, which also fails if the name
+/// is taken, and replaces that. A folder replaces only an empty one.
+pub(crate) fn rename_folder(
+    from: impl AsFd,
+    name: impl rustix::path::Arg + Copy,
+    into: impl AsFd,
+    new_name: impl rustix::path::Arg + Copy,
+    mode: Mode,
+) -> rustix::io::Result<()> {
+    match rename_with(&from, name, &into, new_name, RenameFlags::NOREPLACE) {
+        Err(errno) if SystemCall::RenameWithFlags.is_unavailable(errno) => {
+            fs::mkdirat(&into, new_name, mode)?;
+            fs::renameat(&from, name, &into, new_name).inspect_err(|_| {
+                let _ = fs::unlinkat(&into, new_name, AtFlags::REMOVEDIR);
+            })
+        }
+        renamed => renamed,
+    }
+}
+
 /// Like `rename_new`, on every filesystem. If there is no such rename, calve makes a hard link,
 /// which also fails if the name is taken, and removes the old name.
 pub(super) fn rename_new_or_link(
@@ -502,16 +513,7 @@ pub(super) fn swap(
 /// [`AlreadyExists`](io::ErrorKind::AlreadyExists) if something is there;
 /// [`CrossesDevices`](io::ErrorKind::CrossesDevices). Nothing was renamed.
 pub(crate) fn move_folder(from: &Path, to: &Path) -> io::Result<()> {
-    match rename_with(fs::CWD, from, fs::CWD, to, RenameFlags::NOREPLACE) {
-        // The filesystem has no NOREPLACE. A folder replaces at most an empty folder.
-        Err(errno) if SystemCall::RenameWithFlags.is_unavailable(errno) => {
-            match std::fs::symlink_metadata(to) {
-                Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
-                Err(_) => std::fs::rename(from, to),
-            }
-        }
-        renamed => Ok(renamed?),
-    }
+    Ok(rename_folder(fs::CWD, from, fs::CWD, to, Mode::RWXU)?)
 }
 
 /// Flushes everything below `dir` to the disk: the whole filesystem, or, where that call may do

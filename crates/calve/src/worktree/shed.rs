@@ -26,7 +26,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{self, AtFlags, FlockOperation, Mode, OFlags, Timestamps};
+use rustix::fs::{self, FlockOperation, Mode, OFlags, Timestamps};
 use rustix::io::Errno;
 
 use self::foreign::{Content, ContentOf};
@@ -39,7 +39,6 @@ use super::remove::processes::{Depth, can_be_found, living_in};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
 use crate::reflink::meta::Meta;
-use crate::reflink::refusal::SystemCall;
 use crate::store::StoreOptions;
 use crate::store::at;
 use crate::store::files::path_from;
@@ -353,14 +352,9 @@ impl MovedOut {
     /// Gives the folder its place again, unless a build has made another one there: then this one
     /// is of no use.
     fn back(&self, stage: &ShedStage) -> io::Result<()> {
-        match staging::rename_new(&stage.folder, &self.to, &self.parent, &self.from) {
+        let (to, from) = (&*self.to, &*self.from);
+        match staging::rename_folder(&stage.folder, to, &self.parent, from, Mode::RWXU) {
             Err(Errno::EXIST | Errno::NOTEMPTY) => Ok(()),
-            Err(errno) if SystemCall::RenameWithFlags.is_unavailable(errno) => {
-                match fs::statat(&self.parent, &self.from, AtFlags::SYMLINK_NOFOLLOW) {
-                    Ok(_) => Ok(()),
-                    Err(_) => Ok(fs::renameat(&stage.folder, &self.to, &self.parent, &self.from)?),
-                }
-            }
             renamed => Ok(renamed?),
         }
     }

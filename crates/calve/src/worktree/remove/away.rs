@@ -9,12 +9,11 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{self, AtFlags};
+use rustix::fs::{self, AtFlags, Mode};
 use rustix::io::Errno;
 
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::meta::Meta;
-use crate::reflink::refusal::SystemCall;
 use crate::store::layout;
 use crate::store::parent_of;
 use crate::tree::staging::{self, stage_name};
@@ -143,14 +142,9 @@ impl Away {
             return Ok(());
         }
         let (dir, name) = self.at();
-        match staging::rename_new(dir, name, &self.from, &self.name) {
+        match staging::rename_folder(dir, &**name, &self.from, &*self.name, Mode::RWXU) {
             // The command of another process brought it back.
             Err(Errno::NOENT) => {}
-            // A folder replaces at most an empty folder.
-            Err(errno) if SystemCall::RenameWithFlags.is_unavailable(errno) => {
-                let renamed = fs::renameat(dir, name, &self.from, &self.name);
-                renamed.context(Operation::BringBack, || self.place())?;
-            }
             renamed => renamed.context(Operation::BringBack, || self.place())?,
         }
         self.gone = None;
