@@ -110,7 +110,7 @@ fn same(a: &Meta, b: &Meta) -> bool {
 /// Checks that the manifest that a snapshot was made from is the one that the database gives for
 /// it.
 pub(crate) fn manifest(store: &Store, id: SnapshotId, made: Option<&Manifest>) {
-    let read = store.object(id).and_then(|object| store.catalog().manifest(id, &object));
+    let read = store.catalog().object(id).and_then(|object| store.catalog().manifest(id, &object));
     let (Some(made), Ok(read)) = (made, read) else { return };
     let is_same = (&made.root, made.count, made.directories.len())
         == (&read.root, read.count, read.directories.len())

@@ -418,7 +418,7 @@ impl Worktree {
         if this.row.snapshot.is_none() && !this.is_project() && !self.store.is_read_only() {
             // A crash lost the record of its base. Compare all its files with the project's
             // snapshot instead.
-            let base = match self.store.latest()? {
+            let base = match self.store.catalog().latest()? {
                 Some(id) => id,
                 None => of_project(&self.store, &SnapshotOptions::new(), None, operation)?.0.id,
             };

@@ -32,7 +32,7 @@ mod schema;
 mod snapshots;
 mod worktrees;
 
-pub(crate) use snapshots::{Based, NewSnapshot, Origin};
+pub(crate) use snapshots::{Based, NewSnapshot, Origin, no_snapshot};
 pub(crate) use worktrees::{DroppedRow, Linked, PROJECT, State, WorktreeRow};
 
 use connect::{OPEN, With, connect, connect_read_only, failed};

@@ -241,7 +241,7 @@ impl Collection<'_> {
         let (catalog, mut ids) = (self.store.catalog(), HashSet::new());
         for id in catalog.snapshot_ids()? {
             // One that cannot be read has no age.
-            if let Ok(object) = self.store.object(id)
+            if let Ok(object) = self.store.catalog().object(id)
                 && older_than((object.created.0, object.created.1.into()), age) == Some(true)
             {
                 ids.insert(id);

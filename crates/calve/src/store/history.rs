@@ -6,8 +6,6 @@
 use std::io;
 
 use super::manifest::Manifest;
-use super::object::SnapshotObject;
-use super::snapshot::record::RecordedSnapshots;
 use super::snapshot::{Known, query};
 use super::unnamed::{self, name_pending};
 use super::{
@@ -36,15 +34,6 @@ impl Store {
         options: &StoreOptions,
     ) -> Result<SnapshotReport, Error> {
         of_project(self, taking, None, &options.operation()).map(|(report, _)| report)
-    }
-
-    /// Adds and forgets snapshots.
-    pub(crate) fn snapshots(&self) -> RecordedSnapshots<'_> {
-        RecordedSnapshots { store: self }
-    }
-
-    pub(crate) fn object(&self, id: SnapshotId) -> Result<SnapshotObject, Error> {
-        query::object(self.catalog(), id)
     }
 
     /// All snapshots, the newest first, and those that cannot be read.
@@ -87,7 +76,7 @@ impl Store {
     /// # Errors
     /// Those of every operation, see [`Store`]. Nothing is changed.
     pub fn latest(&self) -> Result<Option<SnapshotId>, Error> {
-        Ok(self.catalog().worktree(PROJECT)?.and_then(|row| row.snapshot))
+        self.catalog().latest()
     }
 
     /// Gives a snapshot the name `name`. If another snapshot has that name, it loses it.

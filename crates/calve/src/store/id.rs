@@ -121,3 +121,10 @@ pub(crate) fn token() -> String {
     let number = || RandomState::new().build_hasher().finish();
     format!("{:016x}{:016x}", number(), number())
 }
+
+/// The start of an id needs at least this many digits.
+pub(crate) const LEAST_DIGITS: usize = 4;
+
+pub(crate) fn is_hex(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}

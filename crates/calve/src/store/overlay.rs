@@ -77,7 +77,7 @@ pub(crate) fn record_over(
 ) -> Result<Overlaid, Error> {
     taking_in(store, operation, |noted| {
         let _guard = store.share()?;
-        let object = store.object(below)?;
+        let object = store.catalog().object(below)?;
         let base = store.catalog().manifest(below, &object)?;
         let root = fs::open(over, DIR_FLAGS, Mode::empty()).context(Operation::Open, || over)?;
         let lent = lend_rules(store.contents(), &base, gone, over, &root, noted)?;

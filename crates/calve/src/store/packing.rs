@@ -283,7 +283,7 @@ pub(super) fn warm(
         store.flush(&unsealed)?;
     }
     for &id in &snapshots {
-        let object = store.object(id)?;
+        let object = store.catalog().object(id)?;
         let tree = SnapshotTree::new(store, (id, &object), None);
         report.templates += u64::from(store.ready().shelf().keep(tree, operation)?);
     }

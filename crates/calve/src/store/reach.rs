@@ -173,7 +173,7 @@ impl Reach {
         id: SnapshotId,
         operation: &Running,
     ) -> Result<(), Error> {
-        let object = store.object(id)?;
+        let object = store.catalog().object(id)?;
         match self.add(store, &object, operation)?.first() {
             None => Ok(()),
             Some((directory, why)) => {
@@ -214,7 +214,7 @@ impl Reach {
     ) -> Result<Self, Error> {
         let mut reach = Self::default();
         for id in snapshots {
-            match store.object(id) {
+            match store.catalog().object(id) {
                 Ok(object) => reach.add(store, &object, operation).map(drop)?,
                 Err(error)
                     if matches!(error.kind(), ErrorKind::Damaged | ErrorKind::SnapshotNotFound) => {

@@ -230,8 +230,8 @@ impl<'s> ReadyTrees<'s> {
         match self.number_set() {
             Ok(number) => number,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let latest = self.store.latest().ok().flatten();
-                let object = latest.and_then(|id| self.store.object(id).ok());
+                let latest = self.store.catalog().latest().ok().flatten();
+                let object = latest.and_then(|id| self.store.catalog().object(id).ok());
                 let entries = object.map_or(0, |object| object.entries);
                 kept_unless_told(self.store.filesystem(), entries)
             }
@@ -309,7 +309,7 @@ impl<'s> ReadyTrees<'s> {
 
     /// Removes all trees that wait, also while another process makes some.
     fn discard_all_waiting(self, report: &mut ReadyReport) -> Result<(), Error> {
-        report.snapshot = self.store.latest()?;
+        report.snapshot = self.store.catalog().latest()?;
         for waiting in self.waiting() {
             let removed = self.discard(Which::At(&self.path(&waiting)), Deletion::Now);
             report.removed += u64::from(removed);
@@ -320,7 +320,7 @@ impl<'s> ReadyTrees<'s> {
     fn refill(self, operation: &Running, report: &mut ReadyReport) -> Result<(), Error> {
         let dir = self.open()?;
         staging::sweep(&dir);
-        report.snapshot = self.store.latest()?;
+        report.snapshot = self.store.catalog().latest()?;
         let Some(id) = report.snapshot else { return Ok(()) };
         self.shelf().refill(&dir, id, operation, report)
     }
@@ -373,7 +373,7 @@ impl<'s> ReadyTrees<'s> {
         let mut candidates = Vec::new();
         for &id in of {
             let changes = |old| nearest::changes(self.store.catalog(), (&old, object), most);
-            candidates.push((id, self.store.object(id).and_then(changes).ok().flatten()));
+            candidates.push((id, self.store.catalog().object(id).and_then(changes).ok().flatten()));
         }
         nearest::nearest(&candidates, most)
     }
@@ -386,7 +386,7 @@ impl<'s> ReadyTrees<'s> {
 
     /// The tree of another snapshot, which is brought to the target.
     fn manifest_near(self, id: SnapshotId, target: &SnapshotTree<'_>) -> Result<Manifest, Error> {
-        let object = self.store.object(id)?;
+        let object = self.store.catalog().object(id)?;
         self.store.catalog().manifest_like(id, &object, &[target.manifest()?])
     }
 

@@ -147,7 +147,7 @@ impl Known {
     /// What is known of a worktree, or of the project.
     pub(crate) fn of(store: &Store, row: WorktreeRow) -> Result<Self, Error> {
         let read = |id| -> Result<_, Error> {
-            let object = store.object(id)?;
+            let object = store.catalog().object(id)?;
             let manifest = store.catalog().manifest(id, &object)?;
             Ok((id, object, manifest))
         };
@@ -252,7 +252,7 @@ impl Known {
             for known in base.into_iter().chain(self.alike.as_ref().map(|alike| alike.of)) {
                 // It was read before the lock was had. Should it have been forgotten since, its
                 // content may be gone.
-                store.object(known)?;
+                store.catalog().object(known)?;
             }
             let (mut scan, stamp) = self.scan(store, Some(noted), operation)?;
             // Without a manifest of its own, the tree equals the base.
@@ -544,7 +544,7 @@ mod tests {
         std::fs::write(project.path().join("b/three"), "new").unwrap();
         let second = take();
         let read = |id, like: &[&Manifest]| {
-            store.catalog().manifest_like(id, &store.object(id).unwrap(), like).unwrap()
+            store.catalog().manifest_like(id, &store.catalog().object(id).unwrap(), like).unwrap()
         };
         let base = read(first, &[]);
         let (alone, mut shared) = (read(second, &[]), read(second, &[&base]));

@@ -600,7 +600,7 @@ fn read_contents(
         spellings: &spellings,
         noted,
         // Nobody collects contents as long as this process shares them.
-        has_base: base.is_some_and(|base| store.object(base).is_ok()),
+        has_base: base.is_some_and(|base| store.catalog().object(base).is_ok()),
         operation,
     };
     let read = naming.run(files)?;

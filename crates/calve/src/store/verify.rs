@@ -583,7 +583,7 @@ fn verify_indexes(store: &Store, report: &mut VerifyReport) -> Result<Vec<PathBu
                 // counts as missing.
                 Ok(bytes) if is_torn(&bytes) => continue,
                 Ok(bytes) => match super::index::Index::check(&bytes, |snapshot| {
-                    Some(store.object(snapshot).ok()?.entries)
+                    Some(store.catalog().object(snapshot).ok()?.entries)
                 }) {
                     Ok(()) => continue,
                     Err(error) => error.to_string(),

@@ -323,7 +323,8 @@ impl Op<'_, Live<'_>> {
     /// Whether the caller gives a file another mode than the source's file has.
     fn changes_mode(&self, node: &OpenNode<Live<'_>>, name: &CStr) -> bool {
         self.options.file_mode.is_some()
-            && Meta::at(node.source(), name).is_ok_and(|meta| self.wanted(node, name, meta).mode != meta.mode)
+            && Meta::at(node.source(), name)
+                .is_ok_and(|meta| self.wanted(node, name, meta).mode != meta.mode)
     }
 }
 

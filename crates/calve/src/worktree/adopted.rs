@@ -321,7 +321,7 @@ mod tests {
         let status = worktree.status(&StoreOptions::new()).unwrap();
         let changes: Vec<_> = status.changes.iter().map(|it| it.path.as_path()).collect();
         assert_eq!(changes, [Path::new("changed")]);
-        let base = store.object(worktree.now().unwrap().row.snapshot.unwrap()).unwrap();
+        let base = store.catalog().object(worktree.now().unwrap().row.snapshot.unwrap()).unwrap();
         let known = store.catalog().manifest(status.snapshot, &base).unwrap();
         assert!(known.has(Path::new("out")) && known.has(Path::new("d/same")));
     }

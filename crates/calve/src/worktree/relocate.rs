@@ -289,7 +289,7 @@ impl Store {
         {
             return Ok(());
         }
-        let found = self.snapshots().found(id, &self.object(id)?)?;
+        let found = self.snapshots().found(id, &self.catalog().object(id)?)?;
         match Relocation::between(&found.roots, path) {
             Some(roots) => roots.write(&kept).context(Operation::Write, || file),
             None => Ok(()),
@@ -456,7 +456,7 @@ pub fn path_mentions(tree: &Path) -> Result<Vec<PathMention>, Error> {
         && let Some(id) = project.snapshot()
     {
         let store = &discovered.store;
-        let noted = store.snapshots().found(id, &store.object(id)?)?.mentions;
+        let noted = store.snapshots().found(id, &store.catalog().object(id)?)?.mentions;
         // All others were found above, as they are now.
         let is_only_noted = |mention: &PathMention| {
             !mention.kind.is_known()

@@ -386,7 +386,7 @@ impl Store {
         // until the rows are marked, too: a process that cannot see the maker would take it for
         // dead.
         let _guard = self.share()?;
-        let object = basis.id.map(|id| self.object(id)).transpose()?;
+        let object = basis.id.map(|id| self.catalog().object(id)).transpose()?;
         let paths: Vec<PathBuf> = match &basis.cloned {
             Some((_, places)) => places.iter().map(|place| place.path.clone()).collect(),
             None => {
@@ -433,7 +433,7 @@ impl Store {
     /// needs it. An error is no answer: the start reads the same again where it needs it.
     fn read_ahead(&self, plan: StartPlan<'_>) -> ReadAhead {
         let known = || Known::if_sound(self, self.catalog().worktree(PROJECT).ok()??).ok();
-        let tree = |id| self.catalog().manifest(id, &self.object(id).ok()?).ok();
+        let tree = |id| self.catalog().manifest(id, &self.catalog().object(id).ok()?).ok();
         match plan {
             StartPlan::Snapshot(id) | StartPlan::Loose(id, _) => {
                 let is_read = self.ready().shelf().reads_tree(id);
@@ -580,7 +580,7 @@ impl Store {
     ) -> Result<Vec<Started>, Error> {
         // From here on garbage collection keeps what the rows need, because they name the snapshot.
         // But the snapshot may have been forgotten just before.
-        self.object(tree.id)?;
+        self.catalog().object(tree.id)?;
         let roots = claim.rows().iter().map(|row| path_from(&row.path));
         let places = places(roots, Operation::StartWorktree)?;
         let arrived = self.arrive(&mut tree, claim.rows(), &places, operation)?;
@@ -660,7 +660,7 @@ impl Worktree {
             return Err(Error::new(ErrorKind::Busy, Operation::RestoreWorktree, &this.path, cause));
         }
         let id = this.based_on()?;
-        let object = this.store.object(id)?;
+        let object = this.store.catalog().object(id)?;
         let (parent, _) = crate::store::parent_of(&this.path)?;
         std::fs::create_dir_all(&parent).context(Operation::MakeFolder, || &parent)?;
         let name = this.row.name.clone();

@@ -288,7 +288,7 @@ impl Worktree {
         // Only a snapshot needs them, and the new index will take as much memory.
         scan.stats = Vec::new();
         let Some((_, _, base)) = &known.base else { return Err(no_worktree(self.name())) };
-        let object = self.store.object(to)?;
+        let object = self.store.catalog().object(to)?;
         let mut like = vec![base];
         like.extend(&scan.manifest);
         let target = self.store.catalog().manifest_like(to, &object, &like)?;
@@ -403,7 +403,7 @@ impl Worktree {
         let (State::Restoring, Some(id)) = (self.row.state, self.row.target) else {
             return Ok(None);
         };
-        let object = self.store.object(id)?;
+        let object = self.store.catalog().object(id)?;
         self.store.catalog().manifest_like(id, &object, like).map(Some)
     }
 

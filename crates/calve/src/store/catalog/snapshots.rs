@@ -5,14 +5,14 @@ use std::io;
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::super::id::{DirectoryId, SnapshotId};
+use super::super::id::{DirectoryId, LEAST_DIGITS, SnapshotId, is_hex};
 use super::super::manifest::{Builder, Entries, Manifest};
 use super::super::object::{
     Entry, Kind, SnapshotObject, check_directory, decode_directory, encode_directory,
 };
 use super::connect::failed;
-use super::{Catalog, Use, snapshot_id};
-use crate::error::{Error, Operation};
+use super::{Catalog, PROJECT, Use, snapshot_id};
+use crate::error::{Error, ErrorKind, Operation};
 
 /// A snapshot, or why it cannot be read.
 pub(crate) type SnapshotRow = Result<(SnapshotId, SnapshotObject), String>;
@@ -65,6 +65,16 @@ impl Catalog {
             .map(|object| decode_snapshot(id, &object))
             .transpose()
             .map_err(|why| self.damaged(format!("snapshot {id}: {why}")))
+    }
+
+    /// A snapshot that must be there.
+    pub(crate) fn object(&self, id: SnapshotId) -> Result<SnapshotObject, Error> {
+        self.snapshot(id)?.ok_or_else(|| no_snapshot(&id.to_string()))
+    }
+
+    /// The snapshot that the project is based on.
+    pub(crate) fn latest(&self) -> Result<Option<SnapshotId>, Error> {
+        Ok(self.worktree(PROJECT)?.and_then(|row| row.snapshot))
     }
 
     /// All snapshots, the newest first. A snapshot that cannot be read comes as the reason for
@@ -398,4 +408,15 @@ fn decode_snapshot(id: SnapshotId, object: &[u8]) -> Result<SnapshotObject, Stri
         return Err("it does not have its own hash".to_owned());
     }
     SnapshotObject::decode(object).map_err(|error| error.to_string())
+}
+
+/// The error for a name or an id that no snapshot has.
+pub(crate) fn no_snapshot(text: &str) -> Error {
+    let why = if text.len() < LEAST_DIGITS && is_hex(text) {
+        "no snapshot has this name, and a snapshot id needs at least four digits"
+    } else {
+        "no snapshot has this name or id"
+    };
+    let cause = io::Error::new(io::ErrorKind::NotFound, why);
+    Error::new(ErrorKind::SnapshotNotFound, Operation::FindSnapshot, text, cause)
 }

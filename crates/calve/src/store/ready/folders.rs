@@ -118,7 +118,7 @@ impl Shelf for Folders<'_> {
                 report.ready = report.ready.min(kept);
                 return Ok(());
             }
-            let object = self.store.object(id)?;
+            let object = self.store.catalog().object(id)?;
             if !self.trees.has_room(dir, &object) {
                 report.stopped = true;
                 return Ok(());
@@ -151,7 +151,7 @@ impl Shelf for Folders<'_> {
             // Another process may have taken the tree.
             let Ok(dir) = fs::open(&path, flags, Mode::empty()) else { continue };
             // A damaged snapshot is reported as such.
-            let manifest = self.store.object(waiting.id);
+            let manifest = self.store.catalog().object(waiting.id);
             let manifest = manifest.and_then(|it| self.store.catalog().manifest(waiting.id, &it));
             let Ok(manifest) = manifest else { continue };
             let about = match About::read(&dir) {

@@ -152,7 +152,7 @@ impl Shelf for Subvolumes<'_> {
         operation: &Running,
         report: &mut ReadyReport,
     ) -> Result<(), Error> {
-        let object = self.store.object(id)?;
+        let object = self.store.catalog().object(id)?;
         let _guard = self.store.share()?;
         let target = SnapshotTree::new(self.store, (id, &object), None);
         let Some(tree) = self.ready_tree(target, operation)? else { return Ok(()) };

@@ -46,6 +46,7 @@ impl Snapshots {
         let Some(project_id) = row.snapshot else { return Ok(None) };
         // Damage of the project's base snapshot does not affect the worktrees.
         let project = store
+            .catalog()
             .object(project_id)
             .and_then(|object| store.catalog().manifest_like(project_id, &object, like));
         let Ok(project) = project else { return Ok(None) };

@@ -1032,7 +1032,7 @@ mod tests {
         let store = Store::init(project.path()).unwrap();
         let common = StoreOptions::new();
         let snapshot = store.snapshot(&super::super::super::SnapshotOptions::new(), &common);
-        let mut object = store.object(snapshot.unwrap().id).unwrap();
+        let mut object = store.catalog().object(snapshot.unwrap().id).unwrap();
         let extent = |object: &SnapshotObject| LocalExtent::of(&store, object, &common.operation());
         let all = extent(&object).unwrap().unwrap();
         let mut expected = [(BlobId::of(b"one"), 3), (BlobId::of(b"two"), 3)];

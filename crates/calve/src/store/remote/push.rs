@@ -247,7 +247,7 @@ impl Remote {
         self.must_be_kept(Operation::Push)?;
         let operation = &common.operation();
         let _guard = store.share()?;
-        let object = store.object(snapshot)?;
+        let object = store.catalog().object(snapshot)?;
         let mut report = PushReport {
             snapshot,
             sequence: None,
@@ -1188,7 +1188,7 @@ mod tests {
             let options = StoreOptions::new();
             let options = jobs.map_or(options.clone(), |jobs| options.jobs(jobs));
             // Not under the name: the next row must not know its last snapshot, either.
-            let object = stores[1].object(id).unwrap();
+            let object = stores[1].catalog().object(id).unwrap();
             let operation = &options.operation();
             let (remote, store, object, options) = (&remote, &stores[1], &object, &named);
             let push = Push { remote, store, id, object, options, operation };

@@ -178,7 +178,7 @@ fn kind_of(folder: &Path, name: &[u8]) -> Option<(SecretKind, &'static [&'static
 /// # Errors
 /// Those of every operation, see [`Store`]. Nothing is changed.
 pub fn secrets_in(store: &Store, id: SnapshotId) -> Result<Vec<Secret>, Error> {
-    let manifest = store.catalog().manifest(id, &store.object(id)?)?;
+    let manifest = store.catalog().manifest(id, &store.catalog().object(id)?)?;
     let mut found = Vec::new();
     let mut read = 0;
     let mut folder = (0, PathBuf::new());

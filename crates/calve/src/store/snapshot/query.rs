@@ -3,8 +3,8 @@
 use std::io;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::super::catalog::{Catalog, Origin};
-use super::super::id::SnapshotId;
+use super::super::catalog::{Catalog, Origin, no_snapshot};
+use super::super::id::{LEAST_DIGITS, SnapshotId, is_hex};
 use super::super::layout::Layout;
 use super::super::object::SnapshotObject;
 use super::super::verify::Damage;
@@ -68,11 +68,7 @@ pub(crate) fn log(layout: Layout<'_>, catalog: &Catalog) -> Result<SnapshotLog, 
 /// See [`Store::show`].
 pub(crate) fn show(catalog: &Catalog, id: SnapshotId) -> Result<Snapshot, Error> {
     let origin = catalog.origins()?.remove(&id).unwrap_or_default();
-    Ok(told(id, object(catalog, id)?, &catalog.names()?, origin))
-}
-
-pub(crate) fn object(catalog: &Catalog, id: SnapshotId) -> Result<SnapshotObject, Error> {
-    catalog.snapshot(id)?.ok_or_else(|| not_found(&id.to_string()))
+    Ok(told(id, catalog.object(id)?, &catalog.names()?, origin))
 }
 
 /// See [`Store::resolve`].
@@ -82,7 +78,7 @@ pub(crate) fn resolve(catalog: &Catalog, text: &str) -> Result<SnapshotId, Error
     }
     match ids_that_start_with(catalog, text)?.as_slice() {
         [id] => Ok(*id),
-        [] => Err(not_found(text)),
+        [] => Err(no_snapshot(text)),
         [_, _, ..] => {
             let why = "the ids of several snapshots start with it";
             let cause = io::Error::new(io::ErrorKind::InvalidInput, why);
@@ -107,7 +103,7 @@ pub(crate) fn set_name(store: &Store, name: &str, id: SnapshotId) -> Result<(), 
     store.must_be_writable(Operation::NameSnapshot)?;
     check_name(name)?;
     let named = store.catalog().set_name(name, id)?;
-    if named { Ok(()) } else { Err(not_found(&id.to_string())) }
+    if named { Ok(()) } else { Err(no_snapshot(&id.to_string())) }
 }
 
 fn told(
@@ -131,23 +127,6 @@ fn told(
         files: object.files,
         bytes: object.bytes,
     }
-}
-
-/// The start of an id needs at least this many digits.
-const LEAST_DIGITS: usize = 4;
-
-fn is_hex(text: &str) -> bool {
-    text.bytes().all(|byte| byte.is_ascii_hexdigit())
-}
-
-fn not_found(text: &str) -> Error {
-    let why = if text.len() < LEAST_DIGITS && is_hex(text) {
-        "no snapshot has this name, and a snapshot id needs at least four digits"
-    } else {
-        "no snapshot has this name or id"
-    };
-    let cause = io::Error::new(io::ErrorKind::NotFound, why);
-    Error::new(ErrorKind::SnapshotNotFound, Operation::FindSnapshot, text, cause)
 }
 
 /// A name for a snapshot: what can be typed, printed, and not be taken for an id or a flag.

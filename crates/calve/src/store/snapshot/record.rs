@@ -80,6 +80,13 @@ pub(crate) struct NewIndex<'a> {
     pub(crate) has_base: bool,
 }
 
+impl Store {
+    /// Adds and forgets snapshots.
+    pub(crate) fn snapshots(&self) -> RecordedSnapshots<'_> {
+        RecordedSnapshots { store: self }
+    }
+}
+
 impl RecordedSnapshots<'_> {
     /// Adds a snapshot, and returns its id. The caller has shared the store since before its first
     /// content was taken in.
@@ -160,7 +167,8 @@ mod tests {
         let first = take().unwrap().id;
         let index = |store: &Store| {
             let row = store.catalog().worktree(PROJECT).unwrap().unwrap();
-            let manifest = store.catalog().manifest(first, &store.object(first).unwrap()).unwrap();
+            let manifest =
+                store.catalog().manifest(first, &store.catalog().object(first).unwrap()).unwrap();
             store.registry().index(&row.token, first, &manifest)
         };
         let (before, lists) = (index(&store).unwrap(), store.layout().all_found());

@@ -84,7 +84,8 @@ impl Store {
         let mut gone = checkout.untracked().map_err(failed)?;
         let tracked = checkout.tracked().map_err(failed)?;
         checkout.go_to(commit).map_err(failed)?;
-        let snapshots = Snapshots::of(crate::store::PROJECT, self, (id, &self.object(id)?), &[])?;
+        let snapshots =
+            Snapshots::of(crate::store::PROJECT, self, (id, &self.catalog().object(id)?), &[])?;
         let mut sorted = sort(&stage, snapshots.as_ref()).ok_or_else(|| {
             let cause = std::io::Error::other("calve does not understand git's index");
             Error::new(ErrorKind::Git, Operation::CheckOut, name, cause)

@@ -159,7 +159,7 @@ impl Remote {
         operation: &Running,
     ) -> Result<(DestinationReport, u64, Vec<PathMention>), Error> {
         let id = pulled.snapshot;
-        let object = store.object(id)?;
+        let object = store.catalog().object(id)?;
         let manifest = store.catalog().manifest(id, &object)?;
         let path = &place[0].path;
         let mut row = store.catalog().worktree(PROJECT)?.ok_or_else(|| no_worktree(PROJECT))?;

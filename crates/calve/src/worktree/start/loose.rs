@@ -23,7 +23,7 @@ impl Store {
         operation: &Running,
     ) -> Result<StartReport, Error> {
         let git = GitPlan::of(options.git, self)?;
-        let object = &self.object(id)?;
+        let object = &self.catalog().object(id)?;
         let places = places_in(&self.folder(Some(folder))?, names)?;
         operation.expect(object.files.saturating_mul(names.len() as u64));
         let manifest = self.catalog().manifest(id, object)?;
