@@ -27,7 +27,8 @@ use super::manifest::{self, Builder, NO_ID};
 use super::materialize::{Plan, materialize, wanted};
 use super::object::{Entry, Kind, Time};
 use super::paths::local::{Local, Tree};
-use super::scan::{self, stat_of};
+use super::scan;
+use super::stamps::stamp_of;
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::filesystem::{Filesystem, Filesystems};
 use crate::reflink::imp::{DIR_FLAGS, SOURCE_FLAGS};
@@ -120,7 +121,7 @@ impl Bring<'_> {
         // The same as when a worktree is started: copied content is on the disk before the index
         // names it.
         if !made.unsealed.is_empty() || made.reports.iter().any(|report| report.copied_files > 0) {
-            self.store.flush_with(&made.unsealed, std::iter::once(stage.dir()))?;
+            self.store.contents().flush_with(&made.unsealed, std::iter::once(stage.dir()))?;
         }
         let mut skipped: Vec<Skipped> =
             made.reports.into_iter().flat_map(|report| report.skipped).collect();
@@ -367,13 +368,13 @@ impl Bring<'_> {
         }
         let stat = |path: &Path| -> io::Result<Stat> {
             let dir = open_parent(root, path)?;
-            Ok(stat_of(&Meta::at(&dir, &last(path)?)?))
+            Ok(Stat::of(&Meta::at(&dir, &last(path)?)?))
         };
         for (number, path, _) in &touched {
             stats[*number] = stat(path).unwrap_or_default();
         }
-        let stamp = self.store.clock_past_all(stats.iter())?;
-        let stamp = Store::stamp_of(root, None, stamp, &Filesystems::default());
+        let stamp = self.store.clock().past_all(stats.iter())?;
+        let stamp = stamp_of(root, None, stamp, &Filesystems::default());
         // The index vouches for owner, mode and attributes, too. So an entry that is not what the
         // switch put there gets no stat, and the next scan looks at it. A later change gets a later
         // change time than the one in the index.

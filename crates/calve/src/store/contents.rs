@@ -17,11 +17,14 @@ use super::files::unlinked_file;
 use super::id::BlobId;
 use super::layout::{Layout, is_pack_name};
 use super::pack::Pack;
+use super::stamps::StoreClock;
 use super::trash;
 use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::reflink::filesystem::Filesystem;
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::tree::pool::lock;
+use crate::tree::staging::flush_filesystem;
 
 /// The packs that are open, by name.
 pub(super) type OpenPacks = Mutex<HashMap<String, Arc<Pack>>>;
@@ -152,6 +155,38 @@ impl Contents<'_> {
     /// Closes all packs, so that the next read opens the files that exist then.
     pub(crate) fn close_packs(self) {
         lock(self.packs).clear();
+    }
+
+    /// Flushes all new content to the disk, then seals the copied mirrors.
+    pub(crate) fn flush(self, unsealed: &[BlobId]) -> Result<(), Error> {
+        // Later than every mirror that was made until here.
+        let clock = StoreClock(self.layout);
+        let now = if unsealed.is_empty() { (0, 0) } else { clock.past(clock.now()?)? };
+        self.blobs.flush(unsealed).context(Operation::Flush, || self.layout.0)?;
+        self.blobs.seal(unsealed, now).context(Operation::Seal, || self.layout.0)
+    }
+
+    /// The same, and flushes the new content of `trees` that are on other filesystems.
+    pub(crate) fn flush_with<'a>(
+        self,
+        unsealed: &[BlobId],
+        trees: impl Iterator<Item = &'a OwnedFd>,
+    ) -> Result<(), Error> {
+        self.flush(unsealed)?;
+        let flush = || -> io::Result<()> {
+            let device = |dir: &OwnedFd| Ok::<_, io::Error>(Meta::of_file(dir)?.dev);
+            let mut flushed = vec![device(self.blobs.dir())?];
+            for tree in trees {
+                let device = device(tree)?;
+                // Where one call does not flush all, each tree is flushed on its own.
+                if !flushed.contains(&device) || !Filesystem::of_file(tree).flushes {
+                    flush_filesystem(tree)?;
+                    flushed.push(device);
+                }
+            }
+            Ok(())
+        };
+        flush().context(Operation::Flush, || self.layout.0)
     }
 }
 

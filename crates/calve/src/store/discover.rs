@@ -156,78 +156,7 @@ impl Store {
     /// may write to. [`ErrorKind::Overlap`] if the folder is
     /// a copy of a project whose store is elsewhere. The errors of [`Store::open`].
     pub fn discover(folder: impl AsRef<Path>) -> Result<Discovered, Error> {
-        let found = find(folder.as_ref())?;
-        must_be_ours(&found.store)?;
-        found.must_be_believed(Believed::with_store(&found.store))?;
-        let store =
-            Self::open(&found.store).map_err(|error| match (found.operation(), error.kind()) {
-                // The caller named the tree, or is in it, and did not name the store.
-                (Some(operation), ErrorKind::StoreNotFound) => {
-                    let gone = io::Error::new(io::ErrorKind::NotFound, "no store is there");
-                    Error::new(error.kind(), operation, &found.root, gone).with_other(&found.store)
-                }
-                _ => error,
-            })?;
-        if matches!(found.by, FoundBy::Place) {
-            let project = store.project()?;
-            // Not by words alone: `..` would be a step out of it.
-            let inside = |path: &Path| {
-                path.starts_with(&found.root)
-                    && !path.components().any(|part| part == Component::ParentDir)
-            };
-            if !inside(&project) {
-                let cause = io::Error::other("it says that it belongs to another project");
-                return Err(Error::new(
-                    ErrorKind::StoreUntrusted,
-                    Operation::UseStore,
-                    found.store,
-                    cause,
-                )
-                .with_other(project));
-            }
-        }
-        store.follow_project(&found)?;
-        store.follow_repository(&found, false)?;
-        found.discovered(store, folder.as_ref())
-    }
-
-    /// If a store was found for a project that is elsewhere, this must be that project. If it was
-    /// moved, this writes its new path into the store.
-    fn follow_project(&self, found: &FoundStore) -> Result<(), Error> {
-        let Some(FoundMark { marker: Marker { token, .. }, .. }) = found.marker(Marked::Project)
-        else {
-            return Ok(());
-        };
-        let row = self.catalog().worktree(PROJECT)?.ok_or_else(|| no_worktree(PROJECT))?;
-        let known = self.registry().root_of(&row);
-        // A store inside its project needs no marker.
-        if row.token != *token || row.path.is_empty() {
-            let cause = io::Error::other("it belongs to another project");
-            return Err(Error::new(
-                ErrorKind::StoreUntrusted,
-                Operation::UseStore,
-                self.path(),
-                cause,
-            )
-            .with_other(known));
-        }
-        if known == found.root {
-            return Ok(());
-        }
-        let believed = self.registry().believed();
-        if self.registry().is_project_at(&known, token)? {
-            let cause = io::Error::other("this folder is a copy of that project");
-            return Err(Error::new(ErrorKind::Overlap, Operation::UseProject, &found.root, cause)
-                .with_other(known));
-        }
-        ownership::must_be_believed_root(believed, &found.root, Operation::UseProject)?;
-        self.set_project(row, &found.root)
-    }
-
-    fn set_project(&self, mut row: WorktreeRow, root: &Path) -> Result<(), Error> {
-        self.must_be_writable(Operation::UseStore)?;
-        row.path = bytes_of(root);
-        self.registry().set_path(&row)
+        discover(folder.as_ref())
     }
 
     /// Whether the project was a linked worktree of the repository that the store is in, and git has
@@ -238,60 +167,6 @@ impl Store {
     /// The registrations of git could not be read.
     pub fn is_project_removed(&self) -> Result<bool, Error> {
         home::is_removed(self.path(), &self.project()?).context(Operation::Read, || self.path())
-    }
-
-    /// Makes the working tree of git at `root` the project.
-    fn become_project(&self, root: &Path) -> Result<(), Error> {
-        let row = self.catalog().worktree(PROJECT)?.ok_or_else(|| no_worktree(PROJECT))?;
-        ownership::must_be_believed_root(self.registry().believed(), root, Operation::UseProject)?;
-        self.registry().forget_tree(&row);
-        self.set_project(row, root)?;
-        self.point_project().map(drop)
-    }
-
-    /// If a store was found by the repository that it is in, its project must be a working tree of
-    /// that, or be the main one, at the root that the store knows. If that was moved, this writes its
-    /// new path into the store. A project that is gone is no working tree of anything, and neither is
-    /// the folder that a bare repository is: whoever may make that folder may write any path into its
-    /// store. `is_named`: the user chose the store.
-    fn follow_repository(&self, found: &FoundStore, is_named: bool) -> Result<(), Error> {
-        let FoundBy::Git(repository) = &found.by else { return Ok(()) };
-        let row = self.catalog().worktree(PROJECT)?.ok_or_else(|| no_worktree(PROJECT))?;
-        let known = self.registry().root_of(&row);
-        if known == found.root {
-            return Ok(());
-        }
-        if let Ok(Some(of_known)) = git::read(&known)
-            && git::is_same(&of_known.common, &repository.common)
-            && home::is_led_back(&of_known)
-        {
-            if of_known.is_linked() || repository.is_linked() {
-                return Ok(());
-            }
-            let cause = io::Error::other("this folder is a copy of that project");
-            return Err(Error::new(ErrorKind::Overlap, Operation::UseProject, &found.root, cause)
-                .with_other(known));
-        }
-        let is_main = !repository.is_linked();
-        if is_main && (is_named || self.registry().is_noted_root(&row, &found.root)) {
-            let believed = self.registry().believed();
-            ownership::must_be_believed_root(believed, &found.root, Operation::UseProject)?;
-            return self.set_project(row, &found.root);
-        }
-        let is_gone = || {
-            let looked = std::fs::symlink_metadata(&known);
-            looked.is_err_and(|error| git::is_absent(&error))
-                && home::is_of_its_repository(repository)
-        };
-        if is_named || is_gone() {
-            return Ok(());
-        }
-        let why = match is_main {
-            true => "it belongs to another project",
-            false => "its project is no working tree of this repository",
-        };
-        let (untrusted, cause) = (ErrorKind::StoreUntrusted, io::Error::other(why));
-        Err(Error::new(untrusted, Operation::UseStore, self.path(), cause).with_other(known))
     }
 
     /// Writes a small file into the project, if the store is elsewhere: then [`Store::discover`]
@@ -306,30 +181,7 @@ impl Store {
     /// [`ErrorKind::PermissionDenied`] and other errors of writing. The file is written as a whole
     /// or not at all.
     pub fn point_project(&self) -> Result<bool, Error> {
-        let row = self.catalog().worktree(PROJECT)?.ok_or_else(|| no_worktree(PROJECT))?;
-        if row.path.is_empty() {
-            return Ok(true);
-        }
-        let root = path_from(&row.path);
-        let in_git = home::store_in_git(&root).context(Operation::Read, || git::git_of(&root))?;
-        let is_this = |store: &Path| std::fs::canonicalize(store).is_ok_and(|it| it == self.path());
-        let has_other = in_git.as_deref().is_some_and(|store| !is_this(store));
-        if has_other
-            || Layout(&layout::own(&root)).has_store()
-            || Marker::read(&MarkPlace::of_worktree(&root))?.is_some()
-        {
-            return Ok(false);
-        }
-        let is_linked = || matches!(git::read(&root), Ok(Some(tree)) if tree.is_linked());
-        if in_git.is_some() && !is_linked() {
-            return Ok(true);
-        }
-        let (marker, place) = (self.registry().marker(&row), MarkPlace::of_project(&root));
-        if !matches!(Marker::read(&place), Ok(Some(known)) if known == marker) {
-            let believed = self.registry().believed();
-            marker.point(&place, believed).context(Operation::Write, || place.path())?;
-        }
-        Ok(true)
+        point_project(self)
     }
 
     /// The path of the file by which the store of the project at `root` is found, if the store is
@@ -345,16 +197,7 @@ impl Store {
     /// # Errors
     /// The repository could not be looked at.
     pub fn why_not_in_git(&self) -> Result<Option<NotInGit>, Error> {
-        let project = self.project()?;
-        let look = || -> io::Result<Option<NotInGit>> {
-            if home::is_in_git(self.path()) || home::repository(&project)?.is_none() {
-                return Ok(None);
-            }
-            let chosen = self.path() != layout::own(&project);
-            let why = home::for_new(&project)?.1.filter(|_| !chosen);
-            Ok(Some(why.unwrap_or(NotInGit::Chosen)))
-        };
-        look().context(Operation::Read, || git::git_of(&project))
+        why_not_in_git(self)
     }
 
     /// Like [`Store::discover`], for a caller that opened this store by its path and so trusts it.
@@ -363,17 +206,7 @@ impl Store {
     /// # Errors
     /// As for [`Store::discover`].
     pub fn find(&self, folder: impl AsRef<Path>) -> Result<Discovered, Error> {
-        let folder = folder.as_ref();
-        let found = find(folder)?;
-        match std::fs::canonicalize(&found.store) {
-            Ok(path) if path == self.path() => {
-                found.must_be_believed(self.registry().believed())?;
-                self.follow_project(&found)?;
-                self.follow_repository(&found, true)?;
-                found.discovered(self.clone(), folder)
-            }
-            _ => Self::discover(folder),
-        }
+        find_for(self, folder.as_ref())
     }
 
     /// Why calve takes no keys and no settings from a file that it found in the project: the file
@@ -381,10 +214,192 @@ impl Store {
     /// write to it. `None`: it takes them.
     #[must_use]
     pub fn why_not_trusted(&self, file: &std::fs::Metadata) -> Option<String> {
-        use std::os::unix::fs::MetadataExt as _;
-        let owned = Owned { uid: file.uid(), gid: file.gid(), mode: file.mode() & 0o7777 };
-        self.registry().believed().why_not(owned, Role::Keys)
+        self.registry().believed().why_not(Owned::by(file), Role::Keys)
     }
+}
+
+/// See [`Store::discover`].
+fn discover(folder: &Path) -> Result<Discovered, Error> {
+    let found = find(folder)?;
+    must_be_ours(&found.store)?;
+    found.must_be_believed(Believed::with_store(&found.store))?;
+    let store =
+        Store::open(&found.store).map_err(|error| match (found.operation(), error.kind()) {
+            // The caller named the tree, or is in it, and did not name the store.
+            (Some(operation), ErrorKind::StoreNotFound) => {
+                let gone = io::Error::new(io::ErrorKind::NotFound, "no store is there");
+                Error::new(error.kind(), operation, &found.root, gone).with_other(&found.store)
+            }
+            _ => error,
+        })?;
+    if matches!(found.by, FoundBy::Place) {
+        let project = store.project()?;
+        // Not by words alone: `..` would be a step out of it.
+        let inside = |path: &Path| {
+            path.starts_with(&found.root)
+                && !path.components().any(|part| part == Component::ParentDir)
+        };
+        if !inside(&project) {
+            let cause = io::Error::other("it says that it belongs to another project");
+            return Err(Error::new(
+                ErrorKind::StoreUntrusted,
+                Operation::UseStore,
+                found.store,
+                cause,
+            )
+            .with_other(project));
+        }
+    }
+    follow_project(&store, &found)?;
+    follow_repository(&store, &found, false)?;
+    found.discovered(store, folder)
+}
+
+/// See [`Store::find`].
+fn find_for(store: &Store, folder: &Path) -> Result<Discovered, Error> {
+    let found = find(folder)?;
+    match std::fs::canonicalize(&found.store) {
+        Ok(path) if path == store.path() => {
+            found.must_be_believed(store.registry().believed())?;
+            follow_project(store, &found)?;
+            follow_repository(store, &found, true)?;
+            found.discovered(store.clone(), folder)
+        }
+        _ => discover(folder),
+    }
+}
+
+/// If a store was found for a project that is elsewhere, this must be that project. If it was
+/// moved, this writes its new path into the store.
+fn follow_project(store: &Store, found: &FoundStore) -> Result<(), Error> {
+    let Some(FoundMark { marker: Marker { token, .. }, .. }) = found.marker(Marked::Project) else {
+        return Ok(());
+    };
+    let row = store.catalog().worktree(PROJECT)?.ok_or_else(|| no_worktree(PROJECT))?;
+    let known = store.registry().root_of(&row);
+    // A store inside its project needs no marker.
+    if row.token != *token || row.path.is_empty() {
+        let cause = io::Error::other("it belongs to another project");
+        return Err(Error::new(
+            ErrorKind::StoreUntrusted,
+            Operation::UseStore,
+            store.path(),
+            cause,
+        )
+        .with_other(known));
+    }
+    if known == found.root {
+        return Ok(());
+    }
+    let believed = store.registry().believed();
+    if store.registry().is_project_at(&known, token)? {
+        let cause = io::Error::other("this folder is a copy of that project");
+        return Err(Error::new(ErrorKind::Overlap, Operation::UseProject, &found.root, cause)
+            .with_other(known));
+    }
+    ownership::must_be_believed_root(believed, &found.root, Operation::UseProject)?;
+    set_project(store, row, &found.root)
+}
+
+fn set_project(store: &Store, mut row: WorktreeRow, root: &Path) -> Result<(), Error> {
+    store.must_be_writable(Operation::UseStore)?;
+    row.path = bytes_of(root);
+    store.registry().set_path(&row)
+}
+
+/// Makes the working tree of git at `root` the project.
+fn become_project(store: &Store, root: &Path) -> Result<(), Error> {
+    let row = store.catalog().worktree(PROJECT)?.ok_or_else(|| no_worktree(PROJECT))?;
+    ownership::must_be_believed_root(store.registry().believed(), root, Operation::UseProject)?;
+    store.registry().forget_tree(&row);
+    set_project(store, row, root)?;
+    store.point_project().map(drop)
+}
+
+/// If a store was found by the repository that it is in, its project must be a working tree of
+/// that, or be the main one, at the root that the store knows. If that was moved, this writes its
+/// new path into the store. A project that is gone is no working tree of anything, and neither is
+/// the folder that a bare repository is: whoever may make that folder may write any path into its
+/// store. `is_named`: the user chose the store.
+fn follow_repository(store: &Store, found: &FoundStore, is_named: bool) -> Result<(), Error> {
+    let FoundBy::Git(repository) = &found.by else { return Ok(()) };
+    let row = store.catalog().worktree(PROJECT)?.ok_or_else(|| no_worktree(PROJECT))?;
+    let known = store.registry().root_of(&row);
+    if known == found.root {
+        return Ok(());
+    }
+    if let Ok(Some(of_known)) = git::read(&known)
+        && git::is_same(&of_known.common, &repository.common)
+        && home::is_led_back(&of_known)
+    {
+        if of_known.is_linked() || repository.is_linked() {
+            return Ok(());
+        }
+        let cause = io::Error::other("this folder is a copy of that project");
+        return Err(Error::new(ErrorKind::Overlap, Operation::UseProject, &found.root, cause)
+            .with_other(known));
+    }
+    let is_main = !repository.is_linked();
+    if is_main && (is_named || store.registry().is_noted_root(&row, &found.root)) {
+        let believed = store.registry().believed();
+        ownership::must_be_believed_root(believed, &found.root, Operation::UseProject)?;
+        return set_project(store, row, &found.root);
+    }
+    let is_gone = || {
+        let looked = std::fs::symlink_metadata(&known);
+        looked.is_err_and(|error| git::is_absent(&error)) && home::is_of_its_repository(repository)
+    };
+    if is_named || is_gone() {
+        return Ok(());
+    }
+    let why = match is_main {
+        true => "it belongs to another project",
+        false => "its project is no working tree of this repository",
+    };
+    let (untrusted, cause) = (ErrorKind::StoreUntrusted, io::Error::other(why));
+    Err(Error::new(untrusted, Operation::UseStore, store.path(), cause).with_other(known))
+}
+
+/// See [`Store::point_project`].
+fn point_project(store: &Store) -> Result<bool, Error> {
+    let row = store.catalog().worktree(PROJECT)?.ok_or_else(|| no_worktree(PROJECT))?;
+    if row.path.is_empty() {
+        return Ok(true);
+    }
+    let root = path_from(&row.path);
+    let in_git = home::store_in_git(&root).context(Operation::Read, || git::git_of(&root))?;
+    let is_this = |path: &Path| std::fs::canonicalize(path).is_ok_and(|it| it == store.path());
+    let has_other = in_git.as_deref().is_some_and(|store| !is_this(store));
+    if has_other
+        || Layout(&layout::own(&root)).has_store()
+        || Marker::read(&MarkPlace::of_worktree(&root))?.is_some()
+    {
+        return Ok(false);
+    }
+    let is_linked = || matches!(git::read(&root), Ok(Some(tree)) if tree.is_linked());
+    if in_git.is_some() && !is_linked() {
+        return Ok(true);
+    }
+    let (marker, place) = (store.registry().marker(&row), MarkPlace::of_project(&root));
+    if !matches!(Marker::read(&place), Ok(Some(known)) if known == marker) {
+        let believed = store.registry().believed();
+        marker.point(&place, believed).context(Operation::Write, || place.path())?;
+    }
+    Ok(true)
+}
+
+/// See [`Store::why_not_in_git`].
+fn why_not_in_git(store: &Store) -> Result<Option<NotInGit>, Error> {
+    let project = store.project()?;
+    let look = || -> io::Result<Option<NotInGit>> {
+        if home::is_in_git(store.path()) || home::repository(&project)?.is_none() {
+            return Ok(None);
+        }
+        let chosen = store.path() != layout::own(&project);
+        let why = home::for_new(&project)?.1.filter(|_| !chosen);
+        Ok(Some(why.unwrap_or(NotInGit::Chosen)))
+    };
+    look().context(Operation::Read, || git::git_of(&project))
 }
 
 impl Discovered {
@@ -400,7 +415,7 @@ impl Discovered {
             return Ok(None);
         }
         let was = self.store.project()?;
-        self.store.become_project(&self.root)?;
+        become_project(&self.store, &self.root)?;
         Ok(Some(was))
     }
 }

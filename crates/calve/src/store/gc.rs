@@ -200,7 +200,7 @@ impl Collection<'_> {
         let (options, contents) = (self.options, self.store.contents());
         let Contents { layout, catalog, .. } = contents;
         self.store.must_be_writable(Operation::CollectGarbage)?;
-        self.store.sweep_stage();
+        trash::sweep_stage(self.store.layout());
         // If a tree cannot be deleted, calve reports that error at the end, and collects the rest.
         let collected = self.store.registry().collect_dropped(options.dropped);
         self.report.dropped += collected.as_ref().copied().unwrap_or_default();

@@ -47,6 +47,7 @@ use std::io::{self, Read as _, Write as _};
 
 use super::id::SnapshotId;
 use super::object::{Malformed, Reader, put_varint, put_zigzag};
+use crate::reflink::meta::Meta;
 use crate::tree::staging::boot;
 
 pub(crate) const MAGIC: &[u8; 8] = b"CALVEIDX";
@@ -68,6 +69,13 @@ const WINDOW_LOG: u32 = 23;
 pub(crate) struct Stat {
     pub(crate) ino: u64,
     pub(crate) changed: (i64, u32),
+}
+
+impl Stat {
+    pub(crate) fn of(meta: &Meta) -> Self {
+        let (seconds, nanoseconds) = meta.changed;
+        Self { ino: meta.ino, changed: (seconds, u32::try_from(nanoseconds).unwrap_or(0)) }
+    }
 }
 
 /// Stats of the entries of a directory, in a third of the memory.

@@ -18,7 +18,6 @@ use super::id::BlobId;
 use super::index::Stat;
 use super::manifest::{self, Manifest, os};
 use super::object::{Entry, Kind};
-use super::scan::stat_of;
 use crate::error::{Context as _, Error, Operation};
 use crate::reflink::meta::{Attrs, Meta};
 use crate::report::DestinationReport;
@@ -238,7 +237,7 @@ impl Source for Tree<'_> {
     fn note(thread: &mut Thread, dest: usize, number: u32, found: &Meta) {
         // A hard link changes the change time of the names that were made before it. The rounds
         // follow each other, so the last one that is written is the last that was seen.
-        lock(&thread.stats[dest])[number as usize] = stat_of(found);
+        lock(&thread.stats[dest])[number as usize] = Stat::of(found);
     }
 
     fn number(&self, node: &Node<Self>) -> u32 {

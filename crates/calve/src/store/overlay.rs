@@ -82,7 +82,7 @@ pub(crate) fn record_over(
         let root = fs::open(over, DIR_FLAGS, Mode::empty()).context(Operation::Open, || over)?;
         let lent = lend_rules(store.contents(), &base, gone, over, &root, noted)?;
         // Later than all that was made in the small tree, so that its stats can be trusted.
-        let stamp = store.clock_past(store.clock()?)?;
+        let stamp = store.clock().past(store.clock().now()?)?;
         let found = store.snapshots().found(below, &object)?;
         let request = Request {
             path: over,
@@ -117,7 +117,7 @@ pub(crate) fn record_over(
         let snapshots = store.catalog().snapshots()?;
         let id = match snapshots.into_iter().flatten().find(same) {
             Some((id, _)) => {
-                store.flush(&scan.unsealed)?;
+                store.contents().flush(&scan.unsealed)?;
                 id
             }
             None => {

@@ -12,6 +12,7 @@
 //! [`Store::open`]: super::Store::open
 
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use rustix::fs::{self, AtFlags, Gid, Stat, Uid};
@@ -38,6 +39,10 @@ impl Owned {
     pub(crate) fn of(stat: &Stat) -> Self {
         let meta = Meta::of(stat);
         Self { uid: meta.uid, gid: meta.gid, mode: meta.permissions() }
+    }
+
+    pub(crate) fn by(file: &std::fs::Metadata) -> Self {
+        Self { uid: file.uid(), gid: file.gid(), mode: file.mode() & 0o7777 }
     }
 
     /// What is at `path`. A link is not followed.

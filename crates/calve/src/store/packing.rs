@@ -280,7 +280,7 @@ pub(super) fn warm(
     .inspect_err(|error| store.contents().drop_unpacked(error, &noted))?;
     let unsealed: Vec<BlobId> = workers.into_iter().flat_map(|intake| intake.unsealed).collect();
     if !unsealed.is_empty() {
-        store.flush(&unsealed)?;
+        store.contents().flush(&unsealed)?;
     }
     for &id in &snapshots {
         let object = store.catalog().object(id)?;

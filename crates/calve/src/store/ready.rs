@@ -26,7 +26,6 @@ use super::manifest::{Manifest, os};
 use super::materialize::{Made, Plan, materialize};
 use super::metadata::Maker;
 use super::object::SnapshotObject;
-use super::scan::stat_of;
 use super::trash::{self, remove_tree};
 use super::{Store, StoreOptions, background, files, locks, read_plain};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
@@ -578,7 +577,7 @@ fn is_as_known(root: &OwnedFd, (tree, index): (&Manifest, &Index), at: (u32, u32
     let path = tree.path_of(at.0, at.1);
     let look = || -> io::Result<Stat> {
         let (dir, name) = (super::at::open_parent(root, &path)?, super::at::last(&path)?);
-        Ok(stat_of(&Meta::at(&dir, &name)?))
+        Ok(Stat::of(&Meta::at(&dir, &name)?))
     };
     let number = tree.directories[at.0 as usize].first + at.1;
     look().is_ok_and(|stat| index.stats.get(number as usize) == Some(&stat))

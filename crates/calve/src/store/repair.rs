@@ -121,7 +121,7 @@ impl<'a> Repair<'a> {
         }
         self.seals.append(&mut self.eye.intake.unsealed);
         if !self.seals.is_empty() {
-            self.store.flush(&self.seals)?;
+            self.store.contents().flush(&self.seals)?;
         }
         let mut mended = HashSet::new();
         for name in &packs {
@@ -237,7 +237,7 @@ impl<'a> Repair<'a> {
         }
         let Eye { contents, operation, .. } = self.eye;
         let stop = || operation.is_cancelled();
-        let (seconds, nanoseconds) = self.store.clock()?;
+        let (seconds, nanoseconds) = self.store.clock().now()?;
         for row in contents.catalog.worktrees()? {
             let root = self.store.registry().root_of(&row);
             for (_, path) in places.iter().filter(|(snapshot, _)| row.snapshot == Some(*snapshot)) {

@@ -236,7 +236,7 @@ struct Inode {
 
 impl Inode {
     fn of(meta: &Meta) -> Self {
-        let Stat { ino, changed: (changed_seconds, changed_nanoseconds) } = stat_of(meta);
+        let Stat { ino, changed: (changed_seconds, changed_nanoseconds) } = Stat::of(meta);
         let has_links = meta.links > 1 && meta.ino != 0;
         Self { ino, dev: meta.dev, changed_seconds, changed_nanoseconds, has_links }
     }
@@ -256,10 +256,6 @@ impl Inode {
     fn stat(&self) -> Stat {
         Stat { ino: self.ino, changed: (self.changed_seconds, self.changed_nanoseconds) }
     }
-}
-
-pub(crate) fn stat_of(meta: &Meta) -> Stat {
-    Stat { ino: meta.ino, changed: (meta.changed.0, u32::try_from(meta.changed.1).unwrap_or(0)) }
 }
 
 /// A directory that was read.

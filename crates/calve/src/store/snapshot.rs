@@ -24,6 +24,7 @@ use super::paths::spelling::{Spellings, kind_to_learn_from};
 use super::paths::{MOST_BYTES, Relocation};
 use super::scan::files::read_small;
 use super::scan::{self, AlikeFiles, Mentions, Request, Scan};
+use super::stamps::stamp_of;
 use super::{PROJECT, Store, bytes_of, path_from, read_plain};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::DIR_FLAGS;
@@ -194,7 +195,7 @@ impl Known {
         // Read-only stores have no clock, and need none: nothing is taken in.
         let stamp = match store.is_read_only() {
             true => (i64::MIN, 0),
-            false => Store::stamp_of(&root, None, store.clock()?, operation.filesystems()),
+            false => stamp_of(&root, None, store.clock().now()?, operation.filesystems()),
         };
         let excluded = other_roots(store, &self.row.name, &self.root, operation)?;
         let noted = self.base.as_ref().filter(|_| intake.is_some());
@@ -346,7 +347,7 @@ impl Known {
             // Contents that were read and are not new have not been flushed, and the index must not
             // be on the disk before them. The snapshot is there even if this fails: then the next
             // one reads more.
-            let flushed = if counts.read_files == 0 { Ok(()) } else { store.flush(&[]) };
+            let flushed = if counts.read_files == 0 { Ok(()) } else { store.contents().flush(&[]) };
             let _ = flushed.and_then(|()| store.registry().write_index(&self.row.token, &index));
         }
         Ok(())

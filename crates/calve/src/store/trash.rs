@@ -22,7 +22,7 @@ use crate::error::{Context as _, Error, Operation};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::reflink::sys;
-use crate::tree::removal;
+use crate::tree::{removal, staging};
 
 /// Deletes everything in the trash, but for worktrees that another process is about to drop.
 pub(super) fn empty(layout: Layout<'_>, catalog: &Catalog) -> Result<(), Error> {
@@ -39,6 +39,13 @@ pub(super) fn empty(layout: Layout<'_>, catalog: &Catalog) -> Result<(), Error> 
         failure = failure.and(removed.context(Operation::DeleteDropped, || path.join(&name)));
     }
     failure
+}
+
+/// Removes what killed processes left in `stage`.
+pub(super) fn sweep_stage(layout: Layout<'_>) {
+    if let Ok(stage) = open_dir(&layout.stage()) {
+        staging::sweep(&stage);
+    }
 }
 
 /// Deletes entries that have been in the trash for longer than `grace`, and returns their number.

@@ -56,7 +56,7 @@ use super::paths::spelling::Spellings;
 use super::ready::{Deletion, Which};
 use super::registry::Registry;
 use super::scan::{
-    self, Mentions, Request, Scan, attributes, entry_of, group_of, name_directories, stat_of,
+    self, Mentions, Request, Scan, attributes, entry_of, group_of, name_directories,
 };
 use super::snapshot::record::{FoundList, NewIndex, Recording};
 use super::snapshot::{Known, other_roots};
@@ -830,7 +830,7 @@ impl Naming<'_> {
                 let entry = entry_of(&entry.name, &meta, attributes(&file)?, kind);
                 Named::Instead(
                     Box::new(entry),
-                    Stat { changed: UNTRACED.changed, ..stat_of(&meta) },
+                    Stat { changed: UNTRACED.changed, ..Stat::of(&meta) },
                 )
             }
             Taken::Changing => Named::Nothing,
@@ -859,7 +859,7 @@ fn witness<T, E: Into<io::Error>>(opened: Result<T, E>) -> io::Result<Option<T>>
 fn is_as_recorded(entry: &Entry, stat: &Stat, meta: &Meta) -> bool {
     let (seconds, nanoseconds) = meta.modified();
     stat.ino != 0
-        && stat_of(meta) == *stat
+        && Stat::of(meta) == *stat
         && meta.size == length(entry)
         && (seconds, nanoseconds) == (entry.mtime.0, i64::from(entry.mtime.1))
 }

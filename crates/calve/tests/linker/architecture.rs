@@ -90,7 +90,7 @@ const LAYERS: [&str; 4] = ["reflink", "tree", "store", "worktree"];
 
 /// The files of the store, the innermost first: each may import those before it. `store` is
 /// `store.rs`, which has the open store; those behind it work with that.
-const STORE: [&str; 48] = [
+const STORE: [&str; 50] = [
     "clock",
     "stopping",
     "at",
@@ -103,6 +103,7 @@ const STORE: [&str; 48] = [
     "sparse",
     "pack",
     "index",
+    "stamps",
     "files",
     "git",
     "paths",
@@ -123,6 +124,7 @@ const STORE: [&str; 48] = [
     "store",
     "background",
     "discover",
+    "make",
     "materialize",
     "bring",
     "ready",
@@ -190,15 +192,19 @@ fn upward(file: &str, text: &str) -> Vec<String> {
     names.map(|name| format!("{file} imports {name}")).collect()
 }
 
+/// The name in the list of a file of the store.
+fn unit_of(file: &str) -> Option<&str> {
+    let mut parts = file.trim_end_matches(".rs").split('/').filter(|part| !part.is_empty());
+    (parts.next() == Some("store")).then(|| parts.next().unwrap_or("store"))
+}
+
+fn rank(unit: &str) -> Option<usize> {
+    STORE.iter().position(|name| *name == unit)
+}
+
 /// The imports of a file of the store that do not come before it.
 fn outward(file: &str, text: &str) -> Vec<String> {
-    let rank = |unit: &str| STORE.iter().position(|name| *name == unit);
-    let parts: Vec<&str> = file.trim_end_matches(".rs").split('/').collect();
-    let unit = match parts.as_slice() {
-        ["store"] => "store",
-        ["store", unit, ..] => unit,
-        _ => return Vec::new(),
-    };
+    let Some(unit) = unit_of(file) else { return Vec::new() };
     let Some(own) = rank(unit) else { return vec![format!("{file} has no place in the list")] };
     let names = if unit == "store" {
         // A re-export is not an import.
@@ -212,7 +218,7 @@ fn outward(file: &str, text: &str) -> Vec<String> {
             .map(|name| (*name).to_owned())
             .collect()
     } else {
-        let mut names = imported(text, &"super::".repeat(parts.len() - 1));
+        let mut names = imported(text, &"super::".repeat(file.matches('/').count()));
         names.extend(imported(text, "crate::store::"));
         names
     };
@@ -325,10 +331,10 @@ fn one_file_names_the_paths_of_a_store() {
     }
 }
 
-/// The methods in the blocks `impl Store` of a file whose bodies are more than one expression. The
-/// lines are as rustfmt leaves them.
-fn with_bodies(lines: &[(usize, String)]) -> BTreeSet<String> {
-    let (mut found, mut method) = (BTreeSet::new(), String::new());
+/// The methods in the blocks `impl Store` of a file, and whether their bodies are more than one
+/// expression. The lines are as rustfmt leaves them.
+fn methods(lines: &[(usize, String)]) -> BTreeMap<String, bool> {
+    let (mut found, mut method) = (BTreeMap::new(), String::new());
     let (mut is_in_block, mut expressions) = (false, None);
     for (_, line) in lines {
         let code = line.trim_start();
@@ -339,6 +345,7 @@ fn with_bodies(lines: &[(usize, String)]) -> BTreeSet<String> {
                 if let Some((_, rest)) = code.split_once("fn ") {
                     let is_name = |char: char| char.is_alphanumeric() || char == '_';
                     method = rest.chars().take_while(|char| is_name(*char)).collect();
+                    found.insert(method.clone(), false);
                 }
                 expressions = code.ends_with('{').then_some(0);
             }
@@ -346,7 +353,7 @@ fn with_bodies(lines: &[(usize, String)]) -> BTreeSet<String> {
                 if let Some(count) = &mut expressions {
                     *count += usize::from(!code.starts_with(['}', ')', ']']));
                     if *count > 1 || code.ends_with(';') {
-                        found.insert(method.clone());
+                        found.insert(method.clone(), true);
                     }
                 }
             }
@@ -357,27 +364,60 @@ fn with_bodies(lines: &[(usize, String)]) -> BTreeSet<String> {
 }
 
 /// The store is a face: its methods hand on to functions and types that take what they need, such
-/// as `Contents` and `Registry`, so that the test above sees what depends on what. These files have
-/// such methods. Those that are marked still have methods with bodies. The marks only get fewer: a
-/// body in another file fails the test, and so does a mark that is no longer needed.
+/// as `Contents` and `Registry`, so that the tests above see what depends on what. These files have
+/// such methods.
 #[test]
-fn the_stores_own_methods_are_in_few_files() {
-    let sources = sources();
-    let mut files: Vec<(&str, bool)> = sources
-        .iter()
-        .filter(|source| source.name.starts_with("store"))
-        .filter(|source| source.lines.iter().any(|(_, line)| line == "impl Store {"))
-        .map(|source| (source.name.as_str(), !with_bodies(&source.lines).is_empty()))
-        .collect();
-    files.sort_unstable();
+fn the_stores_own_methods_are_one_expression_each_and_in_few_files() {
+    let (mut files, mut bodies) = (BTreeSet::new(), Vec::new());
+    for source in sources().into_iter().filter(|source| unit_of(&source.name).is_some()) {
+        for (method, has_body) in methods(&source.lines) {
+            bodies.extend(has_body.then_some(method));
+            files.insert(source.name.clone());
+        }
+    }
+    assert_eq!(bodies, Vec::<String>::new());
     let expected = [
-        ("store.rs", true),
-        ("store/discover.rs", true),
-        ("store/history.rs", false),
-        ("store/ready.rs", false),
-        ("store/upkeep.rs", false),
+        "store.rs",
+        "store/discover.rs",
+        "store/history.rs",
+        "store/make.rs",
+        "store/ready.rs",
+        "store/snapshot/record.rs",
+        "store/upkeep.rs",
     ];
-    assert_eq!(files, expected);
+    assert_eq!(files.iter().map(String::as_str).collect::<Vec<_>>(), expected);
+}
+
+/// The methods of `Store` that a file calls, and that stand in a file that comes after it.
+fn calls_up(file: &str, text: &str, at: &BTreeMap<String, String>) -> Vec<String> {
+    let Some(own) = unit_of(file).and_then(rank) else { return Vec::new() };
+    let is_up = |(method, of): &(&String, &String)| {
+        unit_of(of).and_then(rank) > Some(own)
+            && ["store.", "Store::"].iter().any(|by| text.contains(&format!("{by}{method}(")))
+    };
+    at.iter().filter(is_up).map(|(method, _)| format!("{file} calls {method}")).collect()
+}
+
+/// Imports alone do not say what depends on what: whoever has a `Store` may call all its methods.
+#[test]
+fn the_stores_own_methods_are_called_from_above_only() {
+    let sources = sources();
+    let mut at = BTreeMap::new();
+    for source in sources.iter().filter(|source| unit_of(&source.name).is_some()) {
+        at.extend(methods(&source.lines).into_keys().map(|method| (method, source.name.clone())));
+    }
+    let each = sources.iter().flat_map(|source| calls_up(&source.name, &text(source), &at));
+    assert_eq!(each.collect::<Vec<_>>(), Vec::<String>::new());
+    for (file, call, expected) in [
+        ("store/blobs.rs", "self.store.gc(&options)", Some("store/blobs.rs calls gc")),
+        ("store/ready.rs", "Store::init(path)", None),
+        ("store/locks.rs", "Store::init(path)", Some("store/locks.rs calls init")),
+        ("store/remote.rs", "store.gc(&options)", None),
+        ("store/blobs.rs", "self.stored.gc(&options)", None),
+        ("worktree.rs", "self.store.gc(&options)", None),
+    ] {
+        assert_eq!(calls_up(file, call, &at), expected.into_iter().collect::<Vec<_>>(), "{call}");
+    }
 }
 
 /// Tests the test above.
@@ -398,10 +438,10 @@ fn a_method_with_a_body_is_found() {
         ("    fn one(&self) {\n        f();\n    }", true),
         ("    fn one(&self) {\n        if a {\n            f()\n        }\n        b\n    }", true),
     ] {
-        let expected: BTreeSet<String> = expected.then(|| "one".to_owned()).into_iter().collect();
+        let expected = BTreeMap::from([("one".to_owned(), expected)]);
         let block = format!("impl Store {{\n{method}\n}}\n");
-        assert_eq!(with_bodies(&code(&block)), expected, "{method}");
-        assert!(with_bodies(&code(&block.replace("Store", "Other"))).is_empty(), "{method}");
+        assert_eq!(methods(&code(&block)), expected, "{method}");
+        assert!(methods(&code(&block.replace("Store", "Other"))).is_empty(), "{method}");
     }
 }
 

@@ -39,10 +39,10 @@ use super::super::at::open_at;
 use super::super::catalog::WorktreeRow;
 use super::super::files::read_plain;
 use super::super::id::SnapshotId;
+use super::super::index::Stat;
 use super::super::index::{self, Boot, Index};
 use super::super::layout::READY_INDEX;
 use super::super::manifest::{Directory, Manifest, os};
-use super::super::scan::stat_of;
 use super::git_index::{self, KeptGitIndex};
 use super::tripwire::{self, About};
 use super::{Arrived, ArrivedIndex, Deletion, MOST, ReadyReport, ReadyTrees, Shelf, SnapshotTree};
@@ -357,10 +357,10 @@ impl Folders<'_> {
             return Ok(false);
         }
         if !made.unsealed.is_empty() || copied > 0 {
-            self.store.flush(&made.unsealed)?;
+            self.store.contents().flush(&made.unsealed)?;
         }
         let stats = made.stats.pop().unwrap_or_default();
-        let stamp = self.store.clock_past_all(stats.iter())?;
+        let stamp = self.store.clock().past_all(stats.iter())?;
         let index = Index { snapshot: target.id, boot: Boot::this(), stamp, stats };
         self.let_wait((&mut stage, &tree, &name), target, index, (copied > 0, operation))
             .context(Operation::MakeReadyTreeIn, failed)?;
@@ -380,12 +380,12 @@ impl Folders<'_> {
         let new_name = About::new_name();
         fs::renameat(stage.dir(), name, stage.dir(), &new_name)?;
         if let Some(stat) = index.stats.first_mut() {
-            *stat = stat_of(&Meta::of_file(tree)?);
+            *stat = Stat::of(&Meta::of_file(tree)?);
         }
         let folders = (stage.dir(), tree);
         let about = About::set(folders, new_name, (manifest, &mut index), is_copied);
         let last = index.stats.iter().map(|stat| stat.changed).max().unwrap_or_default();
-        index.stamp = self.store.clock_past(index.stamp.max(last)).map_err(io::Error::other)?;
+        index.stamp = self.store.clock().past(index.stamp.max(last)).map_err(io::Error::other)?;
         let path = stage.path();
         let encoded = index.encode()?;
         staging::write_whole(&path, &path.join(READY_INDEX), &encoded)?;
@@ -417,7 +417,7 @@ fn is_untouched(tree: &OwnedFd, manifest: &Manifest, index: &Index, jobs: usize)
     let dev = Meta::of(&root).dev;
     let is_it = |meta: &Meta, number: u32| {
         let stat = index.stats.get(number as usize);
-        meta.dev == dev && stat.is_some_and(|it| *it == stat_of(meta) && it.changed < index.stamp)
+        meta.dev == dev && stat.is_some_and(|it| *it == Stat::of(meta) && it.changed < index.stamp)
     };
     if !is_it(&Meta::of(&root), 0) {
         return false;

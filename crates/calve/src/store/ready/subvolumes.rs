@@ -300,7 +300,7 @@ impl Subvolumes<'_> {
             return Ok(None);
         }
         let stats = made.stats.pop().unwrap_or_default();
-        let stamp = self.store.clock_past_all(stats.iter())?;
+        let stamp = self.store.clock().past_all(stats.iter())?;
         let index = Index { snapshot: target.id, boot: Boot::this(), stamp, stats };
         Ok(Some(FilledSubvolume { stage, index, unsealed: made.unsealed }))
     }

@@ -32,7 +32,6 @@ use super::super::index::{Boot, Index, Stat, put_record, record};
 use super::super::layout::READY_ABOUT;
 use super::super::manifest::Manifest;
 use super::super::object::{Kind, Malformed, Reader, put_bytes, put_varint};
-use super::super::scan::stat_of;
 use crate::reflink::meta::Meta;
 use crate::report::DestinationReport;
 use crate::tree::staging::{boot, write_whole};
@@ -184,7 +183,7 @@ impl About {
         }
         let Ok(found) = Meta::of_file(tree) else { return false };
         let is_it = |meta: &Meta, stat: &Stat| {
-            meta.dev == found.dev && stat_of(meta) == *stat && meta.accessed() == meta.modified()
+            meta.dev == found.dev && Stat::of(meta) == *stat && meta.accessed() == meta.modified()
         };
         let are_quiet = |folders: &[(PathBuf, Stat)]| {
             folders.iter().all(|(path, stat)| {
@@ -308,7 +307,7 @@ fn set_folders(
         let known = index.stats.get_mut(number as usize)?;
         let before = look(&path)?;
         // The root was looked at a moment ago.
-        if stat_of(&before) != *known {
+        if Stat::of(&before) != *known {
             return None;
         }
         let times = accessed_at(before.modified());
@@ -322,11 +321,11 @@ fn set_folders(
         if !after.is_still_but_for_names(&before) || owner(&after) != owner(&before) {
             return None;
         }
-        *known = stat_of(&after);
+        *known = Stat::of(&after);
         if after.accessed() != after.modified() {
             return None;
         }
-        folders.push((path, stat_of(&after)));
+        folders.push((path, Stat::of(&after)));
     }
     Some(folders)
 }

@@ -29,7 +29,7 @@ use rustix::io::{Errno, pread, retry_on_intr};
 
 use super::super::blobs::Intake;
 use super::super::manifest::os;
-use super::{Found, Listed, Mentions, Node, Scanned, Scanner, Wanted, What, Worker, stat_of};
+use super::{Found, Listed, Mentions, Node, Scanned, Scanner, Stat, Wanted, What, Worker};
 use crate::error::{Context as _, Error, Operation};
 use crate::reflink::imp::{DIR_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::Meta;
@@ -369,7 +369,7 @@ impl Scanner<'_> {
         let (What::Same(_, inode) | What::Other(_, inode) | What::Kept(_, inode)) = &found.0 else {
             return false;
         };
-        inode.stat() == stat_of(meta) && inode.dev == meta.dev && meta.changed < stamp
+        inode.stat() == Stat::of(meta) && inode.dev == meta.dev && meta.changed < stamp
     }
 
     fn name_of<'a>(

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use super::super::blobs::Mirror;
 use super::super::index::{Index, Stat};
 use super::super::object::{Entry, Kind, Time};
-use super::{Inode, Listed, Node, Scanned, Scanner, What, mtime_of, stat_of};
+use super::{Inode, Listed, Node, Scanned, Scanner, What, mtime_of};
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::reflink::sys::{self, Overwrites};
@@ -70,7 +70,7 @@ impl Scanner<'_> {
             let stamp = (index.stamp.0, i64::from(index.stamp.1));
             meta.modified() < stamp || self.request.operation.filesystems().has_clock(meta.dev)
         };
-        kind_is && *known == stat_of(meta) && known.changed < index.stamp && rested()
+        kind_is && *known == Stat::of(meta) && known.changed < index.stamp && rested()
     }
 
     /// Whether the times of a trusted file show every write to it. See [the rule of the
@@ -97,7 +97,7 @@ impl Scanner<'_> {
             })
         };
         let look = |file: OwnedFd| -> io::Result<bool> {
-            let is_it = stat_of(&Meta::of_file(&file)?) == stat_of(meta);
+            let is_it = Stat::of(&Meta::of_file(&file)?) == Stat::of(meta);
             Ok(is_it && old_times_mean_old_content(&file, mirror)?)
         };
         match fs::openat(dir, name, SOURCE_FLAGS, Mode::empty()) {

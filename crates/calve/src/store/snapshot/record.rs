@@ -98,7 +98,7 @@ impl RecordedSnapshots<'_> {
         let store = self.store;
         let id = SnapshotId::of(new.encoding);
         if let Some(unsealed) = new.arrived {
-            store.flush(unsealed)?;
+            store.contents().flush(unsealed)?;
         }
         match new.found {
             None => {}

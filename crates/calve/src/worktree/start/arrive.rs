@@ -14,6 +14,7 @@ use crate::store::index::{Boot, Index, Stat};
 use crate::store::manifest::Manifest;
 use crate::store::materialize::{Plan, materialize};
 use crate::store::ready::{Arrived, ArrivedIndex, SnapshotTree, TreePlace};
+use crate::store::stamps::stamp_of;
 use crate::tree::budget::Budget;
 use crate::tree::running::Running;
 use crate::tree::staging::Stage;
@@ -74,13 +75,13 @@ impl Store {
         // Therefore we flush copied files.
         let FilledTrees { trees, unsealed } = filled;
         if !unsealed.is_empty() || trees.iter().any(|(report, _)| report.copied_files > 0) {
-            self.flush_with(&unsealed, stages.iter().map(Stage::dir))?;
+            self.contents().flush_with(&unsealed, stages.iter().map(Stage::dir))?;
         }
         let stats = trees.iter().flat_map(|(_, stats)| stats);
-        let (boot, stamp) = (Boot::this(), self.clock_past_all(stats)?);
+        let (boot, stamp) = (Boot::this(), self.clock().past_all(stats)?);
         let with_index = |(stage, (report, stats)): (Stage, (DestinationReport, Vec<Stat>))| {
             let (dir, parent) = (stage.dir(), stage.parent());
-            let stamp = Self::stamp_of(dir, Some(parent), stamp, operation.filesystems());
+            let stamp = stamp_of(dir, Some(parent), stamp, operation.filesystems());
             let index = ArrivedIndex::Made(Index { snapshot: tree.id, boot, stamp, stats });
             Arrived { index, ..Arrived::new(stage, report) }
         };

@@ -27,7 +27,8 @@ use crate::store::paths::found::PathMention;
 use crate::store::ready::{Arrived, TreePlace, places, publish_all, unpublish_all};
 use crate::store::registry::no_worktree;
 use crate::store::remote::{KnownRemote, PullOptions, PullReport, Remote};
-use crate::store::{PROJECT, Store, StoreOptions, parent_of};
+use crate::store::stamps::stamp_of;
+use crate::store::{PROJECT, Store, StoreOptions, make, parent_of};
 use crate::tree::running::Running;
 use crate::tree::staging::Stage;
 
@@ -119,8 +120,7 @@ impl Remote {
                 Some(_) => Some(Kept::of(&root, &stage)?),
                 None => None,
             };
-            let store =
-                Store::init_in_stage(&stage.path()).map_err(|error| error.with_path(&root))?;
+            let store = make::in_stage(&stage.path()).map_err(|error| error.with_path(&root))?;
             KnownRemote::add(&store, &options.remote, self)?;
             let pulled = self.pull(&store, what, &PullOptions::new(), common)?;
             // Contents count as they arrive. Around them the tree is made at once, or copied.
@@ -167,9 +167,8 @@ impl Remote {
         noted.context(Operation::CheckOutInto, || path)?;
         let mut filled = store.fill(&manifest, std::slice::from_ref(stage), place, operation)?;
         let (report, stats) = filled.trees.pop().unwrap_or_default();
-        let (boot, stamp) = (Boot::this(), store.clock_past_all(stats.iter())?);
-        let stamp =
-            Store::stamp_of(stage.dir(), Some(stage.parent()), stamp, operation.filesystems());
+        let (boot, stamp) = (Boot::this(), store.clock().past_all(stats.iter())?);
+        let stamp = stamp_of(stage.dir(), Some(stage.parent()), stamp, operation.filesystems());
         let index = Index { snapshot: id, boot, stamp, stats };
         store.registry().write_index(&row.token, &index)?;
         // Only the files that the pusher found. A search here would look for a root that these
@@ -198,7 +197,7 @@ impl Remote {
         }
         let times = wanted(&manifest.root).timestamps();
         fs::futimens(stage.dir(), &times).context(Operation::SetMetadata, || path)?;
-        store.flush(&filled.unsealed)?;
+        store.contents().flush(&filled.unsealed)?;
         Ok((report, object.bytes, mentions))
     }
 }

@@ -27,6 +27,7 @@ use crate::store::git::modules::{MODULES, Module, Modules};
 use crate::store::git::{self, Registration};
 use crate::store::id::SnapshotId;
 use crate::store::index::Index;
+use crate::store::index::Stat;
 use crate::store::layout::GIT;
 use crate::store::manifest::Manifest;
 use crate::store::materialize::wanted;
@@ -38,7 +39,7 @@ use crate::store::ready::git_index::ReadyGitIndex;
 use crate::store::ready::seal::{self, WorktreeSeal};
 use crate::store::ready::vouched::{Clones, Known, Snapshots};
 use crate::store::ready::{Arrived, ArrivedGitIndex, TreePlace};
-use crate::store::scan::stat_of;
+use crate::store::stamps::stamp_of;
 use crate::store::{PROJECT, Store, path_from};
 use crate::tree::git_index::{self, Nobody, Source, Trees, Vouches};
 use crate::tree::pool::{cancelled, lock};
@@ -285,12 +286,12 @@ impl Dressing<'_> {
                 AtFlags::SYMLINK_NOFOLLOW,
             )?;
             if let Some(number) = number_at(&manifest, path) {
-                index.stats[number as usize] = stat_of(&Meta::of(&stat));
+                index.stats[number as usize] = Stat::of(&Meta::of(&stat));
             }
         }
-        let stamp = self.store.clock_past_all(index.stats.iter()).map_err(other)?;
+        let stamp = self.store.clock().past_all(index.stats.iter()).map_err(other)?;
         let filesystems = self.operation.filesystems();
-        index.stamp = Store::stamp_of(stage.dir(), Some(stage.parent()), stamp, filesystems);
+        index.stamp = stamp_of(stage.dir(), Some(stage.parent()), stamp, filesystems);
         registry.write_index(&row.token, &index).map_err(other)
     }
 

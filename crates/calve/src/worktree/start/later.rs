@@ -294,7 +294,7 @@ impl Store {
         {
             return Ok(None);
         }
-        let (before_walk, stamp) = (listing::now(), self.clock()?);
+        let (before_walk, stamp) = (listing::now(), self.clock().now()?);
         let mut before = look_at_all(self, &project, None, stamp, &operation.uncounted())?;
         let Some(first) = before.manifest.take() else { return Ok(None) };
         let known = Known::if_sound(self, row)?;
@@ -340,7 +340,7 @@ impl Store {
             {
                 return Ok(None);
             }
-            let stamp = self.clock_past_all(looked.stats.iter())?;
+            let stamp = self.clock().past_all(looked.stats.iter())?;
             trees.push(Unnamed::index(Boot::this(), stamp, looked.stats));
             manifest.get_or_insert(seen);
         }
