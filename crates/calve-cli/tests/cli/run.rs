@@ -222,6 +222,32 @@ fn the_program_stands_in_calves_place() {
     }
 }
 
+/// The repository of such a project is elsewhere, at the same path in the run; the project has a
+/// registration of its own, with the path that the worktree has there.
+#[test]
+fn a_project_that_is_itself_a_linked_worktree_stays_registered() {
+    for desk in Desk::all("linked projects in calve run") {
+        desk.said(
+            ".",
+            "git clone -q --bare app bare.git; git -C bare.git worktree add -q ../bw main 2>/dev/null
+            git -C app worktree add -q ../other; cd bw; calve init -q; calve start -q w",
+        );
+        for (folder, name, project) in
+            [("bw", "w", "bw.worktrees/.calve-run/bw"), ("app", "other", ".calve-run/app")]
+        {
+            let script = format!(
+                "calve run {name} -- sh -ec 'git worktree prune -v; git branch --show-current
+                git worktree list --porcelain | grep -c -x \"worktree $CALVE_PROJECT\"
+                git worktree list --porcelain | grep -c -x \"worktree $PWD\"; echo $CALVE_PROJECT; echo n >n; git add n
+                git commit -qm n'; git log --format=%s -1 {name}; git status --porcelain; git worktree prune -n -v"
+            );
+            assert_eq!(desk.said(folder, &script), format!("{name}\n1\n1\n@/{project}\nn\n"));
+        }
+        let listed = desk.said("bw", "git worktree list --porcelain | grep ^worktree");
+        assert_eq!(listed, "worktree @/bare.git\nworktree @/bw\nworktree @/bw.worktrees/w\n");
+    }
+}
+
 #[test]
 fn submodules_lead_to_their_own_repositories() {
     for desk in Desk::all("submodules in calve run") {

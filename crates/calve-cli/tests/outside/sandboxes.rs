@@ -244,6 +244,28 @@ fn where_no_process_can_be_made_worktrees_are_used_and_what_git_must_say_is_not_
 }
 
 #[test]
+fn where_namespaces_are_filtered_a_run_names_the_filter_and_what_turns_it_off() {
+    let launcher = match launcher() {
+        Ok(launcher) => launcher,
+        Err(why) => return not_run("filtered namespaces", why),
+    };
+    let scratch = scratch();
+    let app = project(scratch.path());
+    assert_eq!(calve(&app, "start a").code, Some(0));
+    for (sandbox, says) in [
+        (
+            "unshare=EPERM",
+            "a filter of system calls forbids it, as containers have one\nhint: start",
+        ),
+        ("unshare=ENOSYS", "this kernel, or a sandbox, has no user namespaces\nhint: "),
+    ] {
+        let run = sandboxed(launcher, &[sandbox], scratch.path(), &app, "run a -- true");
+        assert_eq!(run.code, Some(1), "{sandbox}: {run:?}");
+        assert!(run.stderr.contains(&format!("no mount namespace: {says}")), "{sandbox}: {run:?}");
+    }
+}
+
+#[test]
 fn in_each_sandbox_each_verb_works_or_says_why_not() {
     let test = "sandboxes";
     let launcher = match launcher() {
