@@ -303,6 +303,54 @@ fn several_worktrees_are_looked_at_once_before_a_drop_and_work_in_one_keeps_all(
     }
 }
 
+/// A hundred worktrees that nobody touched took 40 seconds.
+#[test]
+fn what_one_worktree_tells_of_the_disk_is_what_each_of_them_says_itself() {
+    let test = "what_one_worktree_tells_of_the_disk_is_what_each_of_them_says_itself";
+    let desk = Desk::new();
+    if let Some(reason) = desk.why_never_quiet() {
+        not_run(test, &reason);
+        return;
+    }
+    if Command::new("strace").arg("-V").output().is_err() {
+        not_run(test, "strace is not installed");
+        return;
+    }
+    let names: Vec<String> = (0..8).map(|at| format!("w{at:02}")).collect();
+    desk.calve(&format!("start -q {}", names.join(" ")));
+    let ones = |words: &str| {
+        let mut document = desk.calve_on_a_quiet_machine(words).json();
+        document.as_object_mut().unwrap().remove("elapsed_seconds");
+        document
+    };
+    let seals = |from: &str, to: &str| {
+        desk.sh(&format!(
+            "for r in .git/worktrees/*; do if [ -e $r/{from} ]; then mv $r/{from} $r/{to}; fi; done"
+        ));
+    };
+    let log = desk.project.with_file_name("asked-the-kernel");
+    let mut traced = Command::new("strace");
+    traced.args(["-f", "-qq", "-e", "trace=ioctl", "-o"]).arg(&log);
+    traced.args(["unshare", "--mount", "sh", "-ec", QUIET, env!("CARGO_BIN_EXE_calve"), "du"]);
+    traced.current_dir(&desk.project);
+    desk.run("du", traced);
+    let asked = fs::read_to_string(&log).unwrap();
+    let asked = asked.lines().filter(|line| line.contains("FS_IOC_FIEMAP")).count();
+    // One of the eight, the project, and what the store has of it; some are asked twice.
+    assert!(asked / FILES <= 8, "{asked}");
+    for edited in [0..1, 1..4, 4..6] {
+        for (at, (_, _, edit)) in EDITS.iter().enumerate().take(edited.end).skip(edited.start) {
+            edit(&desk.file(&names[at], "f7"));
+        }
+        for words in ["du --json", "du --json w00 w07", "du --json w01 w02"] {
+            let told = ones(words);
+            seals("calve-seal", "no-seal");
+            assert_eq!(told, ones(words), "{edited:?}: {words}");
+            seals("no-seal", "calve-seal");
+        }
+    }
+}
+
 /// A process of git takes some milliseconds, which is a tenth of a start. A start asked ten times.
 #[test]
 fn no_verb_runs_git_more_often_than_this() {

@@ -24,7 +24,7 @@
 //! about 150 bytes more: its names may be in several trees.
 
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -249,8 +249,11 @@ struct DiskWorker {
 /// Takes a census of trees, in one visit after the other.
 pub(crate) struct Survey<'a> {
     trees: &'a [&'a Path],
-    /// For each tree, the set that contains only this tree.
-    singles: Vec<OwnersId>,
+    /// For each tree, the tree that tells all of it, if another one does.
+    twins: &'a [Option<usize>],
+    /// For each tree, the set of those that it tells, itself and the trees of which it is the twin,
+    /// and their number.
+    told: Vec<(OwnersId, usize)>,
     excluded: HashSet<(u64, u64)>,
     common: Mutex<Common>,
     linked: Mutex<HashMap<(u64, u64), LinkedFile>>,
@@ -260,14 +263,28 @@ pub(crate) struct Survey<'a> {
 }
 
 impl<'a> Survey<'a> {
-    /// A survey of `trees`. A tree that is in another one counts for itself alone.
-    pub(crate) fn new(trees: &'a [&'a Path], running: &'a Running) -> Self {
+    /// A survey of `trees`. A tree that is in another one counts for itself alone. `twins`: for a
+    /// tree that shares each block with another one which is before it, the place of that one. calve
+    /// looks at the other one only.
+    pub(crate) fn new(
+        trees: &'a [&'a Path],
+        twins: &'a [Option<usize>],
+        running: &'a Running,
+    ) -> Self {
         let mut common = Common::default();
-        let singles = (0..trees.len()).map(|tree| common.owners.number(vec![tree])).collect();
+        let mut told: Vec<Vec<usize>> = (0..trees.len()).map(|tree| vec![tree]).collect();
+        for (tree, twin) in twins.iter().enumerate() {
+            if let Some(told) = twin.and_then(|twin| told.get_mut(twin)) {
+                told.push(tree);
+            }
+        }
+        let told = told.into_iter().map(|trees| (trees.len(), common.owners.number(trees)));
+        let told = told.map(|(count, owners)| (owners, count)).collect();
         let id = |path: &&Path| fs::stat(*path).ok().map(|stat| Meta::of(&stat).id());
         Self {
             trees,
-            singles,
+            twins,
+            told,
             excluded: trees.iter().filter_map(id).collect(),
             common: Mutex::new(common),
             linked: Mutex::default(),
@@ -282,33 +299,42 @@ impl<'a> Survey<'a> {
     /// # Errors
     /// A tree is gone or cannot be read; the operation was cancelled.
     pub(crate) fn look(&mut self, from: usize, to: usize) -> Result<(), Error> {
-        let trees = &self.trees[from..to];
+        let looked: Vec<usize> = (from..to).filter(|tree| self.twin(*tree).is_none()).collect();
+        let trees: Vec<&Path> = looked.iter().map(|tree| self.trees[*tree]).collect();
         let start = || DiskWorker {
             trees: vec![TreeBytes::default(); trees.len()],
             changed: vec![ChangedSharing::default(); trees.len()],
             records: Vec::new(),
             pieces: Vec::new(),
         };
-        let looker = Looker { survey: self, first: from };
+        let looker = Looker { survey: self, looked: &looked };
         let workers =
-            visit(trees, &self.excluded, self.running, Operation::Measure, start, &looker)?;
+            visit(&trees, &self.excluded, self.running, Operation::Measure, start, &looker)?;
         let mut changed = vec![ChangedSharing::default(); trees.len()];
         for mut worker in workers {
             self.merge(&mut worker.records);
-            for (sum, tree) in self.counts[from..to].iter_mut().zip(&worker.trees) {
-                sum.add(tree);
+            for (at, tree) in looked.iter().zip(&worker.trees) {
+                self.counts[*at].add(tree);
             }
             for (sum, tree) in changed.iter_mut().zip(worker.changed) {
                 sum.blocks.extend(tree.blocks);
                 sum.inline = sum.inline.saturating_add(tree.inline);
             }
         }
-        let structures = &self.structures[from..to];
-        for ((tree, of), changed) in self.counts[from..to].iter_mut().zip(structures).zip(&changed)
-        {
-            tree.metadata = of.bytes(tree, changed);
+        for (tree, changed) in looked.iter().zip(&changed) {
+            self.counts[*tree].metadata =
+                self.structures[*tree].bytes(&self.counts[*tree], changed);
+        }
+        for tree in from..to {
+            if let Some(twin) = self.twin(tree) {
+                self.counts[tree] = self.counts[twin];
+            }
         }
         Ok(())
+    }
+
+    fn twin(&self, tree: usize) -> Option<usize> {
+        self.twins.get(tree).copied().flatten()
     }
 
     /// Whether files elsewhere may have something that is, as far as was looked, in the first
@@ -329,16 +355,22 @@ impl<'a> Survey<'a> {
         let mut shared = Vec::new();
         for linked in linked.into_values() {
             let elsewhere = linked.found < linked.names;
-            let owners = common.owners.number(linked.trees.clone());
+            let told = linked.trees.iter().map(|tree| self.told[*tree]);
+            let copies = told.clone().map(|(_, count)| count).max().unwrap_or(1);
+            let sets = told.map(|(owners, _)| common.owners.trees(owners));
+            let trees: Vec<usize> =
+                sets.flatten().copied().collect::<BTreeSet<_>>().into_iter().collect();
+            let owners = common.owners.number(trees.clone());
             for Piece { start, length, is_shared, encoded } in linked.pieces {
                 match start {
                     Some(start) => records.push(
                         RangeRecord::new(start, length, owners, is_shared)
+                            .in_trees(copies)
                             .encoded(encoded)
                             .elsewhere(elsewhere),
                     ),
                     None => shared.push(SharedBytes {
-                        trees: linked.trees.clone(),
+                        trees: trees.clone(),
                         elsewhere,
                         is_shared,
                         bytes: length,
@@ -359,13 +391,13 @@ impl<'a> Survey<'a> {
 
 struct Looker<'a, 'b> {
     survey: &'a Survey<'b>,
-    /// The number of the first tree of this visit.
-    first: usize,
+    /// The numbers of the trees of this visit.
+    looked: &'a [usize],
 }
 
 impl Visitor<DiskWorker> for Looker<'_, '_> {
     fn visit(&self, worker: &mut DiskWorker, found: &Found<'_>) -> Result<(), Error> {
-        let tree = self.first + found.tree;
+        let tree = self.looked[found.tree];
         let (meta, count) = (&found.meta, &mut worker.trees[found.tree]);
         let blocks = meta.blocks.saturating_mul(512);
         let kind = meta.file_type();
@@ -436,9 +468,9 @@ impl Visitor<DiskWorker> for Looker<'_, '_> {
                     count.own = count.own.saturating_add(piece.length);
                 }
                 Some(start) => {
-                    let owners = self.survey.singles[tree];
+                    let (owners, trees) = self.survey.told[tree];
                     let record = RangeRecord::new(start, piece.length, owners, piece.is_shared);
-                    worker.records.push(record.encoded(piece.encoded));
+                    worker.records.push(record.in_trees(trees).encoded(piece.encoded));
                 }
             }
         }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::Worktree;
+use super::git::alike;
 use crate::error::Error;
 use crate::store::{Store, StoreOptions};
 use crate::tree::disk::{Census, Survey};
@@ -91,7 +92,8 @@ impl Store {
     ///
     /// This takes one stat for each entry, and one open and one FIEMAP for each file, in parallel.
     /// It looks at the other worktrees of the store only if these worktrees share blocks that
-    /// neither the project nor the store has. calve reads no content. It needs about 64 bytes of
+    /// neither the project nor the store has. Of linked worktrees on btrfs that nobody touched since
+    /// they were started it looks at one, which tells the others. calve reads no content. It needs about 64 bytes of
     /// memory for each range that files share, however many trees share it.
     ///
     /// The numbers are those of the moment when calve looks. If some content was not yet written to
@@ -115,17 +117,19 @@ impl Store {
             asked.push(worktree.there()?);
         }
         let (project, store) = (self.project()?, self.path());
-        let others: Vec<PathBuf> = self
-            .worktrees()?
-            .into_iter()
-            .filter(|other| asked.iter().all(|one| one.row.token != other.row.token))
-            .map(|other| other.path)
-            .collect();
-        let mut paths: Vec<&Path> = asked.iter().map(|worktree| worktree.path.as_path()).collect();
-        let count = paths.len();
-        paths.extend([project.as_path(), store]);
-        paths.extend(others.iter().map(PathBuf::as_path));
-        let mut survey = Survey::new(&paths, &operation);
+        let mut others = self.worktrees()?;
+        others.retain(|other| asked.iter().all(|one| one.row.token != other.row.token));
+        let all: Vec<&Worktree> = asked.iter().chain(&others).collect();
+        let count = asked.len();
+        // The project and the store are behind those that were asked for.
+        let place = |at: usize| if at < count { at } else { at + 2 };
+        let mut twins = vec![None; all.len() + 2];
+        for (at, twin) in alike::twins(self, &all).into_iter().enumerate() {
+            twins[place(at)] = twin.map(place);
+        }
+        let mut paths: Vec<&Path> = all.iter().map(|worktree| worktree.path.as_path()).collect();
+        paths.splice(count..count, [project.as_path(), store]);
+        let mut survey = Survey::new(&paths, &twins, &operation);
         survey.look(0, count + 2)?;
         if survey.is_open(count) {
             survey.look(count + 2, paths.len())?;

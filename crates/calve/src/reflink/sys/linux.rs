@@ -703,6 +703,12 @@ pub(crate) fn snapshot_made(dir: impl AsFd) -> io::Result<Option<(i64, i64)>> {
     Ok((parent != [0; 16]).then_some(made))
 }
 
+/// Of which subvolume that of `dir` is a snapshot (`parent_uuid`). `None` if it is no snapshot.
+pub(crate) fn snapshot_source(dir: impl AsFd) -> io::Result<Option<[u8; 16]>> {
+    let [_, source, _] = subvolume_info(dir)?.uuids;
+    Ok((source != [0; 16]).then_some(source))
+}
+
 /// `struct btrfs_ioctl_get_subvol_rootref_args`.
 #[repr(C)]
 struct RootRefArgs {

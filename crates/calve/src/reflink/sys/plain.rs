@@ -142,3 +142,8 @@ pub(crate) fn subvolume_state(_dir: impl AsFd) -> io::Result<SubvolumeState> {
 pub(crate) fn snapshot_made(_dir: impl AsFd) -> io::Result<Option<(i64, i64)>> {
     Err(io::ErrorKind::Unsupported.into())
 }
+
+/// See [`last_change`].
+pub(crate) fn snapshot_source(_dir: impl AsFd) -> io::Result<Option<[u8; 16]>> {
+    Err(io::ErrorKind::Unsupported.into())
+}

@@ -48,7 +48,7 @@ pub(crate) struct Branch {
     pub(crate) tree: Option<PathBuf>,
 }
 
-/// Refs that one run of git told.
+/// References that one run of git told.
 #[derive(Debug, Default)]
 pub(crate) struct Refs {
     pub(crate) branches: Vec<Branch>,

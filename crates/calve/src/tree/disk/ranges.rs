@@ -77,6 +77,11 @@ impl RangeRecord {
         Self { start, length, owners, files: 1, is_shared, encoded: false, elsewhere: false }
     }
 
+    /// The same piece, if so many trees have a file with it.
+    pub(super) fn in_trees(self, trees: usize) -> Self {
+        Self { files: if trees > 1 { 2 } else { 1 }, ..self }
+    }
+
     pub(super) fn encoded(self, encoded: bool) -> Self {
         Self { encoded, ..self }
     }

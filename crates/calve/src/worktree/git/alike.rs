@@ -23,6 +23,8 @@ use std::fs::File;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 
+use crate::reflink::sys;
+use crate::store::Store;
 use crate::store::files::open_dir;
 use crate::store::git::modules::MODULES;
 use crate::store::git::{self, Head, Repository, Tree};
@@ -92,6 +94,49 @@ pub(in crate::worktree) fn untouched(project: &Repository, worktrees: &[Worktree
     by_likeness(all.filter(|it| it.seal.holds(&worktrees[it.at].path)))
 }
 
+/// For each worktree, the place of the first one before it that shares all its blocks, because both
+/// are snapshots of one subvolume that nobody touched since. `None` if there is none, or if calve
+/// cannot know it.
+pub(in crate::worktree) fn twins(store: &Store, worktrees: &[&Worktree]) -> Vec<Option<usize>> {
+    let mut twins = vec![None; worktrees.len()];
+    let Some(project) = store.project().ok().and_then(|root| git::read(&root).ok()?) else {
+        return twins;
+    };
+    let mut alike = BTreeMap::<_, Vec<(usize, WorktreeSeal)>>::new();
+    let mut entries = 0;
+    for (at, worktree) in worktrees.iter().enumerate() {
+        if !may_have_own_files(store, worktree)
+            && let Some((tree, seal)) = sealed_tree(&project, worktree)
+            && let Ok(root) = open_dir(&worktree.path)
+            && let Ok(Some(source)) = sys::snapshot_source(root)
+        {
+            let of_index = IndexMark::of(&tree.git_dir).map_or(0, |it| it.entries());
+            let group = alike.entry((seal.content.clone(), source)).or_default();
+            entries += if group.is_empty() { 0 } else { of_index };
+            group.push((at, seal));
+        }
+    }
+    let all = alike.values().filter(|group| group.len() > 1).flatten();
+    let paths = all.map(|(at, _)| worktrees[*at].path.as_path());
+    if !flush_pays(entries) || !flush(paths) {
+        return twins;
+    }
+    for group in alike.into_values() {
+        let mut still = group.into_iter().filter(|(at, seal)| seal.holds(&worktrees[*at].path));
+        let Some((first, _)) = still.next() else { continue };
+        still.for_each(|(at, _)| twins[at] = Some(first));
+    }
+    twins
+}
+
+/// Whether a start may have rewritten files of the worktree, with its own path. They have blocks of
+/// their own. A start that names the contents later rewrites none.
+fn may_have_own_files(store: &Store, worktree: &Worktree) -> bool {
+    let Some(id) = worktree.row.snapshot else { return false };
+    let found = store.snapshots().noted_found(id);
+    !found.is_ok_and(|it| it.is_some_and(|it| it.mentions.iter().all(|it| it.kept.is_some())))
+}
+
 /// The places of the worktrees that must be looked at in any case, of a list of so many.
 pub(in crate::worktree) fn without_others(groups: &[Alike], count: usize) -> Vec<usize> {
     let others: HashSet<usize> =
@@ -113,19 +158,10 @@ fn by_likeness(all: impl IntoIterator<Item = Untouched>) -> Vec<Alike> {
 /// The worktrees whose seals are good as far as a look without a flush tells. `None` if there are
 /// not two of them, or if git could not be asked.
 fn sealed(project: &Repository, worktrees: &[Worktree]) -> Option<Vec<Untouched>> {
-    let registrations = project.registrations_folder();
-    let sealed: Vec<(usize, Tree, WorktreeSeal)> = (0..)
-        .zip(worktrees)
-        .filter_map(|(at, worktree)| {
-            let tree = Tree::at(&worktree.path).ok()??;
-            let seal = WorktreeSeal::read(&tree.git_dir)?;
-            let is_linked =
-                tree.git_dir.parent().is_some_and(|it| git::is_same(it, &registrations));
-            let is_alone = std::fs::symlink_metadata(tree.git_dir.join(MODULES)).is_err()
-                && !mounts::any_below(&std::fs::canonicalize(&worktree.path).ok()?);
-            (is_linked && is_alone && seal.holds(&worktree.path)).then_some((at, tree, seal))
-        })
-        .collect();
+    let sealed = worktrees.iter().enumerate().filter_map(|(at, worktree)| {
+        sealed_tree(project, worktree).map(|(tree, seal)| (at, tree, seal))
+    });
+    let sealed: Vec<_> = sealed.collect();
     if sealed.len() < 2 {
         return None;
     }
@@ -143,6 +179,17 @@ fn sealed(project: &Repository, worktrees: &[Worktree]) -> Option<Vec<Untouched>
         Some(Untouched { at, seal, head, likeness: Likeness { content, commit, index, settings } })
     });
     Some(found.collect())
+}
+
+/// A linked worktree and its seal, if that is good as far as a look without a flush tells.
+fn sealed_tree(project: &Repository, worktree: &Worktree) -> Option<(Tree, WorktreeSeal)> {
+    let tree = Tree::at(&worktree.path).ok()??;
+    let seal = WorktreeSeal::read(&tree.git_dir)?;
+    let is_linked =
+        tree.git_dir.parent().is_some_and(|it| git::is_same(it, &project.registrations_folder()));
+    let is_alone = std::fs::symlink_metadata(tree.git_dir.join(MODULES)).is_err()
+        && !mounts::any_below(&std::fs::canonicalize(&worktree.path).ok()?);
+    (is_linked && is_alone && seal.holds(&worktree.path)).then_some((tree, seal))
 }
 
 /// Whether a flush takes less time than looks at so many entries.
@@ -169,7 +216,7 @@ fn flush<'p>(paths: impl Iterator<Item = &'p Path>) -> bool {
 impl Untouched {
     /// How many entries git looks at, about.
     fn entries(&self) -> u64 {
-        self.likeness.index.bytes / INDEX_ENTRY_BYTES
+        self.likeness.index.entries()
     }
 
     /// Whether nobody touched the tree until now, where it is at `place`. `false` if only a look
@@ -180,6 +227,10 @@ impl Untouched {
 }
 
 impl IndexMark {
+    fn entries(self) -> u64 {
+        self.bytes / INDEX_ENTRY_BYTES
+    }
+
     /// The mark of the index in this folder of a working tree. `None` if it has none.
     fn of(git_dir: &Path) -> Option<Self> {
         let file = File::open(git_dir.join("index")).ok()?;
