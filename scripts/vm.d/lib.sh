@@ -101,7 +101,7 @@ user_loop() { # DIR reflink|copy [STORE]
     check verify calve store verify
     check list calve list
     killed=$(find "$dir" "$trees" -maxdepth 1 -name '.calve*' | head -n 3)
-    check "nothing is left of the kills: $killed" test -z "$killed"
+    check "nothing is left of the kills${killed:+: $killed}" test -z "$killed"
     cd /
 }
 
