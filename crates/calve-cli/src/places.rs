@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use calve::{ErrorKind, NotInGit, Store};
+use calve::{ErrorKind, Filesystem, NotInGit, Store};
 
 use crate::failure::Failure;
 use crate::failure::stored::{own, store_failure};
@@ -80,6 +80,20 @@ pub(crate) fn not_in_git(store: &Store) -> Option<String> {
         "the store is {}, because {why}; 'git clean -ffdx' deletes it with all snapshots",
         shown(store.path())
     ))
+}
+
+/// The warning about a new store that another machine or container could open as well, on a
+/// filesystem where calve cannot keep the two apart.
+pub(crate) fn on_one_machine(store: &Store) -> Option<String> {
+    let filesystem = Filesystem::of(store.path());
+    let path = shell_word(store.path());
+    (!filesystem.shared_memory).then(|| {
+        format!(
+            "the store is on {}: use it from one machine at a time. To have it on a local disk instead: rm -rf {path}, \
+             then 'calve init --store DIR'",
+            filesystem.name
+        )
+    })
 }
 
 /// Refuses a start if git has removed the project, which was a linked worktree: no other working tree

@@ -140,6 +140,9 @@ impl Session<'_> {
         if let Some(line) = places::not_in_git(&made) {
             self.output.summary(line);
         }
+        if let Some(warning) = places::on_one_machine(&made) {
+            self.output.warning(warning);
+        }
         Ok(made)
     }
 

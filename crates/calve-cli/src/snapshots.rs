@@ -74,6 +74,9 @@ pub(crate) fn init(args: &InitArgs, session: Session<'_>) -> Result<Exit, Failur
     if is_new && let Some(line) = places::not_in_git(&store) {
         output.summary(line);
     }
+    if is_new && let Some(warning) = places::on_one_machine(&store) {
+        output.warning(warning);
+    }
     if let Some(warning) = places::inside_repository(&project) {
         output.warning(warning);
     }
