@@ -283,6 +283,7 @@ fn a_worktree_in_which_a_program_runs_is_not_dropped() {
         let mut living = living.stdin(Stdio::piped()).spawn().unwrap();
         let program = PathBuf::from(format!("/proc/{}/comm", living.id()));
         while fs::read_to_string(&program).unwrap() != "cat\n" {
+            assert!(living.try_wait().unwrap().is_none(), "it ended");
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
         let dropped = desk.sh("app", "calve drop one");
