@@ -501,7 +501,8 @@ impl Blobs {
                     // if their hash is right, and stay unsealed.
                     Err(Errno::ROFS | Errno::INVAL) => false,
                     // The content may be right in memory alone. The kernel reports that once, and
-                    // the next process would find the mirror good, so it must be gone by then.
+                    // the next process would find the mirror good, so it must be gone by then. If
+                    // it cannot be emptied, that process hashes what the disk has, as below.
                     Err(_) => {
                         let _ = self.empty(&file, id);
                         return Ok(None);

@@ -518,6 +518,7 @@ impl<'s> ReadyTrees<'s> {
         let Some(folder) = aside(layout.trash()).or_else(|| aside(layout.ready_trees())) else {
             return false;
         };
+        // The next process that empties the trash deletes what stays.
         if let (Ok(dir), Ok(name)) = (files::open_dir(&folder), CString::new(name)) {
             let _ = match deletion {
                 Deletion::Now => remove_tree(&dir, &name),

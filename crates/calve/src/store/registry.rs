@@ -292,6 +292,7 @@ impl<'a> Registry<'a> {
         let Some(project) = project().filter(|_| is_ours()) else { return false };
         if project.repair(&root).is_ok() {
             let before = Modules::new(&project, was, &led);
+            // Of a submodule that is not led anew git says what is wrong, as before.
             let _ = Modules::new(&project, &root, &entry.folder).lead_as(&before, &root);
         }
         false

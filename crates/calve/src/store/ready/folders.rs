@@ -224,6 +224,7 @@ impl Folders<'_> {
             bad.insert(near.clone());
             let Some(mut taken) = self.take_waiting(&near) else { continue };
             if dev(taken.dir()) != dev(&place.dir) {
+                // If it does not get its place again, it goes with its stage.
                 let _ = taken.publish(&near.name);
                 return Ok(None);
             }
