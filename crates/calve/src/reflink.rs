@@ -232,3 +232,31 @@ impl Patience {
         }
     }
 }
+
+/// A regular file of at least `least_bytes`, near the top of `dir`, that can be opened.
+fn some_file_below<F>(
+    dir: &Path,
+    least_bytes: u64,
+    open: impl Fn(&Path) -> Option<F>,
+) -> Option<F> {
+    let mut dirs = std::collections::VecDeque::from([dir.to_owned()]);
+    let mut seen = 0;
+    while let Some(dir) = dirs.pop_front() {
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            seen += 1;
+            if seen > 10_000 {
+                return None;
+            }
+            let Ok(kind) = entry.file_type() else { continue };
+            if kind.is_dir() {
+                dirs.push_back(entry.path());
+            } else if kind.is_file()
+                && entry.metadata().is_ok_and(|meta| meta.len() >= least_bytes)
+                && let Some(file) = open(&entry.path())
+            {
+                return Some(file);
+            }
+        }
+    }
+    None
+}

@@ -177,6 +177,22 @@ impl Existing {
     pub(crate) fn merges(self) -> bool {
         matches!(self, Self::Merge | Self::Keep)
     }
+
+    /// Fails if this does not allow what is at the destination.
+    fn must_allow(self, dest: &Path, is_directory: bool) -> Result<(), Error> {
+        let (kind, cause, why) = match self {
+            Self::Fail => {
+                let kind = ErrorKind::DestinationExists;
+                (kind, io::ErrorKind::AlreadyExists, "the destination exists")
+            }
+            Self::Merge | Self::Keep if !is_directory => {
+                let why = "the destination is no directory";
+                (ErrorKind::Conflict, io::ErrorKind::NotADirectory, why)
+            }
+            Self::Skip | Self::Replace | Self::Merge | Self::Keep => return Ok(()),
+        };
+        Err(Error::new(kind, Operation::CloneTo, dest, io::Error::new(cause, why)))
+    }
 }
 
 /// How calve treats the indexes of git repositories in a clone: the file `index` in each directory

@@ -345,7 +345,13 @@ pub(crate) fn probe(source: &Path, dest: &Path) -> io::Result<(ReflinkOutcome, O
                 file.sync_all()?;
                 file
             }
-            Err(error) => some_file_below(source).ok_or(error)?,
+            Err(error) => {
+                let open = |path: &Path| match open_source(path) {
+                    Ok(Source::File(file, _)) => Some(file),
+                    _ => None,
+                };
+                super::some_file_below(source, PROBE_BYTES as u64, open).ok_or(error)?
+            }
         }
     } else {
         File::open(source)?
@@ -356,30 +362,6 @@ pub(crate) fn probe(source: &Path, dest: &Path) -> io::Result<(ReflinkOutcome, O
     drop((file, new));
     drop((made, guard));
     super::outcome(result)
-}
-
-/// A readable file of more than one block, near the top of `dir`.
-fn some_file_below(dir: &Path) -> Option<File> {
-    let mut dirs = std::collections::VecDeque::from([dir.to_owned()]);
-    let mut seen = 0;
-    while let Some(dir) = dirs.pop_front() {
-        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-            seen += 1;
-            if seen > 10_000 {
-                return None;
-            }
-            let Ok(kind) = entry.file_type() else { continue };
-            if kind.is_dir() {
-                dirs.push_back(entry.path());
-            } else if kind.is_file()
-                && entry.metadata().is_ok_and(|meta| meta.len() >= PROBE_BYTES as u64)
-                && let Ok(Source::File(file, _)) = open_source(&entry.path())
-            {
-                return Some(file);
-            }
-        }
-    }
-    None
 }
 
 #[cfg(test)]

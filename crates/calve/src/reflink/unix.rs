@@ -208,7 +208,10 @@ pub(crate) fn probe(source: &Path, dest: &Path) -> io::Result<(ReflinkOutcome, O
                     file.sync_all()?;
                     OwnedFd::from(file)
                 }
-                Err(errno) => some_file_below(source).ok_or(errno)?,
+                Err(errno) => {
+                    let open = |path: &Path| fs::open(path, SOURCE_FLAGS, Mode::empty()).ok();
+                    super::some_file_below(source, 4096, open).ok_or(errno)?
+                }
             }
         }
         Err(Errno::NOTDIR) => fs::open(source, SOURCE_FLAGS, Mode::empty())?,
@@ -225,28 +228,4 @@ pub(crate) fn probe(source: &Path, dest: &Path) -> io::Result<(ReflinkOutcome, O
     };
     drop(named);
     super::outcome(result)
-}
-
-/// A readable file of more than one block, near the top of `dir`.
-fn some_file_below(dir: &Path) -> Option<OwnedFd> {
-    let mut dirs = std::collections::VecDeque::from([dir.to_owned()]);
-    let mut seen = 0;
-    while let Some(dir) = dirs.pop_front() {
-        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-            seen += 1;
-            if seen > 10_000 {
-                return None;
-            }
-            let Ok(kind) = entry.file_type() else { continue };
-            if kind.is_dir() {
-                dirs.push_back(entry.path());
-            } else if kind.is_file()
-                && entry.metadata().is_ok_and(|meta| meta.len() >= 4096)
-                && let Ok(fd) = fs::open(entry.path(), SOURCE_FLAGS, Mode::empty())
-            {
-                return Some(fd);
-            }
-        }
-    }
-    None
 }

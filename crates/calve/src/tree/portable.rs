@@ -217,34 +217,10 @@ fn look_at(
             if own == *id {
                 return Err(overlap("source and destination are the same"));
             }
-            let refuse = |kind, error: io::ErrorKind, what: &str| {
-                Err(Error::new(
-                    kind,
-                    Operation::CloneTo,
-                    *dest,
-                    io::Error::new(error, what.to_owned()),
-                ))
-            };
-            match options.existing {
-                Existing::Fail => {
-                    return refuse(
-                        ErrorKind::DestinationExists,
-                        io::ErrorKind::AlreadyExists,
-                        "the destination exists",
-                    );
-                }
-                Existing::Replace if is_inside(root, *id) => {
-                    return Err(overlap("the destination to be replaced holds the source"));
-                }
-                Existing::Merge | Existing::Keep if !meta.is_dir() => {
-                    return refuse(
-                        ErrorKind::Conflict,
-                        io::ErrorKind::NotADirectory,
-                        "the destination is no directory",
-                    );
-                }
-                Existing::Skip | Existing::Replace | Existing::Merge | Existing::Keep => {}
+            if options.existing == Existing::Replace && is_inside(root, *id) {
+                return Err(overlap("the destination to be replaced holds the source"));
             }
+            options.existing.must_allow(dest, meta.is_dir())?;
         }
         targets.push(target);
     }

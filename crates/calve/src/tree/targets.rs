@@ -123,38 +123,14 @@ pub(super) fn look_at(
             if key.is_some() && key == source_key {
                 return Err(overlap("source and destination are the same"));
             }
-            let refuse = |kind, error: io::ErrorKind, what: &str| {
-                Err(Error::new(
-                    kind,
-                    Operation::CloneTo,
-                    &target.path,
-                    io::Error::new(error, what.to_owned()),
-                ))
-            };
             merged.extend(key);
-            match existing {
-                Existing::Fail => {
-                    return refuse(
-                        ErrorKind::DestinationExists,
-                        io::ErrorKind::AlreadyExists,
-                        "the destination exists",
-                    );
-                }
-                Existing::Replace
-                    if let Some((root, _, _)) = source
-                        && target.holds(root, filesystems)? =>
-                {
-                    return Err(overlap("the destination to be replaced holds the source"));
-                }
-                Existing::Merge | Existing::Keep if found.file_type() != FileType::Directory => {
-                    return refuse(
-                        ErrorKind::Conflict,
-                        io::ErrorKind::NotADirectory,
-                        "the destination is no directory",
-                    );
-                }
-                Existing::Skip | Existing::Replace | Existing::Merge | Existing::Keep => {}
+            if existing == Existing::Replace
+                && let Some((root, _, _)) = source
+                && target.holds(root, filesystems)?
+            {
+                return Err(overlap("the destination to be replaced holds the source"));
             }
+            existing.must_allow(&target.path, found.file_type() == FileType::Directory)?;
         }
         targets.push(target);
     }
