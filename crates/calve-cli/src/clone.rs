@@ -395,6 +395,7 @@ impl SkippedDocument {
         let (path, path_encoding) = encoded(&skipped.path);
         let (reason, detail) = match &skipped.reason {
             SkipReason::Socket => ("socket", None),
+            SkipReason::Living(pid) => ("living", Some(pid.to_string())),
             SkipReason::Device => ("device", None),
             SkipReason::Vanished => ("vanished", None),
             SkipReason::Changing => ("changing", None),

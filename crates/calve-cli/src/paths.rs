@@ -2,9 +2,10 @@
 //! JSON.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::{Path, PathBuf};
 
-use calve::{PathKept, PathKind, PathMeaning, PathMention};
+use calve::{PathKept, PathKind, PathMeaning, PathMention, SkipReason, Skipped};
 use serde::Serialize;
 
 use crate::output::{Output, PathFields};
@@ -72,9 +73,42 @@ pub(crate) fn any_is_the_projects(mentions: &[PathMention]) -> bool {
     mentions.iter().any(false_green::is_said)
 }
 
+/// Prints which files stayed with the processes that they belong to.
+pub(crate) fn tell_living(skipped: &[Skipped], output: Output) {
+    for Skipped { path, reason, .. } in skipped {
+        let SkipReason::Living(pid) = reason else { continue };
+        let file = shown(path);
+        output.summary(format_args!("{file} belongs to {} and was left out", process_of(*pid)));
+        if path.file_name().is_some_and(|name| name == "postmaster.pid") {
+            let folder = path.parent().unwrap_or(path);
+            output.warning(format_args!(
+                "a PostgreSQL server runs in {}: its files may be of several moments in the copy, which is no sound \
+                 database then. Stop the server first, or leave the folder out: printf '%s\\n' {} >> .calveignore",
+                shown(folder),
+                shell_word(&pattern(folder))
+            ));
+        }
+    }
+}
+
+/// The line of `.calveignore` that means this entry alone.
+pub(crate) fn pattern(path: &Path) -> PathBuf {
+    let mut line = b"/".to_vec();
+    for byte in path.as_os_str().as_encoded_bytes() {
+        if b"*?[\\ ".contains(byte) {
+            line.push(b'\\');
+        }
+        line.push(*byte);
+    }
+    PathBuf::from(std::ffi::OsString::from_vec(line))
+}
+
 /// The running process that a file names.
 fn process(mention: &PathMention) -> String {
-    let Some(pid) = mention.process else { return "its process".to_owned() };
+    mention.process.map_or_else(|| "its process".to_owned(), process_of)
+}
+
+fn process_of(pid: u32) -> String {
     match std::fs::read_to_string(format!("/proc/{pid}/comm")) {
         Ok(program) => format!("process {pid} ({})", program.trim_end()),
         Err(_) => format!("process {pid}"),

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use calve::{
-    CopyCost, ErrorKind, Skipped, Snapshot, SnapshotLog, SnapshotOptions, SnapshotReport, Store,
-    Worktree,
+    CopyCost, ErrorKind, SkipReason, Skipped, Snapshot, SnapshotLog, SnapshotOptions,
+    SnapshotReport, Store, Worktree,
 };
 use serde::Serialize;
 
@@ -15,6 +15,7 @@ use crate::failure::stored::{own, store_failure, store_flag, worktree_failure};
 use crate::failure::{Failure, Kind};
 use crate::filesystems::{self, Copies, CostDocument, Taker};
 use crate::output::{Output, encoded};
+use crate::paths::tell_living;
 use crate::places;
 use crate::progress::Total;
 use crate::session::Session;
@@ -196,8 +197,11 @@ fn warn_of_worktree(worktree: &Worktree, name: &str, output: Output) {
 
 /// Prints what a snapshot or a comparison leaves out, as findings.
 pub(crate) fn tell_skipped(skipped: &[Skipped], session: Session<'_>) -> Exit {
+    tell_living(skipped, session.output);
+    let stays = |skipped: &&Skipped| matches!(skipped.reason, SkipReason::Living(_));
+    let others = skipped.iter().filter(|skipped| !stays(skipped));
     let lines: Vec<String> =
-        skipped.iter().map(|skipped| finding(&skipped.path, &skipped.reason)).collect();
+        others.map(|skipped| finding(&skipped.path, &skipped.reason)).collect();
     session.output.warnings(&lines);
     if lines.is_empty() { Exit::Done } else { Exit::Findings }
 }

@@ -234,6 +234,9 @@ pub struct Skipped {
 pub enum SkipReason {
     /// A socket, which means nothing without the process that listens on it.
     Socket,
+    /// The file belongs to this process, which runs and works in the tree: a pid file, the note of a
+    /// daemon, the lock of a browser's profile. Only operations on a store leave such files out.
+    Living(u32),
     /// A block or character device. On Windows, a reparse point that is no link and has no content.
     Device,
     /// The entry was gone while calve read it, or turned into another kind of entry again and
@@ -263,6 +266,7 @@ impl std::fmt::Display for SkipReason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Socket => f.write_str("socket"),
+            Self::Living(pid) => write!(f, "belongs to process {pid}"),
             Self::Device => f.write_str("device"),
             Self::Vanished => f.write_str("vanished while it was being cloned"),
             Self::Restless => {

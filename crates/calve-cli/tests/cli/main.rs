@@ -24,6 +24,8 @@ mod homes;
 #[cfg(unix)]
 mod hooks;
 mod imports;
+#[cfg(target_os = "linux")]
+mod living;
 #[cfg(unix)]
 mod lost;
 #[cfg(unix)]

@@ -30,7 +30,7 @@ pub use kinds::{PathKind, PathMeaning};
 pub(crate) mod found;
 pub(crate) mod kinds;
 pub(crate) mod links;
-mod living;
+pub(crate) mod living;
 pub(crate) mod local;
 pub(crate) mod record;
 pub(crate) mod spelling;

@@ -29,6 +29,7 @@ use super::layout::{self, Within};
 use super::manifest::{self, Manifest, NO_ID, os};
 use super::metadata::Maker;
 use super::object::{Entry, Kind, Time};
+use super::paths::living::{may_be_owned, owner_of};
 use super::paths::local::{Local, Tree};
 use super::paths::spelling::{Spellings, kind_to_learn_from};
 use crate::error::{Context as _, Error, Operation};
@@ -682,6 +683,16 @@ impl Scanner<'_> {
                 && chain.excludes(&path.join(os(name.to_bytes())), is_dir)
             {
                 self.left_out.store(true, Ordering::Relaxed);
+                continue;
+            }
+            // A comparison sees the file if the base has it, so that none seems to be deleted.
+            if matches!(kind, FileType::RegularFile | FileType::Symlink)
+                && (self.request.intake.is_some() || slot.is_none())
+                && may_be_owned(name.to_bytes())
+                && let path = dir.path_of(&name)
+                && let Some(pid) = owner_of(self.request.tree(), &path)
+            {
+                worker.skipped.push(Skipped { path, reason: SkipReason::Living(pid) });
                 continue;
             }
             let (mut what, mut is_same) = (What::Pending, false);

@@ -180,10 +180,8 @@ static TABLE: &[Row] = {
         AllIn, Begins, Below, BuiltByScript, Ends, In, Named, NamedBelow, OfBuildScript,
     };
     use KindLook::{First, Name, WithAll};
-    use PathKind::{
-        Build, BuildRecord, Conda, DependencyInfo, NodeShim, Process, ShellEnvironment,
-    };
-    use PathMeaning::{FalseGreen, Harmless, LeadsBack, Living};
+    use PathKind::{Build, BuildRecord, Conda, DependencyInfo, NodeShim, ShellEnvironment};
+    use PathMeaning::{FalseGreen, Harmless, LeadsBack};
     &[
         // cargo compares `root-output` with the folder, and replaces the one by the other.
         Row(OfBuildScript("root-output"), BuildRecord, "cargo", Harmless, WithAll),
@@ -214,6 +212,16 @@ static TABLE: &[Row] = {
         Row(Named(".env"), ShellEnvironment, "", LeadsBack, First),
         Row(AllIn(".bin"), NodeShim, "", LeadsBack, WithAll),
         Row(Ends(".d"), DependencyInfo, "", Harmless, WithAll),
+    ]
+};
+
+/// The rows of files that name a process. Each scan asks them about each name, so they are apart.
+static PROCESSES: &[Row] = {
+    use KindFiles::{Begins, Ends, Named};
+    use KindLook::Name;
+    use PathKind::Process;
+    use PathMeaning::Living;
+    &[
         Row(Ends(".pid"), Process, "", Living, Name),
         Row(Ends(".pid.lock"), Process, "", Living, Name),
         Row(Named("server-process.json"), Process, "", Living, Name),
@@ -224,7 +232,22 @@ static TABLE: &[Row] = {
     ]
 };
 
+/// Whether a file of this name may name a process.
+pub(super) fn may_name_process(name: &[u8]) -> bool {
+    PROCESSES.iter().any(|row| row.0.may_be(name))
+}
+
 impl KindFiles {
+    /// Whether a file of this name may be it, wherever it is.
+    fn may_be(&self, name: &[u8]) -> bool {
+        match self {
+            Self::Named(it) | Self::In(_, it) => name == it.as_bytes(),
+            Self::Begins(it) => name.starts_with(it.as_bytes()),
+            Self::Ends(it) => name.len() > it.len() && name.ends_with(it.as_bytes()),
+            _ => true,
+        }
+    }
+
     fn is(&self, path: &Path, name: &[u8]) -> bool {
         let above = |levels: usize| path.ancestors().nth(levels).and_then(Path::file_name);
         let is_below = |folder: &str| path.iter().rev().skip(1).any(|part| part == folder);
@@ -278,7 +301,7 @@ fn is_of_build_script(path: &Path, levels: usize) -> bool {
 
 fn row(path: &Path) -> Option<&'static Row> {
     let name = path.file_name()?.as_bytes();
-    TABLE.iter().find(|row| row.0.is(path, name))
+    TABLE.iter().chain(PROCESSES).find(|row| row.0.is(path, name))
 }
 
 /// The folder and the file that make a folder an environment of conda.
@@ -305,12 +328,8 @@ pub(crate) fn looked_at(path: &Path) -> Option<(PathKind, bool)> {
 
 /// Whether a file of this name may be [looked at](looked_at), wherever it is.
 pub(crate) fn may_be_looked_at(name: &[u8]) -> bool {
-    TABLE.iter().filter(|row| row.4 != KindLook::WithAll).any(|row| match row.0 {
-        KindFiles::Named(it) | KindFiles::In(_, it) => name == it.as_bytes(),
-        KindFiles::Begins(it) => name.starts_with(it.as_bytes()),
-        KindFiles::Ends(it) => name.ends_with(it.as_bytes()),
-        _ => true,
-    })
+    let mut rows = TABLE.iter().chain(PROCESSES).filter(|row| row.4 != KindLook::WithAll);
+    rows.any(|row| row.0.may_be(name))
 }
 
 /// The program that made a file of this kind, by its usual name, if that decides what to do.

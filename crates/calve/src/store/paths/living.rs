@@ -1,18 +1,63 @@
 //! Processes that files of a tree name, and that run: a server's pid file, the note of a daemon. In
 //! a copy of the tree such a file is untrue. A second server does not start because of it, or a
 //! script stops the project's.
+//!
+//! If it is certain that the process is one of the tree, a snapshot leaves the file out, as it
+//! leaves out sockets. Otherwise the number may be a later process's, or the file something else.
 
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use rustix::process::{Pid, test_kill_process};
 
+use super::kinds::may_name_process;
 use super::local::Tree;
 
 /// Larger files are no notes of a process.
 const MOST_BYTES: u64 = 4096;
 /// What a file calls the number of a process.
 const NAMES: [&str; 4] = ["pid", "processid", "process_id", "serverpid"];
+
+/// The links by which Chromium and Firefox lock a profile.
+const PROFILE_LOCKS: [&[u8]; 2] = [b"SingletonLock", b"lock"];
+
+/// Whether an entry of this name may belong to a process.
+pub(crate) fn may_be_owned(name: &[u8]) -> bool {
+    may_name_process(name) || PROFILE_LOCKS.contains(&name)
+}
+
+/// The process to which the entry at `path` certainly belongs: it runs, and it works in the tree or
+/// on a profile in the tree. `path` is one of those that [may be owned](may_be_owned).
+pub(crate) fn owner_of(tree: Tree<'_>, path: &Path) -> Option<u32> {
+    let name = path.file_name()?.as_bytes();
+    if PROFILE_LOCKS.contains(&name) {
+        // What cannot be read is no sure sign.
+        let target = std::fs::read_link(tree.path.join(path)).ok()?;
+        let machine = rustix::system::uname();
+        return locked_by(target.as_os_str().as_bytes(), machine.nodename().to_bytes())
+            .filter(|pid| lives(*pid));
+    }
+    process_of(tree, path).ok().flatten().filter(|pid| works_in(*pid, tree.path))
+}
+
+/// The process that a lock of a profile names: `MACHINE-PID` (Chromium), or `ADDRESS:+PID`
+/// (Firefox).
+fn locked_by(target: &[u8], machine: &[u8]) -> Option<u32> {
+    let pid = |text: &[u8]| std::str::from_utf8(text).ok()?.parse().ok().filter(|pid| *pid > 1);
+    if let Some(rest) = target.strip_prefix(machine).and_then(|it| it.strip_prefix(b"-")) {
+        return pid(rest);
+    }
+    let at = target.iter().position(|byte| *byte == b':')?;
+    let is_address = target[..at].iter().all(|byte| byte.is_ascii_digit() || *byte == b'.');
+    let rest = &target[at + 1..];
+    pid(rest.strip_prefix(b"+").unwrap_or(rest)).filter(|_| is_address && at > 0)
+}
+
+/// Whether a process works in a folder of the tree, as far as /proc says it. There is none on macOS.
+fn works_in(pid: u32, root: &Path) -> bool {
+    std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|folder| folder.starts_with(root))
+}
 
 /// The process that a file of the tree names, if it runs.
 pub(super) fn process_of(tree: Tree<'_>, path: &Path) -> io::Result<Option<u32>> {
@@ -76,6 +121,19 @@ mod tests {
         ] {
             assert_eq!(named_in(text), expected, "{text:?}");
         }
+        for (target, expected) in [
+            ("box-4321", Some(4321)),
+            ("127.0.1.1:+4321", Some(4321)),
+            ("127.0.1.1:4321", Some(4321)),
+            ("other-4321", None),
+            ("box-1", None),
+            (":4321", None),
+            ("../lock", None),
+            ("a:4321", None),
+        ] {
+            assert_eq!(locked_by(target.as_bytes(), b"box"), expected, "{target}");
+        }
+        assert!(may_be_owned(b"server.pid") && !may_be_owned(b"main.rs"));
         assert!(lives(std::process::id()));
         assert!(!lives(u32::MAX));
     }

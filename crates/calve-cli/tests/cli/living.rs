@@ -1,0 +1,108 @@
+//! Files that belong to a process of the project stay with it.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+
+use serde_json::{Value, json};
+
+use crate::{Run, calve, done, plant, with_project};
+
+#[track_caller]
+fn tree_of(run: &Run) -> PathBuf {
+    assert_eq!(run.code, Some(0), "{run:?}");
+    PathBuf::from(run.stdout.trim_end())
+}
+
+/// A process that works in a folder.
+pub(crate) struct Worker(Child);
+
+impl Worker {
+    pub(crate) fn id(&self) -> u32 {
+        self.0.id()
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+pub(crate) fn worker_in(folder: &Path) -> Worker {
+    Worker(Command::new("sleep").arg("600").current_dir(folder).spawn().unwrap())
+}
+
+#[test]
+fn what_belongs_to_a_process_of_the_project_stays_with_it() {
+    let (_scratch, project) = with_project();
+    plant(&project, &[("pg/PG_VERSION", "17\n")]);
+    let (here, there) = (worker_in(&project.join("pg")), worker_in(Path::new("/")));
+    let pid = here.id();
+    let server = format!("{{\"processId\": {pid}}}");
+    plant(
+        &project,
+        &[
+            ("tmp/pids/server.pid", &format!("{pid}\n")),
+            (".nx/workspace-data/d/server-process.json", &server),
+            ("pg/postmaster.pid", &format!("{pid}\n/data\n")),
+            // These may be something else, or of a process that is gone.
+            ("tmp/pids/other.pid", &format!("{}\n", there.id())),
+            ("tmp/pids/gone.pid", "4294967295\n"),
+            ("tuning.pid", "0.5 1 2\n"),
+        ],
+    );
+    let machine = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    fs::create_dir(project.join("profile")).unwrap();
+    symlink(format!("{machine}-{pid}"), project.join("profile/SingletonLock")).unwrap();
+    let sure = [
+        ".nx/workspace-data/d/server-process.json",
+        "pg/postmaster.pid",
+        "profile/SingletonLock",
+        "tmp/pids/server.pid",
+    ];
+    let others = ["tmp/pids/other.pid", "tmp/pids/gone.pid", "tuning.pid"];
+    for name in ["first", "next"] {
+        let run = calve(&project, &format!("start {name}"));
+        let tree = tree_of(&run);
+        for path in sure {
+            let line = format!("{path} belongs to process {pid} (sleep) and was left out");
+            assert!(run.stderr.lines().any(|it| it == line), "{path}: {run:?}");
+            assert!(fs::symlink_metadata(tree.join(path)).is_err(), "{path}");
+        }
+        for path in others {
+            assert!(tree.join(path).try_exists().unwrap(), "{path}");
+        }
+        for line in ["tmp/pids/other.pid came along", "a PostgreSQL server runs in pg: "] {
+            assert!(run.stderr.contains(line), "{line}: {run:?}");
+        }
+        // The worktree's own server is its own matter.
+        let worker = worker_in(&tree);
+        plant(&tree, &[("tmp/pids/server.pid", &format!("{}\n", worker.id()))]);
+        let status = calve(&tree, "status --json").json();
+        assert_eq!(status["changes"], json!([]), "{status}");
+    }
+    let document = calve(&project, "start --json w").json();
+    let skipped = document["taken"]["skipped"].as_array().unwrap();
+    let server = skipped.iter().find(|it| it["path"] == "tmp/pids/server.pid").unwrap();
+    assert_eq!(server["reason"], Value::from("living"), "{document}");
+    assert_eq!(server["detail"], Value::from(pid.to_string()), "{document}");
+    let first = project.with_file_name("p.worktrees").join("first");
+    // When the process has ended, its files are files like any other.
+    drop(here);
+    let tree = tree_of(&calve(&project, "start last"));
+    for path in sure {
+        assert!(fs::symlink_metadata(tree.join(path)).is_ok(), "{path}");
+    }
+    // A restore does not lose the file of a server that runs in the worktree.
+    let worker = worker_in(&first);
+    let own = format!("{}\n", worker.id());
+    plant(&first, &[("tmp/pids/server.pid", &own)]);
+    let snapshot = done(&project, "snapshot");
+    let run = calve(&project, &format!("restore {} first", snapshot.trim_end()));
+    assert!(run.stderr.contains("1 moved aside"), "{run:?}");
+    done(&project, "undo first");
+    assert_eq!(fs::read_to_string(first.join("tmp/pids/server.pid")).unwrap(), own);
+}
