@@ -43,6 +43,9 @@ pub(crate) enum Kind {
     /// `calve cd` was run without the function of `calve shell-init`.
     #[cfg_attr(not(unix), expect(dead_code, reason = "only stores have worktrees to go to"))]
     NeedsShell,
+    /// A push would send files that look like secrets.
+    #[cfg_attr(not(unix), expect(dead_code, reason = "only stores have remotes"))]
+    Secrets,
 }
 
 impl Kind {
@@ -57,6 +60,7 @@ impl Kind {
             Self::BrokenPipe => "broken_pipe",
             Self::Usage => "usage",
             Self::NeedsShell => "needs_shell",
+            Self::Secrets => "secrets",
         }
     }
 }

@@ -32,7 +32,11 @@ mod paths;
 mod places;
 mod progress;
 #[cfg(unix)]
+mod prompt;
+#[cfg(unix)]
 mod remote;
+#[cfg(unix)]
+mod secrets;
 #[cfg(unix)]
 mod session;
 #[cfg(unix)]

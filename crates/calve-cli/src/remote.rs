@@ -22,7 +22,6 @@ mod names;
 mod open;
 pub(crate) mod pull;
 pub(crate) mod push;
-mod secrets;
 mod verify;
 
 use open::{failed, settings, warn_of_plain_http};

@@ -34,6 +34,8 @@ pub(crate) const TIDY_IDLE: &str = "calve.tidy.idle";
 pub(crate) const BASE: &str = "calve.base";
 /// What new worktrees get of the repository.
 pub(crate) const GIT: &str = "calve.git";
+/// What becomes of files that look like secrets.
+pub(crate) const SECRETS: &str = "calve.secrets";
 /// The folder into which `start` puts worktrees.
 pub(crate) const WORKTREES: &str = "calve.worktrees";
 
@@ -44,6 +46,7 @@ const KNOWN: &[&str] = &[
     GIT,
     PORT_BASE,
     PORT_STEP,
+    SECRETS,
     TIDY_IDLE,
     TIDY_MAX_AGE,
     TIDY_MAX_SIZE,

@@ -220,17 +220,16 @@ pub use store::git::GIT_VARIABLES;
 pub use store::remote::{
     KnownRemote, PublicKey, PullOptions, PullReport, PushOptions, PushReport, Remote, RemoteBroken,
     RemoteDamage, RemoteDamageKind, RemoteGarbage, RemoteGcOptions, RemoteGcReport, RemoteName,
-    RemoteSettings, RemoteVerifyOptions, RemoteVerifyReport, Secret, SecretKind, SigningKey,
-    secrets_in,
+    RemoteSettings, RemoteVerifyOptions, RemoteVerifyReport, SigningKey,
 };
 #[cfg(all(unix, feature = "store"))]
 pub use store::stopping::end_waits_with;
 #[cfg(all(unix, feature = "store"))]
 pub use store::{
     BlobId, Damage, DamageKind, Discovered, GcOptions, GcReport, NamingReport, NotInGit,
-    PackOptions, PackReport, PathKept, PathKind, PathMeaning, PathMention, ReadyReport, Snapshot,
-    SnapshotId, SnapshotLog, SnapshotOptions, SnapshotReport, Store, StoreOptions, StoreStats,
-    VerifyOptions, VerifyReport, WarmReport,
+    PackOptions, PackReport, PathKept, PathKind, PathMeaning, PathMention, ReadyReport, Secret,
+    SecretKind, Snapshot, SnapshotId, SnapshotLog, SnapshotOptions, SnapshotReport, Store,
+    StoreOptions, StoreStats, VerifyOptions, VerifyReport, WarmReport, secrets_in,
 };
 #[cfg(feature = "git-index")]
 pub use tree::GitIndex;

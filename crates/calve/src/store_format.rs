@@ -13,7 +13,7 @@
 //!   packs/NAME.pack    contents that were cold, compressed; NAME is random
 //!   indexes/TOKEN      one for each worktree: what its files looked like when their content was
 //!                      last known
-//!   found/ID           which files of snapshot ID name the project's root (below)
+//!   found/ID           which files of snapshot ID name the project's root, or are secrets (below)
 //!   trees/TOKEN/       one for each worktree: what the store keeps of its tree (below)
 //!   keep-paths/TOKEN   empty; for each worktree whose files go on naming the project's root
 //!   templates/ID/      btrfs: a subvolume with the tree of snapshot ID; ID.index, its index;
@@ -278,8 +278,9 @@
 //!
 //! # `found`, and a worktree's `paths`
 //! ```text
-//! found/ID     "calve found 1" 0 (root 0)+ 0 mention* BLAKE3 of all before it:32
+//! found/ID     "calve found 1" 0 (root 0)+ 0 mention* secret* BLAKE3 of all before it:32
 //! mention      kind: a letter, kept: a digit, path, 0
+//! secret       kind: a letter, "1", path, 0
 //! paths        "calve paths 1" (0 a root that snapshots name 0 the root that the files name)+
 //! ```
 //! The first root is the path without links. Files may name it by others that lead to it. Each has
@@ -287,5 +288,7 @@
 //!
 //! The kinds are `a` to `q`, in the order of [`PathKind`](crate::PathKind). The digit is 0 if each
 //! worktree gets the file with its own root; otherwise it says why not: 1 the format is not known,
-//! 2 git tracks the file, 3 the file is in another repository. A lost file in `found` is made
-//! again. A worktree without `paths` has all files as its snapshot does.
+//! 2 git tracks the file, 3 the file is in another repository. A secret is a file
+//! that looks like one and that git did not track; its kinds are `A` to `D`, in the order of
+//! [`SecretKind`](crate::SecretKind). A lost file in `found` is made again. A worktree without
+//! `paths` has all files as its snapshot does.

@@ -128,6 +128,10 @@ pub(crate) struct PushArgs {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) key: Option<PathBuf>,
 
+    /// Also send files that look like secrets, such as .env, and that git does not track
+    #[arg(long)]
+    pub(crate) with_secrets: bool,
+
     #[command(flatten)]
     pub(crate) transfer: TransferArgs,
 }

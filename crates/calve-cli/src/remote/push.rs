@@ -8,12 +8,12 @@ use serde::Serialize;
 use super::key::{read_key, usual_key};
 use super::keys::tell_differences;
 use super::open::{failed, limited, open};
-use super::secrets::{SecretDocument, warnings};
 use crate::args::PushArgs;
 use crate::exit::Exit;
 use crate::failure::{Failure, Kind};
 use crate::output::Output;
 use crate::progress::Total;
+use crate::secrets::{SecretDocument, check_push};
 use crate::session::Session;
 use crate::text::{self, counted, harmless, shell_word, short};
 
@@ -37,7 +37,7 @@ pub(crate) fn run(args: &PushArgs, session: Session<'_>) -> Result<Exit, Failure
     for (id, _) in &snapshots {
         secrets.push(calve::secrets_in(&store, *id).map_err(failed)?);
     }
-    output.warnings(&warnings(&secrets, &known));
+    check_push(&secrets, &known, args.with_secrets, output)?;
     let mut documents = Vec::new();
     for ((id, name), secrets) in snapshots.into_iter().zip(secrets) {
         let mut options = PushOptions::new();

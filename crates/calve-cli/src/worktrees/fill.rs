@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use calve::{CopyCost, FillOptions, FillPlan, FillReport};
+use calve::{CopyCost, FillOptions, FillPlan, FillReport, SkipReason};
 use serde::Serialize;
 
 use crate::args::FillArgs;
@@ -12,9 +12,11 @@ use crate::failure::Failure;
 use crate::failure::stored::store_failure;
 use crate::filesystems::{Copies, CostDocument, Taker};
 use crate::output::{PathFields, encoded};
-use crate::paths::MentionDocument;
+use crate::paths::{MentionDocument, tell_living};
 use crate::progress::Total;
+use crate::secrets::{SecretDocument, SecretPolicy};
 use crate::session::Session;
+use crate::settings::Settings;
 use crate::summary::Summary;
 use crate::text::{counted, shown};
 
@@ -37,6 +39,11 @@ pub(crate) fn run(args: &FillArgs, session: Session<'_>) -> Result<Exit, Failure
     if args.untracked {
         options = options.untracked();
     }
+    let secrets = policy(&path)?;
+    let what = || "Among the files that git ignores some may be secrets, such as .env".to_owned();
+    if secrets.leaves(what, &session.signals.cancel()) {
+        options = options.leave_secrets();
+    }
     let plan = session
         .work(Total::Unknown, |common| FillPlan::new(&path, &options, common))
         .map_err(|error| store_failure(&error))?;
@@ -49,7 +56,13 @@ pub(crate) fn run(args: &FillArgs, session: Session<'_>) -> Result<Exit, Failure
     let report = session
         .work(Total::Unknown, |common| plan.run(common))
         .map_err(|error| store_failure(&error))?;
+    secrets.tell(&report.secrets, &report.left_secrets, session.output);
     tell(&report, price, session)
+}
+
+/// What git's settings say of secrets in a working tree. Without settings they come along.
+fn policy(path: &Path) -> Result<SecretPolicy, Failure> {
+    SecretPolicy::of(&Settings::of(path).unwrap_or_default())
 }
 
 /// The root of the working tree that contains a folder; the folder itself if git finds none.
@@ -66,7 +79,8 @@ fn tell(
 ) -> Result<Exit, Failure> {
     let output = session.output;
     let trees = std::slice::from_ref(&report.arrived);
-    let findings = findings(trees, |_| false);
+    tell_living(&report.arrived.skipped, output);
+    let findings = findings(trees, |reason| matches!(reason, SkipReason::Living(_)));
     output.warnings(&findings);
     if !report.not_ignored.is_empty() {
         output.summary(format_args!(
@@ -135,6 +149,8 @@ struct Document {
     ready_index_entries: u64,
     not_ignored: Vec<PathFields>,
     worktrees: Vec<PathFields>,
+    secrets: Vec<SecretDocument>,
+    left_secrets: Vec<SecretDocument>,
     elapsed_seconds: f64,
 }
 
@@ -155,6 +171,8 @@ impl Document {
             ready_index_entries: report.ready_index_entries,
             not_ignored: listed(&report.not_ignored),
             worktrees: listed(&report.worktrees),
+            secrets: SecretDocument::all(&report.secrets),
+            left_secrets: SecretDocument::all(&report.left_secrets),
             elapsed_seconds: report.elapsed.as_secs_f64(),
         }
     }

@@ -1,7 +1,6 @@
 //! `calve restore` and `calve undo`.
 
 use std::ffi::OsStr;
-use std::io::{self, BufRead as _, IsTerminal as _};
 use std::path::Path;
 use std::time::Instant;
 
@@ -9,8 +8,6 @@ use calve::{
     ErrorKind, FoundBranch, GitMode, SnapshotId, Store, StoreOptions, SwitchOptions, SwitchReport,
     Worktree, WorktreeState,
 };
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
 use serde::Serialize;
 
 use super::WorktreeFields;
@@ -23,6 +20,7 @@ use crate::failure::stored::{of_argument, own, store_failure, worktree_failure};
 use crate::failure::{Failure, Kind};
 use crate::output::PathFields;
 use crate::progress::Total;
+use crate::prompt;
 use crate::session::{self, Session};
 use crate::similar;
 use crate::text::{self, count, counted, harmless, shell_word, short};
@@ -232,13 +230,13 @@ fn confirm(
             format!("to change the project, run: calve {forced} {}; {others}", shell_word(path)),
         )
     };
-    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+    if !prompt::can_ask() {
         return Err(refused("this is the project itself"));
     }
     let shown = harmless(&name.to_string_lossy()).into_owned();
     eprintln!("This is the project itself, {}: {what}.", text::shown(path));
     eprint!("To go on, type its name, {shown}: ");
-    let Some(answer) = answer(session) else {
+    let Some(answer) = prompt::answer(&session.signals.cancel()) else {
         eprintln!();
         return Err(Failure::cancelled(verb, vec![path.to_owned()]));
     };
@@ -246,26 +244,6 @@ fn confirm(
         true => Ok(()),
         false => Err(refused("this is the project itself, and that is not its name")),
     }
-}
-
-/// The line that the user types. `None`: a signal came, and a read would be begun again after it.
-fn answer(session: Session<'_>) -> Option<String> {
-    const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
-    let stdin = io::stdin();
-    loop {
-        if session.signals.cancel().is_cancelled() {
-            return None;
-        }
-        let mut waiting = [PollFd::new(&stdin, PollFlags::IN)];
-        match poll(&mut waiting, Some(&LOOK)) {
-            Ok(0) | Err(Errno::INTR) => {}
-            _ => break,
-        }
-    }
-    let mut line = String::new();
-    // What cannot be read is no answer.
-    let read = stdin.lock().read_line(&mut line);
-    Some(if read.is_ok() { line } else { String::new() })
 }
 
 /// Prints what calve did. `kept` says what became of local changes.

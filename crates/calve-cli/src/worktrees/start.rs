@@ -13,6 +13,7 @@ use crate::failure::Failure;
 use crate::failure::stored::store_failure;
 use crate::places;
 use crate::refill::{name_behind, refill_behind};
+use crate::secrets::SecretPolicy;
 use crate::session::Session;
 use crate::settings::{AFTER_START, BASE, GIT, Settings, wrong};
 use crate::snapshots::{taken, tell_skipped};
@@ -57,14 +58,17 @@ pub(crate) fn run(
     // Then a branch at the project's commit may be at another one than these worktrees.
     let is_elsewhere = is_fork || args.default_base.is_some();
     let asked = &Asked::of(args, words, store, (project, is_elsewhere))?;
-    let wanted = Wanted { args, asked, source, place, store, project, session };
+    let unset = Settings::default();
+    let secrets = SecretPolicy::of(settings.as_ref().unwrap_or(&unset))?;
+    let wanted = Wanted { args, asked, source, place, store, project, session, secrets };
     let basis = wanted.basis()?;
     let options = wanted.options(&basis);
     let price = match args.reflink {
         StartReflink::Auto => wanted.price(basis.size()),
         StartReflink::Always => None,
     };
-    let report = session
+    let report = secrets
+        .session(session)
         .work(wanted.total(&basis), |common| store.start(&asked.names, &options, common))
         .map_err(|error| start_failure(&error, &wanted))?;
     Made { wanted, basis, report, settings }.finish(price)
@@ -184,6 +188,7 @@ impl Made<'_> {
         let (session, output, report) = (*session, session.output, &self.report);
         let mut exit = tell_git(&report.worktrees, session).and(self.set_upstream());
         tell_paths(&report.worktrees, project, session);
+        self.wanted.secrets.tell(&report.secrets, &report.left_secrets, output);
         let first = trees.first().filter(|_| self.wanted.place.is_none());
         if let Some(remark) = first.and_then(|tree| places::inside_project(&tree.path, project)) {
             output.summary(remark);

@@ -45,6 +45,8 @@ mod risks;
 mod run;
 #[cfg(unix)]
 mod scope;
+#[cfg(target_os = "linux")]
+mod secrets;
 #[cfg(unix)]
 mod shells;
 #[path = "../shown/mod.rs"]

@@ -133,7 +133,7 @@ fn a_count_that_is_cut_says_that_there_is_more() {
 }
 
 #[test]
-fn push_says_which_secrets_it_sends_before_anything_is_sent() {
+fn push_sends_secrets_only_if_that_is_wanted() {
     let (_scratch, project) = with_project();
     git(&project, &["init", "-q"]);
     let key = "-----BEGIN OPENSSH PRIVATE KEY-----\nx\n";
@@ -160,6 +160,11 @@ fn push_says_which_secrets_it_sends_before_anything_is_sent() {
     done(&project, &format!("remote add team {url}"));
     done(&project, "snapshot ready");
     let run = calve(&project, "push --json ready");
+    let error = &run.json()["error"];
+    assert_eq!((run.code, &error["kind"]), (Some(1), &json!("secrets")), "{run:?}");
+    assert!(run.stderr.contains("this would send 3 files that look like secrets"), "{run:?}");
+    assert_eq!(calve(&project, "remote names").stdout, "", "something was sent");
+    let run = calve(&project, "push --with-secrets --json ready");
     let secrets = json!([
         { "path": ".env", "kind": "settings" },
         { "path": ".npmrc", "kind": "token" },
@@ -167,7 +172,7 @@ fn push_says_which_secrets_it_sends_before_anything_is_sent() {
     ]);
     assert_eq!((run.code, &run.json()["pushed"][0]["secrets"]), (Some(0), &secrets), "{run:?}");
     let first = run.stderr.lines().next().unwrap();
-    assert!(first.starts_with("warning: this sends 3 files that look like a secret"), "{run:?}");
+    assert!(first.starts_with("warning: this sends 3 files that look like secrets"), "{run:?}");
     // The way out works as it is printed.
     let command = first.split("To leave them out: ").nth(1).unwrap();
     let command = command.split(", and take the snapshot again").next().unwrap();

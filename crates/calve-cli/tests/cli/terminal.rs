@@ -400,3 +400,26 @@ fn whoever_restores_the_project_itself_types_its_name() {
     assert_eq!(code, Some(130), "{text}");
     assert_eq!(fs::read_to_string(project.join("a")).unwrap(), "edited");
 }
+
+#[test]
+fn whoever_wants_to_be_asked_about_secrets_is_asked() {
+    let (_scratch, project) = with_project();
+    let git = |words: &[&str]| {
+        let status = std::process::Command::new("git").current_dir(&project).args(words).status();
+        assert!(status.unwrap().success(), "{words:?}");
+    };
+    git(&["init", "-q"]);
+    git(&["config", "calve.secrets", "ask"]);
+    fs::write(project.join(".env"), "TOKEN=x").unwrap();
+    for (at, (typed, comes)) in [("", true), ("y", true), ("n", false)].into_iter().enumerate() {
+        let name = format!("w{at}");
+        let mut run = OnTerminal::start(command(&project, ["start", "--git", "none", &name]), 200);
+        run.until("1 file that looks like a secret: .env.");
+        run.until("Should they come along? [Y/n] ");
+        run.terminal.write_all(format!("{typed}\n").as_bytes()).unwrap();
+        let (code, text) = run.end();
+        assert_eq!(code, Some(0), "{typed:?}: {text}");
+        let tree = project.with_file_name("p.worktrees").join(&name);
+        assert_eq!(tree.join(".env").try_exists().unwrap(), comes, "{typed:?}: {text}");
+    }
+}

@@ -33,6 +33,7 @@ pub(crate) mod links;
 pub(crate) mod living;
 pub(crate) mod local;
 pub(crate) mod record;
+pub(crate) mod secrets;
 pub(crate) mod spelling;
 #[cfg(test)]
 mod tests;

@@ -53,7 +53,6 @@ mod pull;
 mod push;
 mod rate;
 pub(crate) mod record;
-mod secrets;
 mod steps;
 mod underway;
 
@@ -65,7 +64,6 @@ pub use known::KnownRemote;
 pub use name::{PublicKey, SigningKey};
 pub use pull::{PullOptions, PullReport};
 pub use push::{PushOptions, PushReport};
-pub use secrets::{Secret, SecretKind, secrets_in};
 
 use name::{NAME_MOST_BYTES, Named, Vouched};
 use objects::Patient;

@@ -40,8 +40,23 @@ pub(crate) struct Picked {
     replaced: HashMap<Vec<u8>, [Meta; 2]>,
     /// Directories of the source that are no part of it.
     never: Excluded,
+    /// Says of a carried file whether it is left out.
+    left: LeftFiles,
     replacements: AtomicU64,
     worktrees: Mutex<Vec<PathBuf>>,
+}
+
+/// Says of a file whether it is left out.
+type LeavesFile = dyn Fn(&Path) -> bool + Send + Sync;
+
+/// See [`Picked::leaving`].
+#[derive(Default)]
+struct LeftFiles(Option<Box<LeavesFile>>);
+
+impl std::fmt::Debug for LeftFiles {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LeftFiles")
+    }
 }
 
 /// Whether a directory of this name means the tree in which it is.
@@ -58,6 +73,11 @@ impl Picked {
     /// Nothing is picked yet. The directories `never` are left out wherever they are.
     pub(crate) fn without(never: Excluded) -> Self {
         Self { never, ..Self::default() }
+    }
+
+    /// Leaves out the carried files for which `leaves` says so. It is asked once about each.
+    pub(crate) fn leaving(self, leaves: impl Fn(&Path) -> bool + Send + Sync + 'static) -> Self {
+        Self { left: LeftFiles(Some(Box::new(leaves))), ..self }
     }
 
     /// Picks a path to be carried. A directory is carried whole.
@@ -108,8 +128,11 @@ impl Picked {
             return Decision::Leave;
         }
         let bytes = path.as_os_str().as_bytes();
-        if !inside || self.carried.contains(bytes) || self.replaced.contains_key(bytes) {
+        if self.replaced.contains_key(bytes) {
             Decision::Keep
+        } else if !inside || self.carried.contains(bytes) {
+            let is_left = !is_dir && self.left.0.as_ref().is_some_and(|leaves| leaves(path));
+            if is_left { Decision::Leave } else { Decision::Keep }
         } else if is_dir && self.above.contains(bytes) {
             Decision::Enter
         } else {

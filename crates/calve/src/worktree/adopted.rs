@@ -133,7 +133,7 @@ impl Worktree {
             (false, Some(project), Some(linked)) => {
                 let (taken, _) = of_project(&self.store, &SnapshotOptions::new(), None, operation)?;
                 let commit = linked.commit.as_str();
-                self.store.at_commit(&project, (commit, commit), taken.id, operation)?.id
+                self.store.at_commit(&project, (commit, commit), (taken.id, &[]), operation)?.id
             }
             _ => self.first_base(operation)?,
         };

@@ -24,7 +24,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{self, Mode};
@@ -33,13 +33,17 @@ use super::relocate::rewrite_paths;
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
-use crate::report::DestinationReport;
+use crate::report::{DestinationReport, SkipReason, Skipped};
 use crate::store::git::{self, Failure, Found, Repository};
-use crate::store::{PathMention, StoreOptions, open_plain, path_from};
+use crate::store::paths::living::{may_be_owned, owner_of};
+use crate::store::paths::local::Tree;
+use crate::store::paths::secrets::kind_at;
+use crate::store::{PathMention, Secret, StoreOptions, open_plain, path_from};
 use crate::tree::cost::CopyCost;
 use crate::tree::excluded::Excluded;
 use crate::tree::git_index::{self, Comparison, WorkingTree};
 use crate::tree::pick::{Picked, is_never_carried};
+use crate::tree::pool::lock;
 use crate::tree::running::Running;
 use crate::tree::{CloneOptions, Existing, clone_tree};
 
@@ -52,6 +56,7 @@ pub struct FillOptions {
     from: Option<PathBuf>,
     include_from: Option<PathBuf>,
     untracked: bool,
+    leave_secrets: bool,
 }
 
 impl FillOptions {
@@ -75,6 +80,13 @@ impl FillOptions {
     #[must_use]
     pub fn include_from(mut self, file: impl Into<PathBuf>) -> Self {
         self.include_from = Some(file.into());
+        self
+    }
+
+    /// Carries no file that looks like a secret.
+    #[must_use]
+    pub fn leave_secrets(mut self) -> Self {
+        self.leave_secrets = true;
         self
     }
 
@@ -116,6 +128,11 @@ pub struct FillReport {
     pub not_ignored: Vec<PathBuf>,
     /// Working trees inside `from` that were left out, relative to it.
     pub worktrees: Vec<PathBuf>,
+    /// The files that look like secrets and were carried, sorted by path. With
+    /// [`FillOptions::leave_secrets`] there is none.
+    pub secrets: Vec<Secret>,
+    /// The files that were left out because they look like secrets, sorted by path.
+    pub left_secrets: Vec<Secret>,
     /// How long it took.
     pub elapsed: Duration,
 }
@@ -150,6 +167,34 @@ pub struct FillPlan {
     compared: Option<Comparison>,
     carried: Vec<Vec<u8>>,
     not_ignored: Vec<PathBuf>,
+    leave_secrets: bool,
+}
+
+/// What a fill finds among the files that it carries.
+#[derive(Debug, Default)]
+struct Sieve {
+    secrets: Mutex<Vec<Secret>>,
+    living: Mutex<Vec<Skipped>>,
+}
+
+impl Sieve {
+    /// Whether the file at `path` in `from` stays there. One that `to` has is not carried.
+    fn keeps(&self, (from, root): (&Path, &OwnedFd), to: &Path, path: &Path, leave: bool) -> bool {
+        let Some(name) = path.file_name() else { return false };
+        if may_be_owned(name.as_bytes())
+            && let Some(pid) = owner_of(Tree { path: from, root }, path)
+        {
+            lock(&self.living)
+                .push(Skipped { path: path.to_owned(), reason: SkipReason::Living(pid) });
+            return true;
+        }
+        let Some(kind) = kind_at(from, path) else { return false };
+        if std::fs::symlink_metadata(to.join(path)).is_ok() {
+            return false;
+        }
+        lock(&self.secrets).push(Secret { path: path.to_owned(), kind });
+        leave
+    }
 }
 
 impl FillPlan {
@@ -181,7 +226,8 @@ impl FillPlan {
         let compared = git_index::compare(ours, theirs, since, &|| operation.is_cancelled());
         operation.check(Operation::Fill, &tree.root)?;
         let (carried, not_ignored) = to_carry(&tree, &from, options)?;
-        Ok(Self { tree, from, start, since, compared, carried, not_ignored })
+        let leave_secrets = options.leave_secrets;
+        Ok(Self { tree, from, start, since, compared, carried, not_ignored, leave_secrets })
     }
 
     /// The root of the worktree, without links.
@@ -211,10 +257,16 @@ impl FillPlan {
     /// Those of [`clone_tree`]: then the files that have arrived stay, each of them whole, and
     /// another call does the rest.
     pub fn run(self, common: &StoreOptions) -> Result<FillReport, Error> {
-        let Self { tree, from, start, since, mut compared, carried, not_ignored } = self;
+        let Self { tree, from, start, since, mut compared, carried, not_ignored, leave_secrets } =
+            self;
         let operation = common.operation();
         let (root, own) = (open(&tree.root)?, open(&tree.git_dir)?);
-        let mut picked = Picked::without(other_roots(&from, &root, &operation)?);
+        let sieve = Arc::new(Sieve::default());
+        let (its, source, from_root, to) =
+            (Arc::clone(&sieve), open(&from.root)?, from.root.clone(), tree.root.clone());
+        let leaves = move |path: &Path| its.keeps((&from_root, &source), &to, path, leave_secrets);
+        let never = other_roots(&from, &root, &operation)?;
+        let mut picked = Picked::without(never).leaving(leaves);
         for path in &carried {
             picked.carry(path);
         }
@@ -226,7 +278,7 @@ impl FillPlan {
             }
         }
         let picked = Arc::new(picked);
-        let arrived = match picked.is_empty() {
+        let mut arrived = match picked.is_empty() {
             true => DestinationReport { path: tree.root.clone(), ..DestinationReport::default() },
             false => {
                 let options = CloneOptions {
@@ -239,6 +291,10 @@ impl FillPlan {
                 report.destinations.into_iter().next().unwrap_or_default()
             }
         };
+        let mut secrets = std::mem::take(&mut *lock(&sieve.secrets));
+        secrets.sort();
+        let left = if leave_secrets { std::mem::take(&mut secrets) } else { Vec::new() };
+        arrived.skipped.append(&mut lock(&sieve.living));
         let shared_files = picked.replacements();
         let timed_files = match &compared {
             Some(compared) if shared_files < to_share => compared.give_times(&root),
@@ -267,6 +323,8 @@ impl FillPlan {
             ready_index_entries,
             not_ignored,
             worktrees: picked.worktrees(),
+            secrets,
+            left_secrets: left,
             elapsed: start.elapsed(),
         })
     }

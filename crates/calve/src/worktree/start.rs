@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Worktree;
@@ -24,11 +25,12 @@ use crate::store::paths::found::PathMention;
 use crate::store::ready::{Arrived, SnapshotTree, TreePlace, places, publish_all, unpublish_all};
 use crate::store::registry::{Claim, name_taken, no_worktree};
 use crate::store::scan::files::GivenUp;
+use crate::store::secrets::{record_without, secrets_of};
 use crate::store::snapshot::{Known, check_name, modules};
 use crate::store::unnamed::name_pending;
 use crate::store::{
-    PROJECT, SnapshotOptions, SnapshotReport, Store, StoreOptions, bytes_of, is_refused, now,
-    path_from, token,
+    PROJECT, Secret, SnapshotOptions, SnapshotReport, Store, StoreOptions, bytes_of, is_refused,
+    now, path_from, token,
 };
 use crate::tree::Reflink;
 use crate::tree::budget::must_be_free;
@@ -74,6 +76,20 @@ pub struct StartOptions {
     paths: PathMode,
     reflink: Reflink,
     later: Option<u64>,
+    leave: Option<LeaveSecrets>,
+}
+
+/// Says of some files whether they stay at home.
+type LeavesFiles = dyn Fn(&[Secret]) -> bool + Send + Sync;
+
+/// See [`StartOptions::leave_secrets`].
+#[derive(Clone)]
+struct LeaveSecrets(Arc<LeavesFiles>);
+
+impl std::fmt::Debug for LeaveSecrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LeaveSecrets")
+    }
 }
 
 /// What becomes of files that name the project's root by its absolute path.
@@ -165,7 +181,8 @@ impl StartOptions {
     ///
     /// calve reads first all the same if that is needed for the same result: for a project with
     /// worktrees inside it, files that must be rewritten in each worktree (Python environments),
-    /// databases in use, or `.calveignore`; where not every file can be reflinked; with
+    /// databases in use, or `.calveignore`; with [`StartOptions::leave_secrets`] if there are
+    /// secrets; where not every file can be reflinked; with
     /// [`StartOptions::from`] and [`StartOptions::base`]; and if names come or go in the project
     /// meanwhile. Files that name the project's root in another way are not in
     /// [`StartedWorktree::mentions`] then.
@@ -180,6 +197,19 @@ impl StartOptions {
     #[must_use]
     pub fn paths(mut self, paths: PathMode) -> Self {
         self.paths = paths;
+        self
+    }
+
+    /// Leaves out the files that look like secrets and that git does not track, if `leave` says so.
+    /// calve asks it once, before it makes anything, and only if there are such files. They are
+    /// left out of the base snapshot of the worktrees, too: it is a snapshot whose parent is that
+    /// of the project. By default the files come along, see [`StartReport::secrets`].
+    #[must_use]
+    pub fn leave_secrets(
+        mut self,
+        leave: impl Fn(&[Secret]) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.leave = Some(LeaveSecrets(Arc::new(leave)));
         self
     }
 
@@ -220,6 +250,11 @@ pub struct StartReport {
     /// How many files of the commit were not in the project as the commit has them, so that git
     /// wrote them. `None` without [`StartOptions::base`].
     pub written_files: Option<u64>,
+    /// The files that look like secrets and came along, sorted by path. git did not track them when
+    /// the snapshot was taken.
+    pub secrets: Vec<Secret>,
+    /// The files that were left out, sorted by path: see [`StartOptions::leave_secrets`].
+    pub left_secrets: Vec<Secret>,
     /// One entry for each name, in the order in which they were given.
     pub worktrees: Vec<StartedWorktree>,
     /// Time from the call to its return.
@@ -371,17 +406,13 @@ impl Store {
         });
         let (mut git, not_linked) = planned?;
         let folder = || self.folder(options.at.as_deref());
-        let mut basis = self.basis(plan, ahead, || places_in(&folder()?, names), operation)?;
-        let mut written_files = None;
-        if let (GitPlan::Link(links), StartPlan::Commit(name), Some(id)) =
-            (&mut git, plan, basis.id)
-        {
-            let at = (name, &*links.commit);
-            let made = self.at_commit(&links.repository, at, id, operation)?;
-            // It is another snapshot.
-            (basis.id, basis.manifest, written_files) = (Some(made.id), None, Some(made.written));
-            links.base = Some(Box::new(made));
-        }
+        let may_clone = |found: &[Secret]| found.is_empty() || options.leave.is_none();
+        let places = || places_in(&folder()?, names);
+        let mut basis = self.basis(plan, ahead, places, may_clone, operation)?;
+        let root = source.as_ref().map_or_else(|| self.project(), |it| Ok(it.path.clone()))?;
+        let left_secrets = self.secrets_to_leave(&basis, options, &root)?;
+        let written_files =
+            self.change_basis(&mut basis, &mut git, plan, &left_secrets, operation)?;
         // Nothing has the snapshot of a base as its own before the rows are there. We hold the lock
         // until the rows are marked, too: a process that cannot see the maker would take it for
         // dead.
@@ -399,6 +430,13 @@ impl Store {
         let slots: Vec<Option<u32>> = claim.rows().iter().map(|row| row.slot).collect();
         let is_copy = matches!(git, GitPlan::Copy(_));
         let how = Outfit { git, paths: options.paths, source: source.as_ref() };
+        let secrets = match (&basis.cloned, basis.id) {
+            (Some((cloned, _)), _) => cloned.secrets().to_vec(),
+            (None, Some(id)) => {
+                self.snapshots().noted_found(id)?.map_or(Vec::new(), |it| it.secrets)
+            }
+            (None, None) => Vec::new(),
+        };
         let (files, trees) = match (basis.cloned, basis.id, &object) {
             (Some((cloned, places)), ..) => {
                 (cloned.files(), self.publish_unnamed(cloned, &places, how, operation, claim)?)
@@ -410,7 +448,6 @@ impl Store {
             _ => return Err(no_worktree(PROJECT)),
         };
         if let Some(path) = paths.first().filter(|_| is_copy) {
-            let root = source.as_ref().map_or_else(|| self.project(), |it| Ok(it.path.clone()))?;
             notes = other_settings(&root, path);
         }
         let worktree = |((name, tree), slot): ((&&str, Started), _)| StartedWorktree {
@@ -424,9 +461,53 @@ impl Store {
             taken: basis.taken,
             registered: true,
             written_files,
+            secrets,
+            left_secrets,
             worktrees: names.iter().zip(trees).zip(slots).map(worktree).collect(),
             elapsed: Duration::ZERO,
         })
+    }
+
+    /// The files of the snapshot that the caller does not want in the worktrees.
+    fn secrets_to_leave(
+        &self,
+        basis: &Basis,
+        options: &StartOptions,
+        root: &Path,
+    ) -> Result<Vec<Secret>, Error> {
+        let (Some(id), Some(LeaveSecrets(leave))) = (basis.id, &options.leave) else {
+            return Ok(Vec::new());
+        };
+        let secrets = secrets_of(self, id, root)?;
+        let is_left = !secrets.is_empty() && leave(&secrets);
+        Ok(if is_left { secrets } else { Vec::new() })
+    }
+
+    /// Makes the snapshot of another commit, or one without some files, what the trees are made of.
+    /// Returns how many files of the commit git wrote.
+    fn change_basis(
+        &self,
+        basis: &mut Basis,
+        git: &mut GitPlan,
+        plan: StartPlan<'_>,
+        left: &[Secret],
+        operation: &Running,
+    ) -> Result<Option<u64>, Error> {
+        let Some(id) = basis.id else { return Ok(None) };
+        if let (GitPlan::Link(links), StartPlan::Commit(name)) = (git, plan) {
+            let at = (name, &*links.commit);
+            let made = self.at_commit(&links.repository, at, (id, left), operation)?;
+            // It is another snapshot.
+            (basis.id, basis.manifest) = (Some(made.id), None);
+            let written = made.written;
+            links.base = Some(Box::new(made));
+            return Ok(Some(written));
+        }
+        if !left.is_empty() {
+            let made = record_without(self, id, left, operation)?;
+            (basis.id, basis.manifest) = (Some(made.id), Some(made.manifest));
+        }
+        Ok(None)
     }
 
     /// The state of the project that the store knows, or the tree of the snapshot, if the plan
@@ -445,12 +526,14 @@ impl Store {
     }
 
     /// What the trees are made of, as the plan says. `places` is asked only if the project is
-    /// cloned before it is read.
+    /// cloned before it is read, and `may_clone` whether it may be, with the files that look like
+    /// secrets.
     fn basis(
         &self,
         plan: StartPlan<'_>,
         ahead: ReadAhead,
         places: impl FnOnce() -> Result<Vec<TreePlace>, Error>,
+        may_clone: impl Fn(&[Secret]) -> bool,
         operation: &Running,
     ) -> Result<Basis, Error> {
         let mut known = ahead.known;
@@ -468,7 +551,9 @@ impl Store {
                     }
                 }
                 let places = places()?;
-                if let Some(cloned) = self.clone_unnamed(&places, least_bytes, operation)? {
+                if let Some(cloned) =
+                    self.clone_unnamed(&places, least_bytes, may_clone, operation)?
+                {
                     return Ok(Basis { cloned: Some((cloned, places)), ..Basis::default() });
                 }
             }

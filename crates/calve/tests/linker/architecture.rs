@@ -90,7 +90,7 @@ const LAYERS: [&str; 4] = ["reflink", "tree", "store", "worktree"];
 
 /// The files of the store, the innermost first: each may import those before it. `store` is
 /// `store.rs`, which has the open store; those behind it work with that.
-const STORE: [&str; 50] = [
+const STORE: [&str; 51] = [
     "clock",
     "stopping",
     "at",
@@ -137,6 +137,7 @@ const STORE: [&str; 50] = [
     "snapshot",
     "unnamed",
     "overlay",
+    "secrets",
     "history",
     "gc",
     "upkeep",

@@ -60,6 +60,22 @@ fn name(desk: &Desk) -> (SnapshotId, u64) {
     (id, report.changed_files)
 }
 
+#[test]
+fn contents_are_read_first_if_a_file_is_to_stay_at_home() {
+    for (row, path, waits) in [("a secret", "a/.env", false), ("none", "a/env", true)] {
+        let desk = Desk::new(|project| put(project, path, "TOKEN=x\n"));
+        let options = later().leave_secrets(|_| true);
+        let report = desk.store.start(&["w"], &options, &crate::stores::options()).unwrap();
+        let tree = &report.worktrees[0].report.path;
+        assert_eq!(report.snapshot.is_none(), waits && expects_reflink(tree), "{row}");
+        assert_eq!(tree.join(path).try_exists().unwrap(), waits, "{row}");
+        assert_eq!(report.left_secrets.len(), usize::from(!waits), "{row}");
+        // A secret that comes along is named without a look at any content.
+        let report = start(&desk, &["v"]);
+        assert_eq!(report.secrets.len(), usize::from(!waits), "{row}");
+    }
+}
+
 /// The tree of a snapshot.
 fn tree_of(desk: &Desk, id: SnapshotId) -> common::snapshot::Snapshot {
     let name = format!("look-{}", &id.to_string()[..8]);

@@ -6,6 +6,7 @@ use serde::Serialize;
 use crate::clone::DestinationDocument;
 use crate::filesystems::CostDocument;
 use crate::paths::MentionDocument;
+use crate::secrets::SecretDocument;
 use crate::snapshots::SnapshotDocument;
 
 /// The JSON document of `start`; docs/json.md says what each field of these means.
@@ -17,6 +18,8 @@ pub(super) struct StartDocument<'a> {
     taken: Option<SnapshotDocument>,
     registered: bool,
     written_files: Option<u64>,
+    secrets: Vec<SecretDocument>,
+    left_secrets: Vec<SecretDocument>,
     expected_copies: Option<CostDocument>,
     worktrees: Vec<StartedDocument<'a>>,
     elapsed_seconds: f64,
@@ -102,6 +105,8 @@ impl<'a> StartDocument<'a> {
             taken: report.taken.as_ref().map(SnapshotDocument::new),
             registered: report.registered,
             written_files: report.written_files,
+            secrets: SecretDocument::all(&report.secrets),
+            left_secrets: SecretDocument::all(&report.left_secrets),
             expected_copies: price.map(CostDocument::new),
             worktrees: documents
                 .map(|(at, it)| StartedDocument::new(it, [code(after, at), code(given, at)]))

@@ -13,6 +13,7 @@ use crate::choices::StartReflink;
 use crate::failure::stored::store_failure;
 use crate::failure::{Failure, Kind};
 use crate::progress::Total;
+use crate::secrets::{SecretPolicy, look_like, named};
 use crate::session::Session;
 use crate::similar;
 use crate::text::shown;
@@ -35,6 +36,7 @@ pub(super) struct Wanted<'a> {
     pub(super) store: &'a Store,
     pub(super) project: &'a Path,
     pub(super) session: Session<'a>,
+    pub(super) secrets: SecretPolicy,
 }
 
 /// What worktrees are made of.
@@ -212,6 +214,13 @@ impl Wanted<'_> {
         }
         if args.reflink == StartReflink::Always {
             options = options.reflink(Reflink::Always);
+        }
+        if let SecretPolicy::Leave | SecretPolicy::Ask = self.secrets {
+            let (policy, cancel) = (self.secrets, self.session.signals.cancel());
+            options = options.leave_secrets(move |secrets| {
+                let what = || format!("{}: {}", look_like(secrets), named(secrets));
+                policy.leaves(what, &cancel)
+            });
         }
         let worth = basis.files_before().unwrap_or(0).saturating_mul(BYTES_READ_PER_CLONE);
         options.name_later(NAMED_LATER_LEAST_BYTES.max(worth))

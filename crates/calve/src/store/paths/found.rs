@@ -1,17 +1,21 @@
 //! Which files of a snapshot name the project's root. A snapshot's file `found/ID` says so.
 //! If that file is lost, only the files of Python environments are looked at again.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::io;
 use std::path::{Path, PathBuf};
+
+use rustix::fs;
 
 use super::kinds::{self, PathMeaning, elsewhere, in_conda, looked_at, may_be_looked_at};
 use super::links::{LinksBack, may_lead_out};
 use super::local::{Tree, tracked};
+use super::secrets::{Secret, SecretKind, candidates, tracked_within};
 use super::spelling::{SPELLINGS_MOST, Spellings};
 use super::{CONFIG, MOST_BYTES, PathKind, in_environment, living};
 use crate::store::delta::At;
-use crate::store::files::{bytes_of, path_from};
+use crate::store::files::{bytes_of, path_from, read_plain};
 use crate::store::layout;
 use crate::store::manifest::{Manifest, Number};
 use crate::store::object::{Entry, Kind};
@@ -121,6 +125,8 @@ pub(crate) struct Found {
     pub(crate) roots: Vec<Vec<u8>>,
     /// Sorted by path.
     pub(crate) mentions: Vec<PathMention>,
+    /// The files that looked like secrets, and that git did not track, when the snapshot was taken.
+    pub(crate) secrets: Vec<Secret>,
 }
 
 impl Found {
@@ -225,27 +231,29 @@ impl Found {
                 mentions.insert(path, PathKind::Record);
             }
         }
-        let known: Vec<&Path> = mentions
-            .iter()
-            .filter(|(_, kind)| kind.is_known())
-            .map(|(path, _)| path.as_path())
-            .collect();
-        let tracked = if known.is_empty() { HashSet::new() } else { tracked(tree, &known) };
         let is_below_git = |path: &Path| {
             path.ancestors().skip(1).any(|above| {
                 !above.as_os_str().is_empty() && manifest.has(&above.join(layout::GIT))
             })
         };
+        let is_asked =
+            |(path, kind): &(&PathBuf, &PathKind)| kind.is_known() && !is_below_git(path);
+        let known = mentions.iter().filter(is_asked).map(|(path, _)| path.as_path());
+        let mut secrets = secrets_in(tree, manifest);
+        let asked = known.chain(secrets.iter().map(|it| it.path.as_path()));
+        let tracked = tracked_within(tree, has, asked);
+        let is_tracked = |path: &Path| tracked.as_ref().is_some_and(|it| it.contains(path));
+        secrets.retain(|secret| !is_tracked(&secret.path));
         let mentions = mentions.into_iter().map(|(path, kind)| {
             let kept = match kind.is_known() {
                 false => Some(PathKept::UnknownFormat),
-                true if tracked.contains(&path) => Some(PathKept::Tracked),
+                true if tracked.is_none() || is_tracked(&path) => Some(PathKept::Tracked),
                 true if is_below_git(&path) => Some(PathKept::OtherRepository),
                 true => None,
             };
             PathMention { path, kind, kept, process: None }
         });
-        Self { roots: spellings.known().to_vec(), mentions: mentions.collect() }
+        Self { roots: spellings.known().to_vec(), mentions: mentions.collect(), secrets }
     }
 
     /// Leaves the files as they are for which `which` says so.
@@ -324,6 +332,11 @@ impl Found {
             bytes.extend(bytes_of(&mention.path));
             bytes.push(0);
         }
+        for secret in &self.secrets {
+            bytes.extend([b'A' + secret.kind as u8, b'1']);
+            bytes.extend(bytes_of(&secret.path));
+            bytes.push(0);
+        }
         let hash = blake3::hash(&bytes);
         bytes.extend_from_slice(hash.as_bytes());
         bytes
@@ -343,9 +356,19 @@ impl Found {
         if roots.is_empty() || roots.len() > SPELLINGS_MOST || !roots.iter().all(is_path) {
             return None;
         }
-        let mut mentions = Vec::new();
+        let (mut mentions, mut secrets) = (Vec::new(), Vec::new());
         for part in parts {
             let [kind, kept, path @ ..] = part else { return None };
+            // The store may come from someone else, and the path must not lead out of a tree.
+            let path = path_from(path);
+            if super::normal(&path).as_deref() != Some(&path) {
+                return None;
+            }
+            if kind.is_ascii_uppercase() {
+                let kind = *SecretKind::ALL.get(usize::from(kind - b'A'))?;
+                secrets.push(Secret { path, kind });
+                continue;
+            }
             let kind = PathKind::of_number(kind.checked_sub(b'a')?)?;
             let kept = match kept.checked_sub(b'0')? {
                 0 => None,
@@ -354,15 +377,25 @@ impl Found {
                 3 => Some(PathKept::OtherRepository),
                 _ => Some(PathKept::NotTranslatable),
             };
-            // The store may come from someone else, and the path must not lead out of a tree.
-            let path = path_from(path);
-            if super::normal(&path).as_deref() != Some(&path) {
-                return None;
-            }
             mentions.push(PathMention { path, kind, kept, process: None });
         }
-        Some(Self { roots, mentions })
+        Some(Self { roots, mentions, secrets })
     }
+}
+
+/// The files of `manifest` that look like secrets, by what the files of the live tree have now. One
+/// that cannot be read counts.
+fn secrets_in(tree: &Path, manifest: &Manifest) -> Vec<Secret> {
+    let mut found: Vec<Secret> = candidates(manifest)
+        .into_iter()
+        .filter(|it| {
+            let read = || Ok(read_plain(fs::CWD, &tree.join(&it.secret.path), it.size).ok());
+            it.is_secret(read).unwrap_or_else(|never: Infallible| match never {})
+        })
+        .map(|it| it.secret)
+        .collect();
+    found.sort();
+    found
 }
 
 /// Whether an absolute path is one of the roots, or is below one.

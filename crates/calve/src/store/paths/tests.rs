@@ -354,10 +354,11 @@ proptest! {
 /// since the time grows as the cube of their number.
 #[test]
 fn a_list_with_more_or_other_roots_than_calve_writes_counts_as_damaged() {
-    use super::found::Found;
+    use super::found::{Found, PathMention};
+    use super::secrets::{Secret, SecretKind};
     use super::spelling::SPELLINGS_MOST;
     let many = |count: usize| (0..count).map(|at| format!("/r{at}").into_bytes()).collect();
-    let list = |roots: Vec<Vec<u8>>| Found { roots, mentions: Vec::new() };
+    let list = |roots: Vec<Vec<u8>>| Found { roots, mentions: Vec::new(), secrets: Vec::new() };
     for (row, roots, is_read) in [
         ("one", many(1), true),
         ("as many as calve writes", many(SPELLINGS_MOST), true),
@@ -372,6 +373,14 @@ fn a_list_with_more_or_other_roots_than_calve_writes_counts_as_damaged() {
     // What calve writes can be read, whatever it knows.
     let most = Found::decode(&list(many(SPELLINGS_MOST + 1)).encode()).unwrap();
     assert_eq!(most.roots.len(), SPELLINGS_MOST);
+    let secret = |path: &str, kind| Secret { path: path.into(), kind };
+    let mut secrets = list(many(1));
+    secrets.mentions.push(PathMention::new("a/.env".into(), PathKind::ShellEnvironment));
+    secrets.secrets.push(secret("a/.env", SecretKind::Settings));
+    secrets.secrets.push(secret("key.pem", SecretKind::PrivateKey));
+    assert_eq!(Found::decode(&secrets.encode()).as_ref(), Some(&secrets));
+    secrets.secrets.push(secret("../key.pem", SecretKind::PrivateKey));
+    assert_eq!(Found::decode(&secrets.encode()), None);
     // Another program wrote this one.
     let mut text = b"calve found 1\0".to_vec();
     (0..=SPELLINGS_MOST).for_each(|at| text.extend(format!("/r{at}\0").bytes()));

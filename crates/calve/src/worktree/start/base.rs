@@ -23,7 +23,6 @@ use rustix::fs::{self, Mode};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
-use crate::store::Store;
 use crate::store::git::Repository;
 use crate::store::git::checkout::Checkout;
 use crate::store::git::conversions::has_attributes;
@@ -33,6 +32,7 @@ use crate::store::materialize::wanted;
 use crate::store::object::Entry;
 use crate::store::overlay::record_over;
 use crate::store::ready::vouched::{Snapshots, length};
+use crate::store::{Secret, Store, bytes_of};
 use crate::tree::git_index::{self, Folder, Sorted, Vouched, Vouches};
 use crate::tree::running::Running;
 use crate::tree::staging::Stage;
@@ -54,8 +54,8 @@ pub(in crate::worktree) struct Base {
 }
 
 impl Store {
-    /// Makes the tree of the project at `commit`. `id` is the project's snapshot, taken just now;
-    /// `name` is how the user called the commit.
+    /// Makes the tree of the project at `commit`. `id` is the project's snapshot, taken just now,
+    /// and `left` are files of it that stay behind; `name` is how the user called the commit.
     ///
     /// # Errors
     /// [`ErrorKind::Git`] if git could not write a file; those of every operation, see [`Store`].
@@ -64,7 +64,7 @@ impl Store {
         &self,
         repository: &Repository,
         (name, commit): (&str, &str),
-        id: SnapshotId,
+        (id, left): (SnapshotId, &[Secret]),
         operation: &Running,
     ) -> Result<Base, Error> {
         let folder = self.layout().stage();
@@ -108,6 +108,7 @@ impl Store {
         let stays =
             |path: &Vec<u8>| sorted.same.contains_key(path) || sorted.no_file.contains(path);
         gone.extend(tracked.into_iter().filter(|path| !stays(path)));
+        gone.extend(left.iter().map(|secret| bytes_of(&secret.path)));
         let gone: HashSet<Vec<u8>> = gone.into_iter().collect();
         let message = format!("the project at {}", commit.get(..12).unwrap_or(commit));
         let made = record_over(self, id, &gone, &checkout.tree(), &message, operation)?;

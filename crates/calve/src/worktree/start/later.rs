@@ -47,7 +47,7 @@ use crate::store::scan::databases::{JOURNAL, WAL, may_be_database};
 use crate::store::scan::{IGNORE_FILE, Scan};
 use crate::store::snapshot::Known;
 use crate::store::unnamed::{self, UNTRACED, Unnamed, look_at_all};
-use crate::store::{PROJECT, Store, path_from};
+use crate::store::{PROJECT, Secret, Store, path_from};
 use crate::tree::running::Running;
 use crate::tree::staging::{Stage, stage_name};
 use crate::tree::{CloneOptions, Reflink, clone_tree, listing, removal};
@@ -75,6 +75,11 @@ impl Cloned {
     /// The number of files in each tree, and the sum of their sizes.
     pub(super) fn files(&self) -> (u64, u64) {
         self.manifest.files()
+    }
+
+    /// The files that look like secrets.
+    pub(super) fn secrets(&self) -> &[Secret] {
+        &self.found.secrets
     }
 }
 
@@ -263,7 +268,7 @@ fn is_aside(store: &Path, project: &Path) -> bool {
 
 impl Store {
     /// Clones the project to a stage at each of `places`. `None` if the contents must be named
-    /// first: see the module.
+    /// first: see the module; or if `may_clone` says so of the files that look like secrets.
     ///
     /// # Errors
     /// [`ErrorKind::Cancelled`], and those of a look at the project. Nothing is left behind.
@@ -271,6 +276,7 @@ impl Store {
         &self,
         places: &[TreePlace],
         least_bytes: u64,
+        may_clone: impl Fn(&[Secret]) -> bool,
         operation: &Running,
     ) -> Result<Option<Cloned>, Error> {
         let project = self.project()?;
@@ -309,7 +315,8 @@ impl Store {
         let root = super::super::open_dir(&project)?;
         let tree = Tree { path: &project, root: &root };
         let found = Found::first(tree, &first).context(Operation::Read, || &project)?;
-        if !may_wait(Sights::of(&before, &first, unknown, &found), least_bytes) {
+        let sights = Sights::of(&before, &first, unknown, &found);
+        if !may_wait(sights, least_bytes) || !may_clone(&found.secrets) {
             return Ok(None);
         }
         // It flushes the disk. After the clone that would take the clone's time once more.

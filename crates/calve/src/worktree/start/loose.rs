@@ -1,13 +1,14 @@
 //! Starts from a store that cannot be written to. Such a store cannot register worktrees, so the
 //! trees are folders like any other.
 
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
 use super::dress::{Dressing, Origin, Outfit};
 use super::git::GitPlan;
 use super::{StartOptions, StartReport, StartedWorktree, places_in, started};
-use crate::error::Error;
+use crate::error::{Error, ErrorKind, Operation};
 use crate::store::Store;
 use crate::store::id::SnapshotId;
 use crate::store::ready::{Arrived, TreePlace, publish_all};
@@ -24,6 +25,18 @@ impl Store {
     ) -> Result<StartReport, Error> {
         let git = GitPlan::of(options.git, self)?;
         let object = &self.catalog().object(id)?;
+        let found = self.snapshots().found(id, object)?.secrets;
+        if let (Some(leave), false) = (&options.leave, found.is_empty())
+            && (leave.0)(&found)
+        {
+            let cause = io::Error::other("a tree without secrets needs a snapshot of its own");
+            return Err(Error::new(
+                ErrorKind::ReadOnly,
+                Operation::StartWorktreeOf,
+                self.path(),
+                cause,
+            ));
+        }
         let places = places_in(&self.folder(Some(folder))?, names)?;
         operation.expect(object.files.saturating_mul(names.len() as u64));
         let manifest = self.catalog().manifest(id, object)?;
@@ -50,6 +63,8 @@ impl Store {
             taken: None,
             registered: false,
             written_files: None,
+            secrets: found,
+            left_secrets: Vec::new(),
             worktrees: trees
                 .map(|(name, tree)| StartedWorktree::new((*name).to_owned(), files, tree))
                 .collect(),

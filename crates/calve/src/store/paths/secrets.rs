@@ -1,20 +1,21 @@
-//! Files of a snapshot that look like secrets: a table of kinds. git does not track them, so a
-//! remote may be the first place outside the machine that they reach, and nothing there is
-//! encrypted.
+//! Files that look like secrets: a table of kinds. git does not track them, so a worktree, or a
+//! remote where nothing is encrypted, may be the first other place that they reach.
 
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use memchr::memmem;
+use rustix::fs;
 
-use super::super::Store;
-use super::super::blobs::Intake;
-use super::super::id::{BlobId, SnapshotId};
-use super::super::manifest::os;
-use super::super::object::Kind;
-use super::super::paths::local::known_tracked;
-use super::super::scan::files::read_small;
-use crate::error::{Context as _, Error, Operation};
+use super::local::known_tracked;
+use crate::store::files::read_plain;
+use crate::store::id::BlobId;
+use crate::store::layout;
+use crate::store::manifest::Manifest;
+use crate::store::object::Kind;
 
 /// Larger files are no keys and no settings.
 const MOST_BYTES: u64 = 256 * 1024;
@@ -41,6 +42,10 @@ pub enum SecretKind {
 }
 
 impl SecretKind {
+    /// All kinds; a kind's place is its number in a store.
+    pub(super) const ALL: [Self; 4] =
+        [Self::Settings, Self::PrivateKey, Self::Token, Self::Credentials];
+
     /// The kind's name in JSON.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -147,78 +152,128 @@ static TABLE: &[SecretRow] = {
 };
 
 impl SecretFiles {
-    /// Whether a file is it; `name` has small letters.
-    fn is(&self, folder: Option<&OsStr>, name: &str) -> bool {
+    /// Whether a file may be it, as far as its name says.
+    fn may_be(&self, name: &[u8]) -> bool {
+        let is = |part: &[u8], it: &str| part.eq_ignore_ascii_case(it.as_bytes());
+        let begins = |it: &str| name.get(..it.len()).is_some_and(|part| is(part, it));
+        let ends = |it: &str| name.len() > it.len() && is(&name[name.len() - it.len()..], it);
         match *self {
-            Self::Named(it) => name.eq_ignore_ascii_case(it),
-            Self::Begins(it) => name.starts_with(it),
-            Self::Ends(it) => name.len() > it.len() && name.ends_with(it),
-            Self::In(of, it) => {
-                (name.eq_ignore_ascii_case(it) || it.starts_with('.') && name.ends_with(it))
-                    && folder.is_some_and(|folder| folder.eq_ignore_ascii_case(of))
-            }
+            Self::Named(it) => is(name, it),
+            Self::Begins(it) => begins(it),
+            Self::Ends(it) => ends(it),
+            Self::In(_, it) => is(name, it) || it.starts_with('.') && ends(it),
         }
+    }
+
+    fn is(&self, folder: Option<&OsStr>, name: &[u8]) -> bool {
+        let is_there = match *self {
+            Self::In(of, _) => folder.is_some_and(|folder| folder.eq_ignore_ascii_case(of)),
+            _ => true,
+        };
+        is_there && self.may_be(name)
     }
 }
 
 /// The kind of a file by its path, and the texts of which it must have one.
-fn kind_of(folder: &Path, name: &[u8]) -> Option<(SecretKind, &'static [&'static str])> {
-    let name = String::from_utf8_lossy(name).to_ascii_lowercase();
-    let row = TABLE.iter().find(|row| row.0.is(folder.file_name(), &name))?;
+fn kind_of(path: &Path) -> Option<(SecretKind, &'static [&'static str])> {
+    let (folder, name) = (path.parent()?, path.file_name()?);
+    let row = TABLE.iter().find(|row| row.0.is(folder.file_name(), name.as_bytes()))?;
+    let name = name.to_string_lossy().to_ascii_lowercase();
     let is_template =
         name.split(['.', '-', '_']).any(|part| TEMPLATES.contains(&part)) || name.ends_with(".pub");
     let is_of_package = folder.iter().any(|part| PACKAGES.iter().any(|it| part == *it));
     (!is_template && !is_of_package).then_some((row.1, row.2))
 }
 
-/// The files of a snapshot that look like secrets and that git does not track in the project, sorted
-/// by path. calve knows them by their names, and some by what is in them. If git cannot be asked,
-/// none of them is taken for tracked.
-///
-/// # Errors
-/// Those of every operation, see [`Store`]. Nothing is changed.
-pub fn secrets_in(store: &Store, id: SnapshotId) -> Result<Vec<Secret>, Error> {
-    let manifest = store.catalog().manifest(id, &store.catalog().object(id)?)?;
-    let mut found = Vec::new();
-    let mut read = 0;
-    let mut folder = (0, PathBuf::new());
-    for (place, _, entry) in manifest.entries() {
-        let Kind::File { size: size @ 1.., blob, .. } = entry.kind else { continue };
-        if folder.0 != place {
-            folder = (place, manifest.path(place));
-        }
-        let Some((kind, texts)) = kind_of(&folder.1, &entry.name) else { continue };
-        let path = folder.1.join(os(&entry.name));
-        if texts.is_empty() || read == READ_MOST || has_one_of(store, blob, size, texts, &path)? {
-            found.push(Secret { path, kind });
-        }
-        read = READ_MOST.min(read + usize::from(!texts.is_empty()));
-    }
-    if !found.is_empty() {
-        let paths: Vec<&Path> = found.iter().map(|secret| secret.path.as_path()).collect();
-        if let Some(tracked) = known_tracked(&store.project()?, &paths) {
-            found.retain(|secret| !tracked.contains(&secret.path));
-        }
-    }
-    found.sort();
-    Ok(found)
+/// Whether a file of this name may look like a secret, wherever it is.
+fn may_be(name: &[u8]) -> bool {
+    TABLE.iter().any(|row| row.0.may_be(name))
 }
 
-/// Whether a file has one of the texts. A large one has none.
-fn has_one_of(
-    store: &Store,
-    blob: BlobId,
-    size: u64,
-    texts: &[&str],
-    path: &Path,
-) -> Result<bool, Error> {
-    if size > MOST_BYTES {
-        return Ok(false);
+/// A file whose name is that of a secret. It is one if it has one of the texts.
+#[derive(Debug)]
+pub(crate) struct SecretCandidate {
+    pub(crate) secret: Secret,
+    pub(crate) blob: BlobId,
+    pub(crate) size: u64,
+    texts: &'static [&'static str],
+}
+
+impl SecretCandidate {
+    /// Whether the content, which `read` gives, is that of a secret. A file that cannot be read
+    /// counts by its name; one that is too large has none of the texts.
+    pub(crate) fn is_secret<E>(
+        &self,
+        read: impl FnOnce() -> Result<Option<Vec<u8>>, E>,
+    ) -> Result<bool, E> {
+        if self.texts.is_empty() {
+            return Ok(true);
+        }
+        if self.size > MOST_BYTES {
+            return Ok(false);
+        }
+        Ok(read()?.is_none_or(|text| has_one_of(&text, self.texts)))
     }
-    let never = || false;
-    let (file, _) = store.contents().get(&mut Intake::new(), blob, size, &never)?;
-    let text = read_small(&file, size).context(Operation::Read, || path)?;
-    Ok(text.is_some_and(|text| texts.iter().any(|it| memmem::find(&text, it.as_bytes()).is_some())))
+}
+
+fn has_one_of(text: &[u8], texts: &[&str]) -> bool {
+    texts.iter().any(|it| memmem::find(text, it.as_bytes()).is_some())
+}
+
+/// The files of a tree whose names are those of secrets, without those of which too many would have
+/// to be read: these count by their names.
+pub(crate) fn candidates(manifest: &Manifest) -> Vec<SecretCandidate> {
+    let (mut found, mut read) = (Vec::new(), 0);
+    for (place, slot, entry) in manifest.entries() {
+        let Kind::File { size: size @ 1.., blob, .. } = entry.kind else { continue };
+        if !may_be(&entry.name) {
+            continue;
+        }
+        let path = manifest.path_of(place, slot);
+        let Some((kind, mut texts)) = kind_of(&path) else { continue };
+        if !texts.is_empty() && read == READ_MOST {
+            texts = &[];
+        }
+        read += usize::from(!texts.is_empty());
+        found.push(SecretCandidate { secret: Secret { path, kind }, blob, size, texts });
+    }
+    found
+}
+
+/// What kind of secret the file at `path` below `root` looks like now. It must not be tracked.
+pub(crate) fn kind_at(root: &Path, path: &Path) -> Option<SecretKind> {
+    let name = path.file_name()?.as_bytes();
+    let (kind, texts) = may_be(name).then(|| kind_of(path)).flatten()?;
+    let has_text = || match read_plain(fs::CWD, &root.join(path), MOST_BYTES) {
+        Ok(text) => has_one_of(&text, texts),
+        // A folder, a pipe, or a file that is too large.
+        Err(error) => error.kind() != io::ErrorKind::InvalidData,
+    };
+    (texts.is_empty() || has_text()).then_some(kind)
+}
+
+/// Those of the paths in `tree` that git tracks, in the tree's repository or in one inside of it.
+/// `has`: whether the tree has an entry. `None` if git cannot say it of the tree's repository.
+pub(crate) fn tracked_within<'p>(
+    tree: &Path,
+    has: impl Fn(&Path) -> bool,
+    paths: impl Iterator<Item = &'p Path>,
+) -> Option<HashSet<PathBuf>> {
+    let mut repositories: BTreeMap<&Path, Vec<&Path>> = BTreeMap::new();
+    for path in paths {
+        let inner = path.ancestors().skip(1).find(|above| has(&above.join(layout::GIT)));
+        let inner = inner.unwrap_or(Path::new(""));
+        repositories.entry(inner).or_default().extend(path.strip_prefix(inner));
+    }
+    let mut found = HashSet::new();
+    for (inner, paths) in repositories {
+        match known_tracked(&tree.join(inner), &paths) {
+            Some(tracked) => found.extend(tracked.iter().map(|path| inner.join(path))),
+            None if inner.as_os_str().is_empty() => return None,
+            None => {}
+        }
+    }
+    Some(found)
 }
 
 #[cfg(test)]
@@ -257,10 +312,11 @@ mod tests {
             ("terraform.tfstate.backup", Some((Credentials, true))),
             ("src/main.rs", None),
         ] {
-            let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
-            let found = kind_of(Path::new(folder), name.as_bytes());
+            let found = kind_of(Path::new(path));
             let found = found.map(|(kind, texts)| (kind, !texts.is_empty()));
             assert_eq!(found, expected, "{path}");
+            let name = path.rsplit('/').next().unwrap_or(path);
+            assert!(found.is_none() || may_be(name.as_bytes()), "{path}");
         }
     }
 }
