@@ -1,9 +1,9 @@
 //! Finds the volumes of this machine and their mounts, from the kernel and `/etc`.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
-use super::found::is_there;
 use super::plan::{self, FSTAB, Mount, Record, UNITS, Volume};
 use crate::text::{shell_word, shown};
 
@@ -63,8 +63,8 @@ pub(super) fn mount_command(volume: &Volume, record: &Record) -> String {
 pub(super) fn why_away(volume: &Volume, record: &Record) -> String {
     let Volume { at, image, .. } = volume;
     // An image that calve may not look at is left to the command that mounts it.
-    match is_there(image) {
-        Ok(false) => format!(
+    match fs::symlink_metadata(image) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => format!(
             "its image {} is gone: move it back there, or forget the volume with 'calve volume remove --force {}'",
             shown(image),
             shell_word(at)
