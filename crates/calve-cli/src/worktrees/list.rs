@@ -1,5 +1,7 @@
 //! `calve list`.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use calve::{ErrorKind, GitStatus, GitWorktree, Store, TreeUsage, Worktree, WorktreeState};
 use clap::builder::styling::Style;
 use serde::Serialize;
@@ -33,6 +35,12 @@ struct Listed {
 }
 
 impl Listed {
+    /// When it was last worked in, as far as `list` sees, or was started.
+    fn last_work(&self) -> SystemTime {
+        let last = self.git.as_ref().and_then(|git| git.last_work);
+        last.unwrap_or(UNIX_EPOCH).max(self.worktree.created())
+    }
+
     fn is_there(&self) -> bool {
         matches!(self.state, Some(WorktreeState::Ready | WorktreeState::Restoring))
     }
@@ -131,11 +139,11 @@ fn table(rows: &[Listed], others: &[GitWorktree], args: &ListArgs, output: Outpu
         let mut cells = vec![
             harmless(row.worktree.name()).into_owned().into(),
             id.into(),
-            text::age(row.worktree.created().elapsed().unwrap_or_default()).into(),
+            text::age(row.last_work().elapsed().unwrap_or_default()).into(),
             Cell::from(state_name(row.state)).styled(style),
         ];
         cells.extend(args.status.then(|| match row.changes {
-            Some(0) => Cell::from("clean"),
+            Some(0) => Cell::from("same"),
             Some(_) => Cell::from("changed").styled(CAUTION),
             None => Cell::from("-"),
         }));
@@ -174,8 +182,8 @@ fn other_state(other: &GitWorktree) -> &'static str {
 
 /// The names of the columns, for people: programs that read a pipe know them.
 fn header(args: &ListArgs, has_git: bool) -> Vec<Cell> {
-    let mut names = vec!["WORKTREE", "SNAPSHOT", "AGE", "STATE"];
-    names.extend(args.status.then_some("FILES"));
+    let mut names = vec!["WORKTREE", "SNAPSHOT", "IDLE", "STATE"];
+    names.extend(args.status.then_some("BASE"));
     names.extend(args.disk.then_some("DISK"));
     names.extend(has_git.then_some(["BRANCH", "COMMITS"]).into_iter().flatten());
     names.push("PATH");
@@ -246,11 +254,12 @@ fn git_cells(git: Option<&GitStatus>) -> [Cell; 2] {
         (git.behind.unwrap_or(0), "", "behind"),
         (git.changes, if git.has_more_changes { "+" } else { "" }, "uncommitted"),
     ];
-    let words: Vec<String> = numbers
+    let numbers = numbers
         .iter()
         .filter(|(number, ..)| *number > 0)
-        .map(|(number, more, word)| format!("{}{more} {word}", text::count(*number)))
-        .collect();
+        .map(|(number, more, word)| format!("{}{more} {word}", text::count(*number)));
+    let merged = git.is_merged.then(|| "merged".to_owned());
+    let words: Vec<String> = merged.into_iter().chain(numbers).collect();
     let style = if git.changes > 0 { CAUTION } else { Style::new() };
     let words = if words.is_empty() { "clean".to_owned() } else { words.join(", ") };
     [branch.into(), Cell::from(words).styled(style)]
@@ -298,6 +307,7 @@ struct ListedDocument {
     state: &'static str,
     changes: Option<u64>,
     created: String,
+    last_work: String,
     git: Option<GitDocument>,
     disk: Option<BytesDocument>,
 }
@@ -308,6 +318,7 @@ struct GitDocument {
     linked: bool,
     branch: Option<String>,
     commit: Option<String>,
+    merged: bool,
     ahead: Option<u64>,
     behind: Option<u64>,
     changes: u64,
@@ -320,6 +331,7 @@ impl GitDocument {
             linked: status.is_linked,
             branch: status.branch.clone(),
             commit: status.commit.clone(),
+            merged: status.is_merged,
             ahead: status.ahead,
             behind: status.behind,
             changes: status.changes,
@@ -337,6 +349,7 @@ impl ListedDocument {
             state: state_name(row.state),
             changes: row.changes,
             created: text::utc(row.worktree.created()),
+            last_work: text::utc(row.last_work()),
             git: row.git.as_ref().map(GitDocument::new),
             disk: row.disk.as_ref().map(BytesDocument::new),
         }

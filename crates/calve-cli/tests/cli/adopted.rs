@@ -178,3 +178,38 @@ fn the_main_working_tree_beside_a_linked_project_is_none_of_its_worktrees() {
         assert!(run.code == Some(code) && run.stderr.contains(part), "{words}: {run:?}");
     }
 }
+
+/// `merged` and idle cost no look at the files: what `list` asks git already tells them.
+#[test]
+fn a_list_says_what_is_merged_and_since_when_nobody_worked() {
+    let name = "a_list_says_what_is_merged_and_since_when_nobody_worked";
+    let Some((_scratch, root)) = repository() else { return not_run(name, "there is no git") };
+    let (app, beside) = (root.join("app"), root.join("app.worktrees"));
+    assert_eq!(in_git(&app, "start -q done fresh own edited").code, Some(0));
+    for tree in ["done", "own"] {
+        sh(&beside.join(tree), &format!("echo z >>f; git commit -qam {tree}")).unwrap();
+    }
+    sh(&app, "git merge -q done; git worktree add -q --detach ../other").unwrap();
+    // An edit of long after the start.
+    sh(&beside.join("edited"), "touch -d '2040-01-02 03:04:05 UTC' d/g; echo >>f").unwrap();
+    sh(&beside.join("edited"), "touch -d '2040-01-02 03:04:05 UTC' f").unwrap();
+    let listed = in_git(&app, "list --json").json();
+    let rows = listed["worktrees"].as_array().unwrap();
+    for (at, name, merged, behind) in [
+        (0, "done", true, 0),
+        (1, "edited", false, 1),
+        (2, "fresh", false, 1),
+        (3, "own", false, 1),
+    ] {
+        let row = &rows[at];
+        assert_eq!(row["name"], name);
+        let said = (&row["git"]["merged"], &row["git"]["behind"]);
+        assert_eq!(said, (&merged.into(), &behind.into()), "{row}");
+        assert_eq!(row["last_work"] == "2040-01-02T03:04:05Z", name == "edited", "{row}");
+        let is_later = row["last_work"].as_str() >= row["created"].as_str();
+        assert!(is_later, "{row}");
+    }
+    let lines = in_git(&app, "list").stdout;
+    let line = |name: &str| lines.lines().find(|it| it.starts_with(name)).unwrap().to_owned();
+    assert!(line("done").contains("  merged  ") && !line("fresh").contains("merged"), "{lines}");
+}

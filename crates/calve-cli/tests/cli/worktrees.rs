@@ -203,13 +203,15 @@ fn list_has_a_row_a_worktree_with_its_state() {
     let expected = format!(
         "b          {short}  new  ready    changed  {path}/b\n\
          c          {short}  new  missing  -        {path}/c\n\
-         long-name  {short}  new  ready    clean    {path}/long-name"
+         long-name  {short}  new  ready    same     {path}/long-name"
     );
     assert_eq!(done(&project, "list --status"), expected);
     let document = calve(&beside.join("b"), "list --json --status").json();
     let mut rows = document["worktrees"].as_array().unwrap().clone();
     for row in &mut rows {
-        assert!(row.as_object_mut().unwrap().remove("created").unwrap().is_string());
+        for time in ["created", "last_work"] {
+            assert!(row.as_object_mut().unwrap().remove(time).unwrap().is_string());
+        }
     }
     let row = |name: &str, state: &str, changes: Option<u64>| {
         json!({
@@ -289,7 +291,7 @@ fn in_a_git_project_list_and_drop_say_what_git_says() {
     let document = calve(&project, "list --json").json();
     let named = json!({
         "linked": true, "branch": "fix/it", "commit": git(&beside.join("named"), "rev-parse HEAD"),
-        "ahead": 0, "behind": 1, "changes": 1, "has_more_changes": false,
+        "merged": false, "ahead": 0, "behind": 1, "changes": 1, "has_more_changes": false,
     });
     assert_eq!(document["worktrees"][3]["git"], named);
     assert_eq!(document["worktrees"][4]["git"], json!(null));

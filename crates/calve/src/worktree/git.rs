@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::SystemTime;
 
 use super::Worktree;
 use super::remove::look::Moment;
@@ -20,6 +21,9 @@ mod nested;
 
 pub(super) use branch::DoomedBranch;
 pub(super) use merged::MergeState;
+
+/// git writes each move of `HEAD` there.
+const HEAD_LOG: &str = "logs/HEAD";
 
 /// The largest number of lost commits that an error names.
 const COMMITS_MOST: usize = 20;
@@ -41,6 +45,16 @@ pub struct GitStatus {
     /// How many commits the project's `HEAD` has and the worktree's `HEAD` does not have. `None` if
     /// git cannot compare the two.
     pub behind: Option<u64>,
+    /// Whether something was committed in the worktree and the project's `HEAD` has all of it. A
+    /// merge that made other commits of it, such as a squash, is not seen; [`DropFilter::merged`]
+    /// finds it. `false` for a worktree on a branch that is where the worktree was started.
+    ///
+    /// [`DropFilter::merged`]: crate::DropFilter::merged
+    pub is_merged: bool,
+    /// When the worktree was last worked in, as far as git tells without a look at each file: its
+    /// `HEAD` moved, or a path that is not committed changed. `None` if neither is known.
+    /// [`Worktree::last_change`] looks at all files.
+    pub last_work: Option<SystemTime>,
     /// How many paths are changed, staged, in conflict, or untracked and not ignored. git counts an
     /// untracked folder as one.
     pub changes: u64,
@@ -149,8 +163,11 @@ impl Store {
             #[cfg(calve_check)]
             group.check(worktrees, &status);
             for it in &group.others {
-                let branch = it.head.branch.clone();
-                answers[it.at] = Ok(Some(GitStatus { branch, ..status.clone() }));
+                let (branch, worktree) = (it.head.branch.clone(), &worktrees[it.at]);
+                // Nobody worked in it since its start.
+                let last_work = git::leads_to(&worktree.path).ok();
+                let last_work = last_work.and_then(|own| worktree.last_work(&own, &[]));
+                answers[it.at] = Ok(Some(GitStatus { branch, last_work, ..status.clone() }));
             }
         }
         for (at, answer) in left.iter().zip(ask(&left)) {
@@ -210,6 +227,7 @@ impl Worktree {
         let Some(tree) = own.tree else { return Ok(None) };
         let is_linked = own.copy.is_none();
         let work = git::work_in(&tree).map_err(failed)?;
+        let last_work = self.last_work(&tree.git_dir, &work.paths);
         let (branch, commit) = work.head.map_or((None, None), |head| (head.branch, head.commit));
         let objects = (!is_linked).then(|| objects_of(&self.path));
         let counts = match (project, head, commit.as_deref()) {
@@ -218,15 +236,26 @@ impl Worktree {
             }
             _ => None,
         };
+        let is_where_it_began = self.row.git.as_ref().map(|it| &it.commit) == commit.as_ref();
+        let is_held = counts.is_some_and(|(ahead, _)| ahead == 0);
         Ok(Some(GitStatus {
             is_linked,
+            is_merged: is_linked && is_held && !is_where_it_began,
             branch,
             commit,
+            last_work,
             ahead: counts.map(|(ahead, _)| ahead),
             behind: counts.map(|(_, behind)| behind),
             changes: work.paths.len() as u64,
             has_more_changes: work.is_cut,
         }))
+    }
+
+    /// The latest time at which `HEAD` moved or one of these paths changed.
+    fn last_work(&self, git_dir: &Path, paths: &[PathBuf]) -> Option<SystemTime> {
+        let changed = |path: PathBuf| std::fs::symlink_metadata(path)?.modified();
+        let paths = paths.iter().map(|path| self.path.join(path));
+        paths.chain([git_dir.join(HEAD_LOG)]).filter_map(|path| changed(path).ok()).max()
     }
 
     /// What git knows of the worktree. A linked worktree is registered even if its tree is gone.
