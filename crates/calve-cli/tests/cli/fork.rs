@@ -158,3 +158,20 @@ fn a_start_follows_the_settings_and_a_flag_counts_before_them() {
     sh(&app, "git config calve.git mirror").unwrap();
     assert!(start("start bad", 1).stderr.contains("calve.git knows linked, copy and none"));
 }
+
+/// The message named the project, which is in the middle of nothing.
+#[test]
+fn a_fork_names_the_tree_that_is_in_the_middle_of_something() {
+    let test = "a_fork_names_the_tree_that_is_in_the_middle_of_something";
+    let Some((_scratch, root)) = repository() else { return not_run(test, "there is no git") };
+    let (app, w) = (root.join("app"), root.join("app.worktrees/w"));
+    assert_eq!(in_git(&app, "start -q w").code, Some(0));
+    sh(&w, "git bisect start -q").unwrap();
+    let run = in_git(&app, "start --from w fork");
+    let line = "the worktree w is in the middle of a bisection";
+    assert!(run.code == Some(0) && run.stderr.contains(line), "{run:?}");
+    sh(&app, "git bisect start -q").unwrap();
+    let run = in_git(&app, "start other");
+    let line = "the project is in the middle of a bisection";
+    assert!(run.code == Some(0) && run.stderr.contains(line), "{run:?}");
+}

@@ -158,3 +158,38 @@ fn what_somebody_who_knows_git_types_first_works() {
     assert_eq!(read("old/f"), "edited\n");
     done(&app, "drop theirs");
 }
+
+/// `start pr/7` fetched the request only if there was no such branch, and gave its old commit
+/// without a word.
+#[test]
+fn a_request_is_fetched_again_and_its_branch_follows_if_it_has_nothing_of_its_own() {
+    let name = "a_request_is_fetched_again_and_its_branch_follows_if_it_has_nothing_of_its_own";
+    let Some((_scratch, app)) = clone() else { return not_run(name, "there is no git") };
+    let tree = app.with_file_name("app.worktrees").join("pr-7");
+    let push = "git push -q origin +$(git commit-tree -p $P -m next HEAD^{tree}):refs/pull/7/head";
+    let request = || sh(&app, "git ls-remote origin refs/pull/7/head | cut -f1");
+    let next = |parent: &str| sh(&app, &push.replace("$P", parent));
+    done(&app, "start pr/7");
+    done(&app, "drop pr-7");
+    let before = request();
+    next(&before);
+    done(&app, "start pr/7");
+    assert_eq!(sh(&tree, "git rev-parse HEAD"), request(), "fast-forward");
+    // It is up to date.
+    done(&app, "drop pr-7");
+    done(&app, "start pr/7");
+    // A commit of one's own, and the request goes on.
+    sh(&tree, "git commit -q --allow-empty -m own");
+    done(&app, "drop pr-7");
+    done(&app, "start pr/7");
+    done(&app, "drop pr-7");
+    let own = sh(&app, "git rev-parse pr/7");
+    next(&request());
+    let run = calve(&app, "start pr/7");
+    assert!(
+        run.code == Some(1) && run.stderr.contains("commits that the request does not"),
+        "{run:?}"
+    );
+    assert_eq!(sh(&app, "git rev-parse pr/7"), own);
+    done(&app, "start --base refs/heads/pr/7 -b mine pr-7");
+}

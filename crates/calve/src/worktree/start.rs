@@ -830,9 +830,8 @@ fn prepare_links(
 ) -> Result<(Vec<Linked>, Vec<String>), Error> {
     let GitPlan::Link(links) = git else { return Ok((Vec::new(), Vec::new())) };
     let notes = match plan {
-        StartPlan::Project | StartPlan::Clone { .. } | StartPlan::Fork(_) => {
-            not_brought(&links.repository)
-        }
+        StartPlan::Fork(name) => not_brought(&links.repository, Some(name)),
+        StartPlan::Project | StartPlan::Clone { .. } => not_brought(&links.repository, None),
         _ => Vec::new(),
     };
     links.must_be_free(paths)?;

@@ -93,6 +93,12 @@ fn commit_of(
     found: FoundBranch,
     (project, is_elsewhere): (&Path, bool),
 ) -> Result<Option<(String, Option<String>)>, Failure> {
+    let found = match (pull_request(word), found) {
+        (Some(reference), found @ (FoundBranch::AtHead | FoundBranch::Here)) => {
+            if bring_up_to_date(word, &reference, project)? { FoundBranch::Here } else { found }
+        }
+        (_, found) => found,
+    };
     match found {
         // The worktrees begin at another commit than the project's.
         FoundBranch::AtHead if is_elsewhere => Ok(Some((format!("refs/heads/{word}"), None))),
@@ -188,6 +194,41 @@ fn fetched(
     };
     git(project, &["fetch", "-q", "--no-tags", "--no-write-fetch-head", "--", remote, reference])?;
     Ok(Some((id.to_owned(), None)))
+}
+
+/// Fetches a request of which there is a branch already. If the branch has nothing of its own, it
+/// moves to the request's commit, unless a working tree has it checked out. Returns whether it moved.
+fn bring_up_to_date(word: &str, reference: &str, project: &Path) -> Result<bool, Failure> {
+    let branch = format!("refs/heads/{word}");
+    let known = ["for-each-ref", "--format=%(objectname) %(worktreepath)", "--", &branch];
+    let known = git(project, &known)?;
+    let (was, tree) = known.trim_end_matches('\n').split_once(' ').unwrap_or_default();
+    // A start refuses a branch that a working tree has checked out.
+    if !tree.is_empty() {
+        return Ok(false);
+    }
+    let Some((now, _)) = fetched(word, reference, project)? else { return Ok(false) };
+    if now == was || git(project, &["merge-base", "--is-ancestor", &now, was]).is_ok() {
+        return Ok(false);
+    }
+    if git(project, &["merge-base", "--is-ancestor", was, &now]).is_err() {
+        let (word, name) = (shell_word(Path::new(word)), folder_of(word));
+        return Err(own(
+            "start",
+            Path::new(&branch),
+            ErrorKind::BranchExists,
+            "it has commits that the request does not have, and the request has newer ones",
+            format!(
+                "'calve start --base {now} -b {word}-new {name}' works on the request; 'calve start --base {branch} {name}' on the branch"
+            ),
+        ));
+    }
+    let moved = ["update-ref", "-m", "calve start", &branch, &now, was];
+    git(
+        project,
+        &["-c", "core.hooksPath=/dev/null"].iter().chain(&moved).copied().collect::<Vec<_>>(),
+    )
+    .map(|_| true)
 }
 
 /// Branches and tags that are like this word.

@@ -252,15 +252,17 @@ impl GitPlan {
 }
 
 /// What a start tells of the project's state that new worktrees do not get.
-pub(super) fn not_brought(project: &git::Repository) -> Vec<String> {
-    let states = project.under_way();
+pub(super) fn not_brought(source: &git::Repository, fork_of: Option<&str>) -> Vec<String> {
+    let states = source.under_way();
     if states.is_empty() {
         return Vec::new();
     }
     let states = states.join(" and ");
+    let of =
+        fork_of.map_or_else(|| "the project".to_owned(), |name| format!("the worktree {name}"));
     vec![format!(
-        "the project is in the middle of {states}, which stays in the project; \
-         the worktree has its files and its index"
+        "{of} is in the middle of {states}, which stays there; \
+         the new worktree has its files and its index"
     )]
 }
 
