@@ -4,7 +4,7 @@
 use std::fs;
 
 use crate::hints::{in_git, repository, sh};
-use crate::{not_run, until_deleted};
+use crate::{command, not_run, until_deleted};
 
 /// Agents run such commands daily. None of them takes what calve keeps: nothing of that is in a tree
 /// that git knows.
@@ -344,5 +344,42 @@ fn a_project_that_git_removed_leaves_its_store_to_another_working_tree() {
             assert_eq!(in_git(&heir, "drop z").code, Some(0), "{row}");
             assert_eq!(fs::read_to_string(x.join("f")).unwrap(), "1\nwork\n", "{row}");
         }
+    }
+}
+
+/// It stayed until the next start in the same folder: a whole copy of the project where blocks cannot
+/// be shared.
+#[test]
+fn what_a_killed_start_had_made_goes_with_the_next_command() {
+    let name = "what_a_killed_start_had_made_goes_with_the_next_command";
+    for words in ["list", "drop k", "store gc -q --grace 0s"] {
+        let Some((_scratch, root)) = repository() else { return not_run(name, "there is no git") };
+        let (app, beside) = (root.join("app"), root.join("app.worktrees"));
+        sh(&app, "mkdir s; for i in $(seq 3000); do echo $i >s/$i; done").unwrap();
+        assert_eq!(in_git(&app, "start -q b").code, Some(0));
+        let has_stage = || {
+            let entries = fs::read_dir(&beside).unwrap().flatten();
+            entries
+                .map(|it| it.file_name())
+                .any(|it| it.to_string_lossy().starts_with(".calve-stage"))
+        };
+        let mut is_left = false;
+        for _ in 0..20 {
+            let mut start = command(&app, ["start", "-q", "k"]);
+            let mut start = start.stdout(std::process::Stdio::null()).spawn().unwrap();
+            while !has_stage() && start.try_wait().unwrap().is_none() {}
+            start.kill().unwrap();
+            start.wait().unwrap();
+            is_left = has_stage();
+            if is_left {
+                break;
+            }
+            in_git(&app, "drop -q k");
+        }
+        if !is_left {
+            return not_run(name, "each start was faster than its killer");
+        }
+        in_git(&app, words);
+        assert!(!has_stage(), "{words}");
     }
 }

@@ -211,6 +211,7 @@ impl Collection<'_> {
             _ => trash::empty(layout, catalog)?,
         }
         self.store.registry().recover()?;
+        self.store.registry().sweep_stages()?;
         must_have_roots(contents)?;
         let expired = options.expire.map(|age| self.expirable(age)).transpose()?;
         let expired = expired.unwrap_or_default();

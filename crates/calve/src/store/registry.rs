@@ -70,7 +70,7 @@ use crate::reflink::imp::DIR_FLAGS;
 use crate::tree::across::rename_entry;
 use crate::tree::running::Running;
 use crate::tree::staging::{
-    flush_filesystem, is_of_another_boot, maker_lives, stage_name, sync_folder, write_whole,
+    self, flush_filesystem, is_of_another_boot, maker_lives, stage_name, sync_folder, write_whole,
 };
 use crate::tree::{CloneOptions, clone_tree};
 
@@ -310,7 +310,7 @@ impl<'a> Registry<'a> {
         let Ok(Some(marker)) = Marker::believed(&place, believed) else { return };
         let moved = marker.store != self.layout.0
             && std::fs::symlink_metadata(Layout(&marker.store).format())
-                .is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+                .is_err_and(|error| git::is_absent(&error));
         if marker.token != row.token || !moved {
             return;
         }
@@ -330,7 +330,7 @@ impl<'a> Registry<'a> {
                 // The marker reaches the store by another path, such as another mount.
                 Ok(there) => id(self.layout.0).is_ok_and(|here| here == there),
                 // The store was moved since.
-                Err(error) => error.kind() == io::ErrorKind::NotFound,
+                Err(error) => git::is_absent(&error),
             }
     }
 
@@ -753,6 +753,8 @@ impl<'a> Registry<'a> {
             } else {
                 self.forget_unmade(std::slice::from_ref(&row))?;
             }
+            // What the dead start had made of the tree is beside its place.
+            sweep_beside(&row);
         }
         self.recover_dropped()
     }
@@ -779,6 +781,15 @@ impl<'a> Registry<'a> {
                     && locks::is_idle(self.layout.0)
             }
         }
+    }
+
+    /// Removes what dead starts left beside the places of worktrees.
+    ///
+    /// # Errors
+    /// The worktrees could not be read.
+    pub(crate) fn sweep_stages(self) -> Result<(), Error> {
+        self.catalog.worktrees()?.iter().filter(|row| row.name != PROJECT).for_each(sweep_beside);
+        Ok(())
     }
 
     /// Removes the files of worktrees that do not exist any more. Returns how many it removed.
@@ -859,6 +870,13 @@ fn flush_above(path: &Path, store: &Path) -> io::Result<()> {
     match fs::open(path.parent().unwrap_or(Path::new("/")), DIR_FLAGS, fs::Mode::empty()) {
         Ok(folder) => sync_folder(folder),
         Err(_) => flush_filesystem(fs::open(store, DIR_FLAGS, fs::Mode::empty())?),
+    }
+}
+
+/// Removes what dead processes left in the folder around a worktree. What stays is removed later.
+fn sweep_beside(row: &WorktreeRow) {
+    if let Some(Ok(beside)) = path_from(&row.path).parent().map(open_dir) {
+        staging::sweep(&beside);
     }
 }
 
