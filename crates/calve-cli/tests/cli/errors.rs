@@ -131,35 +131,71 @@ fn a_refused_reflink_sends_to_the_doctor_and_appears_nowhere() {
     }
 }
 
+/// The command as a user who may not look into the folder `closed`. `None`: root cannot become one.
+#[cfg(unix)]
+fn without_privileges(
+    command: std::process::Command,
+    closed: &std::path::Path,
+) -> Option<std::process::Command> {
+    use std::os::unix::fs::chown;
+    if !rustix::process::geteuid().is_root() {
+        return Some(command);
+    }
+    // Root without its privileges still owns its own files, so the folder must belong to another
+    // user.
+    chown(closed, Some(65534), Some(65534)).unwrap();
+    let mut without = std::process::Command::new("setpriv");
+    without.args(["--bounding-set", "-all", "--inh-caps", "-all", env!("CARGO_BIN_EXE_calve")]);
+    without.args(command.get_args()).stdin(std::process::Stdio::null());
+    without.current_dir(command.get_current_dir().unwrap());
+    for (variable, _) in command.get_envs() {
+        without.env_remove(variable);
+    }
+    std::process::Command::new("setpriv").arg("--version").output().ok()?;
+    Some(without)
+}
+
+/// It said that there was no store, and what makes one.
+#[cfg(unix)]
+#[test]
+fn a_store_that_may_not_be_looked_at_is_not_called_lost() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let name = "a_store_that_may_not_be_looked_at_is_not_called_lost";
+    let Some((_scratch, root)) = crate::hints::repository() else {
+        return crate::not_run(name, "there is no git");
+    };
+    let (app, store) = (root.join("app"), root.join("app/.git/calve"));
+    let is_root = rustix::process::geteuid().is_root();
+    let mode = |mode| fs::set_permissions(&store, fs::Permissions::from_mode(mode)).unwrap();
+    mode(if is_root { 0o700 } else { 0 });
+    for words in [["list", "--json"], ["start", "w"]] {
+        let Some(command) = without_privileges(crate::command(&app, words), &store) else {
+            return crate::not_run(name, "root may read everything, and there is no setpriv");
+        };
+        let run = crate::run(command);
+        assert_eq!(run.code, Some(1), "{run:?}");
+        let is_said = run.stderr.contains("ermission denied") && run.stderr.contains(".git/calve");
+        assert!(is_said && !run.stderr.contains("calve init"), "{run:?}");
+    }
+    mode(0o755);
+}
+
 #[cfg(unix)]
 #[test]
 fn a_source_that_may_not_be_read_is_a_permission_error() {
-    use std::os::unix::fs::{PermissionsExt, chown};
-    use std::process::{Command, Stdio};
+    use std::os::unix::fs::PermissionsExt as _;
     let scratch = with_source();
     let closed = scratch.path().join("src/dir");
     let is_root = rustix::process::geteuid().is_root();
     let mode = if is_root { 0o700 } else { 0o000 };
     fs::set_permissions(&closed, fs::Permissions::from_mode(mode)).unwrap();
-    let mut command = crate::command(scratch.path(), ["clone", "--json", "src", "dst"]);
-    if is_root {
-        // Root without its privileges still owns its own files, so the folder must belong to
-        // another user.
-        chown(&closed, Some(65534), Some(65534)).unwrap();
-        let mut without = Command::new("setpriv");
-        without.args(["--bounding-set", "-all", "--inh-caps", "-all", env!("CARGO_BIN_EXE_calve")]);
-        without.args(command.get_args()).current_dir(scratch.path()).stdin(Stdio::null());
-        for (variable, _) in command.get_envs() {
-            without.env_remove(variable);
-        }
-        if without.output().is_err() {
-            return crate::not_run(
-                "a_source_that_may_not_be_read_is_a_permission_error",
-                "root may read everything, and there is no setpriv",
-            );
-        }
-        command = without;
-    }
+    let command = crate::command(scratch.path(), ["clone", "--json", "src", "dst"]);
+    let Some(command) = without_privileges(command, &closed) else {
+        return crate::not_run(
+            "a_source_that_may_not_be_read_is_a_permission_error",
+            "root may read everything, and there is no setpriv",
+        );
+    };
     let run = crate::run(command);
     fs::set_permissions(&closed, fs::Permissions::from_mode(0o755)).unwrap();
     assert_eq!(run.code, Some(1), "{run:?}");

@@ -387,3 +387,44 @@ fn a_project_whose_submodule_has_worktrees_inside_starts_without_them() {
         assert_eq!(in_git(&app, "drop linked copy none").code, Some(0), "{row}");
     }
 }
+
+/// The store moves with its repository. Marks and pointers had the old path, and nothing looked for
+/// the store where the repository is.
+#[test]
+fn a_store_whose_repository_was_moved_is_found_from_all_its_trees() {
+    let name = "a_store_whose_repository_was_moved_is_found_from_all_its_trees";
+    for (row, made, project, moved, tree) in [
+        (
+            "a bare repository",
+            "git clone -q --bare app b.git; git -C b.git worktree add -q ../w1 -b w1",
+            "w1",
+            "mv b.git c.git; git -C c.git worktree repair $PWD/w1 $PWD/w1.worktrees/w >o 2>&1",
+            "w1.worktrees/w",
+        ),
+        (
+            "a repository that gets a folder of its own",
+            "git clone -q app p",
+            "p",
+            "git -C p init -q --separate-git-dir $PWD/sep.git",
+            "p.worktrees/w",
+        ),
+    ] {
+        let Some((_scratch, root)) = repository() else { return not_run(name, "there is no git") };
+        sh(&root, made).unwrap();
+        let (project, tree) = (root.join(project), root.join(tree));
+        for words in ["init", "start -q w"] {
+            let run = in_git(&project, words);
+            assert_eq!(run.code, Some(0), "{row} {words}: {run:?}");
+        }
+        sh(&root, moved).unwrap();
+        // From the worktree first, whose mark has the old path.
+        for place in [&tree, &project] {
+            let run = in_git(place, "status");
+            assert_eq!(run.code, Some(0), "{row} {place:?}: {run:?}");
+        }
+        let listed = in_git(&project, "list").stdout;
+        assert!(listed.contains("  ready  "), "{row}: {listed}");
+        let run = in_git(&project, "drop w");
+        assert_eq!(run.code, Some(0), "{row}: {run:?}");
+    }
+}

@@ -96,6 +96,31 @@ impl FoundStore {
         Ok(Self { root, store, by: FoundBy::Mark(Marked::Worktree, seen) })
     }
 
+    /// If the store that a mark names is gone, and the repository of the tree has one now that knows
+    /// the mark's token, the repository was moved, with the store in it.
+    fn follow_moved_store(&mut self) -> Result<(), Error> {
+        let FoundBy::Mark(of, seen) = &self.by else { return Ok(()) };
+        let format = Layout(&self.store).format();
+        if !std::fs::symlink_metadata(format).is_err_and(|error| git::is_absent(&error)) {
+            return Ok(());
+        }
+        let Ok(Some(repository)) = git::read(&self.root) else { return Ok(()) };
+        let moved = repository.common.join(layout::IN_GIT);
+        if !Layout(&moved).has_store() || !home::is_led_back(&repository) {
+            return Ok(());
+        }
+        must_be_ours(&moved)?;
+        let rows = Store::open(&moved)?.catalog().worktrees()?;
+        let is_project = matches!(of, Marked::Project);
+        let is_it = |row: &WorktreeRow| {
+            row.token == seen.marker.token && (row.name == PROJECT) == is_project
+        };
+        if rows.iter().any(is_it) {
+            self.store = moved;
+        }
+        Ok(())
+    }
+
     /// The store was found for `folder`. If that is in a worktree inside the project which has no
     /// mark, the worktree is meant, and not the project around it.
     fn discovered(self, store: Store, folder: &Path) -> Result<Discovered, Error> {
@@ -220,7 +245,8 @@ impl Store {
 
 /// See [`Store::discover`].
 fn discover(folder: &Path) -> Result<Discovered, Error> {
-    let found = find(folder)?;
+    let mut found = find(folder)?;
+    found.follow_moved_store()?;
     must_be_ours(&found.store)?;
     found.must_be_believed(Believed::with_store(&found.store))?;
     let store =
@@ -448,6 +474,7 @@ fn find(folder: &Path) -> Result<FoundStore, Error> {
                 None => Ok(FoundStore { root: root.to_owned(), store: own, by: FoundBy::Place }),
             };
         }
+        may_be_seen(&own)?;
         if let Some(found) = found_by(Marked::Project, root)?.or(by_git) {
             return Ok(found);
         }
@@ -490,7 +517,7 @@ fn found_by_git(root: &Path) -> Result<Option<FoundStore>, Error> {
     };
     let store = repository.common.join(layout::IN_GIT);
     if !Layout(&store).has_store() {
-        return Ok(None);
+        return may_be_seen(&store).map(|()| None);
     }
     // A worktree of calve may have lost its mark.
     if repository.is_linked()
@@ -545,6 +572,17 @@ fn found_by_row(root: &Path) -> Result<Option<FoundStore>, Error> {
         }
     }
     Ok(None)
+}
+
+/// Fails if nobody can say whether there is a store in this folder, since the user may not look into
+/// it. To go on without would call the store lost.
+fn may_be_seen(store: &Path) -> Result<(), Error> {
+    match std::fs::symlink_metadata(Layout(store).format()) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Err(Error::io(Operation::UseStore, store, error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Refuses a store whose folder belongs to another user. If the folder is gone, the caller's
