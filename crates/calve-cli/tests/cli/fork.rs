@@ -175,3 +175,19 @@ fn a_fork_names_the_tree_that_is_in_the_middle_of_something() {
     let line = "the project is in the middle of a bisection";
     assert!(run.code == Some(0) && run.stderr.contains(line), "{run:?}");
 }
+
+/// Where references are in tables, no file says that a cherry-pick is under way.
+#[test]
+fn a_cherry_pick_under_way_is_seen_in_tables_of_references() {
+    let test = "a_cherry_pick_under_way_is_seen_in_tables_of_references";
+    let scratch = crate::scratch();
+    let made = "git init -q -b main --ref-format=reftable app 2>/dev/null || exit 0; cd app; \
+                for at in 1 2 3; do echo $at >f; git add f; git commit -qm $at; done; \
+                git cherry-pick HEAD~1 >o 2>&1 || true; echo made";
+    match sh(scratch.path(), made) {
+        Some(said) if said == "made\n" => {}
+        _ => return not_run(test, "there is no git that has such tables"),
+    }
+    let run = in_git(&scratch.path().join("app"), "start w");
+    assert!(run.code == Some(0) && run.stderr.contains("a cherry-pick, which stays"), "{run:?}");
+}

@@ -383,3 +383,22 @@ fn what_a_killed_start_had_made_goes_with_the_next_command() {
         assert!(!has_stage(), "{words}");
     }
 }
+
+/// A drop by force went on, and nothing had what was staged.
+#[test]
+fn what_is_staged_in_a_worktree_without_a_folder_is_not_lost_because_git_fails() {
+    let name = "what_is_staged_in_a_worktree_without_a_folder_is_not_lost_because_git_fails";
+    let Some((_scratch, root)) = repository() else { return not_run(name, "there is no git") };
+    let app = root.join("app");
+    assert_eq!(in_git(&app, "start -q w").code, Some(0));
+    let script = "cd ../app.worktrees/w; echo staged >new; git add new; id=$(git hash-object new); \
+                  cd ../../app; rm -r ../app.worktrees/w; \
+                  rm -f .git/objects/$(echo $id | cut -c-2)/$(echo $id | cut -c3-)";
+    sh(&app, script).unwrap();
+    for words in ["drop w", "drop --force w"] {
+        let run = in_git(&app, words);
+        let is_said = run.stderr.contains("--force --discard w") || words == "drop w";
+        assert!(run.code == Some(1) && is_said, "{words}: {run:?}");
+    }
+    assert_eq!(in_git(&app, "drop --force --discard w").code, Some(0));
+}

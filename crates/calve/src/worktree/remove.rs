@@ -78,7 +78,8 @@ impl DropOptions {
 
     /// Whether [`DropOptions::force`] keeps no tree: local changes are lost at once. Commits are
     /// kept all the same. If commits are in a submodule of which the project has no repository, the
-    /// tree is kept.
+    /// tree is kept. Of a worktree whose folder is gone, what is staged is lost if git cannot make a
+    /// commit of it; without this, such a drop fails with [`ErrorKind::Git`].
     #[must_use]
     pub fn discard(mut self, yes: bool) -> Self {
         self.discard = yes;
@@ -466,8 +467,10 @@ impl Worktree {
                     let cause = io::Error::other(why);
                     return Err(refused(ErrorKind::Changed, cause).with_details(others));
                 }
-                Err(failure) if !how.force => {
-                    return Err(refused(ErrorKind::Git, io::Error::other(failure.to_string())));
+                // Without a tree, nothing else would keep what is staged.
+                Err(failure) if !(how.force && how.discard) => {
+                    let why = format!("git cannot keep what is staged in it: {failure}");
+                    return Err(refused(ErrorKind::Git, io::Error::other(why)));
                 }
                 _ => {}
             }

@@ -19,6 +19,10 @@ pub(super) fn way_out(case: &Case<'_>) -> Option<String> {
             "'git worktree add DIR {}' shows whether git alone can do it; without --base git writes nothing",
             shell_word(path)
         ),
+        // By force alone it drops no worktree of which nothing could keep what is staged.
+        ErrorKind::Git if operation == Operation::DropWorktree && !path.is_dir() => {
+            format!("'calve drop --force --discard{name}' gives up what is staged")
+        }
         ErrorKind::Git if operation == Operation::DropWorktree => {
             format!("'calve drop --force{name}' drops it anyway")
         }

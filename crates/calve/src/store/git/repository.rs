@@ -240,7 +240,15 @@ impl Repository {
     /// What the working tree is in the middle of, beside a merge: files of git, in its folder, that
     /// a new worktree does not get.
     pub(crate) fn under_way(&self) -> Vec<&'static str> {
-        let is_there = |name: &&str| std::fs::symlink_metadata(self.git_dir.join(name)).is_ok();
+        let is_file = |name: &str| std::fs::symlink_metadata(self.git_dir.join(name)).is_ok();
+        // There the heads are references like others.
+        let has_tables = is_file("reftable");
+        let is_head = |name: &str| {
+            has_tables
+                && name.ends_with("_HEAD")
+                && self.git().args(["rev-parse", "-q", "--verify", name]).run().is_ok()
+        };
+        let is_there = |name: &&str| is_file(name) || is_head(name);
         let states: [(&str, &[&str]); 4] = [
             ("a rebase", &["rebase-merge", "rebase-apply"]),
             ("a cherry-pick", &["CHERRY_PICK_HEAD"]),
