@@ -243,7 +243,7 @@ job_volume() { # BOOT
             umount /home/ada/trees && mv $image /home/ada/away
             ;;
         3)
-            says 'the boot went on without the image' 1 '' mountpoint -q /home/ada/trees
+            check 'the boot went on without the image' bash -c '! mountpoint -q /home/ada/trees'
             check 'the unit failed' systemctl is-failed -q $unit
             check 'the other volume is mounted' mountpoint -q /home/ada/other
             for words in 'cd app && calve list' 'cd app && calve start four' 'calve volume check trees' 'calve volume create trees' 'calve volume remove trees'; do
@@ -257,7 +257,7 @@ job_volume() { # BOOT
             umount /home/ada/other && dd if=/dev/zero of=/home/ada/other.img bs=1M count=8 conv=notrunc status=none
             ;;
         4)
-            says 'the boot went on with a damaged image' 1 '' mountpoint -q /home/ada/other
+            check 'the boot went on with a damaged image' bash -c '! mountpoint -q /home/ada/other'
             check 'the first volume is mounted' mountpoint -q /home/ada/trees
             says 'check finds the damage' 3 'damage' as calve volume check other
             says 'status says that it is not mounted' 3 'not mounted' as calve volume status
