@@ -27,7 +27,7 @@ impl Store {
     /// If git cannot be asked, nowhere: a start says why.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] if the project is gone. Nothing is changed.
+    /// Those of every operation, see [`Store`]. Nothing is changed.
     pub fn find_branches<N: AsRef<str>>(&self, names: &[N]) -> Result<Vec<FoundBranch>, Error> {
         let project = self.project()?;
         let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
