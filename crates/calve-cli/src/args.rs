@@ -30,6 +30,8 @@ mod store;
 mod tidy;
 #[cfg(unix)]
 mod units;
+#[cfg(unix)]
+mod update;
 #[cfg(target_os = "linux")]
 mod volume;
 #[cfg(unix)]
@@ -56,6 +58,8 @@ pub(crate) use store::{GcArgs, StoreVerb};
 pub(crate) use tidy::TidyArgs;
 #[cfg(unix)]
 pub(crate) use units::{parse_size, parse_time};
+#[cfg(unix)]
+pub(crate) use update::UpdateArgs;
 #[cfg(target_os = "linux")]
 pub(crate) use volume::{CreateArgs, GrowArgs, RemoveArgs, VolumeVerb};
 #[cfg(unix)]
@@ -195,6 +199,16 @@ pub(crate) enum Verb {
     #[cfg(unix)]
     #[command(after_help = worktrees::FILL_EXAMPLES)]
     Fill(FillArgs),
+
+    /// Bring new dependencies and builds into worktrees
+    ///
+    /// calve brings what git ignores in the project now. It compares the worktree's base, the
+    /// project and the worktree: what the worktree did not change itself becomes as it is in the
+    /// project, what it did change stays. Tracked files are git's: --merge and --rebase let git
+    /// bring them first.
+    #[cfg(unix)]
+    #[command(after_help = update::UPDATE_EXAMPLES)]
+    Update(UpdateArgs),
 
     /// List the worktrees and their state
     #[cfg(unix)]

@@ -25,7 +25,7 @@ struct Group {
 const GROUPS: [Group; 6] = [
     Group {
         title: "Worktrees",
-        main: &["start", "list", "cd", "status", "diff", "drop"],
+        main: &["start", "list", "cd", "status", "diff", "update", "drop"],
         more: &["run", "path", "env"],
     },
     Group {

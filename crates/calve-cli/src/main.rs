@@ -131,6 +131,8 @@ fn run(cli: Cli) -> Result<Exit, clap::Error> {
         #[cfg(unix)]
         Verb::Fill(args) => worktrees::fill::run(args, session),
         #[cfg(unix)]
+        Verb::Update(args) => worktrees::update::run(args, session),
+        #[cfg(unix)]
         Verb::List(args) => worktrees::list::run(args, session),
         #[cfg(unix)]
         Verb::Du(args) => worktrees::du::run(args, session),

@@ -40,6 +40,7 @@ pub(crate) mod run {
 pub(crate) mod start;
 pub(crate) mod status;
 pub(crate) mod tidy;
+pub(crate) mod update;
 
 pub(crate) fn path(args: &PathArgs, session: Session<'_>) -> Result<Exit, Failure> {
     let failed = |error: calve::Error| store_failure(&error);

@@ -248,9 +248,9 @@ pub use worktree::{
     FoundBranch, FreedBytes, GitMode, GitOutcome, GitStatus, GitWorktree, KeptWorktree, LastChange,
     LinkedWorktree, LivingProcess, NoRepository, NotReshared, PathMode, ReshareOptions,
     ReshareReport, ShedFolder, ShedKind, ShedReport, Sheddable, StartBranch, StartOptions,
-    StartReport, StartedWorktree, StayReason, StayingWorktree, SwitchOptions, SwitchReport,
-    TreeUsage, Worktree, WorktreeState, WorktreeStatus, clone_with_own_paths, fill, path_mentions,
-    reshare_folders, rewrite_paths,
+    StartReport, StartedWorktree, StayReason, StayedPath, StayedReason, StayingWorktree,
+    SwitchOptions, SwitchReport, TreeUsage, UpdateOptions, UpdateReport, Worktree, WorktreeState,
+    WorktreeStatus, clone_with_own_paths, fill, path_mentions, reshare_folders, rewrite_paths,
 };
 #[cfg(all(unix, feature = "remote"))]
 pub use worktree::{CheckoutOptions, CheckoutReport};

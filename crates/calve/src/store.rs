@@ -42,6 +42,7 @@ pub(crate) mod make;
 pub(crate) mod manifest;
 pub(crate) mod marker;
 pub(crate) mod materialize;
+pub(crate) mod merged;
 pub(crate) mod metadata;
 mod name;
 pub(crate) mod object;

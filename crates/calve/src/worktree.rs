@@ -53,6 +53,7 @@ mod shed;
 mod start;
 mod submodules;
 pub(crate) mod switch;
+mod update;
 
 pub use adopted::GitWorktree;
 pub use diff::{Diff, FileDiff};
@@ -76,6 +77,7 @@ pub use start::{
     StartOptions, StartReport, StartedWorktree,
 };
 pub use switch::{SwitchOptions, SwitchReport};
+pub use update::{StayedPath, StayedReason, UpdateOptions, UpdateReport};
 
 /// A worktree of a store, or the project itself.
 ///

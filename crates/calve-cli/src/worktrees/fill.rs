@@ -66,7 +66,7 @@ fn policy(path: &Path) -> Result<SecretPolicy, Failure> {
 }
 
 /// The root of the working tree that contains a folder; the folder itself if git finds none.
-fn root_of(folder: &Path) -> PathBuf {
+pub(super) fn root_of(folder: &Path) -> PathBuf {
     let absolute = std::fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned());
     let has_git = |root: &&Path| std::fs::symlink_metadata(root.join(".git")).is_ok();
     absolute.ancestors().find(has_git).map_or(folder.to_owned(), Path::to_owned)

@@ -61,6 +61,8 @@ mod tidy;
 #[cfg(target_os = "linux")]
 mod untouched;
 #[cfg(unix)]
+mod update;
+#[cfg(unix)]
 mod upkeep;
 mod usage;
 #[cfg(unix)]

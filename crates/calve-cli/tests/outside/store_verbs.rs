@@ -31,6 +31,8 @@ pub(super) enum Verb {
     Reset,
     /// Undoes a forced switch.
     Undo,
+    /// Brings a folder that is replaced whole, and single files, beside local changes.
+    Update,
     Drop,
     Restore,
     Pack,
@@ -39,7 +41,7 @@ pub(super) enum Verb {
 }
 
 use Verb::{
-    Capture, Drop, Gc, Pack, Reset, Restore, Snapshot, Start, StartFrom, Switch, Undo, Warm,
+    Capture, Drop, Gc, Pack, Reset, Restore, Snapshot, Start, StartFrom, Switch, Undo, Update, Warm,
 };
 
 impl Verb {
@@ -52,6 +54,7 @@ impl Verb {
             Switch => "restore --json -j 1 two a",
             Reset => "restore --json -j 1 a",
             Undo => "undo --json -j 1 a",
+            Update => "update --json -j 1 a",
             Drop => "drop --json -j 1 --force c",
             Restore => "restore --json -j 1 a",
             Pack => "store pack --json -j 1",
@@ -214,6 +217,30 @@ impl World {
         rewrite_many(tree, self.many / 3, &format!("case{number}"));
     }
 
+    /// What an installer would do in the project.
+    fn install(&self, word: &str) {
+        let app = self.app();
+        let modules = app.join(DEPENDENCIES);
+        let _ = fs::remove_dir_all(&modules);
+        for name in ["all/index.js", &format!("{word}/index.js"), "all/same"] {
+            fs::create_dir_all(modules.join(name).parent().unwrap()).unwrap();
+            let text = if name == "all/same" { "same" } else { word };
+            fs::write(modules.join(name), text).unwrap();
+            set_mtime(&modules.join(name), 400 + word.len() as u64);
+        }
+        symlink(format!("../{word}"), modules.join("all/link")).unwrap();
+        set_mtime(&modules.join("all/link"), 401);
+        many_files(&modules.join("many"), self.many / 3, 2000, word);
+        for number in 0..self.many / 3 {
+            let name = format!("many/d{}/f{number}", number / 100);
+            set_mtime(&modules.join(name), 1000 + number as u64);
+        }
+        for name in ["f1", "settings"] {
+            fs::write(app.join(name), format!("{name} {word}")).unwrap();
+            set_mtime(&app.join(name), 410 + word.len() as u64);
+        }
+    }
+
     fn bring_about(&self, number: usize) {
         let verb = self.verb;
         let app = self.app();
@@ -228,6 +255,19 @@ impl World {
                 if verb == Undo {
                     self.done("restore -q two a");
                 }
+            }
+            Update => {
+                self.done("drop -q --force a");
+                self.done("start -q --from one a");
+                self.install("one");
+                self.done("update -q a");
+                let a = self.tree("a");
+                fs::create_dir(a.join("mine")).unwrap();
+                for (at, name) in ["f1", "mine/note"].into_iter().enumerate() {
+                    fs::write(a.join(name), format!("{name} by hand")).unwrap();
+                    set_mtime(&a.join(name), 200 + at as u64);
+                }
+                self.install("two");
             }
             Drop => drop(self.done("start -q --from one c")),
             Restore => remove_tree(&self.tree("a")),
@@ -360,7 +400,7 @@ impl World {
             if !done {
                 wrong.extend(self.again(verb, fault, before, &after, expected));
             }
-            if matches!(verb, Switch | Reset) {
+            if matches!(verb, Switch | Reset | Update) {
                 wrong.extend(self.undone(before));
             }
         }
@@ -455,7 +495,7 @@ impl World {
             (Start | StartFrom | Restore, None) if done => wrong.push(format!("no {subject}")),
             (Drop, Some(_)) if done => wrong.push("c is there".to_owned()),
             (Drop, Some(got)) => differs("c", made_from, got),
-            (Switch | Reset | Undo, Some(got)) if done => {
+            (Switch | Reset | Undo | Update, Some(got)) if done => {
                 if let Some(expected) = expected {
                     let lost = lost(expected, got);
                     if !lost.is_empty() {
@@ -463,13 +503,17 @@ impl World {
                     }
                 }
             }
-            (Switch | Reset | Undo, Some(got)) => {
+            (Switch | Reset | Undo | Update, Some(got)) => {
                 let olds = [Some(&before.trees["a"]), expected, Some(&self.one)];
                 for (path, entry) in got.iter().filter(|(path, _)| !is_stage_path(path)) {
                     let whole = olds.iter().flatten().filter_map(|old| old.get(path));
                     if !entry.is_dir() && !whole.into_iter().any(|old| old.same_file(entry)) {
                         wrong.push(format!("{path:?} is neither of the one nor of the other"));
                     }
+                }
+                let whole = |of: &State| lost(&dependencies(of), &dependencies(got)).is_empty();
+                if verb == Update && !olds.iter().flatten().any(|old| whole(old)) {
+                    wrong.push(format!("{DEPENDENCIES} is there in part"));
                 }
             }
             (Snapshot | Capture | Pack | Warm | Gc, Some(got)) => {
@@ -551,6 +595,15 @@ fn rewrite_many(tree: &Path, count: usize, word: &str) {
     for number in 0..count {
         set_mtime(&tree.join(format!("many/d{}/f{number}", number / 100)), 1000 + number as u64);
     }
+}
+
+/// The folder that an update replaces whole.
+const DEPENDENCIES: &str = "node_modules";
+
+/// What is in that folder.
+fn dependencies(of: &State) -> State {
+    let inside = of.iter().filter(|(path, _)| path.starts_with(DEPENDENCIES));
+    inside.map(|(path, entry)| (path.clone(), entry.clone())).collect()
 }
 
 /// The differences between two states, except the times of directories: these change if something

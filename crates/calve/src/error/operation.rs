@@ -142,6 +142,7 @@ operations! {
     Unlock = "unlock the registration of",
     Unregister = "remove git's registration of",
     Unpack = "unpack",
+    Update = "update",
     Use = "use",
     UseBranch = "use the branch",
     UseName = "use the name",

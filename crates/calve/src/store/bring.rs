@@ -23,7 +23,7 @@ use super::at::{last, open_at, open_parent, remove_at};
 use super::delta::At;
 use super::id::{BlobId, SnapshotId};
 use super::index::{Boot, Index, Stat};
-use super::manifest::{self, Builder, NO_ID};
+use super::manifest::{self, Builder, Manifest, NO_ID};
 use super::materialize::{Plan, materialize, wanted};
 use super::object::{Entry, Kind, Time};
 use super::paths::local::{Local, Tree};
@@ -33,13 +33,14 @@ use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::filesystem::{Filesystem, Filesystems};
 use crate::reflink::imp::{DIR_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::{self, Attrs, Meta};
-use crate::report::Skipped;
+use crate::report::{DestinationReport, Skipped};
 use crate::tree::across::rename_entry;
 use crate::tree::running::Running;
 use crate::tree::staging::{self, Stage};
 use plan::{Moves, Trees};
 
 pub(crate) mod plan;
+pub(crate) mod whole;
 
 /// How many files go to one directory of the stage. One thread fills each directory.
 const STAGED_TOGETHER: usize = 128;
@@ -100,46 +101,60 @@ impl Bring<'_> {
                 io::Error::other("too many files"),
             ));
         }
-        let manifest = builder.finish();
+        let mut staged =
+            Staged { stage, places, whole: whole::names_in_stage(moves), made: Vec::new() };
+        self.fill_stage(&mut staged, &builder.finish(), Path::new(""), operation)?;
+        let top = folder(String::new());
+        if let Some(manifest) = whole::manifest_of(trees.target, top, &staged.whole) {
+            fs::mkdirat(staged.stage.dir(), whole::WHOLE, Mode::RWXU)
+                .context(Operation::StageIn, || self.path)?;
+            self.fill_stage(&mut staged, &manifest, Path::new(whole::WHOLE), operation)?;
+        }
+        Ok(staged)
+    }
+
+    /// Makes a tree at a path in the stage.
+    fn fill_stage(
+        &self,
+        staged: &mut Staged,
+        manifest: &Manifest,
+        at: &Path,
+        operation: &Running,
+    ) -> Result<(), Error> {
+        let root = open_at(staged.stage.dir(), at).context(Operation::StageIn, || self.path)?;
+        let paths = [self.path.to_owned()];
+        let plan = Plan { store: self.store, manifest, paths: &paths, operation };
         // Reports and errors name the paths that the files will have, not the paths in the stage.
-        let told = |staged: &Path| {
-            let staged = staged.to_str();
-            places.iter().find(|(_, place)| Some(place.as_str()) == staged).map(|(path, _)| path)
-        };
-        let root = stage.dir().try_clone().context(Operation::StageIn, || self.path)?;
-        let plan = Plan {
-            store: self.store,
-            manifest: &manifest,
-            paths: &[self.path.to_owned()],
-            operation,
-        };
         let made = materialize(&plan, vec![root]).map_err(|error| {
-            let Ok(staged) = error.path().strip_prefix(self.path) else { return error };
-            let path = told(staged).map_or(self.path.to_owned(), |path| self.path.join(path));
-            error.with_path(path)
+            let Ok(place) = error.path().strip_prefix(self.path) else { return error };
+            let path = staged.path_of(&at.join(place));
+            error.with_path(path.map_or(self.path.to_owned(), |path| self.path.join(path)))
         })?;
         // The same as when a worktree is started: copied content is on the disk before the index
         // names it.
         if !made.unsealed.is_empty() || made.reports.iter().any(|report| report.copied_files > 0) {
-            self.store.contents().flush_with(&made.unsealed, std::iter::once(stage.dir()))?;
+            self.store
+                .contents()
+                .flush_with(&made.unsealed, std::iter::once(staged.stage.dir()))?;
         }
-        let mut skipped: Vec<Skipped> =
-            made.reports.into_iter().flat_map(|report| report.skipped).collect();
-        // The stage's own folders are deleted with the stage, so what they lack does not matter.
-        skipped.retain_mut(|skipped| match told(&skipped.path) {
-            Some(path) => {
-                skipped.path.clone_from(path);
-                true
-            }
-            None => false,
-        });
-        Ok(Staged { stage, places, skipped })
+        for mut report in made.reports {
+            // The stage's own folders are deleted with the stage, so what they lack does not matter.
+            report.skipped.retain_mut(|skipped| match staged.path_of(&at.join(&skipped.path)) {
+                Some(path) => {
+                    skipped.path = path;
+                    true
+                }
+                None => false,
+            });
+            staged.made.push(report);
+        }
+        Ok(())
     }
 
     /// Fails if the entry at `path` changed since the scan, because the switch would lose that
     /// change. The next call of the same switch sees it as a change by hand.
     fn must_be_as_seen(&self, path: &Path, seen: &Translated) -> Result<(), Error> {
-        let Self { root, trees, .. } = *self;
+        let root = self.root;
         let look = || -> io::Result<Option<Meta>> {
             let dir = open_parent(root, path)?;
             Ok(Some(Meta::at(&dir, &last(path)?)?))
@@ -150,7 +165,16 @@ impl Bring<'_> {
             // directories.
             _ => return Ok(()),
         };
-        let as_seen = trees.find(trees.now, path).map(|at| trees.now.at(at)).is_some_and(|entry| {
+        if self.is_as_seen(&meta, path, seen) {
+            return Ok(());
+        }
+        Err(self.in_the_way(path, "it was changed while the restore was under way"))
+    }
+
+    /// Whether `meta` is that of the file or link that the scan saw at `path`.
+    fn is_as_seen(&self, meta: &Meta, path: &Path, seen: &Translated) -> bool {
+        let Trees { now, .. } = self.trees;
+        self.trees.find(now, path).map(|at| now.at(at)).is_some_and(|entry| {
             let size_is = match &entry.kind {
                 Kind::File { size, .. } => *size == meta.size,
                 Kind::Symlink { target, .. } => target.len() as u64 == meta.size,
@@ -159,11 +183,7 @@ impl Bring<'_> {
             };
             size_is && (entry.mtime.0, i64::from(entry.mtime.1)) == meta.modified()
                 || seen.get(path) == Some(&(meta.ino, meta.size, meta.modified()))
-        });
-        if as_seen {
-            return Ok(());
-        }
-        Err(self.in_the_way(path, "it was changed while the restore was under way"))
+        })
     }
 
     /// The files that name the worktree's root and are what the scan saw, which has them as a
@@ -173,9 +193,16 @@ impl Bring<'_> {
         let Self { root, trees, moves, .. } = *self;
         let Some(local) = trees.local else { return Translated::new() };
         let tree = Tree { path: self.path, root };
-        let touched = moves.put.keys().chain(&moves.remove).chain(moves.mend.keys());
+        let mut touched: Vec<PathBuf> =
+            moves.put.keys().chain(&moves.remove).chain(moves.mend.keys()).cloned().collect();
+        if !moves.whole.is_empty() {
+            let now = trees.now;
+            let paths = now.entries().filter(|(_, _, entry)| !entry.is_directory());
+            let paths = paths.map(|(place, slot, _)| now.path_of(place, slot));
+            touched.extend(paths.filter(|path| moves.is_in_whole(path)));
+        }
         let mut seen = Translated::new();
-        for path in touched {
+        for path in &touched {
             let Some(at) = trees.find(trees.now, path) else { continue };
             let stat = || {
                 let dir = open_parent(root, path)?;
@@ -233,6 +260,10 @@ impl Bring<'_> {
             make().context(Operation::MakeDirectory, || failed(path))?;
         }
         let mut given = HashMap::new();
+        for folder in moves.whole.keys() {
+            self.put_whole(&staged, folder, &seen, &mut given)?;
+            changed += 1;
+        }
         for path in moves.put.keys() {
             let Some(place) = staged.places.get(path) else { continue };
             self.must_be_as_seen(path, &seen)?;
@@ -335,6 +366,7 @@ impl Bring<'_> {
             let base = base_place.and_then(|place| trees.base.directories.get(place as usize));
             let is_same = base.is_some_and(|base| base.entries.is(&directory.entries));
             let has_moved = moved.contains(&*above);
+            let is_whole = moves.is_in_whole(&above);
             for (slot, entry) in (0..).zip(&directory.entries) {
                 let base_slot = match is_same {
                     true => Some(slot),
@@ -350,6 +382,10 @@ impl Bring<'_> {
                         || moves.mend.contains_key(&path)
                         || is_private && is_directory;
                     is_known = !is_directory && !moves.by_hand.contains(&path);
+                }
+                if is_whole || !moves.whole.is_empty() && moves.whole.contains_key(&path()) {
+                    is_touched = !entry.is_directory() && !moves.by_hand.contains(&path());
+                    is_known = false;
                 }
                 if is_touched {
                     touched.push((number, path(), (place, slot)));
@@ -443,7 +479,42 @@ pub(crate) struct Staged {
     pub(crate) stage: Stage,
     /// The paths of the files, with their places in the stage.
     pub(crate) places: HashMap<PathBuf, String>,
-    pub(crate) skipped: Vec<Skipped>,
+    /// The names of the folders that arrive whole.
+    whole: HashMap<PathBuf, String>,
+    /// What was made in the stage, with the paths that it will have.
+    pub(crate) made: Vec<DestinationReport>,
+}
+
+impl Staged {
+    /// What arrived without a part of itself.
+    pub(crate) fn skipped(&self) -> impl Iterator<Item = &Skipped> {
+        self.made.iter().flat_map(|report| &report.skipped)
+    }
+
+    /// The place in the stage of the file that will be at a path.
+    pub(crate) fn place_of(&self, path: &Path) -> Option<PathBuf> {
+        if let Some(place) = self.places.get(path) {
+            return Some(place.into());
+        }
+        let above = path.ancestors().find(|above| self.whole.contains_key(*above))?;
+        let name = Path::new(whole::WHOLE).join(&self.whole[above]);
+        Some(name.join(path.strip_prefix(above).ok()?))
+    }
+
+    /// The path that an entry of the stage will have. `None`: it is one of the stage's own.
+    fn path_of(&self, place: &Path) -> Option<PathBuf> {
+        let Ok(below) = place.strip_prefix(whole::WHOLE) else {
+            let place = place.to_str();
+            return self
+                .places
+                .iter()
+                .find(|it| Some(it.1.as_str()) == place)
+                .map(|it| it.0.clone());
+        };
+        let name = below.iter().next()?;
+        let (folder, name) = self.whole.iter().find(|it| name == it.1.as_str())?;
+        Some(folder.join(below.strip_prefix(name).ok()?))
+    }
 }
 
 /// The entry of the file at `path` for [`Record`](super::undo::Record)`::metadata`. `None` if it may

@@ -42,8 +42,8 @@ pub(crate) use self::repository::{
 pub use self::run::GIT_VARIABLES;
 pub(crate) use self::run::{Failure, Git};
 pub(crate) use self::work::{
-    Head, NotTracked, Work, heads_in, ignored_of, not_tracked_but_matched, not_tracked_in,
-    whole_work_in, work_beside, work_in,
+    Head, NotTracked, Work, all_tracked, heads_in, ignored_of, not_tracked_but_matched,
+    not_tracked_in, whole_work_in, work_beside, work_in,
 };
 
 mod ask;

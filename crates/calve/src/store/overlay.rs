@@ -30,7 +30,7 @@ use super::metadata::Maker;
 use super::object::{Entry, Kind, SnapshotObject, Time};
 use super::paths::found::{Found, PathKept};
 use super::paths::spelling::Spellings;
-use super::scan::{self, IGNORE_FILE, Request, group_of, name_directories};
+use super::scan::{self, IGNORE_FILE, Request, link_again, name_directories};
 use super::snapshot::record::{FoundList, Recording};
 use crate::error::{Context as _, Error, Operation};
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
@@ -361,20 +361,4 @@ fn overlay(
 /// Whether a file or a symbolic link that is brought is as it was.
 fn is_same(old: &Entry, new: &Entry) -> bool {
     !old.is_directory() && old.same_content(new) && old.mode == new.mode
-}
-
-/// Gives the groups of hard links the numbers that belong to the names that they have left.
-fn link_again(manifest: &mut Manifest) {
-    let mut groups: HashMap<u64, Vec<(u32, u32)>> = HashMap::new();
-    for (place, slot, entry) in manifest.entries() {
-        if entry.link() != 0 {
-            groups.entry(entry.link()).or_default().push((place, slot));
-        }
-    }
-    for names in groups.into_values() {
-        let group = if names.len() > 1 { group_of(manifest, &names) } else { 0 };
-        for (place, slot) in names {
-            manifest.directories[place as usize].entries[slot as usize].set_link(group);
-        }
-    }
 }

@@ -453,7 +453,7 @@ impl<'s> ReadyTrees<'s> {
         let bring =
             Bring { store: self.store, root, path, trees: &trees, moves: &moves, is_private: true };
         let staged = bring.stage(operation)?;
-        if !staged.skipped.is_empty() {
+        if staged.skipped().next().is_some() {
             return Ok(None);
         }
         let applied = bring.apply(staged)?;

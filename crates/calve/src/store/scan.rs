@@ -51,7 +51,7 @@ pub(crate) mod files;
 mod trust;
 
 use assemble::Assembly;
-pub(crate) use assemble::{group_of, name_directories};
+pub(crate) use assemble::{group_of, link_again, name_directories};
 use files::read_small;
 pub(crate) use files::{attributes, entry_of};
 

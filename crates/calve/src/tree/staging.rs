@@ -507,6 +507,30 @@ pub(super) fn swap(
     Ok(false)
 }
 
+/// Exchanges two folders.
+///
+/// Where the filesystem has no such rename, it takes three. If this process dies between them,
+/// nothing may be at the second place, and the folder that was there is beside the first one.
+pub(crate) fn exchange_folders(
+    from: impl AsFd,
+    name: &CStr,
+    into: impl AsFd,
+    other: &CStr,
+) -> rustix::io::Result<()> {
+    match rename_with(&from, name, &into, other, RenameFlags::EXCHANGE) {
+        Err(errno) if SystemCall::RenameWithFlags.is_unavailable(errno) => {
+            let aside = stage_name();
+            fs::renameat(&into, other, &from, &aside)?;
+            if let Err(errno) = fs::renameat(&from, name, &into, other) {
+                fs::renameat(&from, &aside, &into, other)?;
+                return Err(errno);
+            }
+            fs::renameat(&from, &aside, &from, name)
+        }
+        exchanged => exchanged,
+    }
+}
+
 /// Renames a folder to a path at which there is nothing.
 ///
 /// # Errors

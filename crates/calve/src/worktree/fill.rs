@@ -163,8 +163,7 @@ pub struct FillPlan {
     tree: Repository,
     from: Repository,
     start: Instant,
-    since: (i64, i64),
-    compared: Option<Comparison>,
+    tracked: Tracked,
     carried: Vec<Vec<u8>>,
     not_ignored: Vec<PathBuf>,
     leave_secrets: bool,
@@ -215,19 +214,10 @@ impl FillPlan {
         let start = Instant::now();
         let operation = common.operation();
         let (tree, from) = trees(path.as_ref(), options.from.as_deref())?;
-        let [root, own, from_root, from_own] =
-            [&tree.root, &tree.git_dir, &from.root, &from.git_dir].map(|path| open(path));
-        let (root, own, from_root, from_own) = (root?, own?, from_root?, from_own?);
-        let (theirs, ours) = (
-            WorkingTree { root: &root, git: &own },
-            WorkingTree { root: &from_root, git: &from_own },
-        );
-        let since = git_index::next_tick();
-        let compared = git_index::compare(ours, theirs, since, &|| operation.is_cancelled());
-        operation.check(Operation::Fill, &tree.root)?;
+        let tracked = Tracked::look(&tree, &from, &operation)?;
         let (carried, not_ignored) = to_carry(&tree, &from, options)?;
         let leave_secrets = options.leave_secrets;
-        Ok(Self { tree, from, start, since, compared, carried, not_ignored, leave_secrets })
+        Ok(Self { tree, from, start, tracked, carried, not_ignored, leave_secrets })
     }
 
     /// The root of the worktree, without links.
@@ -257,8 +247,8 @@ impl FillPlan {
     /// Those of [`clone_tree`]: then the files that have arrived stay, each of them whole, and
     /// another call does the rest.
     pub fn run(self, common: &StoreOptions) -> Result<FillReport, Error> {
-        let Self { tree, from, start, since, mut compared, carried, not_ignored, leave_secrets } =
-            self;
+        let Self { tree, from, start, tracked, carried, not_ignored, leave_secrets } = self;
+        let Tracked { mut compared, since } = tracked;
         let operation = common.operation();
         let (root, own) = (open(&tree.root)?, open(&tree.git_dir)?);
         let sieve = Arc::new(Sieve::default());
@@ -327,6 +317,45 @@ impl FillPlan {
             left_secrets: left,
             elapsed: start.elapsed(),
         })
+    }
+}
+
+/// The tracked files of a worktree, compared with those of the tree that files are taken from.
+#[derive(Debug)]
+pub(super) struct Tracked {
+    /// `None`: calve does not understand one of the indexes.
+    compared: Option<Comparison>,
+    since: (i64, i64),
+}
+
+impl Tracked {
+    /// Compares them.
+    pub(super) fn look(
+        tree: &Repository,
+        from: &Repository,
+        operation: &Running,
+    ) -> Result<Self, Error> {
+        let [root, own, from_root, from_own] =
+            [&tree.root, &tree.git_dir, &from.root, &from.git_dir].map(|path| open(path));
+        let (root, own, from_root, from_own) = (root?, own?, from_root?, from_own?);
+        let (theirs, ours) = (
+            WorkingTree { root: &root, git: &own },
+            WorkingTree { root: &from_root, git: &from_own },
+        );
+        let since = git_index::next_tick();
+        let compared = git_index::compare(ours, theirs, since, &|| operation.is_cancelled());
+        operation.check(Operation::Fill, &tree.root)?;
+        Ok(Self { compared, since })
+    }
+
+    /// Gives those that are the same in both trees the times of the other tree, and all others a
+    /// new time. Returns how many got each.
+    pub(super) fn settle(self, tree: &Repository, root: &OwnedFd) -> Result<(u64, u64), Error> {
+        let Some(mut compared) = self.compared else { return Ok((0, 0)) };
+        let (timed, renewed) = (compared.give_times(root), compared.renew_others(root));
+        let own = open(&tree.git_dir)?;
+        compared.record(WorkingTree { root, git: &own }, self.since);
+        Ok((timed, renewed))
     }
 }
 
@@ -470,7 +499,7 @@ fn to_carry(
 
 /// Whether an entry can arrive at a path below `root`: everything above it is a directory, and if
 /// the entry is a directory (its path ends in a slash), nothing else is in its place.
-fn has_room(root: &Path, path: &[u8]) -> bool {
+pub(super) fn has_room(root: &Path, path: &[u8]) -> bool {
     let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(end, _)| end);
     for end in ends {
         match std::fs::symlink_metadata(root.join(path_from(&path[..end]))) {

@@ -40,9 +40,10 @@ use rustix::process::geteuid;
 use super::{Worktree, shown};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::meta::Meta;
-use crate::report::{SkipReason, Skipped};
+use crate::report::{DestinationReport, SkipReason, Skipped};
 use crate::store::at::open_at;
 use crate::store::bring::plan::{self, Changes, LeftToUndo, Moves, Times, Trees};
+use crate::store::bring::whole::WholeFolders;
 use crate::store::bring::{Applied, Bring, Staged};
 use crate::store::catalog::{State, WorktreeRow};
 use crate::store::files::ask_to_write;
@@ -107,12 +108,28 @@ impl SwitchOptions {
     }
 }
 
-/// One switch, reset or undo.
+/// One switch, reset, undo or update.
 struct Transit<'a> {
     to: SnapshotId,
     what: Changes,
     undo: Option<&'a Undo>,
+    /// The folders that an update lets arrive whole.
+    update: Option<&'a WholeFolders>,
     dry_run: bool,
+}
+
+impl Transit<'_> {
+    /// Whether it notes what an undo needs.
+    fn notes_undo(&self) -> bool {
+        self.what != Changes::Respect || self.update.is_some()
+    }
+}
+
+/// What a switch, reset, undo or update did, beside what it reports.
+pub(super) struct Passed {
+    pub(super) report: SwitchReport,
+    pub(super) made: Vec<DestinationReport>,
+    times: Times,
 }
 
 /// What [`Worktree::switch`], [`Worktree::reset`] or [`Worktree::undo`] did.
@@ -213,14 +230,27 @@ impl Worktree {
         let operation = options.operation();
         self.alone(&operation, |this| {
             let to = to.map_or_else(|| this.based_on(), Ok)?;
-            let transit = Transit { to, what, undo: None, dry_run };
-            Ok(this.transit(&transit, &operation)?.0)
+            let transit = Transit { to, what, undo: None, update: None, dry_run };
+            Ok(this.transit(&transit, &operation)?.report)
         })
+    }
+
+    /// Brings the worktree to its new base, as an update does: the folders in `whole` arrive whole,
+    /// and an undo takes it back. The caller keeps other processes from switching the worktree.
+    pub(super) fn advance(
+        &self,
+        to: SnapshotId,
+        whole: &WholeFolders,
+        operation: &Running,
+    ) -> Result<Passed, Error> {
+        let what = Changes::Respect;
+        let transit = Transit { to, what, undo: None, update: Some(whole), dry_run: false };
+        self.transit(&transit, operation)
     }
 
     /// Calls `work` with the worktree as the store has it now. No other process can switch or drop
     /// the worktree meanwhile.
-    fn alone<T>(
+    pub(super) fn alone<T>(
         &self,
         operation: &Running,
         work: impl FnOnce(&Self) -> Result<T, Error>,
@@ -273,12 +303,8 @@ impl Worktree {
         Ok(moves_aside && !goes_on && self.has_moved_aside()?)
     }
 
-    fn transit(
-        &self,
-        transit: &Transit<'_>,
-        operation: &Running,
-    ) -> Result<(SwitchReport, Times), Error> {
-        let Transit { to, what, undo, dry_run } = *transit;
+    fn transit(&self, transit: &Transit<'_>, operation: &Running) -> Result<Passed, Error> {
+        let Transit { to, what, undo, dry_run, .. } = *transit;
         let started = std::time::Instant::now();
         self.must_be_there()?;
         let from = self.based_on()?;
@@ -315,7 +341,7 @@ impl Worktree {
             local: known.local.as_ref(),
             left_to_undo: left_to_undo.as_ref(),
         };
-        let moves = plan_moves(&mut trees, &root, what, undo, scan.left_out)
+        let moves = plan_moves(&mut trees, &root, transit, scan.left_out)
             .context(Operation::Read, || &self.path)?;
         if what == Changes::Respect && !moves.conflicts.is_empty() {
             return Err(self.in_the_way(&moves));
@@ -323,12 +349,13 @@ impl Worktree {
         let mut report = begun(from, to);
         report.discards_earlier = self.discards_earlier(what, interrupted.is_some(), &moves)?;
         if dry_run {
-            return Ok((planned(report, &moves, undo), moves.times));
+            let report = planned(report, &moves, undo);
+            return Ok(Passed { report, made: Vec::new(), times: moves.times });
         }
         // We read the metadata before the stage changes the root's time.
-        let metadata = match what {
-            Changes::Respect => Vec::new(),
-            _ => self.metadata_before(&root, &moves)?,
+        let metadata = match transit.notes_undo() {
+            true => self.metadata_before(&root, &moves)?,
+            false => Vec::new(),
         };
         self.must_cross_no_mount(&root, &moves, undo)?;
         // Everything that can fail for lack of space or content happens before we change anything.
@@ -344,17 +371,15 @@ impl Worktree {
         let staged = bring.stage(operation)?;
         self.connect_staged(&staged, operation)?;
         if let Some(local) = &known.local {
-            let mut found = self.store.snapshots().found(to, &object)?;
-            found.keep_tracked(&self.path);
-            self.relocate_staged(tree, local, &staged, &found)
+            self.relocate_staged(tree, local, &staged, self.store.snapshots().found(to, &object)?)
                 .context(Operation::RewritePaths, || &self.path)?;
         }
         // The plan does not have a name that the scan missed. The files that a switch must not lose
         // are guarded nevertheless.
         let restless = scan.skipped.iter().filter(|it| it.reason == SkipReason::Restless);
-        report.skipped = restless.chain(&staged.skipped).cloned().collect();
+        report.skipped = restless.chain(staged.skipped()).cloned().collect();
         let row = WorktreeRow { state: State::Restoring, target: Some(to), ..self.row.clone() };
-        let mut moves_aside = what != Changes::Respect;
+        let mut moves_aside = transit.notes_undo();
         if moves_aside && interrupted.is_none() && has_no_changes(&moves) {
             // Work that an earlier switch moved aside is worth more than the way back from a tree
             // without any. And the same switch may be called again when it is done.
@@ -371,6 +396,7 @@ impl Worktree {
         if moves_aside {
             report.kept = self.move_aside(&root, &trees, &moves)?;
         }
+        let made = staged.made.clone();
         let Applied { changed, removed, discarded, given } = bring.apply(staged)?;
         (report.changed, report.removed) = (changed, removed);
         let known = scan.index.as_ref().or(known.index.as_ref());
@@ -388,7 +414,7 @@ impl Worktree {
         self.store.registry().set_state(&row)?;
         discarded.context(Operation::RemoveLeftovers, || &self.path)?;
         report.elapsed = started.elapsed();
-        Ok((report, moves.times))
+        Ok(Passed { report, made, times: moves.times })
     }
 
     /// The error of a switch that would overwrite local changes.
@@ -492,9 +518,10 @@ impl Worktree {
         tree: Tree<'_>,
         local: &Local,
         staged: &Staged,
-        found: &Found,
+        mut found: Found,
     ) -> io::Result<()> {
         let Some(roots) = &local.roots else { return Ok(()) };
+        found.keep_tracked(&self.path);
         if found.roots.first() != roots.from().next() {
             // The project was moved between the two snapshots. Files that name a third root stay.
             return Ok(());
@@ -509,7 +536,7 @@ impl Worktree {
             roots: &roots,
             before: None,
             whose: Whose::Staged,
-            at: &|path| staged.places.get(path).map(PathBuf::from),
+            at: &|path| staged.place_of(path),
             others: &|path| {
                 let content = tree.read(path).ok()??;
                 let canonical = local.canonical(tree, path, &content).ok()??;
@@ -524,7 +551,7 @@ impl Worktree {
 fn moved<'a>(moves: &'a Moves, undo: Option<&'a Undo>) -> impl Iterator<Item = &'a PathBuf> {
     let back = undo.into_iter().flat_map(|it| it.record.deleted.iter().chain(&it.aside.files));
     let changed = moves.put.keys().chain(&moves.remove).chain(&moves.conflicts);
-    changed.chain(&moves.linked).chain(back)
+    changed.chain(&moves.linked).chain(moves.whole.keys()).chain(back)
 }
 
 /// Whether a forced switch finds nothing that it would overwrite.
@@ -562,16 +589,22 @@ fn planned(mut report: SwitchReport, moves: &Moves, undo: Option<&Undo>) -> Swit
 fn plan_moves(
     trees: &mut Trees<'_>,
     root: &OwnedFd,
-    what: Changes,
-    undo: Option<&Undo>,
+    transit: &Transit<'_>,
     left_out: bool,
 ) -> io::Result<Moves> {
+    let Transit { what, undo, update, .. } = *transit;
     if what == Changes::Reset {
         trees.find_in_place(root)?;
     }
     let mut moves = trees.plan(what);
-    let noted = undo.map(|undo| undo.noted.into());
-    trees.decide_times(&mut moves, left_out, noted, now().into());
+    match update {
+        // The project's times tell its build output what is fresh.
+        Some(whole) => moves.take_whole(trees, whole.clone()),
+        None => {
+            let noted = undo.map(|undo| undo.noted.into());
+            trees.decide_times(&mut moves, left_out, noted, now().into());
+        }
+    }
     trees.find_hidden(root, &mut moves)?;
     if what != Changes::Respect {
         trees.find_linked(root, &mut moves)?;

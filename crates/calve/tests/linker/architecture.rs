@@ -90,7 +90,7 @@ const LAYERS: [&str; 4] = ["reflink", "tree", "store", "worktree"];
 
 /// The files of the store, the innermost first: each may import those before it. `store` is
 /// `store.rs`, which has the open store; those behind it work with that.
-const STORE: [&str; 51] = [
+const STORE: [&str; 52] = [
     "clock",
     "stopping",
     "at",
@@ -121,6 +121,7 @@ const STORE: [&str; 51] = [
     "blobs",
     "contents",
     "scan",
+    "merged",
     "store",
     "background",
     "discover",

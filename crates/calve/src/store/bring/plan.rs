@@ -19,6 +19,7 @@ use super::super::metadata::Maker;
 use super::super::object::{Entry, Kind, Time};
 use super::super::paths::local::{Local, Tree};
 use super::super::scan::{UNKNOWN, attributes};
+use super::whole::WholeFolders;
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::reflink::rights;
@@ -78,6 +79,8 @@ pub(crate) struct Moves {
     /// Files that the switch replaces or removes and that have another name, perhaps one that
     /// stays. They are moved aside, too. So after an undo the names are one file again.
     pub(crate) linked: BTreeSet<PathBuf>,
+    /// Folders that arrive whole: no other path of the plan is in one.
+    pub(crate) whole: WholeFolders,
     pub(crate) times: Times,
 }
 
@@ -122,7 +125,7 @@ impl Times {
 }
 
 /// The entry at a path of a tree. The root's path is empty.
-fn find(of: &Manifest, path: &Path) -> Option<At> {
+pub(super) fn find(of: &Manifest, path: &Path) -> Option<At> {
     if path.as_os_str().is_empty() {
         return Some(ROOT);
     }
@@ -280,7 +283,7 @@ impl Trees<'_> {
 
     /// Whether the interrupted switch left the path like this: with the entry that it was to put
     /// there, or with nothing.
-    fn is_of_the_interrupted(&self, path: &Path) -> bool {
+    pub(crate) fn is_of_the_interrupted(&self, path: &Path) -> bool {
         let Some(interrupted) = self.interrupted else { return false };
         let was = self.find(self.base, path).map(|at| self.base.at(at));
         let to_be = self.find(interrupted, path).map(|at| interrupted.at(at));

@@ -313,6 +313,15 @@ pub(crate) fn not_tracked_in(tree: &Tree) -> Result<NotTracked, Failure> {
     Ok(found)
 }
 
+/// All paths that git tracks in a working tree.
+///
+/// # Errors
+/// git does not work with this tree.
+pub(crate) fn all_tracked(tree: &Tree) -> Result<Vec<Vec<u8>>, Failure> {
+    let output = tree.git().args(["ls-files", "-z"]).whole().run()?;
+    Ok(records(&whole(output)?).map(<[u8]>::to_owned).collect())
+}
+
 /// The files in a working tree that git does not track, and that the patterns in `file`
 /// match. The patterns have gitignore's form. A repository is one path, which ends in a slash.
 ///

@@ -232,6 +232,22 @@ fn link_groups(
     }
 }
 
+/// Gives the groups of hard links the numbers that belong to the names that they have left.
+pub(crate) fn link_again(manifest: &mut Manifest) {
+    let mut groups: HashMap<u64, Vec<(u32, u32)>> = HashMap::new();
+    for (place, slot, entry) in manifest.entries() {
+        if entry.link() != 0 {
+            groups.entry(entry.link()).or_default().push((place, slot));
+        }
+    }
+    for names in groups.into_values() {
+        let group = if names.len() > 1 { group_of(manifest, &names) } else { 0 };
+        for (place, slot) in names {
+            manifest.directories[place as usize].entries[slot as usize].set_link(group);
+        }
+    }
+}
+
 /// A number for a file with these names. It stays the same as long as the first of the names does.
 pub(crate) fn group_of(manifest: &Manifest, names: &[(u32, u32)]) -> u64 {
     let first = names.iter().map(|(place, slot)| manifest.path_of(*place, *slot)).min();

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{self, AtFlags, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
-use super::{SwitchReport, Transit};
+use super::{Passed, SwitchReport, Transit};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
 use crate::reflink::meta::Meta;
@@ -74,8 +74,8 @@ impl Worktree {
         let undo = Undo { record, noted, aside };
         let record = &undo.record;
         let (to, what) = (record.from, Changes::Respect);
-        let transit = Transit { to, what, undo: Some(&undo), dry_run };
-        let (mut report, times) = self.transit(&transit, operation)?;
+        let transit = Transit { to, what, undo: Some(&undo), update: None, dry_run };
+        let Passed { mut report, times, .. } = self.transit(&transit, operation)?;
         if dry_run {
             return Ok(report);
         }

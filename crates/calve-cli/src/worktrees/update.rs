@@ -1,0 +1,432 @@
+//! `calve update`.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use calve::{
+    ErrorKind, FillOptions, StayedPath, StayedReason, UpdateOptions, UpdateReport, Worktree,
+};
+use rustix::fd::AsFd as _;
+use serde::Serialize;
+
+use super::WorktreeFields;
+use super::fill::root_of;
+use crate::args::UpdateArgs;
+use crate::clone::{SkippedDocument, finding};
+use crate::exit::Exit;
+use crate::failure::stored::{own, store_failure, worktree_failure};
+use crate::failure::{Failure, Kind};
+use crate::output::PathFields;
+use crate::progress::Total;
+use crate::session::{self, Session};
+use crate::settings::without_another_repository;
+use crate::text::{count, counted, duration, harmless, shell_word, shown};
+
+/// How many paths a message names.
+const NAMED_MOST: usize = 5;
+
+/// A worktree that is to be updated.
+enum Updated {
+    Ours(Box<Worktree>),
+    /// git or another tool made the one at this path.
+    Gits(PathBuf),
+}
+
+impl Updated {
+    /// The worktree with this name, or at this path; without a word, the one that contains the
+    /// current folder.
+    fn meant(word: Option<&Path>, session: Session<'_>) -> Result<Self, Failure> {
+        let failure = match session.worktree(word) {
+            Ok(worktree) => return Ok(Self::Ours(Box::new(worktree))),
+            Err(failure) => failure,
+        };
+        if !matches!(
+            failure.kind,
+            Kind::Library(ErrorKind::WorktreeNotFound | ErrorKind::StoreNotFound)
+        ) {
+            return Err(failure);
+        }
+        let named = match word.and_then(session::name) {
+            Some(name) => session.store().ok().map(|store| session::of_git(&store, name)),
+            None => None,
+        };
+        let path = match (named.transpose()?.flatten(), word) {
+            (Some(path), _) => path,
+            (None, Some(word)) => session.common.resolve(word),
+            (None, None) => root_of(&session.common.resolve(Path::new("."))),
+        };
+        // Only the worktrees of git have a file of this name.
+        let is_worktree = std::fs::symlink_metadata(path.join(".git")).is_ok_and(|it| it.is_file());
+        if is_worktree { Ok(Self::Gits(path)) } else { Err(failure) }
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::Ours(worktree) => worktree.path(),
+            Self::Gits(path) => path,
+        }
+    }
+}
+
+pub(crate) fn run(args: &UpdateArgs, session: Session<'_>) -> Result<Exit, Failure> {
+    let mut worktrees = Vec::new();
+    match args.worktrees.is_empty() {
+        true => worktrees.push(Updated::meant(None, session)?),
+        false => {
+            for word in &args.worktrees {
+                let worktree = Updated::meant(Some(word), session)?;
+                if worktrees.iter().all(|other: &Updated| other.path() != worktree.path()) {
+                    worktrees.push(worktree);
+                }
+            }
+        }
+    }
+    let mut documents = Vec::new();
+    let mut exit = Exit::Done;
+    for worktree in &worktrees {
+        if args.merge || args.rebase {
+            let from = project_of(worktree)?;
+            let_git(worktree.path(), &from, args.rebase, session)?;
+        }
+        let (document, ends) = match worktree {
+            Updated::Ours(worktree) => ours(worktree, args, session)?,
+            Updated::Gits(path) => gits(path, args, session)?,
+        };
+        documents.push(document);
+        exit = exit.and(ends);
+    }
+    let output = session.output;
+    match output.json {
+        true => output.document(&Document { dry_run: args.dry_run, worktrees: documents })?,
+        false => output.results(&output.path_lines(worktrees.iter().map(Updated::path)))?,
+    }
+    Ok(exit)
+}
+
+/// Updates a worktree that calve made.
+fn ours(
+    worktree: &Worktree,
+    args: &UpdateArgs,
+    session: Session<'_>,
+) -> Result<(UpdatedDocument, Exit), Failure> {
+    let how = UpdateOptions::new().force(args.force).dry_run(args.dry_run);
+    let report = session
+        .work(Total::Unknown, |options| worktree.update(&how, options))
+        .map_err(|error| update_failure(&error, worktree))?;
+    let output = session.output;
+    let name = harmless(worktree.name()).into_owned();
+    let findings: Vec<String> =
+        report.skipped.iter().map(|skipped| finding(&skipped.path, &skipped.reason)).collect();
+    output.warnings(&findings);
+    if !report.living.is_empty() {
+        let living = report.living.iter();
+        let named = living.map(|it| format!("{} ({})", harmless(&it.command), it.pid));
+        output.summary(format_args!(
+            "{name}: processes work in it, and may have old files open: {}",
+            first(named.collect())
+        ));
+    }
+    tell_stayed(worktree, &report, session);
+    if !report.not_ignored.is_empty() {
+        let paths = report.not_ignored.iter().map(|path| shown(path)).collect();
+        output.summary(format_args!(
+            "{name}: left alone what git ignores here or in the project, and not in both: {}",
+            first(paths)
+        ));
+    }
+    output.summary(summary(&name, &report, args.dry_run, session));
+    let exit = if findings.is_empty() { Exit::Done } else { Exit::Findings };
+    let fields = WorktreeFields::new(worktree);
+    Ok((UpdatedDocument::new(fields, &report), exit))
+}
+
+/// Says what stayed, and how one takes the project's instead.
+fn tell_stayed(worktree: &Worktree, report: &UpdateReport, session: Session<'_>) {
+    let mut told: Vec<(&str, Vec<String>)> = Vec::new();
+    for StayedPath { path, why, .. } in &report.stayed {
+        let why = match why {
+            StayedReason::Changed if worktree.path().join(path).is_dir() => {
+                "changed here as well (to take the project's, delete it here and run 'calve update' again)"
+            }
+            StayedReason::Changed => "changed here as well",
+            StayedReason::Deleted => "deleted here",
+            StayedReason::Unseen => "it has files that calve records in no snapshot",
+            StayedReason::Used => {
+                "a process works in it ('calve update --force' replaces it nevertheless)"
+            }
+            StayedReason::Tracked => "git tracks files in it",
+            _ => why.as_str(),
+        };
+        match told.iter_mut().find(|it| it.0 == why) {
+            Some((_, paths)) => paths.push(shown(path)),
+            None => told.push((why, vec![shown(path)])),
+        }
+    }
+    let name = harmless(worktree.name());
+    for (why, paths) in told {
+        let paths = if session.output.verbose { paths.join(", ") } else { first(paths) };
+        session.output.summary(format_args!("{name}: stays as it is: {paths}: {why}"));
+    }
+}
+
+fn summary(name: &str, report: &UpdateReport, dry_run: bool, session: Session<'_>) -> String {
+    let time = duration(report.elapsed);
+    if report.brought == 0 && report.folders.is_empty() {
+        return format!("{name}: there is nothing to bring, {time}");
+    }
+    let mut what = Vec::new();
+    if !report.folders.is_empty() {
+        what.push(first(report.folders.iter().map(|path| shown(path)).collect()));
+    }
+    if report.brought > 0 {
+        let other = if report.folders.is_empty() { "path" } else { "other path" };
+        what.push(counted(report.brought, other));
+    }
+    let what = what.join(" and ");
+    if dry_run {
+        return format!("{name}: would bring {what}, {time}");
+    }
+    let output = session.output;
+    let mut line = format!(
+        "{name}: brought {what}: {}, {} shared, {} copied",
+        counted(report.files, "file"),
+        output.size(report.shared_bytes),
+        output.size(report.copied_bytes)
+    );
+    if report.renewed_files > 0 {
+        line.push_str(&format!(
+            "; {} that {} from the project's got a new time, so that a build sees {}",
+            counted(report.renewed_files, "file"),
+            if report.renewed_files == 1 { "differs" } else { "differ" },
+            if report.renewed_files == 1 { "it" } else { "them" },
+        ));
+    }
+    line.push_str(&format!(", {time}"));
+    line.push_str(&match report.keeps_earlier {
+        true => format!("; 'calve undo {name}' takes back this and an earlier restore"),
+        false => format!("; 'calve undo {name}' takes it back"),
+    });
+    line
+}
+
+/// The first of these, and how many more there are.
+fn first(mut paths: Vec<String>) -> String {
+    let more = paths.len().saturating_sub(NAMED_MOST);
+    paths.truncate(NAMED_MOST);
+    let paths = paths.join(", ");
+    if more == 0 { paths } else { format!("{paths} and {} more", count(more as u64)) }
+}
+
+fn update_failure(error: &calve::Error, worktree: &Worktree) -> Failure {
+    let failure = worktree_failure(error, worktree);
+    let word = shell_word(Path::new(worktree.name()));
+    let hint = match error.kind() {
+        ErrorKind::Overlap if worktree.is_project() => {
+            "'calve update WORKTREE' updates a worktree; 'calve list' lists them".to_owned()
+        }
+        ErrorKind::Changed if error.details().is_empty() => {
+            format!("'calve restore {word}' completes it")
+        }
+        ErrorKind::Changed => "stop what changes these files, and run the same again".to_owned(),
+        _ => return failure,
+    };
+    Failure { hint: Some(hint), ..failure }
+}
+
+/// Completes a worktree that calve did not make. Nothing says what it had from the project, so
+/// everything in it stays.
+fn gits(
+    path: &Path,
+    args: &UpdateArgs,
+    session: Session<'_>,
+) -> Result<(UpdatedDocument, Exit), Failure> {
+    let failed = |error: calve::Error| store_failure(&error);
+    let plan = session
+        .work(Total::Unknown, |options| calve::FillPlan::new(path, &FillOptions::new(), options))
+        .map_err(failed)?;
+    let name = path.file_name().map_or(shown(path), |name| shown(Path::new(name)));
+    let fields = WorktreeFields { name: None, path: PathFields::new(plan.path()) };
+    if args.dry_run {
+        session.output.summary(format_args!(
+            "{name}: git made it: what it lacks would arrive, as with 'calve fill'"
+        ));
+        return Ok((UpdatedDocument::new(fields, &UpdateReport::default()), Exit::Done));
+    }
+    let report = session.work(Total::Unknown, |options| plan.run(options)).map_err(failed)?;
+    crate::paths::tell(&report.mentions, &report.path, &report.from, session.output);
+    session.output.summary(format_args!(
+        "{name}: git made it: brought {} that it lacked, {} shared, {} copied; what was there stays, {}",
+        counted(report.carried_files, "file"),
+        session.output.size(report.arrived.reflinked_bytes),
+        session.output.size(report.arrived.copied_bytes),
+        duration(report.elapsed)
+    ));
+    let mut document = UpdatedDocument::new(fields, &UpdateReport::default());
+    document.brought = report.carried_files;
+    document.files = report.arrived.files;
+    document.shared_files = report.arrived.reflinked_files;
+    document.shared_bytes = report.arrived.reflinked_bytes;
+    document.copied_bytes = report.arrived.copied_bytes;
+    document.timed_files = report.timed_files;
+    document.renewed_files = report.renewed_files;
+    document.elapsed_seconds = report.elapsed.as_secs_f64();
+    Ok((document, Exit::Done))
+}
+
+/// The project of a worktree.
+fn project_of(worktree: &Updated) -> Result<PathBuf, Failure> {
+    match worktree {
+        Updated::Ours(worktree) => {
+            worktree.store().project().map_err(|error| store_failure(&error))
+        }
+        Updated::Gits(path) => {
+            let plan = calve::FillPlan::new(path, &FillOptions::new(), &calve::StoreOptions::new());
+            Ok(plan.map_err(|error| store_failure(&error))?.from().to_owned())
+        }
+    }
+}
+
+/// Lets git merge the project's commit into a worktree, or rebase the worktree onto it. git's
+/// messages are the user's to read.
+fn let_git(path: &Path, project: &Path, rebase: bool, session: Session<'_>) -> Result<(), Failure> {
+    let verb = if rebase { "rebase" } else { "merge" };
+    let refused = |why: &str, hint: String| {
+        own(if rebase { "rebase" } else { "merge into" }, path, ErrorKind::Git, why, hint)
+    };
+    let failed = |error: std::io::Error| Failure::io("run git in", vec![path.to_owned()], &error);
+    let git = |root: &Path| {
+        let mut git = without_another_repository(Command::new("git"));
+        git.arg("-C").arg(root);
+        git
+    };
+    let head = git(project)
+        .args(["rev-parse", "--verify", "--quiet", "HEAD^{commit}"])
+        .stderr(Stdio::null())
+        .output()
+        .map_err(failed)?;
+    let head = String::from_utf8_lossy(&head.stdout).trim().to_owned();
+    if head.is_empty() {
+        return Err(refused("the project has no commit yet", "commit there first".to_owned()));
+    }
+    let branch = git(project)
+        .args(["symbolic-ref", "--short", "--quiet", "HEAD"])
+        .stderr(Stdio::null())
+        .output()
+        .map_err(failed)?;
+    let branch = String::from_utf8_lossy(&branch.stdout).trim().to_owned();
+    let is_linked = std::fs::symlink_metadata(path.join(".git")).is_ok_and(|it| it.is_file());
+    let mut commands = Vec::new();
+    if !is_linked {
+        // A repository of its own does not have the project's new commits.
+        let mut fetch = git(path);
+        fetch.args(["fetch", "--quiet", "--no-tags"]).arg(project).arg(&head);
+        commands.push(fetch);
+    }
+    let mut command = git(path);
+    command.arg(verb);
+    command.arg(if is_linked && !branch.is_empty() { &branch } else { &head });
+    commands.push(command);
+    for mut command in commands {
+        // Standard output is for calve's own results.
+        let messages = std::io::stderr().as_fd().try_clone_to_owned().map_err(failed)?;
+        let status = command.stdout(messages).status().map_err(failed)?;
+        if !status.success() {
+            let word = shell_word(path);
+            let [goes_on, gives_up] = match rebase {
+                true => [
+                    format!("git -C {word} rebase --continue"),
+                    format!("git -C {word} rebase --abort"),
+                ],
+                false => [
+                    format!("git -C {word} merge --continue"),
+                    format!("git -C {word} merge --abort"),
+                ],
+            };
+            return Err(refused(
+                &format!("git {verb} stopped; calve brought nothing, and undid nothing of git's"),
+                format!(
+                    "resolve it and run '{goes_on}', then 'calve update {word}'; '{gives_up}' gives it up"
+                ),
+            ));
+        }
+    }
+    session.output.summary(format_args!(
+        "{}: git {verb}: at {}",
+        shown(path),
+        if branch.is_empty() { &head } else { &branch }
+    ));
+    Ok(())
+}
+
+/// The JSON document of `update`; docs/json.md says what each field means.
+#[derive(Serialize)]
+struct Document {
+    dry_run: bool,
+    worktrees: Vec<UpdatedDocument>,
+}
+
+#[derive(Serialize)]
+struct UpdatedDocument {
+    #[serde(flatten)]
+    worktree: WorktreeFields,
+    from: Option<String>,
+    to: Option<String>,
+    brought: u64,
+    folders: Vec<PathFields>,
+    stayed: Vec<StayedDocument>,
+    not_ignored: Vec<PathFields>,
+    files: u64,
+    shared_files: u64,
+    shared_bytes: u64,
+    copied_bytes: u64,
+    timed_files: u64,
+    renewed_files: u64,
+    living: Vec<LivingDocument>,
+    skipped: Vec<SkippedDocument>,
+    elapsed_seconds: f64,
+}
+
+#[derive(Serialize)]
+struct StayedDocument {
+    #[serde(flatten)]
+    path: PathFields,
+    why: &'static str,
+}
+
+#[derive(Serialize)]
+struct LivingDocument {
+    pid: u32,
+    command: String,
+}
+
+impl UpdatedDocument {
+    fn new(worktree: WorktreeFields, report: &UpdateReport) -> Self {
+        let paths = |paths: &[PathBuf]| paths.iter().map(|path| PathFields::new(path)).collect();
+        let stayed = |it: &StayedPath| StayedDocument {
+            path: PathFields::new(&it.path),
+            why: it.why.as_str(),
+        };
+        Self {
+            worktree,
+            from: report.from.map(|id| id.to_string()),
+            to: report.to.map(|id| id.to_string()),
+            brought: report.brought,
+            folders: paths(&report.folders),
+            stayed: report.stayed.iter().map(stayed).collect(),
+            not_ignored: paths(&report.not_ignored),
+            files: report.files,
+            shared_files: report.shared_files,
+            shared_bytes: report.shared_bytes,
+            copied_bytes: report.copied_bytes,
+            timed_files: report.timed_files,
+            renewed_files: report.renewed_files,
+            living: report
+                .living
+                .iter()
+                .map(|it| LivingDocument { pid: it.pid, command: it.command.clone() })
+                .collect(),
+            skipped: report.skipped.iter().map(SkippedDocument::new).collect(),
+            elapsed_seconds: report.elapsed.as_secs_f64(),
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! `update`: what git ignores in the project arrives, and what the worktree changed stays.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::json;
+
+use crate::hints::{in_git, repository, sh};
+use crate::{Run, not_run};
+
+/// Dependencies, build output, an environment and settings, which git ignores.
+const INSTALL: &str = "
+    printf 'node_modules\\ntarget\\n.venv\\n.env\\n' >>.gitignore; git add .gitignore; git commit -qm ignore
+    mkdir -p node_modules/a target .venv/bin; echo 1 >node_modules/a/index.js; echo tag >target/CACHEDIR.TAG
+    echo 1 >target/app; echo 1 >.env; echo home = /usr >.venv/pyvenv.cfg
+    printf '#!%s/.venv/bin/python\\n' \"$PWD\" >.venv/bin/tool";
+/// What an install and a build change in the project.
+const ANEW: &str = "
+    mkdir node_modules/b; echo 2 >node_modules/b/index.js; echo 2 >node_modules/a/index.js
+    echo 2 >target/app; echo 2 >.env
+    printf '#!%s/.venv/bin/python\\nnew\\n' \"$PWD\" >.venv/bin/tool2";
+
+fn done(folder: &Path, words: &str) -> Run {
+    let run = in_git(folder, words);
+    assert_eq!(run.code, Some(0), "{words}: {run:?}");
+    run
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.as_ref().display()))
+}
+
+#[test]
+fn dependencies_and_builds_arrive_and_changes_and_work_stay() {
+    let test = "dependencies_and_builds_arrive_and_changes_and_work_stay";
+    for mode in ["linked", "copy"] {
+        let Some((_scratch, root)) = repository() else {
+            return not_run(test, "there is no git");
+        };
+        let (app, w) = (root.join("app"), root.join("app.worktrees/w"));
+        sh(&app, INSTALL);
+        done(&app, &format!("start -q --git {mode} w"));
+        sh(&app, ANEW);
+        sh(
+            &w,
+            "echo work >f; echo mine >.env; mkdir .venv/__pycache__; echo c >.venv/__pycache__/c.pyc",
+        );
+        let before =
+            sh(&w, "find . -name .git -prune -o -type f -print0 | sort -z | xargs -0 md5sum");
+        let dry = done(&w, "update --dry-run --json").json();
+        let told = &dry["worktrees"][0];
+        let folders = json!([{"path": ".venv"}, {"path": "node_modules"}, {"path": "target"}]);
+        assert_eq!(told["folders"], folders, "{mode}: {dry}");
+        assert_eq!(told["from"], told["to"], "{mode}");
+        let run = done(&app, "update w");
+        assert!(run.stderr.contains("stays as it is: .env: changed here as well"), "{run:?}");
+        assert!(run.stderr.contains("brought .venv, node_modules, target"), "{run:?}");
+        assert_eq!(read(w.join("node_modules/a/index.js")), "2\n");
+        assert_eq!(read(w.join("node_modules/b/index.js")), "2\n");
+        assert_eq!([read(w.join(".env")), read(w.join("f"))], ["mine\n", "work\n"]);
+        assert_eq!(read(w.join(".venv/__pycache__/c.pyc")), "c\n", "a cache stays");
+        let tool = read(w.join(".venv/bin/tool2"));
+        assert!(tool.starts_with(&format!("#!{}/", w.display())), "{mode}: {tool}");
+        // A build must see that the file is not the one that the project built.
+        let time = |path: &str| fs::metadata(w.join(path)).unwrap().modified().unwrap();
+        assert!(time("f") > time("target/app") && time("d/g") < time("target/app"), "{mode}");
+        let status = in_git(&app, "status w").stdout;
+        assert_eq!(status, "M .env\nA .venv/__pycache__/c.pyc\nM f\n", "{mode}");
+        let drop = in_git(&app, "drop w");
+        assert_eq!(drop.code, Some(1), "its work is as uncommitted as before: {drop:?}");
+        assert!(done(&app, "update w").stderr.contains("nothing to bring"));
+        done(&app, "undo w");
+        let after =
+            sh(&w, "find . -name .git -prune -o -type f -print0 | sort -z | xargs -0 md5sum");
+        assert_eq!(after, before, "{mode}");
+        // A folder that is gone comes back, and one that the worktree changed does not change.
+        sh(&w, "rm -r target; echo mine >node_modules/a/index.js");
+        let run = done(&app, "update w");
+        assert!(run.stderr.contains("stays as it is: node_modules: changed here"), "{run:?}");
+        assert_eq!(read(w.join("target/app")), "2\n");
+        assert_eq!(read(w.join("node_modules/a/index.js")), "mine\n");
+        assert!(fs::symlink_metadata(w.join("node_modules/b")).is_err(), "never a part of it");
+        let project = in_git(&app, "update");
+        assert_eq!(project.code, Some(1), "{project:?}");
+        assert!(project.stderr.contains("calve update WORKTREE"), "{project:?}");
+    }
+}
+
+#[test]
+fn a_worktree_that_git_made_gets_what_it_lacks() {
+    for has_store in [true, false] {
+        let Some((_scratch, root)) = repository() else {
+            return not_run("a_worktree_that_git_made_gets_what_it_lacks", "there is no git");
+        };
+        let (app, theirs) = (root.join("app"), root.join("theirs"));
+        sh(&app, INSTALL);
+        sh(&app, "git worktree add -q ../theirs; echo mine >../theirs/.env");
+        if !has_store {
+            sh(&app, "rm -r .git/calve");
+        }
+        let document = done(&theirs, "update --json").json();
+        assert_eq!(document["worktrees"][0]["path"], theirs.to_str().unwrap());
+        assert_eq!(read(theirs.join("node_modules/a/index.js")), "1\n");
+        assert_eq!(read(theirs.join(".env")), "mine\n");
+        sh(&app, ANEW);
+        done(&theirs, "update");
+        let brought = if has_store { "2\n" } else { "1\n" };
+        assert_eq!(read(theirs.join("node_modules/a/index.js")), brought, "what came is known");
+        assert_eq!(read(theirs.join(".env")), "mine\n");
+    }
+}
+
+#[test]
+fn what_a_snapshot_of_the_worktree_recorded_is_still_its_own() {
+    let Some((_scratch, root)) = repository() else {
+        let test = "what_a_snapshot_of_the_worktree_recorded_is_still_its_own";
+        return not_run(test, "there is no git");
+    };
+    let (app, w) = (root.join("app"), root.join("app.worktrees/w"));
+    sh(&app, INSTALL);
+    done(&app, "start -q w");
+    sh(&w, "echo mine >.env; echo work >f");
+    done(&w, "snapshot -q");
+    done(&w, "start -q fork");
+    for (number, name) in (5..).zip(["w", "fork", "w", "fork"]) {
+        sh(&app, &format!("echo {number} >.env; echo {number} >target/app"));
+        let run = done(&app, &format!("update {name}"));
+        assert!(run.stderr.contains(".env: changed here as well"), "{run:?}");
+        let tree = root.join("app.worktrees").join(name);
+        assert_eq!([read(tree.join(".env")), read(tree.join("f"))], ["mine\n", "work\n"]);
+        assert_eq!(read(tree.join("target/app")), format!("{number}\n"));
+    }
+}
+
+#[test]
+fn git_goes_first_and_where_it_stops_nothing_arrives() {
+    for mode in ["linked", "copy"] {
+        let Some((_scratch, root)) = repository() else {
+            return not_run("git_goes_first_and_where_it_stops_nothing_arrives", "there is no git");
+        };
+        let (app, w) = (root.join("app"), root.join("app.worktrees/w"));
+        sh(&app, INSTALL);
+        done(&app, &format!("start -q --git {mode} w v"));
+        sh(&w, "echo theirs >f; git commit -qam theirs");
+        sh(&app, ANEW);
+        sh(&app, "echo ours >f; git commit -qam ours");
+        let v = root.join("app.worktrees/v");
+        let run = done(&app, "update --rebase v");
+        assert!(run.stdout.lines().eq([v.to_str().unwrap()]), "{run:?}");
+        assert_eq!([read(v.join("f")), read(v.join("target/app"))], ["ours\n", "2\n"], "{mode}");
+        assert_eq!(sh(&v, "git status --porcelain").unwrap(), "", "{mode}");
+        let stopped = in_git(&app, "update --merge w");
+        assert_eq!(stopped.code, Some(1), "{stopped:?}");
+        assert!(
+            stopped.stderr.contains("CONFLICT") && stopped.stderr.contains("--abort"),
+            "{stopped:?}"
+        );
+        assert_eq!(read(w.join("target/app")), "1\n", "{mode}: nothing arrives");
+        assert!(sh(&w, "git status").unwrap().contains("Unmerged"), "nothing of git's is undone");
+        sh(&w, "echo both >f; git commit -qam both");
+        done(&app, "update w");
+        assert_eq!([read(w.join("f")), read(w.join("target/app"))], ["both\n", "2\n"], "{mode}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_folder_in_which_a_process_works_is_replaced_by_force_alone() {
+    let Some((_scratch, root)) = repository() else {
+        let test = "a_folder_in_which_a_process_works_is_replaced_by_force_alone";
+        return not_run(test, "there is no git");
+    };
+    let (app, w) = (root.join("app"), root.join("app.worktrees/w"));
+    sh(&app, INSTALL);
+    done(&app, "start -q w");
+    sh(&app, ANEW);
+    let mut server =
+        Command::new("sleep").arg("600").current_dir(w.join("node_modules/a")).spawn().unwrap();
+    // The parent of a process does not count as one that works there, and this is not its parent.
+    let run = done(&app, "update w");
+    assert!(run.stderr.contains(&format!("sleep ({})", server.id())), "{run:?}");
+    assert!(run.stderr.contains("node_modules: a process works in it"), "{run:?}");
+    assert_eq!(read(w.join("node_modules/a/index.js")), "1\n");
+    assert_eq!(read(w.join("target/app")), "2\n", "the others arrive");
+    done(&app, "update --force w");
+    assert_eq!(read(w.join("node_modules/a/index.js")), "2\n");
+    server.kill().unwrap();
+    server.wait().unwrap();
+}

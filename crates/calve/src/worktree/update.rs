@@ -1,0 +1,547 @@
+//! Brings what git ignores in the project now into a worktree: dependencies, build output, settings.
+//!
+//! 1. The project is recorded as a snapshot, and the worktree is looked at.
+//! 2. The module `decide` compares the worktree's base, the project and the worktree. Files that git tracks
+//!    or lists as new are no part of this.
+//! 3. If build output arrives, tracked files that are the same in the project get the times that
+//!    they have there, and all other files get a new time, as in a [fill](super::fill()): the output
+//!    was made of the project's files.
+//! 4. The worktree gets a new base: its old base with what is brought as the project has it. What
+//!    the worktree changed itself, and work that is not committed, differs from the new base as it
+//!    did from the old one. calve records this base as a snapshot, and brings the worktree to it as
+//!    a [switch](super::switch) does. So files get the worktree's paths, an update that was killed
+//!    goes on when it is called again, and [`Worktree::undo`] takes it back.
+//!
+//! What a snapshot of the worktree recorded is still the worktree's own. So the base that counts in
+//! the second step is the last one that came from the project: the parents of the base lead there.
+//!
+//! A worktree without a repository has no ignored files. There this is about all files.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{self, AtFlags, FileType, Timespec, Timestamps};
+
+use super::Worktree;
+use super::fill::Tracked;
+use super::remove::LivingProcess;
+use super::remove::processes::{Depth, living_in};
+use super::switch::Passed;
+use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::reflink::meta::Meta;
+use crate::report::Skipped;
+use crate::store::at::{last, open_parent};
+use crate::store::bring::plan::{Trees, learn};
+use crate::store::bring::whole::{WholeFolders, has_unseen};
+use crate::store::catalog::{Based, Origin, State};
+use crate::store::git::{self, Failure, Found as FoundGit, Repository};
+use crate::store::history::of_project;
+use crate::store::id::SnapshotId;
+use crate::store::manifest::{Builder, Manifest, NO_ID};
+use crate::store::merged::{Merged, merged};
+use crate::store::metadata::Maker;
+use crate::store::object::{Entry, Kind};
+use crate::store::paths::found::{Found, entry};
+use crate::store::paths::local::Tree;
+use crate::store::paths::spelling::Spellings;
+use crate::store::scan::name_directories;
+use crate::store::snapshot::local;
+use crate::store::snapshot::record::{FoundList, Recording};
+use crate::store::{PROJECT, SnapshotOptions, StoreOptions, path_from};
+use crate::tree::running::Running;
+use decide::{Sides, UpdateDecision, UpdateScope, decide};
+pub use decide::{StayedPath, StayedReason};
+
+mod decide;
+
+/// What the snapshot of an updated worktree's new base says.
+const MESSAGE: &str = "update from the project";
+
+/// How [`Worktree::update`] works; built by value.
+#[derive(Debug, Clone, Default)]
+pub struct UpdateOptions {
+    force: bool,
+    dry_run: bool,
+}
+
+impl UpdateOptions {
+    /// A folder in which a process works stays as it is.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether calve also replaces folders in which processes work.
+    #[must_use]
+    pub fn force(mut self, yes: bool) -> Self {
+        self.force = yes;
+        self
+    }
+
+    /// Whether calve only says what it would do. The project is recorded nevertheless.
+    #[must_use]
+    pub fn dry_run(mut self, yes: bool) -> Self {
+        self.dry_run = yes;
+        self
+    }
+}
+
+/// What [`Worktree::update`] did, or would do.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct UpdateReport {
+    /// The worktree's base snapshot before.
+    pub from: Option<SnapshotId>,
+    /// Its base snapshot now. The same as before if nothing was brought, or in a dry run.
+    pub to: Option<SnapshotId>,
+    /// Paths that are now as in the project, and were not before, without those in `folders`. A
+    /// folder is counted beside its entries.
+    pub brought: u64,
+    /// Folders that were replaced whole, or came back.
+    pub folders: Vec<PathBuf>,
+    /// What stayed as the worktree has it, although the project has it otherwise.
+    pub stayed: Vec<StayedPath>,
+    /// Paths that git ignores in one of the two trees only, so calve left them alone.
+    pub not_ignored: Vec<PathBuf>,
+    /// Files that calve made, how many of them share their blocks with the store, and the bytes of
+    /// both kinds.
+    pub files: u64,
+    /// See `files`.
+    pub shared_files: u64,
+    /// See `files`.
+    pub shared_bytes: u64,
+    /// See `files`.
+    pub copied_bytes: u64,
+    /// Tracked files that got the times that they have in the project.
+    pub timed_files: u64,
+    /// Files that differ from the project's and got a new time.
+    pub renewed_files: u64,
+    /// Processes that work in the worktree.
+    pub living: Vec<LivingProcess>,
+    /// An earlier restore had moved work aside, which [`Worktree::undo`] brings back. It takes back
+    /// this update, too.
+    pub keeps_earlier: bool,
+    /// Entries that arrived without a part of themselves, or that calve may not have seen.
+    pub skipped: Vec<Skipped>,
+    /// Time from the call to its return.
+    pub elapsed: Duration,
+}
+
+/// The trees that an update compares.
+struct UpdateTrees {
+    base: Manifest,
+    /// What the worktree had from the project last, if that is not its base: a snapshot of it was
+    /// taken since, or git made it. Empty if nothing is known.
+    had: Option<Manifest>,
+    base_found: Found,
+    project: Manifest,
+    project_found: Found,
+    now: Option<Manifest>,
+    /// Files in the worktree that git neither tracks nor ignores.
+    others: Vec<Vec<u8>>,
+}
+
+impl UpdateTrees {
+    fn now(&self) -> &Manifest {
+        self.now.as_ref().unwrap_or(&self.base)
+    }
+
+    fn had(&self) -> &Manifest {
+        self.had.as_ref().unwrap_or(&self.base)
+    }
+}
+
+impl Worktree {
+    /// Brings what git ignores in the project now into the worktree. What the worktree did not
+    /// change itself since its base snapshot becomes as it is in the project. What it did change
+    /// stays, and the report names it if the project has it otherwise. A folder that a program
+    /// keeps whole, such as `node_modules`, an environment of Python, or `target` of cargo, is
+    /// replaced whole or not at all; it also arrives where the worktree has nothing.
+    ///
+    /// [`Worktree::undo`] takes the update back, until the next restore or update.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Changed`] if something in the way changed while the update was under way, or a
+    /// restore of the worktree was interrupted; [`ErrorKind::Git`], [`ErrorKind::Overlap`] for the
+    /// project itself, and those of [`Worktree::switch`]. After an error the same call goes on. No
+    /// folder that is replaced whole is ever there in part.
+    pub fn update(
+        &self,
+        how: &UpdateOptions,
+        options: &StoreOptions,
+    ) -> Result<UpdateReport, Error> {
+        let started = Instant::now();
+        if self.is_project() {
+            let cause = io::Error::new(io::ErrorKind::InvalidInput, "this is the project itself");
+            return Err(Error::new(ErrorKind::Overlap, Operation::Update, &self.path, cause));
+        }
+        self.store.must_be_writable(Operation::Update)?;
+        let operation = options.operation();
+        let project = of_project(&self.store, &SnapshotOptions::new(), None, &operation)?;
+        let (id, manifest) = (project.0.id, project.1);
+        self.alone(&operation, |this| {
+            let mut report = this.update_now((id, manifest), how, &operation)?;
+            report.elapsed = started.elapsed();
+            Ok(report)
+        })
+    }
+
+    fn update_now(
+        &self,
+        project: (SnapshotId, Option<Manifest>),
+        how: &UpdateOptions,
+        operation: &Running,
+    ) -> Result<UpdateReport, Error> {
+        self.must_be_there()?;
+        // Nothing has the new base as its own before the row does.
+        let _guard = self.store.share()?;
+        let from = self.based_on()?;
+        let unfinished = self.unfinished_update()?;
+        let mut report = UpdateReport { from: Some(from), to: Some(from), ..Default::default() };
+        let repositories = self.repositories()?;
+        let (mut looked, skipped) = self.looked(from, project, operation)?;
+        report.skipped = skipped;
+        let scope = match &repositories {
+            Some(both) => {
+                let ignored = Ignored::of(both)?;
+                (looked.others, report.not_ignored) = (ignored.others, ignored.alone);
+                ignored.scope
+            }
+            None => UpdateScope::default(),
+        };
+        report.living = living_in(&self.path, Depth::Thorough);
+        let root = super::open_dir(&self.path)?;
+        let local = local(&self.store, &self.row, &self.path);
+        if let Some(now) = &mut looked.now {
+            let tree = Tree { path: &self.path, root: &root };
+            let others: Vec<&Manifest> = unfinished.iter().chain([&looked.project]).collect();
+            learn(tree, local.as_ref(), now, &others).context(Operation::Read, || &self.path)?;
+        }
+        let trees = Trees {
+            base: &looked.base,
+            now: looked.now(),
+            target: &looked.base,
+            interrupted: unfinished.as_ref(),
+            maker: Maker::of(&self.kept()),
+            in_place: HashSet::new(),
+            local: local.as_ref(),
+            left_to_undo: None,
+        };
+        let is_unfinished = |path: &Path| trees.is_of_the_interrupted(path);
+        let sides = Sides {
+            base: looked.had(),
+            own: looked.had.as_ref().map(|_| &looked.base),
+            project: &looked.project,
+            worktree: looked.now(),
+            is_unfinished: &is_unfinished,
+        };
+        let decision = self.decided(sides, &scope, how.force, &root)?;
+        report.stayed.clone_from(&decision.stayed);
+        report.folders = decision.whole.keys().cloned().collect();
+        let is_single = |path: &&PathBuf| !report.folders.iter().any(|it| path.starts_with(it));
+        report.brought = decision.brought.iter().filter(is_single).count() as u64;
+        let has_nothing = decision.brought.is_empty() && decision.whole.is_empty();
+        if how.dry_run || has_nothing && unfinished.is_none() {
+            return Ok(report);
+        }
+        if decision.brings_output
+            && let Some(both) = &repositories
+        {
+            let (timed, renewed) = renew(both, &looked, &root, operation)?;
+            (report.timed_files, report.renewed_files) = (timed, renewed);
+        }
+        let to = self.record_base(from, &looked, &decision.brought)?;
+        self.take(to, &decision.whole, &mut report, operation)?;
+        Ok(report)
+    }
+
+    /// Brings the worktree to its new base.
+    fn take(
+        &self,
+        to: SnapshotId,
+        whole: &WholeFolders,
+        report: &mut UpdateReport,
+        operation: &Running,
+    ) -> Result<(), Error> {
+        let Passed { report: switched, made, .. } = self.advance(to, whole, operation)?;
+        report.to = Some(to);
+        report.keeps_earlier = switched.keeps_earlier;
+        report.skipped = switched.skipped;
+        for made in made {
+            report.files += made.files;
+            report.shared_files += made.reflinked_files;
+            report.shared_bytes += made.reflinked_bytes;
+            report.copied_bytes += made.copied_bytes;
+        }
+        Ok(())
+    }
+
+    /// The base that an update which was killed was to bring the worktree to.
+    fn unfinished_update(&self) -> Result<Option<Manifest>, Error> {
+        let (State::Restoring, Some(id)) = (self.row.state, self.row.target) else {
+            return Ok(None);
+        };
+        let object = self.store.catalog().object(id)?;
+        if object.message != MESSAGE {
+            let why = "a restore of it was interrupted";
+            let cause = io::Error::other(why);
+            return Err(Error::new(ErrorKind::Changed, Operation::Update, &self.path, cause));
+        }
+        self.store.catalog().manifest(id, &object).map(Some)
+    }
+
+    fn looked(
+        &self,
+        from: SnapshotId,
+        (id, project): (SnapshotId, Option<Manifest>),
+        operation: &Running,
+    ) -> Result<(UpdateTrees, Vec<Skipped>), Error> {
+        let found = |id| self.store.snapshots().found(id, &self.store.catalog().object(id)?);
+        let project = match project {
+            Some(project) => project,
+            None => self.store.catalog().manifest(id, &self.store.catalog().object(id)?)?,
+        };
+        let (base_found, project_found) = (found(from)?, found(id)?);
+        let (base, now, skipped) = self.compare(operation)?;
+        let (had, others) = (self.had_from_project(from, &base)?, Vec::new());
+        Ok((UpdateTrees { base, had, base_found, project, project_found, now, others }, skipped))
+    }
+
+    /// What the worktree had from the project last, if that is not its base. A snapshot of the
+    /// worktree has what it changed itself, and so do the snapshots of a worktree that git made.
+    fn had_from_project(
+        &self,
+        from: SnapshotId,
+        base: &Manifest,
+    ) -> Result<Option<Manifest>, Error> {
+        let (catalog, origins) = (self.store.catalog(), self.store.catalog().origins()?);
+        let is_projects = |id: &SnapshotId| {
+            origins.get(id).is_some_and(|it| it.worktree.as_deref() == Some(PROJECT))
+        };
+        let mut next = Some(from);
+        while let Some(id) = next {
+            let Some(object) = catalog.snapshot(id)? else { break };
+            if is_projects(&id) {
+                return (id != from).then(|| catalog.manifest(id, &object)).transpose();
+            }
+            next = object.parent;
+        }
+        let root = Entry { kind: Kind::Directory(NO_ID), ..base.root.clone() };
+        let mut nothing = Builder::new(root);
+        // There is room for no entries.
+        let _ = nothing.add(Vec::new());
+        Ok(Some(nothing.finish()))
+    }
+
+    /// The repositories of the worktree and of the project. `None`: the project has none.
+    fn repositories(&self) -> Result<Option<[Repository; 2]>, Error> {
+        let project = self.store.project()?;
+        let find = |root: &Path| match git::find(root) {
+            FoundGit::Repository(repository) => Ok(Some(repository)),
+            FoundGit::Nothing => Ok(None),
+            FoundGit::NoWorkingTree(failure) | FoundGit::Unusable(failure) => {
+                Err(Error::new(ErrorKind::Git, Operation::AskGit, root, failure))
+            }
+        };
+        let Some(from) = find(&project)? else { return Ok(None) };
+        let tree = find(&self.path)?.ok_or_else(|| {
+            let why = "it has no repository, which would say what git ignores in it";
+            Error::new(ErrorKind::Git, Operation::Update, &self.path, io::Error::other(why))
+        })?;
+        Ok(Some([tree, from]))
+    }
+
+    /// Decides, and decides again without the folders that turn out to be in use.
+    fn decided(
+        &self,
+        sides: Sides<'_>,
+        scope: &UpdateScope,
+        force: bool,
+        root: &OwnedFd,
+    ) -> Result<UpdateDecision, Error> {
+        let mut held = BTreeMap::new();
+        loop {
+            let decision = decide(sides, scope, &held);
+            let before = held.len();
+            for folder in decision.whole.keys() {
+                let unseen = has_unseen(root, folder, sides.worktree);
+                if unseen.context(Operation::Read, || self.path.join(folder))? {
+                    held.insert(folder.clone(), StayedReason::Unseen);
+                } else if !force
+                    && entry(sides.worktree, folder).is_some()
+                    && !living_in(&self.path.join(folder), Depth::Thorough).is_empty()
+                {
+                    held.insert(folder.clone(), StayedReason::Used);
+                }
+            }
+            for path in &decision.brought {
+                if is_hidden(root, path, sides, &decision) {
+                    held.insert(path.clone(), StayedReason::Unseen);
+                }
+            }
+            if held.len() == before {
+                return Ok(decision);
+            }
+        }
+    }
+
+    /// Records the new base, and before it what the worktree has from the project then, if that is
+    /// not the same.
+    fn record_base(
+        &self,
+        from: SnapshotId,
+        looked: &UpdateTrees,
+        brought: &BTreeSet<PathBuf>,
+    ) -> Result<SnapshotId, Error> {
+        if brought.is_empty() {
+            return Ok(from);
+        }
+        let projects = || Origin { worktree: Some(PROJECT.to_owned()), branch: None };
+        let Some(had) = &looked.had else {
+            return self.record_with(&looked.base, looked, brought, from, &projects());
+        };
+        let had = self.record_with(had, looked, brought, from, &projects())?;
+        let own = Origin { worktree: Some(self.row.name.clone()), branch: None };
+        self.record_with(&looked.base, looked, brought, had, &own)
+    }
+
+    /// Records a tree with what is brought.
+    fn record_with(
+        &self,
+        base: &Manifest,
+        looked: &UpdateTrees,
+        brought: &BTreeSet<PathBuf>,
+        parent: SnapshotId,
+        origin: &Origin,
+    ) -> Result<SnapshotId, Error> {
+        let UpdateTrees { base_found, project, project_found, .. } = looked;
+        let Merged { mut manifest, order } = merged(base, project, brought).ok_or_else(|| {
+            let cause = io::Error::other("more than 4,294,967,295 entries");
+            Error::io(Operation::Update, &self.path, cause)
+        })?;
+        let directories = name_directories(&mut manifest, &order, Some(base), true);
+        let mut spellings = Spellings::fixed(project_found.roots.clone());
+        if base_found.roots.first() == project_found.roots.first() {
+            spellings.add(&base_found.roots);
+        }
+        let is_of_base = |path: &&Path| {
+            entry(&manifest, path)
+                .zip(entry(&looked.base, path))
+                .is_some_and(|(is, was)| is.same_content(was))
+        };
+        let of_base = base_found.mentions.iter().map(|mention| mention.path.as_path());
+        let read: Vec<PathBuf> = of_base.filter(is_of_base).map(Path::to_owned).collect();
+        let known = Some((project_found, project));
+        let found = Found::of(&self.store.project()?, spellings, &manifest, read, known);
+        self.store.snapshots().record(&Recording {
+            encoding: &manifest.object(Some(parent), MESSAGE.to_owned()).encode(),
+            tree: Some((&manifest, &directories)),
+            arrived: None,
+            found: Some(FoundList::Here(&found)),
+            indexes: &[],
+            based: Based::None,
+            name: None,
+            origin,
+        })
+    }
+}
+
+/// Whether the tree has something that the scan did not see at a path that is to be made.
+fn is_hidden(root: &OwnedFd, path: &Path, sides: Sides<'_>, decision: &UpdateDecision) -> bool {
+    let is_whole = || path.ancestors().any(|above| decision.whole.contains_key(above));
+    let is_folder = |found: &Meta| found.file_type() == FileType::Directory;
+    let wanted = entry(sides.project, path);
+    if wanted.is_none() || entry(sides.worktree, path).is_some() || is_whole() {
+        return false;
+    }
+    let found = open_parent(root, path).ok().zip(last(path).ok()).and_then(|(dir, name)| {
+        Some(Meta::of(&fs::statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW).ok()?))
+    });
+    found.is_some_and(|found| {
+        !(is_folder(&found) && wanted.is_some_and(|wanted| wanted.is_directory()))
+    })
+}
+
+/// What git says of the two trees.
+struct Ignored {
+    /// What it ignores in both.
+    scope: UpdateScope,
+    /// The files in the worktree that it neither tracks nor ignores.
+    others: Vec<Vec<u8>>,
+    /// What it ignores in one of the trees alone.
+    alone: Vec<PathBuf>,
+}
+
+impl Ignored {
+    fn of([tree, from]: &[Repository; 2]) -> Result<Self, Error> {
+        let asked = |of: &Repository| {
+            let root = of.root.clone();
+            move |failure: Failure| {
+                Error::new(ErrorKind::Git, Operation::AskGit, root, io::Error::from(failure))
+            }
+        };
+        let plain = |path: &[u8]| path_from(path.strip_suffix(b"/").unwrap_or(path));
+        let ours = git::not_tracked_in(&tree.tree()).map_err(asked(tree))?;
+        let theirs = git::not_tracked_in(&from.tree()).map_err(asked(from))?;
+        let (mut roots, mut alone) = (BTreeSet::new(), Vec::new());
+        for (found, other) in [(&ours.ignored, from), (&theirs.ignored, tree)] {
+            // git answers no question about a path that leads through a link.
+            let askable: Vec<Vec<u8>> = found
+                .iter()
+                .filter(|path| super::fill::has_room(&other.root, path))
+                .cloned()
+                .collect();
+            let ignored = git::ignored_of(other, &askable).map_err(asked(other))?;
+            for path in found {
+                match ignored.contains(path) {
+                    true => drop(roots.insert(plain(path))),
+                    false => alone.push(plain(path)),
+                }
+            }
+        }
+        alone.sort();
+        alone.dedup();
+        let mut tracked = BTreeSet::new();
+        for repository in [tree, from] {
+            let all = git::all_tracked(&repository.tree()).map_err(asked(repository))?;
+            let is_in = |path: &&Vec<u8>| path_from(path).ancestors().any(|it| roots.contains(it));
+            tracked.extend(all.iter().filter(is_in).cloned());
+        }
+        Ok(Self { scope: UpdateScope { roots: Some(roots), tracked }, others: ours.others, alone })
+    }
+}
+
+/// Lets a build of the worktree see which files are not those of which the project's build output
+/// was made. Returns how many files got the project's time, and how many a new one.
+fn renew(
+    [tree, from]: &[Repository; 2],
+    looked: &UpdateTrees,
+    root: &OwnedFd,
+    operation: &Running,
+) -> Result<(u64, u64), Error> {
+    let tracked = Tracked::look(tree, from, operation)?;
+    let (timed, mut renewed) = tracked.settle(tree, root)?;
+    let now = Timespec { tv_sec: 0, tv_nsec: fs::UTIME_NOW };
+    let omit = Timespec { tv_sec: 0, tv_nsec: fs::UTIME_OMIT };
+    let times = Timestamps { last_access: omit, last_modification: now };
+    for path in looked.others.iter().map(|path| path_from(path)) {
+        let (Some(theirs), Some(ours)) =
+            (entry(&looked.project, &path), entry(looked.now(), &path))
+        else {
+            continue;
+        };
+        if theirs.same_content(ours) || theirs.is_directory() || ours.is_directory() {
+            continue;
+        }
+        let touch = || -> io::Result<()> {
+            let dir = open_parent(root, &path)?;
+            Ok(fs::utimensat(&dir, &last(&path)?, &times, AtFlags::SYMLINK_NOFOLLOW)?)
+        };
+        touch().context(Operation::SetMetadata, || tree.root.join(&path))?;
+        renewed += 1;
+    }
+    Ok((timed, renewed))
+}
