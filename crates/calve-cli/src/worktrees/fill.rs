@@ -40,8 +40,7 @@ pub(crate) fn run(args: &FillArgs, session: Session<'_>) -> Result<Exit, Failure
         options = options.untracked();
     }
     let secrets = policy(&path)?;
-    let what = || "Among the files that git ignores some may be secrets, such as .env".to_owned();
-    if secrets.leaves(what, &session.signals.cancel()) {
+    if secrets.leaves(secrets_ahead, &session.signals.cancel()) {
         options = options.leave_secrets();
     }
     let plan = session
@@ -60,8 +59,13 @@ pub(crate) fn run(args: &FillArgs, session: Session<'_>) -> Result<Exit, Failure
     tell(&report, price, session)
 }
 
+/// What may come along, in the words of a question.
+pub(super) fn secrets_ahead() -> String {
+    "Among the files that git ignores some may be secrets, such as .env".to_owned()
+}
+
 /// What git's settings say of secrets in a working tree. Without settings they come along.
-fn policy(path: &Path) -> Result<SecretPolicy, Failure> {
+pub(super) fn policy(path: &Path) -> Result<SecretPolicy, Failure> {
     SecretPolicy::of(&Settings::of(path).unwrap_or_default())
 }
 

@@ -10,7 +10,7 @@ use rustix::fd::AsFd as _;
 use serde::Serialize;
 
 use super::WorktreeFields;
-use super::fill::root_of;
+use super::fill::{policy, root_of, secrets_ahead};
 use crate::args::UpdateArgs;
 use crate::clone::{SkippedDocument, finding};
 use crate::exit::Exit;
@@ -18,6 +18,7 @@ use crate::failure::stored::{own, store_failure, worktree_failure};
 use crate::failure::{Failure, Kind};
 use crate::output::PathFields;
 use crate::progress::Total;
+use crate::secrets::SecretDocument;
 use crate::session::{self, Session};
 use crate::settings::without_another_repository;
 use crate::text::{count, counted, duration, harmless, shell_word, shown};
@@ -109,7 +110,9 @@ fn ours(
     args: &UpdateArgs,
     session: Session<'_>,
 ) -> Result<(UpdatedDocument, Exit), Failure> {
-    let how = UpdateOptions::new().force(args.force).dry_run(args.dry_run);
+    let secrets = policy(worktree.path())?;
+    let leaves = secrets.leaves(secrets_ahead, &session.signals.cancel());
+    let how = UpdateOptions::new().force(args.force).dry_run(args.dry_run).leave_secrets(leaves);
     let report = session
         .work(Total::Unknown, |options| worktree.update(&how, options))
         .map_err(|error| update_failure(&error, worktree))?;
@@ -127,6 +130,7 @@ fn ours(
         ));
     }
     tell_stayed(worktree, &report, session);
+    secrets.tell(&[], &report.left_secrets, output);
     if !report.not_ignored.is_empty() {
         let paths = report.not_ignored.iter().map(|path| shown(path)).collect();
         output.summary(format_args!(
@@ -155,6 +159,7 @@ fn tell_stayed(worktree: &Worktree, report: &UpdateReport, session: Session<'_>)
                 "a process works in it ('calve update --force' replaces it nevertheless)"
             }
             StayedReason::Tracked => "git tracks files in it",
+            StayedReason::Secret => "it looks like a secret",
             _ => why.as_str(),
         };
         match told.iter_mut().find(|it| it.0 == why) {
@@ -241,8 +246,13 @@ fn gits(
     session: Session<'_>,
 ) -> Result<(UpdatedDocument, Exit), Failure> {
     let failed = |error: calve::Error| store_failure(&error);
+    let secrets = policy(path)?;
+    let mut options = FillOptions::new();
+    if secrets.leaves(secrets_ahead, &session.signals.cancel()) {
+        options = options.leave_secrets();
+    }
     let plan = session
-        .work(Total::Unknown, |options| calve::FillPlan::new(path, &FillOptions::new(), options))
+        .work(Total::Unknown, |common| calve::FillPlan::new(path, &options, common))
         .map_err(failed)?;
     let name = path.file_name().map_or(shown(path), |name| shown(Path::new(name)));
     let fields = WorktreeFields { name: None, path: PathFields::new(plan.path()) };
@@ -254,6 +264,7 @@ fn gits(
     }
     let report = session.work(Total::Unknown, |options| plan.run(options)).map_err(failed)?;
     crate::paths::tell(&report.mentions, &report.path, &report.from, session.output);
+    secrets.tell(&report.secrets, &report.left_secrets, session.output);
     session.output.summary(format_args!(
         "{name}: git made it: brought {} that it lacked, {} shared, {} copied; what was there stays, {}",
         counted(report.carried_files, "file"),
@@ -269,6 +280,7 @@ fn gits(
     document.copied_bytes = report.arrived.copied_bytes;
     document.timed_files = report.timed_files;
     document.renewed_files = report.renewed_files;
+    document.left_secrets = SecretDocument::all(&report.left_secrets);
     document.elapsed_seconds = report.elapsed.as_secs_f64();
     Ok((document, Exit::Done))
 }
@@ -381,6 +393,7 @@ struct UpdatedDocument {
     copied_bytes: u64,
     timed_files: u64,
     renewed_files: u64,
+    left_secrets: Vec<SecretDocument>,
     living: Vec<LivingDocument>,
     skipped: Vec<SkippedDocument>,
     elapsed_seconds: f64,
@@ -420,6 +433,7 @@ impl UpdatedDocument {
             copied_bytes: report.copied_bytes,
             timed_files: report.timed_files,
             renewed_files: report.renewed_files,
+            left_secrets: SecretDocument::all(&report.left_secrets),
             living: report
                 .living
                 .iter()

@@ -188,3 +188,31 @@ fn a_folder_in_which_a_process_works_is_replaced_by_force_alone() {
     server.kill().unwrap();
     server.wait().unwrap();
 }
+
+#[test]
+fn secrets_that_are_to_stay_behind_do_not_arrive_later_and_those_that_are_there_stay() {
+    let test = "secrets_that_are_to_stay_behind_do_not_arrive_later_and_those_that_are_there_stay";
+    for (row, there) in [("it has one", "1\n"), ("it has none", "")] {
+        let Some((_scratch, root)) = repository() else {
+            return not_run(test, "there is no git");
+        };
+        let (app, w) = (root.join("app"), root.join("app.worktrees/w"));
+        sh(&app, INSTALL);
+        if there.is_empty() {
+            sh(&app, "git config calve.secrets leave");
+        }
+        done(&app, "start -q w");
+        sh(&app, "git config calve.secrets leave; echo key >node_modules/.npmrc");
+        sh(&app, ANEW);
+        let run = done(&app, "update w");
+        assert!(run.stderr.contains("left out 1 file that looks like a secret: .env"), "{run:?}");
+        assert_eq!(read(w.join("node_modules/b/index.js")), "2\n", "{row}");
+        let env = fs::read_to_string(w.join(".env")).unwrap_or_default();
+        assert_eq!(env, there, "{row}");
+        sh(&app, "rm .env");
+        done(&app, "update w");
+        sh(&app, "echo 3 >.env; git config calve.secrets keep");
+        done(&app, "update w");
+        assert_eq!(read(w.join(".env")), "3\n", "{row}");
+    }
+}

@@ -72,7 +72,7 @@ pub(crate) fn record_over(
     below: SnapshotId,
     gone: &HashSet<Vec<u8>>,
     over: &Path,
-    message: &str,
+    (message, origin): (&str, &Origin),
     operation: &Running,
 ) -> Result<Overlaid, Error> {
     taking_in(store, operation, |noted| {
@@ -137,7 +137,7 @@ pub(crate) fn record_over(
                     based: Based::None,
                     name: None,
                     // The message says which commit it is of.
-                    origin: &Origin::default(),
+                    origin,
                 })?
             }
         };

@@ -64,5 +64,6 @@ pub(crate) fn record_without(
     let dir = fs::open(&folder, DIR_FLAGS, Mode::empty()).context(Operation::Open, || &folder)?;
     let nothing = Stage::empty(dir, &folder).context(Operation::Stage, || &folder)?;
     let gone: HashSet<Vec<u8>> = secrets.iter().map(|secret| bytes_of(&secret.path)).collect();
-    record_over(store, id, &gone, &nothing.path(), "without secrets", operation)
+    let origin = store.catalog().origins()?.remove(&id).unwrap_or_default();
+    record_over(store, id, &gone, &nothing.path(), ("without secrets", &origin), operation)
 }

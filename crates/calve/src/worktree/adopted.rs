@@ -23,6 +23,7 @@ use super::Worktree;
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
+use crate::store::catalog::Origin;
 use crate::store::files::{bytes_of, open_dir};
 use crate::store::git::checkout::Checkout;
 use crate::store::git::{
@@ -202,7 +203,7 @@ impl Worktree {
             let wanted = in_commit.iter().filter(|path| gone.contains(*path));
             checkout.write(commit, wanted.map(Vec::as_slice)).map_err(failed)?;
         }
-        record_over(&self.store, taken, &gone, &over, &message, operation)
+        record_over(&self.store, taken, &gone, &over, (&message, &Origin::default()), operation)
     }
 
     /// The tracked files of this tree of which the project's snapshot has the content.

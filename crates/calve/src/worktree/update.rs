@@ -46,8 +46,10 @@ use crate::store::metadata::Maker;
 use crate::store::object::{Entry, Kind};
 use crate::store::paths::found::{Found, entry};
 use crate::store::paths::local::Tree;
+use crate::store::paths::secrets::Secret;
 use crate::store::paths::spelling::Spellings;
 use crate::store::scan::name_directories;
+use crate::store::secrets::{record_without, secrets_of};
 use crate::store::snapshot::local;
 use crate::store::snapshot::record::{FoundList, Recording};
 use crate::store::{PROJECT, SnapshotOptions, StoreOptions, path_from};
@@ -65,6 +67,7 @@ const MESSAGE: &str = "update from the project";
 pub struct UpdateOptions {
     force: bool,
     dry_run: bool,
+    leave_secrets: bool,
 }
 
 impl UpdateOptions {
@@ -85,6 +88,14 @@ impl UpdateOptions {
     #[must_use]
     pub fn dry_run(mut self, yes: bool) -> Self {
         self.dry_run = yes;
+        self
+    }
+
+    /// Whether files of the project stay behind that look like secrets and that git does not track.
+    /// The worktree keeps those that it has, but for those in folders that are replaced whole.
+    #[must_use]
+    pub fn leave_secrets(mut self, yes: bool) -> Self {
+        self.leave_secrets = yes;
         self
     }
 }
@@ -119,6 +130,9 @@ pub struct UpdateReport {
     pub timed_files: u64,
     /// Files that differ from the project's and got a new time.
     pub renewed_files: u64,
+    /// Files of the project that were left out because they look like secrets, sorted by path: see
+    /// [`UpdateOptions::leave_secrets`].
+    pub left_secrets: Vec<Secret>,
     /// Processes that work in the worktree.
     pub living: Vec<LivingProcess>,
     /// An earlier restore had moved work aside, which [`Worktree::undo`] brings back. It takes back
@@ -181,9 +195,20 @@ impl Worktree {
         self.store.must_be_writable(Operation::Update)?;
         let operation = options.operation();
         let project = of_project(&self.store, &SnapshotOptions::new(), None, &operation)?;
-        let (id, manifest) = (project.0.id, project.1);
+        let (mut id, mut manifest) = (project.0.id, project.1);
+        let mut secrets = Vec::new();
+        if how.leave_secrets {
+            secrets = secrets_of(&self.store, id, &self.store.project()?)?;
+        }
+        // Nothing has these snapshots as its base before the worktree does.
+        let _guard = self.store.share()?;
+        if !secrets.is_empty() {
+            let made = record_without(&self.store, id, &secrets, &operation)?;
+            (id, manifest) = (made.id, Some(made.manifest));
+        }
         self.alone(&operation, |this| {
-            let mut report = this.update_now((id, manifest), how, &operation)?;
+            let mut report = this.update_now((id, manifest), &secrets, how, &operation)?;
+            report.left_secrets = secrets;
             report.elapsed = started.elapsed();
             Ok(report)
         })
@@ -192,12 +217,11 @@ impl Worktree {
     fn update_now(
         &self,
         project: (SnapshotId, Option<Manifest>),
+        secrets: &[Secret],
         how: &UpdateOptions,
         operation: &Running,
     ) -> Result<UpdateReport, Error> {
         self.must_be_there()?;
-        // Nothing has the new base as its own before the row does.
-        let _guard = self.store.share()?;
         let from = self.based_on()?;
         let unfinished = self.unfinished_update()?;
         let mut report = UpdateReport { from: Some(from), to: Some(from), ..Default::default() };
@@ -238,7 +262,8 @@ impl Worktree {
             worktree: looked.now(),
             is_unfinished: &is_unfinished,
         };
-        let decision = self.decided(sides, &scope, how.force, &root)?;
+        let kept = secrets.iter().map(|it| (it.path.clone(), StayedReason::Secret)).collect();
+        let decision = self.decided(sides, &scope, (how.force, kept), &root)?;
         report.stayed.clone_from(&decision.stayed);
         report.folders = decision.whole.keys().cloned().collect();
         let is_single = |path: &&PathBuf| !report.folders.iter().any(|it| path.starts_with(it));
@@ -359,10 +384,9 @@ impl Worktree {
         &self,
         sides: Sides<'_>,
         scope: &UpdateScope,
-        force: bool,
+        (force, mut held): (bool, BTreeMap<PathBuf, StayedReason>),
         root: &OwnedFd,
     ) -> Result<UpdateDecision, Error> {
-        let mut held = BTreeMap::new();
         loop {
             let decision = decide(sides, scope, &held);
             let before = held.len();

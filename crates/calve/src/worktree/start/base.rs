@@ -23,6 +23,7 @@ use rustix::fs::{self, Mode};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
+use crate::store::catalog::Origin;
 use crate::store::git::Repository;
 use crate::store::git::checkout::Checkout;
 use crate::store::git::conversions::has_attributes;
@@ -32,7 +33,7 @@ use crate::store::materialize::wanted;
 use crate::store::object::Entry;
 use crate::store::overlay::record_over;
 use crate::store::ready::vouched::{Snapshots, length};
-use crate::store::{Secret, Store, bytes_of};
+use crate::store::{PROJECT, Secret, Store, bytes_of};
 use crate::tree::git_index::{self, Folder, Sorted, Vouched, Vouches};
 use crate::tree::running::Running;
 use crate::tree::staging::Stage;
@@ -111,7 +112,9 @@ impl Store {
         gone.extend(left.iter().map(|secret| bytes_of(&secret.path)));
         let gone: HashSet<Vec<u8>> = gone.into_iter().collect();
         let message = format!("the project at {}", commit.get(..12).unwrap_or(commit));
-        let made = record_over(self, id, &gone, &checkout.tree(), &message, operation)?;
+        // What git ignores in it is the project's.
+        let origin = Origin { worktree: Some(PROJECT.to_owned()), branch: None };
+        let made = record_over(self, id, &gone, &checkout.tree(), (&message, &origin), operation)?;
         let index = std::fs::read(checkout.index()).context(Operation::Read, || &folder)?;
         let mut recorded = HashMap::with_capacity(made.manifest.count as usize);
         let mut path = Vec::new();

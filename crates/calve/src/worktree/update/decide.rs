@@ -74,6 +74,8 @@ pub enum StayedReason {
     Used,
     /// git tracks files in it.
     Tracked,
+    /// It looks like a secret, and secrets are not to come along.
+    Secret,
 }
 
 impl StayedReason {
@@ -86,6 +88,7 @@ impl StayedReason {
             Self::Unseen => "unseen",
             Self::Used => "used",
             Self::Tracked => "tracked",
+            Self::Secret => "secret",
         }
     }
 }
