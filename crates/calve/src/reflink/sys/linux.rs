@@ -189,16 +189,21 @@ const TMPFS: u32 = 0x0102_1994;
 
 /// The name of the filesystem of `path`, by the magic numbers of statfs(2).
 pub(crate) fn filesystem_name(path: &Path) -> Option<String> {
-    name_of(&fs::statfs(path).ok()?)
+    name_of(&fs::statfs(path).ok()?, || fs::stat(path).ok().map(|it| it.st_dev))
 }
 
 /// The name of the filesystem of an open file.
 pub(crate) fn filesystem_name_of(file: impl AsFd) -> Option<String> {
-    name_of(&fs::fstatfs(file).ok()?)
+    name_of(&fs::fstatfs(&file).ok()?, || fs::fstat(&file).ok().map(|it| it.st_dev))
 }
 
-fn name_of(found: &fs::StatFs) -> Option<String> {
+/// 9p tells the number of the filesystem that the host has there. But that one's files are on a
+/// block device, and those of 9p have a number of no device (major 0). For btrfs this does not
+/// tell: its files have such numbers, too.
+fn name_of(found: &fs::StatFs, dev: impl Fn() -> Option<u64>) -> Option<String> {
+    let is_on_no_device = || dev().is_some_and(|dev| fs::major(dev) == 0);
     let name = match u32::try_from(found.f_type).unwrap_or(0) {
+        XFS | EXT4 if is_on_no_device() => "9p",
         XFS => "xfs",
         BTRFS => "btrfs",
         EXT4 => "ext4",
@@ -750,6 +755,14 @@ mod subvolume_tests;
 mod tests {
     use super::super::super::verdict::classify;
     use super::*;
+
+    #[test]
+    fn a_filesystem_of_a_disk_whose_files_are_on_no_device_is_that_of_another_machine() {
+        let name_on = |dev| name_of(&fs::statfs("/").unwrap(), || Some(dev)).unwrap_or_default();
+        let real = name_on(fs::makedev(8, 1));
+        let told = name_on(fs::makedev(0, 50));
+        assert_eq!(told, if matches!(&*real, "xfs" | "ext4") { "9p" } else { &real });
+    }
 
     #[test]
     fn each_errno_of_a_clone_has_the_verdict_of_its_known_causes() {
