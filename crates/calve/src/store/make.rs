@@ -117,6 +117,9 @@ fn made(project: &Path, store: Option<&Path>) -> Result<Store, Error> {
     };
     catalog.add_project(&row)?;
     drop(catalog);
+    // As all that come later open it, with shared memory: a filesystem that has none (9p) refuses
+    // that now, while nothing is there that would stay.
+    drop(Catalog::open(&layout.database())?);
     let name = std::ffi::CString::new(name.as_encoded_bytes())
         .map_err(|error| Error::io(Operation::MakeStore, &path, io::Error::other(error)))?;
     match stage.publish(&name) {
