@@ -235,13 +235,11 @@ impl Session<'_> {
             Err(failure) => return Err(failure),
         };
         match store.worktree(name) {
-            Err(error) if error.kind() == ErrorKind::WorktreeNotFound && is_folder => {
-                self.at(&path)
-            }
             Err(error) if error.kind() == ErrorKind::WorktreeNotFound => {
                 match of_git(&store, name)? {
                     // The store knows it from now on.
                     Some(other) if other.is_dir() => self.at(&other),
+                    None if is_folder => self.at(&path),
                     Some(other) => Err(own(
                         "find worktree",
                         &other,
@@ -332,12 +330,11 @@ impl Session<'_> {
     }
 }
 
-/// The only worktree of git, which calve did not make, with this name or this last part of its path.
+/// The worktree of git, which calve did not make, that `list` shows under this name: that of its
+/// registration. The last parts of two paths may be the same.
 pub(crate) fn of_git(store: &Store, name: &str) -> Result<Option<PathBuf>, Failure> {
-    let others = store.worktrees_of_git().map_err(|error| store_failure(&error))?.into_iter();
-    let mut found = others.filter(|other| other.name == name || other.path.ends_with(name));
-    let first = found.next().map(|it| it.path);
-    Ok(first.filter(|_| found.next().is_none()))
+    let others = store.worktrees_of_git().map_err(|error| store_failure(&error))?;
+    Ok(others.into_iter().find(|other| other.name == name).map(|it| it.path))
 }
 
 /// Tells the library that the worktree is at this path now. A copy, or a worktree that its store

@@ -40,7 +40,8 @@ fn every_kind_that_a_store_knows_has_a_way_out() {
         (ErrorKind::BranchExists, Operation::MakeBranch, "-b BRANCH"),
         (ErrorKind::CommitNotFound, Operation::FindCommit, "git log --oneline --all"),
         (ErrorKind::Git, Operation::CheckOut, "'git worktree add DIR '/a b/c''"),
-        (ErrorKind::Git, Operation::DropWorktree, "'calve drop --force w'"),
+        // Its folder is gone.
+        (ErrorKind::Git, Operation::DropWorktree, "'calve drop --force --discard w'"),
         (ErrorKind::Git, Operation::LinkWorktrees, "--git copy"),
         (ErrorKind::Git, Operation::Fill, "--from DIR"),
         (ErrorKind::Overlap, Operation::Fill, "git worktree list"),

@@ -407,8 +407,13 @@ impl Repository {
             Err(error) if is_absent(&error) => Ok(None),
             Err(error) => Err(error),
         };
-        let head = self.git_dir.join("HEAD");
-        let files = [head, self.common.join(branch_ref(&branch)), self.common.join("packed-refs")];
+        let (head, of_branch) = (self.git_dir.join("HEAD"), self.common.join(branch_ref(&branch)));
+        // A branch may be another name of a branch.
+        if read_plain(fs::CWD, &of_branch, PATH_MOST_BYTES).is_ok_and(|it| it.starts_with(b"ref:"))
+        {
+            return None;
+        }
+        let files = [head, of_branch, self.common.join("packed-refs")];
         Some(HeadMark(files.into_iter().map(state).collect::<io::Result<_>>().ok()?))
     }
 
