@@ -99,10 +99,6 @@ Exit codes: those of CMD; 127 if it is not found, 126 if it cannot be run; 1 or
 /// The arguments of `calve run`.
 #[cfg(unix)]
 #[derive(Debug, Args)]
-#[cfg_attr(
-    not(target_os = "linux"),
-    expect(dead_code, reason = "only Linux has mount namespaces, so nothing runs elsewhere")
-)]
 pub(crate) struct RunArgs {
     /// Its name or path [default: the one that contains the current folder]
     #[arg(value_name = "WORKTREE", value_hint = ValueHint::DirPath,
