@@ -38,7 +38,7 @@ pub(crate) fn run(args: &RunArgs, session: Session<'_>) -> Result<Exit, Failure>
     // The same folder, if the user is in one of the two trees.
     let here = std::fs::canonicalize(session.common.resolve(Path::new("."))).unwrap_or_default();
     let below = here.strip_prefix(worktree.path()).or_else(|_| here.strip_prefix(&root));
-    let folder = match below {
+    let mut folder = match below {
         Ok(below) if below != Path::new("") => root.join(below),
         _ => root.clone(),
     };
@@ -46,6 +46,10 @@ pub(crate) fn run(args: &RunArgs, session: Session<'_>) -> Result<Exit, Failure>
         ErrorKind::NamespaceRefused => refused::failure(&error),
         _ => worktree_failure(&error, &worktree),
     })?;
+    // The worktree may not have the folder.
+    if !folder.is_dir() {
+        folder.clone_from(&root);
+    }
     std::env::set_current_dir(&folder)
         .map_err(|error| Failure::io("enter", vec![folder.clone()], &error))?;
 

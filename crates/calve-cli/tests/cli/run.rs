@@ -135,6 +135,45 @@ fn git_means_the_worktree_and_outside_nothing_is_named_otherwise() {
     }
 }
 
+/// What git knows of other worktrees stays: by whatever path they are registered, and although files
+/// are mounted in them.
+#[test]
+fn git_forgets_no_other_worktree_and_deletes_none_by_half() {
+    for desk in Desk::all("other worktrees in calve run") {
+        // The project moves behind a link, and has a worktree inside, as its submodule has.
+        desk.said(
+            ".",
+            "git init -q -b main lib; cd lib; echo l >l; git add l; git commit -qm l; mkdir ../home; cd ..
+            git clone -q app home/p 2>/dev/null; cd home/p
+            git -c protocol.file.allow=always submodule --quiet add $HOME/lib lib; git commit -qm sub
+            git worktree add -q --detach in/x; git -C lib worktree add -q --detach ../in/y; calve start -q a b
+            cd in/x; echo w >w; git add w; git commit -qm only-here; echo s >s; git add s
+            cd ../../../..; mv home data; ln -s data home",
+        );
+        let known = "git worktree list; git -C lib worktree list; git worktree prune -nv; git -C lib worktree prune -nv
+            git -C in/x status -s; git -C in/x log --format=%s -1; git -C in/y status -s; ls ../p.worktrees/b";
+        let before = desk.said("home/p", known);
+        let refused = |command: &str| {
+            format!(
+                "! git worktree {command} 2>err; grep -hE \"not point back|containing submodules\" err"
+            )
+        };
+        let script = format!(
+            "calve run a -- sh -ec 'git worktree prune -v; git -C $CALVE_PROJECT/lib worktree prune -v
+            git -C $CALVE_PROJECT/in/x status -s; git -C $CALVE_PROJECT/in/y rev-parse --abbrev-ref HEAD
+            git -C ../p.worktrees/b branch --show-current; {}; {}; {}; rm err' >../said; grep -cE \"back|moved\" ../said
+            grep -vE \"back|moved\" ../said",
+            refused("remove --force ../p.worktrees/b"),
+            refused("move ../p.worktrees/b ../p.worktrees/c"),
+            refused("remove --force $CALVE_PROJECT/in/x"),
+        );
+        assert_eq!(desk.said("home/p", &script), "3\nA  s\nHEAD\nb\n");
+        assert_eq!(desk.said("home/p", known), before);
+        // Where nobody runs, git removes it.
+        desk.said("home/p", "git worktree remove --force ../p.worktrees/b");
+    }
+}
+
 #[test]
 fn calve_itself_refuses_to_work_there_whatever_leads_to_the_store() {
     for desk in Desk::all("calve in calve run") {
@@ -184,7 +223,6 @@ fn the_program_stands_in_calves_place() {
             ("app", "calve run one -- ./d", 126, "Permission denied"),
             ("app", "calve run nope -- true", 1, "no worktree is named 'nope'"),
             ("app", "calve run -- true", 1, "is the project, and at its path"),
-            ("app/only", "calve run one -- true", 1, "cannot enter"),
             ("app", "calve run one true", 2, "unexpected argument 'true'"),
         ] {
             let run = desk.sh(folder, script);
@@ -197,6 +235,8 @@ fn the_program_stands_in_calves_place() {
             // The shell must not take the folder for the worktree's own.
             ("app.worktrees/one/d", "calve run -- sh -c 'pwd; pwd -P'", "@/app/d\n@/app/d\n"),
             ("app.worktrees/two", "calve run one -- pwd", "@/app\n"),
+            // The worktree does not have this folder.
+            ("app/only", "calve run one -- sh -c 'pwd; pwd -P'", "@/app\n@/app\n"),
             (".", "calve -C app/d run one -- pwd", "@/app/d\n"),
             (".", "SHELL=/bin/pwd calve run app.worktrees/one", "@/app\n"),
             ("app", "ulimit -Sn 99; calve run one -- sh -c 'ulimit -Sn'", "99\n"),

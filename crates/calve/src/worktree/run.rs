@@ -14,6 +14,11 @@
 //! registration, which it does when that is a day old, or on `git worktree repair`. The mounted
 //! files take these writes.
 //!
+//! `git worktree remove` and `move` would delete, or move, the tree of another worktree, and then
+//! fail at the mounted files. They refuse before that if the tree's `.git` file does not lead back to
+//! the registration. So the `.git` files of the others lead to it through a second mount of the same
+//! repository: git works there as before, and these two refuse.
+//!
 //! # The store
 //! calve must not work here: it would take the worktree for the project, and write the paths of
 //! these mounts into the store. A folder with a `format` that no version opens is mounted over the
@@ -31,7 +36,7 @@ use super::{MarkPlace, Worktree};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::sys::unshare_mounts;
 use crate::store::format;
-use crate::store::git::modules::ModuleConfig;
+use crate::store::git::modules::{MODULES, ModuleConfig, repositories_in};
 use crate::store::git::{self, Registration};
 use crate::store::layout::{GIT, GITDIR, Layout, RUN};
 use crate::store::marker::{Marked, Marker};
@@ -68,8 +73,11 @@ impl Worktree {
         }
         let folder = root.parent().unwrap_or(root).join(RUN);
         let name = project.file_name().unwrap_or_default();
-        let paths = PathsInRun { root, shown: folder.join(name), project: &project };
-        let covers = self.covers(&paths)?;
+        let mut own = name.to_owned();
+        own.push(".files");
+        let own = folder.join(own);
+        let paths = PathsInRun { root, shown: folder.join(name), own: &own, project: &project };
+        let (covers, repositories) = self.covers(&paths)?;
         match std::fs::create_dir(&folder) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && !folder.is_symlink() => {}
             made => made.context(Operation::MakeFolder, || &folder)?,
@@ -83,9 +91,6 @@ impl Worktree {
         std::fs::create_dir(&paths.shown).context(Operation::MakeFolder, || &paths.shown)?;
         bind(&project, &paths.shown)?;
         bind(root, &project)?;
-        let mut own = name.to_owned();
-        own.push(".files");
-        let own = folder.join(own);
         std::fs::create_dir(&own).context(Operation::MakeFolder, || &own)?;
         for (number, (path, cover)) in covers.into_iter().enumerate() {
             let made = own.join(number.to_string());
@@ -103,11 +108,18 @@ impl Worktree {
                 }
             }
         }
+        // With all that is mounted in them.
+        for (number, common) in repositories.iter().enumerate() {
+            let second = paths.second_of(number);
+            std::fs::create_dir(&second).context(Operation::MakeFolder, || &second)?;
+            bind(&paths.of(common), &second)?;
+        }
         Ok(paths.shown)
     }
 
-    /// What must be mounted over, by the paths outside of the namespace.
-    fn covers(&self, paths: &PathsInRun<'_>) -> Result<Vec<(PathBuf, Cover)>, Error> {
+    /// What must be mounted over, by the paths outside of the namespace; and the repositories that
+    /// need a second mount.
+    fn covers(&self, paths: &PathsInRun<'_>) -> Result<(Covers, Vec<PathBuf>), Error> {
         let mut covers = vec![(self.store.path().to_owned(), Cover::Store)];
         let mut marks = vec![MarkPlace::of_worktree(paths.root)];
         let read = |folder: &Path| git::read(folder).context(Operation::Read, || folder);
@@ -115,14 +127,22 @@ impl Worktree {
         let mut folders: Vec<&Path> =
             repositories.iter().flatten().map(|found| found.common.as_path()).collect();
         folders.dedup_by(|one, other| git::is_same(one, other));
-        for common in folders {
+        for (number, common) in folders.iter().enumerate() {
+            let again = SecondMount { common, at: paths.second_of(number) };
             // The repository of a worktree that has a copy moves with it, and has none.
-            let known = git::registrations(common).context(Operation::Read, || common)?;
+            let mut known = git::registrations(common).context(Operation::Read, || common)?;
+            // A submodule of the project may have worktrees, too.
+            let modules = common.join(MODULES);
+            for name in repositories_in(&modules).context(Operation::Read, || &modules)? {
+                let module = modules.join(name);
+                known.extend(git::registrations(&module).context(Operation::Read, || &module)?);
+            }
             for registration in known {
-                paths.cover_registration(&registration, &mut covers)?;
+                paths.cover_registration(&registration, &again, &mut covers)?;
                 marks.push(MarkPlace::of_git(registration.folder));
             }
         }
+        let folders = folders.into_iter().map(Path::to_owned).collect();
         for mark in marks {
             if let Some(marker) = Marker::read(&mark)?
                 && paths.of(&marker.store) != marker.store
@@ -131,8 +151,14 @@ impl Worktree {
                 covers.push((mark.path(), Cover::File(marker.encode(Marked::Worktree))));
             }
         }
-        Ok(covers)
+        Ok((covers, folders))
     }
+}
+
+/// A second mount of a repository.
+struct SecondMount<'a> {
+    common: &'a Path,
+    at: PathBuf,
 }
 
 /// Where the trees are outside of the namespace, and where the project is inside.
@@ -140,7 +166,12 @@ struct PathsInRun<'a> {
     project: &'a Path,
     root: &'a Path,
     shown: PathBuf,
+    /// The folder for what is mounted over files, and for second mounts.
+    own: &'a Path,
 }
+
+/// What is mounted over which path.
+type Covers = Vec<(PathBuf, Cover)>;
 
 /// What is mounted over a path.
 enum Cover {
@@ -162,6 +193,11 @@ impl PathsInRun<'_> {
         }
     }
 
+    /// The second mount of the repository with this number.
+    fn second_of(&self, repository: usize) -> PathBuf {
+        self.own.join(format!("git{repository}"))
+    }
+
     /// All paths there: a worktree has its own, too.
     fn all_of(&self, path: &Path) -> Vec<PathBuf> {
         let also = path.starts_with(self.root).then(|| path.to_owned());
@@ -173,22 +209,34 @@ impl PathsInRun<'_> {
     fn cover_registration(
         &self,
         registration: &Registration,
-        covers: &mut Vec<(PathBuf, Cover)>,
+        again: &SecondMount<'_>,
+        covers: &mut Covers,
     ) -> Result<(), Error> {
         let folder = &registration.folder;
-        let Some(git_file) = &registration.git_file else { return Ok(()) };
+        let Some(registered) = &registration.git_file else { return Ok(()) };
         let is_own = registration.is_of(self.root);
-        // The registration may have another path of the same root.
-        let git_file = if is_own { &git::git_of(self.root) } else { git_file };
-        if self.of(git_file) == *git_file && self.of(folder) == *folder {
+        // The registration may have another path of the same tree, which leads elsewhere in the
+        // namespace.
+        let tree = registered.parent().and_then(|tree| std::fs::canonicalize(tree).ok());
+        let git_file = match tree {
+            _ if is_own => git::git_of(self.root),
+            Some(tree) => tree.join(registered.file_name().unwrap_or(GIT.as_ref())),
+            None => registered.clone(),
+        };
+        if self.of(&git_file) == *registered && self.of(folder) == *folder {
             return Ok(());
         }
-        let line = |start: &[u8], path: &Path| {
-            Cover::File([start, self.of(path).as_os_str().as_bytes(), b"\n"].concat())
+        let file = |start: &[u8], path: &Path| {
+            Cover::File([start, path.as_os_str().as_bytes(), b"\n"].concat())
         };
-        covers.push((folder.join(GITDIR), line(b"", git_file)));
-        if std::fs::symlink_metadata(git_file).is_ok_and(|found| found.is_file()) {
-            covers.push((git_file.clone(), line(b"gitdir: ", folder)));
+        let line = |start: &[u8], path: &Path| file(start, &self.of(path));
+        covers.push((folder.join(GITDIR), line(b"", &git_file)));
+        if std::fs::symlink_metadata(&git_file).is_ok_and(|found| found.is_file()) {
+            let leads = match folder.strip_prefix(again.common) {
+                Ok(below) if !is_own => file(b"gitdir: ", &again.at.join(below)),
+                _ => line(b"gitdir: ", folder),
+            };
+            covers.push((git_file, leads));
         }
         if !is_own {
             return Ok(());
