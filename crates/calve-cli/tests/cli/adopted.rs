@@ -78,15 +78,60 @@ fn a_drop_of_a_worktree_of_git_loses_nothing() {
             "drop other",
             Some("other worktrees are inside"),
         ),
+        (
+            "a clone that git ignores",
+            "git checkout -q f; rm n; git init -q out/in; echo z >out/in/new",
+            "drop other",
+            Some("not committed"),
+        ),
+        (
+            "the same, looked at before",
+            "calve status; git checkout -q f; rm n; git init -q out/in; echo z >out/in/new",
+            "drop other",
+            Some("not committed"),
+        ),
+        (
+            "the same, looked at afterwards",
+            "git checkout -q f; rm n; git init -q out/in; echo z >out/in/new; calve status",
+            "drop other",
+            Some("not committed"),
+        ),
+        (
+            "a clone with its repository elsewhere",
+            "git checkout -q f; rm n; git init -q --separate-git-dir ../sep out/in; echo z >out/in/new",
+            "drop other",
+            Some("not committed"),
+        ),
+        (
+            "another repository's worktree",
+            "git checkout -q f; rm n; TWO -b in $PWD/out/in; echo z >out/in/new",
+            "drop other",
+            Some("not committed"),
+        ),
+        (
+            "a detached HEAD of another repository's",
+            "git checkout -q f; rm n; TWO --detach $PWD/out/in; git -C out/in commit -q --allow-empty -m 3",
+            "drop other",
+            Some("commits that no branch"),
+        ),
+        (
+            "a clean one of another repository's",
+            "git checkout -q f; rm n; TWO -b in $PWD/out/in",
+            "drop other",
+            None,
+        ),
         ("nothing merged", "git checkout -q f; rm n", "drop --merged other", None),
         ("not idle", "git checkout -q f; rm n", "drop --idle 1h other", None),
     ] {
         let Some((_scratch, app, other)) = other() else { return not_run(name, "there is no git") };
-        let script = script.replace("calve status", "true");
-        if row == "work that was looked at" {
-            assert_eq!(in_git(&app, "status other").code, Some(3));
+        let two = "git init -q -b main ../two; git -C ../two commit -q --allow-empty -m 2; \
+                   git -C ../two worktree add -q";
+        for (at, part) in script.replace("TWO", two).split("calve status").enumerate() {
+            if at > 0 {
+                assert!(matches!(in_git(&app, "status other").code, Some(0 | 3)), "{row}");
+            }
+            sh(&other, part.trim_matches([';', ' '])).unwrap();
         }
-        sh(&other, &script).unwrap();
         let stays = words.contains("--") || refused.is_some();
         let run = in_git(&app, words);
         if let Some(part) = refused {
@@ -110,16 +155,18 @@ fn merged_and_idle_worktrees_of_git_are_dropped_and_all_come_back() {
         ),
         ("git checkout -q f; rm n; sleep 1.1", "drop --idle 1s other"),
         ("git add n", "drop --force other"),
+        ("git checkout -q f; rm n; git init -q out/in; echo z >out/in/new", "drop --force other"),
         ("true", "drop --force ../other"),
     ] {
         let Some((_scratch, app, other)) = other() else { return not_run(name, "there is no git") };
         sh(&other, script).unwrap();
-        let before = sh(&other, "git --no-optional-locks status --porcelain").unwrap();
+        let looked = "git --no-optional-locks status --porcelain; ls -R out";
+        let before = sh(&other, looked).unwrap();
         let run = in_git(&app, words);
         assert!(run.code == Some(0) && !other.try_exists().unwrap(), "{words}: {run:?}");
         if words.contains("--force") {
             assert_eq!(in_git(&app, "undo other").code, Some(0), "{words}");
-            assert_eq!(sh(&other, "git status --porcelain").unwrap(), before, "{words}");
+            assert_eq!(sh(&other, looked).unwrap(), before, "{words}");
             assert_eq!(sh(&other, "git branch --show-current").unwrap(), "other\n");
         }
     }

@@ -8,7 +8,7 @@
 //! made one of this tree. So the first operation that needs a base makes it of the tree as it is,
 //! without its uncommitted work ([`Worktree::make_first_base`]): tracked files as the `HEAD` commit
 //! has them, and files that git ignores as the tree has them. Files that git neither tracks nor
-//! ignores are no part of it. So the changes since the base are the work that `git status` lists.
+//! ignores are no part of it, and neither is uncommitted work in repositories inside. So the changes since the base are the work that `git status` lists.
 //!
 //! Tracked files that are the same in the project are not read: git's index of each tree vouches for
 //! its file, both name the same content, and the store's index of the project knows that.
@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{self, Mode};
 
 use super::Worktree;
+use super::git::nested_work_in;
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
@@ -150,7 +151,9 @@ impl Worktree {
         let (taken, manifest) = known.record(&self.store, &taking, operation)?;
         // Asked after the tree was read: of work that came in between, the base has nothing.
         let Some(tree) = Tree::at(&self.path).map_err(failed)? else { return Ok(taken.id) };
-        let work = git::whole_work_in(&tree, self.row.created).map_err(failed)?;
+        let mut work = git::whole_work_in(&tree, self.row.created).map_err(failed)?;
+        // What the base has, a drop takes for work that came along from the project.
+        work.paths.extend(nested_work_in((&self.path, self.row.created)));
         if work.is_cut {
             let why = "it has more uncommitted paths than calve reads";
             return Err(failed(Failure::Refused(why.to_owned())));

@@ -21,6 +21,7 @@ mod nested;
 
 pub(super) use branch::DoomedBranch;
 pub(super) use merged::MergeState;
+pub(super) use nested::nested_work_in;
 
 /// git writes each move of `HEAD` there.
 const HEAD_LOG: &str = "logs/HEAD";

@@ -766,7 +766,10 @@ impl Worktree {
     /// Whether the base snapshot has all uncommitted work: it came from the project, or somebody
     /// captured it.
     fn is_in_the_base_snapshot(&self, work: &Work, operation: &Running) -> Result<bool, Error> {
-        if work.is_cut || work.no_snapshot_has_it {
+        // A base that is made now is one of the tree as it is. So it would have what git ignores.
+        let is_made_now =
+            self.row.snapshot.is_none() && self.row.git.as_ref().is_some_and(|git| git.is_adopted);
+        if work.is_cut || work.no_snapshot_has_it || is_made_now {
             return Ok(false);
         }
         let paths: BTreeSet<&Path> = work.paths.iter().map(PathBuf::as_path).collect();

@@ -2,10 +2,31 @@
 
 use std::path::{Path, PathBuf};
 
+use super::super::remove::look::nested_in;
 use super::{COMMITS_MOST, Loss, LostModule};
-use crate::store::git::modules::Held;
-use crate::store::git::{Commit, Repository, Tree, whole_work_in};
+use crate::store::git::modules::{Held, Unheld};
+use crate::store::git::{self, Commit, Failure, Registration, Repository, Tree, whole_work_in};
 use crate::store::layout::GIT;
+
+/// The uncommitted work in the repositories inside the tree at `root`: paths from there. Of one
+/// about which git cannot say it all, that is its whole working tree. `made` is the second in which
+/// the tree was made.
+pub(in crate::worktree) fn nested_work_in((root, made): (&Path, i64)) -> Vec<PathBuf> {
+    let mut work = Vec::new();
+    for repository in nested_in(root).repositories {
+        let Some(at) = repository.parent().filter(|_| repository.ends_with(GIT)) else { continue };
+        let found = Tree::at(&root.join(at))
+            .and_then(|tree| tree.map(|tree| whole_work_in(&tree, made)).transpose());
+        match found {
+            Ok(Some(found)) if !found.is_cut => {
+                work.extend(found.paths.into_iter().map(|path| at.join(path)));
+            }
+            Ok(None) => {}
+            _ => work.push(at.to_owned()),
+        }
+    }
+    work
+}
 
 impl Loss {
     /// Adds the commits of the repositories at these paths in the tree at `root`, and the work in
@@ -18,6 +39,11 @@ impl Loss {
     ) -> Self {
         for path in repositories {
             let git_dir = root.join(path);
+            if git_dir.is_file() {
+                self.add_commits_of_linked(&git_dir);
+                self.add_work_of((root, made), path);
+                continue;
+            }
             if self.submodules.iter().any(|lost| lost.held.repository.git_dir == git_dir) {
                 continue;
             }
@@ -29,17 +55,50 @@ impl Loss {
                 is_submodule: false,
             };
             let unheld = held.repository.unheld_but_by(held.in_project.as_ref(), COMMITS_MOST);
-            if let Ok(unheld) = &unheld {
-                let of = held.name();
-                self.commits.extend(unheld.commits.iter().map(|commit| Commit {
-                    subject: format!("{} (in {of})", commit.subject),
-                    ..commit.clone()
-                }));
-            }
-            self.submodules.push(LostModule { held, unheld });
+            self.push_nested(held, unheld);
             self.add_work_of((root, made), path);
         }
         self
+    }
+
+    /// Adds the commits that a linked worktree of another repository alone has: without its tree, git
+    /// forgets its registration.
+    fn add_commits_of_linked(&mut self, git_file: &Path) {
+        let Some(root) = git_file.parent() else { return };
+        let Some(repository) = self.known(git::read(root).map_err(Failure::NotRun)).flatten()
+        else {
+            return;
+        };
+        let Some(registration) =
+            self.known(Registration::read(repository.git_dir.clone()).map_err(Failure::NotRun))
+        else {
+            return;
+        };
+        // The repository itself stays, and so does the registration of another tree.
+        let Some(registration) = registration.filter(|it| it.is_of(root)) else { return };
+        let unheld = || -> Result<Unheld, Failure> {
+            let tips = repository.tips_of(&registration)?.commits;
+            let commits = repository.unheld(&tips, COMMITS_MOST, None, None)?;
+            let tips = if commits.is_empty() { Vec::new() } else { tips };
+            Ok(Unheld { commits, tips })
+        };
+        let held = Held {
+            repository: Repository::of_module(git_file),
+            in_project: None,
+            is_submodule: false,
+        };
+        self.push_nested(held, unheld());
+    }
+
+    fn push_nested(&mut self, held: Held, unheld: Result<Unheld, Failure>) {
+        if let Ok(unheld) = &unheld {
+            let of = held.name();
+            self.commits.extend(unheld.commits.iter().map(|commit| Commit {
+                subject: format!("{} (in {of})", commit.subject),
+                ..commit.clone()
+            }));
+        }
+        self.submodules.push(LostModule { held, unheld });
     }
 
     fn add_work_of(&mut self, (root, made): (&Path, i64), repository: &Path) {

@@ -15,6 +15,7 @@ use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::store::at;
 use crate::store::files::listed;
+use crate::store::git::{self, Registration};
 use crate::store::layout::{GIT, JJ, OWN};
 
 /// How many paths an answer has at most.
@@ -198,10 +199,11 @@ impl Steps {
 
 /// What of other tools is in a tree, below its root.
 #[derive(Debug, Default)]
-pub(super) struct Nested {
-    /// The repositories of git, without those that are elsewhere: a path from the root to a folder
-    /// `.git`, or to a repository without a working tree.
-    pub(super) repositories: Vec<PathBuf>,
+pub(in crate::worktree) struct Nested {
+    /// The repositories of git: a path from the root to a folder `.git`, or to a repository without a
+    /// working tree. Also to a file `.git` that leads to a repository elsewhere. That of the tree
+    /// itself is none: git lists the work in submodules.
+    pub(in crate::worktree) repositories: Vec<PathBuf>,
     /// Folders `.jj` with a repository inside. In the root, too.
     pub(super) jj: Vec<PathBuf>,
     /// Folders `.git` that are no repositories. git does not look into them, and lists none.
@@ -218,7 +220,7 @@ impl Nested {
 }
 
 /// Looks through the whole tree at `root`, also where git ignores it. Only names are read.
-pub(super) fn nested_in(root: &Path) -> Nested {
+pub(in crate::worktree) fn nested_in(root: &Path) -> Nested {
     let mut found = Nested::default();
     let Ok(top) = fs::open(root, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty()) else {
         found.unreadable.push(PathBuf::from("."));
@@ -226,6 +228,7 @@ pub(super) fn nested_in(root: &Path) -> Nested {
     };
     let device = fs::fstat(&top).map(|stat| Meta::of(&stat).dev).ok();
     let (mut steps, mut folders) = (Steps::new(top), vec![PathBuf::new()]);
+    let mut own = None;
     while let Some(folder) = folders.pop() {
         let entries = match steps.open(&folder) {
             Ok(None) => continue,
@@ -260,6 +263,12 @@ pub(super) fn nested_in(root: &Path) -> Nested {
             continue;
         }
         let is_root = folder.as_os_str().is_empty();
+        if !is_root && has(GIT, FileType::RegularFile) {
+            let own = own.get_or_insert_with(|| own_folders(root));
+            if leads_elsewhere(&root.join(&folder), own) {
+                found.repositories.push(folder.join(GIT));
+            }
+        }
         for (name, kind) in &entries {
             if *kind == FileType::Directory && !(is_root && (name == OWN || name == GIT)) {
                 folders.push(folder.join(name));
@@ -267,6 +276,26 @@ pub(super) fn nested_in(root: &Path) -> Nested {
         }
     }
     found
+}
+
+/// The tree at `root`, and the folder of its repository.
+fn own_folders(root: &Path) -> Vec<PathBuf> {
+    let common = git::read(root).ok().flatten().map(|repository| repository.common);
+    let own = [Some(root.to_owned()), common].into_iter().flatten();
+    own.filter_map(|folder| std::fs::canonicalize(folder).ok()).collect()
+}
+
+/// Whether the file `.git` of the working tree at `tree` leads to a repository in none of `own`. One
+/// that leads nowhere is a file like others, and so is one in a copy of another worktree.
+fn leads_elsewhere(tree: &Path, own: &[PathBuf]) -> bool {
+    let Ok(folder) = git::leads_to(tree).and_then(std::fs::canonicalize) else { return false };
+    if own.iter().any(|own| folder.starts_with(own)) {
+        return false;
+    }
+    let of_another = |it: Registration| {
+        !it.is_of(tree) && it.git_file.is_some_and(|file| std::fs::symlink_metadata(file).is_ok())
+    };
+    !Registration::read(folder).ok().flatten().is_some_and(of_another)
 }
 
 #[cfg(test)]
