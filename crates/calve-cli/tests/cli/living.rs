@@ -106,3 +106,34 @@ fn what_belongs_to_a_process_of_the_project_stays_with_it() {
     done(&project, "undo first");
     assert_eq!(fs::read_to_string(first.join("tmp/pids/server.pid")).unwrap(), own);
 }
+
+#[test]
+fn a_file_that_git_tracks_comes_along_whoever_it_names() {
+    let (_scratch, project) = with_project();
+    let worker = worker_in(&project);
+    let pid = format!("{}\n", worker.id());
+    plant(&project, &[("tracked.pid", &pid), ("inner/tracked.pid", &pid)]);
+    for (folder, words) in [
+        ("inner", "init -qb main"),
+        ("inner", "add ."),
+        ("", "init -qb main"),
+        ("", "add tracked.pid"),
+        ("", "-c user.name=n -c user.email=e commit -qm 1"),
+    ] {
+        let mut git = Command::new("git");
+        git.current_dir(project.join(folder)).args(words.split(' '));
+        assert!(git.status().unwrap().success(), "{words}");
+    }
+    plant(&project, &[("inner/other.pid", &pid), ("other.pid", &pid)]);
+    for name in ["first", "next"] {
+        let tree = tree_of(&calve(&project, &format!("start {name}")));
+        for (path, comes) in [
+            ("tracked.pid", true),
+            ("inner/tracked.pid", true),
+            ("other.pid", false),
+            ("inner/other.pid", false),
+        ] {
+            assert_eq!(tree.join(path).try_exists().unwrap(), comes, "{name}: {path}");
+        }
+    }
+}

@@ -3,7 +3,8 @@
 //! script stops the project's.
 //!
 //! If it is certain that the process is one of the tree, a snapshot leaves the file out, as it
-//! leaves out sockets. Otherwise the number may be a later process's, or the file something else.
+//! leaves out sockets. Otherwise the number may be a later process's, or the file something else. A
+//! file that git tracks is git's: a tree without it would have a deletion.
 
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
@@ -13,6 +14,7 @@ use rustix::process::{Pid, test_kill_process};
 
 use super::kinds::may_name_process;
 use super::local::Tree;
+use super::secrets::tracked_within;
 
 /// Larger files are no notes of a process.
 const MOST_BYTES: u64 = 4096;
@@ -28,8 +30,16 @@ pub(crate) fn may_be_owned(name: &[u8]) -> bool {
 }
 
 /// The process to which the entry at `path` certainly belongs: it runs, and it works in the tree or
-/// on a profile in the tree. `path` is one of those that [may be owned](may_be_owned).
+/// on a profile in the tree. `path` is one of those that [may be owned](may_be_owned). A file that
+/// git tracks belongs to none.
 pub(crate) fn owner_of(tree: Tree<'_>, path: &Path) -> Option<u32> {
+    owner_by_its_note(tree, path).filter(|_| {
+        let has = |path: &Path| std::fs::symlink_metadata(tree.path.join(path)).is_ok();
+        !tracked_within(tree.path, has, [path].into_iter()).is_some_and(|it| it.contains(path))
+    })
+}
+
+fn owner_by_its_note(tree: Tree<'_>, path: &Path) -> Option<u32> {
     let name = path.file_name()?.as_bytes();
     if PROFILE_LOCKS.contains(&name) {
         // What cannot be read is no sure sign.
