@@ -59,6 +59,11 @@ impl SecretPolicy {
         }
     }
 
+    /// Whether a start may have left files behind, so that a snapshot lacks them.
+    pub(crate) fn may_leave(self) -> bool {
+        !matches!(self, Self::Keep { .. })
+    }
+
     /// The session for work that asks. A bar would write over the question.
     pub(crate) fn session(self, session: Session<'_>) -> Session<'_> {
         let quiet = session.output.quiet || self == Self::Ask;

@@ -5,12 +5,13 @@ use std::path::Path;
 use std::time::Instant;
 
 use calve::{
-    ErrorKind, FoundBranch, GitMode, SnapshotId, Store, StoreOptions, SwitchOptions, SwitchReport,
-    Worktree, WorktreeState,
+    ErrorKind, FoundBranch, GitMode, Secret, SnapshotId, Store, StoreOptions, SwitchOptions,
+    SwitchReport, Worktree, WorktreeState,
 };
 use serde::Serialize;
 
 use super::WorktreeFields;
+use super::fill::policy;
 use super::start::document::StartedDocument;
 use super::start::tell::{tell_git, tell_trees};
 use crate::args::{RestoreArgs, UndoArgs};
@@ -21,6 +22,7 @@ use crate::failure::{Failure, Kind};
 use crate::output::PathFields;
 use crate::progress::Total;
 use crate::prompt;
+use crate::secrets::SecretPolicy;
 use crate::session::{self, Session};
 use crate::similar;
 use crate::text::{self, count, counted, harmless, shell_word, short};
@@ -156,14 +158,14 @@ fn content(
     args: &RestoreArgs,
     session: Session<'_>,
 ) -> Result<Exit, Failure> {
-    let how = SwitchOptions::new().whole(true);
+    let path = worktree.path().to_owned();
+    // A setting that nobody can read takes nothing away.
+    let leaves = move |_: &[Secret]| policy(&path).map_or(true, SecretPolicy::may_leave);
+    let how = SwitchOptions::new().whole(true).leave_secrets(leaves);
     let failed = |error: calve::Error| worktree_failure(&error, worktree);
     if worktree.is_project() && !args.force {
         let planned = session
-            .work(Total::Unknown, |options| match to {
-                Some(to) => worktree.would_switch(to, &how, options),
-                None => worktree.would_reset(options),
-            })
+            .work(Total::Unknown, |options| worktree.would_switch(to, &how, options))
             .map_err(failed)?;
         let word = to
             .and(args.first.as_deref())
@@ -182,10 +184,7 @@ fn content(
         )?;
     }
     let report = session
-        .work(Total::Unknown, |options| match to {
-            Some(to) => worktree.switch(to, &how, options),
-            None => worktree.reset(options),
-        })
+        .work(Total::Unknown, |options| worktree.switch(to, &how, options))
         .map_err(failed)?;
     tell(worktree, &report, "moved aside", session)
 }

@@ -143,6 +143,52 @@ fn no_way_of_a_start_brings_secrets_that_stay_at_home() {
 }
 
 #[test]
+fn a_snapshot_without_secrets_takes_none_away() {
+    let (_scratch, project) = with_secrets();
+    plant(
+        &project,
+        &[("keys/prod.env", "TOKEN=y\n"), (".gitignore", ".env\n*.key\n*.pem\nlocal\nkeys\n")],
+    );
+    let secrets = [".env", "config/master.key", "keys/prod.env"];
+    let all = |tree: &Path| {
+        secrets.map(|path| tree.join(path).try_exists().unwrap()).iter().all(|it| *it)
+    };
+    git(&project, "config calve.secrets leave");
+    let tree = tree_of(&calve(&project, "start a"));
+    plant(&tree, &[("work", "1\n")]);
+    done(&project, "snapshot --of a fixed");
+    // The project's own files, and then those that a worktree has of its own.
+    done(&project, "restore --force fixed");
+    assert!(project.join("work").try_exists().unwrap() && all(&project));
+    done(&project, "undo --force");
+    assert!(!project.join("work").try_exists().unwrap() && all(&project));
+    plant(&tree, &secrets.map(|path| (path, "own\n")));
+    plant(&tree, &[("work", "2\n"), ("more", "3\n")]);
+    for words in ["restore a", "restore fixed a"] {
+        done(&project, words);
+        assert!(all(&tree) && !tree.join("more").try_exists().unwrap(), "{words}");
+        assert_eq!(fs::read_to_string(tree.join(".env")).unwrap(), "own\n", "{words}");
+    }
+    // What git tracks is no secret, and a file is in the way of no folder.
+    git(&tree, "add -f .env");
+    fs::remove_dir_all(project.join("keys")).unwrap();
+    plant(&project, &[("keys", "a file\n")]);
+    let snapshot = done(&project, "snapshot");
+    done(&project, &format!("restore {} a", snapshot.trim_end()));
+    assert_eq!(fs::read_to_string(tree.join("keys")).unwrap(), "a file\n");
+    done(&project, "undo a");
+    assert_eq!(fs::read_to_string(tree.join("keys/prod.env")).unwrap(), "own\n");
+    done(&project, "restore fixed a");
+    assert!(!tree.join(".env").try_exists().unwrap());
+    // Where secrets come along, a snapshot is all that there is.
+    git(&project, "config calve.secrets keep");
+    done(&project, "restore --force fixed");
+    assert!(!secrets.iter().any(|path| project.join(path).try_exists().unwrap()));
+    done(&project, "undo --force");
+    assert!(project.join(".env").try_exists().unwrap());
+}
+
+#[test]
 fn a_fill_leaves_secrets_and_what_belongs_to_a_process() {
     let (_scratch, project) = with_secrets();
     let worker = worker_in(&project);

@@ -84,7 +84,7 @@ type LeavesFiles = dyn Fn(&[Secret]) -> bool + Send + Sync;
 
 /// See [`StartOptions::leave_secrets`].
 #[derive(Clone)]
-struct LeaveSecrets(Arc<LeavesFiles>);
+pub(super) struct LeaveSecrets(pub(super) Arc<LeavesFiles>);
 
 impl std::fmt::Debug for LeaveSecrets {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -31,6 +31,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs;
@@ -52,10 +53,12 @@ use crate::store::git::modules::may_be_of_module;
 use crate::store::id::SnapshotId;
 use crate::store::manifest::Manifest;
 use crate::store::metadata::Maker;
+use crate::store::object::Entry;
 use crate::store::paths::Relocation;
 use crate::store::paths::found::Found;
 use crate::store::paths::local::{Local, Tree};
 use crate::store::paths::record::Digest;
+use crate::store::paths::secrets::{Secret, kind_at, tracked_within};
 use crate::store::registry::no_worktree;
 use crate::store::snapshot::modules;
 use crate::store::{StoreOptions, locks, now};
@@ -64,6 +67,7 @@ use crate::tree::pool::cancelled;
 use crate::tree::running::Running;
 use crate::tree::staging;
 use crate::worktree::relocate::{Relocate, Whose};
+use crate::worktree::start::LeaveSecrets;
 use crate::worktree::submodules::{Submodules, outer_first};
 use undo::Undo;
 
@@ -74,6 +78,7 @@ pub(crate) mod undo;
 pub struct SwitchOptions {
     force: bool,
     whole: bool,
+    leave_secrets: Option<LeaveSecrets>,
 }
 
 impl SwitchOptions {
@@ -99,6 +104,19 @@ impl SwitchOptions {
         self
     }
 
+    /// Leaves files alone that look like secrets, that git does not track, and that the snapshot
+    /// does not have, if `leave` says so. The snapshot may have been made without secrets, as a
+    /// start makes it with [`StartOptions::leave_secrets`](crate::StartOptions::leave_secrets). One
+    /// in the way of another entry is moved aside nevertheless.
+    #[must_use]
+    pub fn leave_secrets(
+        mut self,
+        leave: impl Fn(&[Secret]) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.leave_secrets = Some(LeaveSecrets(Arc::new(leave)));
+        self
+    }
+
     fn changes(&self) -> Changes {
         match (self.whole, self.force) {
             (true, _) => Changes::Reset,
@@ -115,6 +133,8 @@ struct Transit<'a> {
     undo: Option<&'a Undo>,
     /// The folders that an update lets arrive whole.
     update: Option<&'a WholeFolders>,
+    /// See [`SwitchOptions::leave_secrets`].
+    leave_secrets: Option<&'a LeaveSecrets>,
     dry_run: bool,
 }
 
@@ -163,8 +183,8 @@ pub struct SwitchReport {
 }
 
 impl Worktree {
-    /// Makes the worktree a tree of the snapshot `to`. Touches only the paths at which `to` and the
-    /// worktree's base snapshot differ.
+    /// Makes the worktree a tree of the snapshot `to`, or of its base snapshot. Touches only the
+    /// paths at which `to` and the worktree's base snapshot differ.
     ///
     /// Files get the times of the snapshot. If the tree holds files that no snapshot has, because
     /// `.calveignore` leaves them out or they were added by hand, they may be build output. Then
@@ -180,11 +200,11 @@ impl Worktree {
     /// and everything else is done.
     pub fn switch(
         &self,
-        to: SnapshotId,
+        to: impl Into<Option<SnapshotId>>,
         how: &SwitchOptions,
         options: &StoreOptions,
     ) -> Result<SwitchReport, Error> {
-        self.transits(Some(to), how.changes(), false, options)
+        self.transits(to.into(), how, false, options)
     }
 
     /// What [`Worktree::switch`] would do. Changes nothing.
@@ -193,11 +213,11 @@ impl Worktree {
     /// The same as for [`Worktree::switch`].
     pub fn would_switch(
         &self,
-        to: SnapshotId,
+        to: impl Into<Option<SnapshotId>>,
         how: &SwitchOptions,
         options: &StoreOptions,
     ) -> Result<SwitchReport, Error> {
-        self.transits(Some(to), how.changes(), true, options)
+        self.transits(to.into(), how, true, options)
     }
 
     /// Makes the worktree equal to its base snapshot. Files also get the times of the snapshot,
@@ -208,7 +228,7 @@ impl Worktree {
     /// # Errors
     /// The same as for [`Worktree::switch`].
     pub fn reset(&self, options: &StoreOptions) -> Result<SwitchReport, Error> {
-        self.transits(None, Changes::Reset, false, options)
+        self.transits(None, &SwitchOptions::new().whole(true), false, options)
     }
 
     /// What [`Worktree::reset`] would do. Changes nothing.
@@ -216,21 +236,22 @@ impl Worktree {
     /// # Errors
     /// The same as for [`Worktree::switch`].
     pub fn would_reset(&self, options: &StoreOptions) -> Result<SwitchReport, Error> {
-        self.transits(None, Changes::Reset, true, options)
+        self.transits(None, &SwitchOptions::new().whole(true), true, options)
     }
 
     /// Brings the worktree to `to`, or to its base snapshot.
     fn transits(
         &self,
         to: Option<SnapshotId>,
-        what: Changes,
+        how: &SwitchOptions,
         dry_run: bool,
         options: &StoreOptions,
     ) -> Result<SwitchReport, Error> {
         let operation = options.operation();
+        let (what, leave_secrets) = (how.changes(), how.leave_secrets.as_ref());
         self.alone(&operation, |this| {
             let to = to.map_or_else(|| this.based_on(), Ok)?;
-            let transit = Transit { to, what, undo: None, update: None, dry_run };
+            let transit = Transit { to, what, undo: None, update: None, leave_secrets, dry_run };
             Ok(this.transit(&transit, &operation)?.report)
         })
     }
@@ -244,7 +265,14 @@ impl Worktree {
         operation: &Running,
     ) -> Result<Passed, Error> {
         let what = Changes::Respect;
-        let transit = Transit { to, what, undo: None, update: Some(whole), dry_run: false };
+        let transit = Transit {
+            to,
+            what,
+            undo: None,
+            update: Some(whole),
+            leave_secrets: None,
+            dry_run: false,
+        };
         self.transit(&transit, operation)
     }
 
@@ -341,7 +369,7 @@ impl Worktree {
             local: known.local.as_ref(),
             left_to_undo: left_to_undo.as_ref(),
         };
-        let moves = plan_moves(&mut trees, &root, transit, scan.left_out)
+        let moves = plan_moves(&mut trees, tree, transit, scan.left_out)
             .context(Operation::Read, || &self.path)?;
         if what == Changes::Respect && !moves.conflicts.is_empty() {
             return Err(self.in_the_way(&moves));
@@ -588,15 +616,19 @@ fn planned(mut report: SwitchReport, moves: &Moves, undo: Option<&Undo>) -> Swit
 /// What a switch does with each path. `left_out` as in [`Trees::decide_times`].
 fn plan_moves(
     trees: &mut Trees<'_>,
-    root: &OwnedFd,
+    tree: Tree<'_>,
     transit: &Transit<'_>,
     left_out: bool,
 ) -> io::Result<Moves> {
     let Transit { what, undo, update, .. } = *transit;
+    let root = tree.root;
     if what == Changes::Reset {
         trees.find_in_place(root)?;
     }
     let mut moves = trees.plan(what);
+    if let Some(leave) = transit.leave_secrets {
+        leave_secrets(trees, tree.path, leave, &mut moves);
+    }
     match update {
         // The project's times tell its build output what is fresh.
         Some(whole) => moves.take_whole(trees, whole.clone()),
@@ -613,4 +645,38 @@ fn plan_moves(
         trees.guard_from_undo(root, undo, &mut moves)?;
     }
     Ok(moves)
+}
+
+/// Takes files out of the plan that look like secrets, that git does not track, and that the target
+/// does not have. If git cannot say it, they stay. The target may have a file in the place of their
+/// folder; then they are in its way.
+fn leave_secrets(
+    trees: &Trees<'_>,
+    root: &Path,
+    LeaveSecrets(leave): &LeaveSecrets,
+    moves: &mut Moves,
+) {
+    let at = |path: &Path| trees.find(trees.target, path).map(|at| trees.target.at(at));
+    let is_lacking = |path: &&PathBuf| {
+        let mut above = path.ancestors().skip(1);
+        at(path).is_none() && above.all(|above| at(above).is_none_or(Entry::is_directory))
+    };
+    let secret = |path: &PathBuf| Some(Secret { path: path.clone(), kind: kind_at(root, path)? });
+    let mut secrets: Vec<Secret> =
+        moves.remove.iter().filter(is_lacking).filter_map(secret).collect();
+    if secrets.is_empty() {
+        return;
+    }
+    let has = |path: &Path| trees.find(trees.now, path).is_some();
+    let paths = secrets.iter().map(|secret| secret.path.as_path());
+    let tracked = tracked_within(root, has, paths).unwrap_or_default();
+    secrets.retain(|secret| !tracked.contains(&secret.path));
+    if secrets.is_empty() || !leave(&secrets) {
+        return;
+    }
+    for path in secrets.iter().flat_map(|secret| secret.path.ancestors()) {
+        // A folder stays with what is in it.
+        moves.remove.remove(path);
+        moves.conflicts.remove(path);
+    }
 }

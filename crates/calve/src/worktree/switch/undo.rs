@@ -74,7 +74,8 @@ impl Worktree {
         let undo = Undo { record, noted, aside };
         let record = &undo.record;
         let (to, what) = (record.from, Changes::Respect);
-        let transit = Transit { to, what, undo: Some(&undo), update: None, dry_run };
+        let undo = Some(&undo);
+        let transit = Transit { to, what, undo, update: None, leave_secrets: None, dry_run };
         let Passed { mut report, times, .. } = self.transit(&transit, operation)?;
         if dry_run {
             return Ok(report);
