@@ -348,7 +348,11 @@ impl Dressing<'_> {
                     _ => of_ready_tree.as_ref(),
                 };
                 let given = links.give_index(registration, kept).map_err(failed)?;
-                if let GivenIndex::Ready(entries) = given {
+                if !links.is_at_head(link).map_err(|failure| failed(failure.into()))? {
+                    // The project went to another commit, and the index may be that commit's.
+                    links.read_index(registration).map_err(failed)?;
+                    0
+                } else if let GivenIndex::Ready(entries) = given {
                     entries
                 } else {
                     let known = self.snapshots(&snapshots)?;

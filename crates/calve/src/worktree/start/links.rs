@@ -207,7 +207,8 @@ impl Links {
     /// Lets the worktrees begin at the commit of the project's `HEAD` now: the `HEAD` may have
     /// moved while calve looked at the trees.
     pub(super) fn follow_head(&mut self) {
-        if self.head.is_some() && self.head == self.repository.head_mark() {
+        let head = self.repository.head_mark();
+        if self.head.is_some() && self.head == head {
             return;
         }
         let Ok(Some(commit)) = self.repository.head_commit() else { return };
@@ -217,6 +218,19 @@ impl Links {
                 link.linked.commit.clone_from(&commit);
             }
         }
+        (self.head, self.commit) = (head, commit);
+    }
+
+    /// Whether the project's `HEAD` is at the commit of this worktree still, so that the index that
+    /// was copied a moment ago is of this commit. git replaces the index before it moves `HEAD`.
+    ///
+    /// # Errors
+    /// git could not be asked.
+    pub(super) fn is_at_head(&self, link: &Link) -> Result<bool, Failure> {
+        if self.head.is_some() && self.head == self.repository.head_mark() {
+            return Ok(self.commit == link.linked.commit);
+        }
+        Ok(self.repository.head_commit()?.as_ref() == Some(&link.linked.commit))
     }
 
     /// Fails if git already knows a worktree at one of these paths.
