@@ -193,3 +193,91 @@ fn a_request_is_fetched_again_and_its_branch_follows_if_it_has_nothing_of_its_ow
     assert_eq!(sh(&app, "git rev-parse pr/7"), own);
     done(&app, "start --base refs/heads/pr/7 -b mine pr-7");
 }
+
+#[test]
+fn a_remote_may_have_a_slash_in_its_name() {
+    let Some((_scratch, app)) = clone() else {
+        return not_run("a_remote_may_have_a_slash_in_its_name", "there is no git");
+    };
+    sh(
+        &app,
+        "git remote add team/x ../origin
+         for it in team/x/feat origin/deep/two team/x/both origin/both; do
+            git update-ref refs/remotes/$it origin/theirs; done",
+    );
+    for (word, words) in [
+        ("feat", "the branch feat follows team/x/feat"),
+        ("deep/two", "the branch deep/two follows origin/deep/two"),
+        ("both", "several remotes have this branch: origin/both, team/x/both"),
+        ("team/x/feat", "this is a branch of the remote team/x"),
+        ("origin/deep/two", "this is a branch of the remote origin"),
+    ] {
+        let run = calve(&app, &format!("start {word}"));
+        assert_eq!(run.code, Some(i32::from(!words.contains("follows"))), "{word}: {run:?}");
+        assert!(run.stderr.contains(words), "{word}: {run:?}");
+    }
+    // No remote has this one.
+    done(&app, "start x/feat");
+    assert_eq!(sh(&app, "git rev-parse x/feat"), sh(&app, "git rev-parse HEAD"));
+    sh(&app, "! git config branch.x/feat.merge");
+}
+
+#[test]
+fn a_request_where_there_is_no_remote_is_refused() {
+    let Some((_scratch, app)) = clone() else {
+        return not_run("a_request_where_there_is_no_remote_is_refused", "there is no git");
+    };
+    sh(&app, "git remote remove origin");
+    for word in ["pr/7", "mr/8"] {
+        let run = calve(&app, &format!("start {word}"));
+        assert_eq!(run.code, Some(1), "{run:?}");
+        assert!(run.stderr.contains("the repository has no remote"), "{run:?}");
+        let name = word.replace('/', "-");
+        let way = format!("start -b {word} {name}");
+        assert!(run.stderr.contains(&format!("'calve {way}'")), "{run:?}");
+        done(&app, &way);
+    }
+}
+
+/// The project went to another commit between the last look at `HEAD` and the copy of its index:
+/// then that index, with the `HEAD` of before, was a commit's way back.
+#[test]
+fn the_index_of_a_worktree_is_of_its_commit() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let Some((_scratch, app)) = clone() else {
+        return not_run("the_index_of_a_worktree_is_of_its_commit", "there is no git");
+    };
+    let bin = app.with_file_name("bin");
+    plant(
+        &bin,
+        &[(
+            "git",
+            "#!/bin/sh\nPATH=${PATH#*:}; case \" $* \" in *\" worktree add \"*)\n\
+        (unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE; eval \"$MOVE\") || exit 9;; esac; exec git \"$@\"\n",
+        )],
+    );
+    fs::set_permissions(bin.join("git"), fs::Permissions::from_mode(0o755)).unwrap();
+    sh(&app, "git stash -qu; git checkout -q old");
+    done(&app, "init -q");
+    let path = std::env::var("PATH").unwrap();
+    for (name, before, moves) in [
+        ("detached", "git checkout -q old", "git checkout -q --detach HEAD~1"),
+        ("detached-before", "git checkout -q --detach old", "git checkout -q HEAD~1"),
+        ("switched", "git checkout -q old", "git checkout -q main"),
+        ("committed", "git checkout -q old", "echo 3 >f; git commit -qam 3"),
+        ("not moved", "git checkout -q old; echo s >f; git add f", ":"),
+    ] {
+        sh(&app, before);
+        done(&app, "snapshot -q");
+        let name = name.replace(' ', "-");
+        let mut start = command(&app, ["start", "-q", &name]);
+        alone(&mut start).env("PATH", format!("{}:{path}", bin.display()));
+        start.env("MOVE", format!("cd {} && {{ {moves}; }}", app.display()));
+        let run = run(start);
+        assert_eq!(run.code, Some(0), "{name}: {run:?}");
+        let tree = app.with_file_name("app.worktrees").join(&name);
+        let staged = sh(&tree, "git diff --cached --name-only");
+        assert_eq!(staged, if name == "not-moved" { "f" } else { "" }, "{name}");
+    }
+}

@@ -110,34 +110,46 @@ fn commit_of(
             }
             several => Err(of_several_remotes(word, several)),
         },
-        FoundBranch::Nowhere if is_of_a_remote(word, project) => {
-            let (remote, branch) = word.split_once('/').unwrap_or_default();
-            let quoted = shell_word(Path::new(branch));
-            Err(own(
-                "start",
-                Path::new(word),
-                ErrorKind::BranchExists,
-                &format!("this is a branch of the remote {}", harmless(remote)),
-                format!(
-                    "'calve start {quoted}' works on it, on a branch of yours that has it as upstream"
-                ),
-            ))
-        }
-        FoundBranch::Nowhere => match pull_request(word) {
-            Some(reference) => fetched(word, &reference, project),
-            None => Ok(None),
+        FoundBranch::Nowhere => match (of_a_remote(word, project)?, pull_request(word)) {
+            (Some((remote, branch)), _) => {
+                let quoted = shell_word(Path::new(branch));
+                Err(own(
+                    "start",
+                    Path::new(word),
+                    ErrorKind::BranchExists,
+                    &format!("this is a branch of the remote {}", harmless(&remote)),
+                    format!(
+                        "'calve start {quoted}' works on it, on a branch of yours that has it as upstream"
+                    ),
+                ))
+            }
+            (None, Some(reference)) => match fetched(word, &reference, project)? {
+                None => {
+                    Err(not_at(word, &reference, "the repository has no remote to fetch it from"))
+                }
+                found => Ok(found),
+            },
+            (None, None) => Ok(None),
         },
         _ => Ok(None),
     }
 }
 
-/// Whether git has fetched a branch of a remote under this name. A new branch of the same name would
-/// take its place in each command of git.
-fn is_of_a_remote(word: &str, project: &Path) -> bool {
+/// The remote and its branch, if git has fetched a branch of a remote under this name. A new branch
+/// of the same name would take its place in each command of git.
+fn of_a_remote<'w>(word: &'w str, project: &Path) -> Result<Option<(String, &'w str)>, Failure> {
     let reference = format!("refs/remotes/{word}");
-    word.contains('/')
-        && git(project, &["for-each-ref", "--format=%(refname)", "--", &reference])
-            .is_ok_and(|found| found.trim_end() == reference)
+    let Some((first, rest)) = word.split_once('/') else { return Ok(None) };
+    let asked = git(project, &["for-each-ref", "--format=%(refname)", "--", &reference]);
+    if asked.map_or(true, |found| found.trim_end() != reference) {
+        return Ok(None);
+    }
+    // A remote's name may have slashes.
+    let remotes = git(project, &["remote"])?;
+    let branch_of = |remote: &&str| word.strip_prefix(remote)?.strip_prefix('/');
+    let known = remotes.lines().filter_map(|it| Some((it, branch_of(&it)?)));
+    let (remote, branch) = known.max_by_key(|it| it.0.len()).unwrap_or((first, rest));
+    Ok(Some((remote.to_owned(), branch)))
 }
 
 fn of_several_remotes(word: &str, remotes: &[String]) -> Failure {
@@ -183,17 +195,18 @@ fn fetched(
     };
     let listed = git(project, &["ls-remote", "--", remote, reference])?;
     let Some(id) = listed.split_whitespace().next() else {
-        let (word, name) = (shell_word(Path::new(word)), folder_of(word));
-        return Err(own(
-            "start",
-            Path::new(reference),
-            ErrorKind::CommitNotFound,
-            &format!("the remote {remote} has no such reference"),
-            format!("'calve start -b {word} {name}' makes a new branch of this name"),
-        ));
+        let why = format!("the remote {remote} has no such reference");
+        return Err(not_at(word, reference, &why));
     };
     git(project, &["fetch", "-q", "--no-tags", "--no-write-fetch-head", "--", remote, reference])?;
     Ok(Some((id.to_owned(), None)))
+}
+
+/// The error for a request that no remote has.
+fn not_at(word: &str, reference: &str, why: &str) -> Failure {
+    let (word, name) = (shell_word(Path::new(word)), folder_of(word));
+    let hint = format!("'calve start -b {word} {name}' makes a new branch of this name");
+    own("start", Path::new(reference), ErrorKind::CommitNotFound, why, hint)
 }
 
 /// Fetches a request of which there is a branch already. If the branch has nothing of its own, it

@@ -54,6 +54,8 @@ pub(crate) struct Refs {
     pub(crate) branches: Vec<Branch>,
     /// The references at remotes with one of the names, by what was fetched last.
     remotes: Vec<String>,
+    /// The names of all remotes, if a reference may be of one with a slash in its name.
+    names_of_remotes: Vec<String>,
     /// The commit of `HEAD`. `None` before the first commit.
     pub(crate) head: Option<String>,
 }
@@ -61,13 +63,27 @@ pub(crate) struct Refs {
 impl Refs {
     /// The references at remotes that hold a branch of this name.
     pub(crate) fn of_remotes(&self, name: &str) -> Vec<String> {
-        // The name itself may have characters of a pattern.
         let is_it = |reference: &&String| {
-            let below = reference.strip_prefix("refs/remotes/").and_then(|it| it.split_once('/'));
-            below.is_some_and(|(_, branch)| branch == name)
+            let remote = below_remotes(reference).strip_suffix(name);
+            let remote = remote.and_then(|it| it.strip_suffix('/'));
+            remote.is_some_and(|remote| self.remote_of(reference) == remote)
         };
         self.remotes.iter().filter(is_it).cloned().collect()
     }
+
+    /// The name of the remote that a reference is of.
+    fn remote_of<'r>(&'r self, reference: &'r str) -> &'r str {
+        let below = below_remotes(reference);
+        let is_of = |it: &&str| below.strip_prefix(it).is_some_and(|it| it.starts_with('/'));
+        let known = self.names_of_remotes.iter().map(String::as_str).filter(is_of);
+        let first = below.split('/').next().unwrap_or_default();
+        known.max_by_key(|it| it.len()).unwrap_or(first)
+    }
+}
+
+/// The name of a reference at a remote: the remote's, and the branch's there.
+fn below_remotes(reference: &str) -> &str {
+    reference.strip_prefix("refs/remotes/").unwrap_or_default()
 }
 
 /// What the files say of which `HEAD` and its branch consist. git replaces each file that it
@@ -330,9 +346,15 @@ impl Repository {
         at_remotes: &[&str],
     ) -> Result<Refs, Failure> {
         let head = branch_at(&self.git_dir);
-        let remotes = at_remotes.iter().map(|name| format!("refs/remotes/*/{name}"));
+        // A remote's name may have slashes, too.
+        let remotes = at_remotes.iter().map(|name| format!("refs/remotes/**/{name}"));
         let all = names.iter().copied().chain(head.as_deref()).map(branch_ref).chain(remotes);
         let mut found = self.references_like(all)?;
+        if found.remotes.iter().any(|it| below_remotes(it).matches('/').count() > 1) {
+            let names = self.git().arg("remote").run()?;
+            let names = String::from_utf8_lossy(&names.bytes).into_owned();
+            found.names_of_remotes = names.lines().map(str::to_owned).collect();
+        }
         found.head = match &head {
             // It may be detached, or be in a reftable.
             None => self.head_commit()?,
