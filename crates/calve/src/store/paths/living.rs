@@ -8,7 +8,8 @@
 
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 
 use rustix::process::{Pid, test_kill_process};
 
@@ -65,8 +66,39 @@ fn locked_by(target: &[u8], machine: &[u8]) -> Option<u32> {
 }
 
 /// Whether a process works in a folder of the tree, as far as /proc says it. There is none on macOS.
+///
+/// In another mount namespace, as `calve run` makes one, a path may mean another folder than here.
 fn works_in(pid: u32, root: &Path) -> bool {
-    std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|folder| folder.starts_with(root))
+    let process = PathBuf::from(format!("/proc/{pid}"));
+    let namespace = |process: &Path| std::fs::read_link(process.join("ns/mnt")).ok();
+    if namespace(&process) == namespace(Path::new("/proc/self")) {
+        return std::fs::read_link(process.join("cwd"))
+            .is_ok_and(|folder| folder.starts_with(root));
+    }
+    identity(root).is_some_and(|root| is_below(process.join("cwd"), root))
+}
+
+/// Device and inode of what a path leads to.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    std::fs::metadata(path).ok().map(|found| (found.dev(), found.ino()))
+}
+
+/// Whether the folder `at` is the one with this device and inode, or below it. From the current
+/// folder that `/proc` has for a process, this goes up through the mounts of that process.
+pub(crate) fn is_below(mut at: PathBuf, root: (u64, u64)) -> bool {
+    let mut last = None;
+    while let Some(here) = identity(&at) {
+        if here == root {
+            return true;
+        }
+        // The folder above the topmost one is that folder itself.
+        if last == Some(here) {
+            break;
+        }
+        at.push("..");
+        last = Some(here);
+    }
+    false
 }
 
 /// The process that a file of the tree names, if it runs.

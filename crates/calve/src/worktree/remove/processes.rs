@@ -32,6 +32,7 @@ use rustix::io::Errno;
 
 use crate::reflink::imp::DIR_FLAGS;
 use crate::store::files::listed;
+use crate::store::paths::living::is_below;
 use crate::tree::mounts::{Mount, mounts_in, place_of};
 
 /// A process that works in a worktree.
@@ -255,21 +256,7 @@ impl TreeInProc {
     /// Whether the current folder of a process is in the tree although its path says something
     /// else: in another mount namespace, as a container has, the tree may be at another path.
     fn is_above(&self, process: &Path) -> bool {
-        if self.id.is_none() {
-            return false;
-        }
-        let (mut at, mut last) = (Path::new("/proc").join(process).join("cwd"), None);
-        while let Some(here) = identity(&at) {
-            if Some(here) == self.id {
-                return true;
-            }
-            // The folder above the topmost one is that folder itself.
-            if last == Some(here) {
-                break;
-            }
-            (at, last) = (at.join(".."), Some(here));
-        }
-        false
+        self.id.is_some_and(|root| is_below(Path::new("/proc").join(process).join("cwd"), root))
     }
 }
 
