@@ -38,6 +38,9 @@ pub(crate) fn run(
     signals: &Signals,
 ) -> Result<Exit, Failure> {
     let source = common.resolve(&args.source);
+    #[cfg(unix)]
+    calve::Store::must_be_seen_from(&source)
+        .map_err(|error| crate::failure::stored::store_failure(&error))?;
     let destinations: Vec<PathBuf> = destinations.iter().map(|path| common.resolve(path)).collect();
     let cancel = signals.cancel();
     let progress = Arc::new(Progress::default());

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use calve::{CopyCost, FillOptions, FillPlan, FillReport, SkipReason};
+use calve::{CopyCost, FillOptions, FillPlan, FillReport, SkipReason, Store};
 use serde::Serialize;
 
 use crate::args::FillArgs;
@@ -29,6 +29,10 @@ pub(crate) fn run(args: &FillArgs, session: Session<'_>) -> Result<Exit, Failure
         Some(path) => common.resolve(path),
         None => root_of(&common.resolve(Path::new("."))),
     };
+    // It needs no store, but the paths that it writes must hold outside of 'calve run'.
+    for folder in [&*path, &common.resolve(Path::new("."))] {
+        Store::must_be_seen_from(folder).map_err(|error| store_failure(&error))?;
+    }
     let mut options = FillOptions::new();
     if let Some(from) = &args.from {
         options = options.from(common.resolve(from));

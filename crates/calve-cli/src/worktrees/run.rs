@@ -3,6 +3,7 @@
 //! calve replaces itself by the program (`exec`), so signals, the terminal, job control and the exit
 //! status are the program's own: no process stands between it and whoever started calve.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::CommandExt as _;
@@ -42,6 +43,7 @@ pub(crate) fn run(args: &RunArgs, session: Session<'_>) -> Result<Exit, Failure>
         Ok(below) if below != Path::new("") => root.join(below),
         _ => root.clone(),
     };
+    let outside = git_settings(worktree.path());
     let project = worktree.show_at_project().map_err(|error| match error.kind() {
         ErrorKind::NamespaceRefused => refused::failure(&error),
         _ => worktree_failure(&error, &worktree),
@@ -53,6 +55,15 @@ pub(crate) fn run(args: &RunArgs, session: Session<'_>) -> Result<Exit, Failure>
     std::env::set_current_dir(&folder)
         .map_err(|error| Failure::io("enter", vec![folder.clone()], &error))?;
 
+    let inside = git_settings(&root);
+    let other = held_otherwise(&outside, &inside, &root.join(".git"));
+    if !other.is_empty() {
+        let names = other.into_iter().collect::<Vec<_>>().join(", ");
+        session.output.warning(format_args!(
+            "settings of git that hold in the worktree do not hold alike in the run, where the repository has another \
+             path: {names}"
+        ));
+    }
     let tree = NumberedTree { name: Some(worktree.name()), path: &root, slot: worktree.slot() };
     let (program, arguments) = match args.command.split_first() {
         Some((program, arguments)) => (program.clone(), arguments),
@@ -82,6 +93,32 @@ pub(crate) fn run(args: &RunArgs, session: Session<'_>) -> Result<Exit, Failure>
         true => NOT_FOUND,
         false => NOT_EXECUTABLE,
     }))
+}
+
+/// The settings of git in a folder: names and values. None, if git does not say them.
+fn git_settings(folder: &Path) -> BTreeSet<(String, String)> {
+    let mut git = without_another_repository(Command::new("git"));
+    let Ok(output) = git.arg("-C").arg(folder).args(["config", "--list", "-z"]).output() else {
+        return BTreeSet::new();
+    };
+    let text = String::from_utf8_lossy(&output.stdout);
+    let settings = text.split_terminator('\0').map(|it| it.split_once('\n').unwrap_or((it, "")));
+    settings.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+/// The names of the settings that are others in the run (`includeIf "gitdir:…"`), or lead into the
+/// project's `.git`, which is the file of a linked worktree there (`core.hooksPath`).
+fn held_otherwise<'a>(
+    outside: &'a BTreeSet<(String, String)>,
+    inside: &'a BTreeSet<(String, String)>,
+    git: &Path,
+) -> BTreeSet<&'a str> {
+    let leads_in = |value: &str| Path::new(value).starts_with(git) && !git.is_dir();
+    let others = outside.symmetric_difference(inside);
+    others
+        .chain(inside.iter().filter(|(_, value)| leads_in(value)))
+        .map(|(name, _)| &**name)
+        .collect()
 }
 
 fn is_on_path(program: &Path) -> bool {

@@ -195,6 +195,9 @@ fn calve_itself_refuses_to_work_there_whatever_leads_to_the_store() {
             ("app", "none", format!("{project} list")),
             ("plain", "w", "status".to_owned()),
             ("plain", "w", format!("{project} snapshot")),
+            ("app", "one", "fill ../app.worktrees/two".to_owned()),
+            ("app", "one", "clone . ../cloned".to_owned()),
+            ("plain", "w", "clone $CALVE_PROJECT ../cloned".to_owned()),
             ("app", "one", "hook claude create <../hook".to_owned()),
         ] {
             fs::write(desk.root.join("hook"), r#"{"name":"hooked","cwd":"."}"#).unwrap();
@@ -334,6 +337,63 @@ fn a_worktree_in_which_a_program_runs_is_not_dropped() {
         drop(living.stdin.take());
         living.wait().unwrap();
         assert_eq!(desk.sh("app", "calve drop one").code, Some(0));
+    }
+}
+
+/// Its path in the run is that of the project, for who looks from outside.
+#[test]
+fn a_server_in_the_run_is_the_worktrees_and_not_the_projects() {
+    for desk in Desk::all("servers in calve run") {
+        let mut living =
+            desk.command("app", "exec calve run one -- sh -c 'echo $$ >s.pid; exec cat'");
+        let mut living = living.stdin(Stdio::piped()).spawn().unwrap();
+        let file = desk.root.join("app.worktrees/one/s.pid");
+        let pid = format!("{}\n", living.id());
+        while fs::read_to_string(&file).ok().as_ref() != Some(&pid) {
+            assert!(living.try_wait().unwrap().is_none(), "it ended");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        desk.said("app", "cp ../app.worktrees/one/s.pid .");
+        let said = desk.said(
+            "app",
+            "calve status one; calve start -q --from one three; ls ../app.worktrees/three
+            calve start -q four; ls ../app.worktrees/four; rm s.pid",
+        );
+        let started = |name| format!("@/app.worktrees/{name}\n");
+        let expected = [&started("three"), "d\nf\n", &started("four"), "d\nf\ns.pid\n"];
+        assert_eq!(said, expected.concat());
+        drop(living.stdin.take());
+        living.wait().unwrap();
+    }
+}
+
+#[test]
+fn settings_of_git_that_hold_otherwise_are_named() {
+    for desk in Desk::all("git's settings in calve run") {
+        let says = |script: &str| {
+            let run = desk.sh(
+                "app",
+                &format!("{script}; GIT_CONFIG_GLOBAL=$HOME/global calve run one -- true"),
+            );
+            assert_eq!(run.code, Some(0), "{script}: {run:?}");
+            run.stderr.lines().filter(|it| it.contains("do not hold alike")).collect::<String>()
+        };
+        assert_eq!(says("true"), "");
+        // One that holds for all that is below a folder above holds in the run, too.
+        for (script, names) in [
+            (
+                "git config -f ~/global includeIf.gitdir:~/.path ~/all; git config -f ~/all a.all 1",
+                "",
+            ),
+            (
+                "git config -f ~/global includeIf.gitdir:~/app/.path ~/one; git config -f ~/one user.email w@e",
+                "user.email",
+            ),
+            ("git config core.hooksPath $PWD/.git/hooks", "core.hookspath, user.email"),
+        ] {
+            let said = says(script);
+            assert_eq!(said.rsplit_once(": ").map_or("", |(_, names)| names), names, "{said}");
+        }
     }
 }
 

@@ -39,6 +39,7 @@ use rustix::fs;
 
 use super::Store;
 use super::catalog::{PROJECT, WorktreeRow};
+use super::format;
 use super::git::{self, Repository};
 use super::home::{self, NotInGit};
 use super::layout::{self, Layout};
@@ -184,6 +185,15 @@ impl Store {
         discover(folder.as_ref())
     }
 
+    /// Fails if the store that `folder` belongs to is hidden from this process, because a program of
+    /// `calve run` started it: paths mean something else there. Nothing is written.
+    ///
+    /// # Errors
+    /// [`ErrorKind::StoreHidden`] alone.
+    pub fn must_be_seen_from(folder: impl AsRef<Path>) -> Result<(), Error> {
+        must_be_seen_from(folder.as_ref())
+    }
+
     /// Whether the project was a linked worktree of the repository that the store is in, and git has
     /// removed it. Then the store serves the repository still, and another working tree can become
     /// the project: [`Discovered::take_project`].
@@ -279,6 +289,14 @@ fn discover(folder: &Path) -> Result<Discovered, Error> {
     follow_project(&store, &found)?;
     follow_repository(&store, &found, false)?;
     found.discovered(store, folder)
+}
+
+/// See [`Store::must_be_seen_from`].
+fn must_be_seen_from(folder: &Path) -> Result<(), Error> {
+    match find(folder).and_then(|found| format::check(&found.store)) {
+        Err(error) if error.kind() == ErrorKind::StoreHidden => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// See [`Store::find`].
