@@ -129,6 +129,24 @@ impl Session<'_> {
         Store::discover(self.current()).is_ok_and(|place| place.is_only_gits())
     }
 
+    /// The name and the root of the worktree that git or another tool made, and no command has
+    /// worked on yet, at this path or around the current folder. Nothing is changed.
+    pub(crate) fn only_gits(&self, word: Option<&Path>) -> Option<(String, PathBuf)> {
+        let path = word.map_or_else(|| self.current(), |word| self.common.resolve(word));
+        let path = canonical(&path).ok()?;
+        let place = match self.common.store() {
+            Some(store) => Store::open(store).and_then(|store| store.find(&path)),
+            None => Store::discover(&path),
+        };
+        let place = place.ok().filter(|it| it.is_only_gits())?;
+        if word.is_some() && place.root != path {
+            return None;
+        }
+        let is_it = |it: &calve::GitWorktree| canonical(&it.path).is_ok_and(|it| it == place.root);
+        let found = place.store.worktrees_of_git().ok()?.into_iter().find(is_it)?;
+        Some((found.name, found.path))
+    }
+
     fn new_store(&self, root: &Path) -> Result<Store, Failure> {
         places::must_be_meant(root)?;
         let made = match Store::init(root) {
@@ -331,10 +349,15 @@ impl Session<'_> {
 }
 
 /// The worktree of git, which calve did not make, that `list` shows under this name: that of its
-/// registration. The last parts of two paths may be the same.
+/// registration, or the last part of its path if a worktree of calve has that one.
 pub(crate) fn of_git(store: &Store, name: &str) -> Result<Option<PathBuf>, Failure> {
     let others = store.worktrees_of_git().map_err(|error| store_failure(&error))?;
-    Ok(others.into_iter().find(|other| other.name == name).map(|it| it.path))
+    // One of calve's may have the name of its registration.
+    let by_folder = |other: &&calve::GitWorktree| {
+        other.path.ends_with(name) && store.worktree(&other.name).is_ok()
+    };
+    let found = others.iter().find(|other| other.name == name);
+    Ok(found.or_else(|| others.iter().find(by_folder)).map(|it| it.path.clone()))
 }
 
 /// Tells the library that the worktree is at this path now. A copy, or a worktree that its store

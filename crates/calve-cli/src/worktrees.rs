@@ -67,15 +67,18 @@ pub(crate) fn path(args: &PathArgs, session: Session<'_>) -> Result<Exit, Failur
 /// Prints the path of a worktree that the store does not know. It need not know it for that. `None`
 /// if there is none.
 fn path_of_git(args: &PathArgs, session: Session<'_>) -> Result<Option<Exit>, Failure> {
-    let Some(name) = args.worktree.as_deref().and_then(session::name) else { return Ok(None) };
-    let Ok(store) = session.store() else { return Ok(None) };
-    if store.worktree(name).is_ok() {
-        return Ok(None);
-    }
-    let found = session::of_git(&store, name)?;
-    let Some(path) = found.filter(|path| path.is_dir()) else { return Ok(None) };
+    let word = args.worktree.as_deref();
+    let named = match (word.and_then(session::name), session.store()) {
+        (Some(name), Ok(store)) if store.worktree(name).is_ok() => return Ok(None),
+        (Some(name), Ok(store)) => {
+            session::of_git(&store, name)?.map(|path| (name.to_owned(), path))
+        }
+        _ => None,
+    };
+    let found = named.or_else(|| session.only_gits(word)).filter(|(_, path)| path.is_dir());
+    let Some((name, path)) = found else { return Ok(None) };
     let output = session.output;
-    let fields = WorktreeFields { name: Some(name.to_owned()), path: PathFields::new(&path) };
+    let fields = WorktreeFields { name: Some(name), path: PathFields::new(&path) };
     match output.json {
         true => output.document(&fields)?,
         false => output.results(&output.path_lines([&*path]))?,

@@ -382,6 +382,12 @@ impl Worktree {
         if self.is_project() { Some(0) } else { self.row.slot }
     }
 
+    /// Whether git or another tool made the worktree, and [`Store::adopt`] took it into the store.
+    #[must_use]
+    pub fn was_made_by_git(&self) -> bool {
+        self.row.git.as_ref().is_some_and(|git| git.is_adopted)
+    }
+
     /// Whether this is the project itself.
     #[must_use]
     pub fn is_project(&self) -> bool {
@@ -411,7 +417,7 @@ impl Worktree {
         if this.row.snapshot.is_some() || this.row.state == State::Starting {
             return Ok(this);
         }
-        if this.row.git.as_ref().is_some_and(|git| git.is_adopted) {
+        if this.was_made_by_git() {
             this.make_first_base(operation)?;
             return self.now();
         }

@@ -4,6 +4,7 @@
 //! verb that does it alone. A step that fails is told, and the next one is done: what it frees is
 //! needed all the more.
 
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use calve::{
@@ -216,7 +217,7 @@ impl Tidying<'_> {
     }
 
     fn drop_merged(&mut self, done: &mut StepDocument) -> Result<(), calve::Error> {
-        let mut filter = DropFilter::new().merged(true).idle(self.rules.max_age);
+        let mut filter = DropFilter::new().merged(true).idle(self.rules.max_age).only_calves(true);
         if let Ok(current) = std::env::current_dir() {
             filter = filter.not_around(current);
         }
@@ -261,7 +262,8 @@ impl Tidying<'_> {
         let current = std::env::current_dir().ok();
         let (mut found, mut candidates) = (Vec::<(Worktree, Vec<ShedFolder>)>::new(), Vec::new());
         for worktree in self.there()? {
-            if current.as_ref().is_some_and(|current| current.starts_with(worktree.path())) {
+            let is_here = |current: &PathBuf| current.starts_with(worktree.path());
+            if worktree.was_made_by_git() || current.as_ref().is_some_and(is_here) {
                 continue;
             }
             let look = |options: &_| {

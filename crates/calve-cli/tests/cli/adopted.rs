@@ -172,6 +172,31 @@ fn merged_and_idle_worktrees_of_git_are_dropped_and_all_come_back() {
     }
 }
 
+/// A timer runs `tidy`. Nobody asked it to look after these, whatever was looked at in them.
+#[test]
+fn a_worktree_of_git_goes_only_by_its_name() {
+    let name = "a_worktree_of_git_goes_only_by_its_name";
+    let Some((_scratch, app, other)) = other() else { return not_run(name, "there is no git") };
+    sh(&other, "git add .; git commit -qm 3; git -C ../app merge -q other").unwrap();
+    for words in ["path", "path .", "path --json"] {
+        let run = in_git(&other, words);
+        assert!(run.stdout.contains(other.to_str().unwrap()), "{words}: {run:?}");
+    }
+    let listed = in_git(&app, "list --json").json();
+    assert_eq!(listed["git_worktrees"][0]["name"], "other", "a look adopts nothing: {listed}");
+    assert_eq!(in_git(&other, "env").code, Some(0));
+    assert_eq!(in_git(&other, "status").code, Some(0));
+    for words in ["drop --clean", "drop --merged", "drop --idle 0s"] {
+        let run = in_git(&app, words);
+        let said = "nothing to drop\nleft other: git made it: name it to drop it\n";
+        assert_eq!((run.code, &*run.stderr), (Some(0), said), "{words}");
+    }
+    assert_eq!(in_git(&app, "tidy --max-age 0s --idle 0s").code, Some(0));
+    assert_eq!(sh(&other, "cat out/b").unwrap(), "built\n");
+    assert_eq!(in_git(&app, "drop --merged other").code, Some(0));
+    assert!(!other.try_exists().unwrap());
+}
+
 #[test]
 fn a_worktree_of_git_that_is_called_like_one_of_calves_is_known_by_its_folder() {
     let name = "a_worktree_of_git_that_is_called_like_one_of_calves_is_known_by_its_folder";

@@ -767,8 +767,7 @@ impl Worktree {
     /// captured it.
     fn is_in_the_base_snapshot(&self, work: &Work, operation: &Running) -> Result<bool, Error> {
         // A base that is made now is one of the tree as it is. So it would have what git ignores.
-        let is_made_now =
-            self.row.snapshot.is_none() && self.row.git.as_ref().is_some_and(|git| git.is_adopted);
+        let is_made_now = self.row.snapshot.is_none() && self.was_made_by_git();
         if work.is_cut || work.no_snapshot_has_it || is_made_now {
             return Ok(false);
         }

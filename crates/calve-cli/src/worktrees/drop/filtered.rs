@@ -19,7 +19,7 @@ use crate::trash;
 
 pub(super) fn run(args: &DropArgs, session: Session<'_>) -> Result<Exit, Failure> {
     let (output, current) = (session.output, std::env::current_dir());
-    let mut filter = DropFilter::new().merged(args.merged);
+    let mut filter = DropFilter::new().merged(args.merged).only_calves(args.worktrees.is_empty());
     if let Some(time) = args.idle {
         filter = filter.idle(time);
     }

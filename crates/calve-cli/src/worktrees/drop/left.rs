@@ -47,6 +47,7 @@ impl LeftDocument {
             StayReason::Current => "the current folder is in it".to_owned(),
             StayReason::Missing => "its folder is gone".to_owned(),
             StayReason::Starting => "another process is starting it".to_owned(),
+            StayReason::MadeByGit => "git made it: name it to drop it".to_owned(),
             StayReason::NothingCommitted => "nothing was committed in it".to_owned(),
             StayReason::NotMerged if into.is_empty() => {
                 "the project has no commit that it could be merged into".to_owned()

@@ -25,6 +25,7 @@ pub struct DropFilter {
     merged: bool,
     idle: Option<Duration>,
     current: Option<PathBuf>,
+    only_calves: bool,
 }
 
 impl DropFilter {
@@ -51,6 +52,14 @@ impl DropFilter {
         self
     }
 
+    /// Whether worktrees that git or another tool made are not chosen, although a command has worked
+    /// on them: nobody asked calve to look after them.
+    #[must_use]
+    pub fn only_calves(mut self, yes: bool) -> Self {
+        self.only_calves = yes;
+        self
+    }
+
     /// The folder in which the caller stands. The worktree around it is not chosen.
     #[must_use]
     pub fn not_around(mut self, folder: impl Into<PathBuf>) -> Self {
@@ -69,6 +78,8 @@ pub enum StayReason {
     Missing,
     /// Another process is starting it.
     Starting,
+    /// git or another tool made it.
+    MadeByGit,
     /// Nothing was committed in it, so nothing is merged.
     NothingCommitted,
     /// Its commits are not merged.
@@ -89,6 +100,7 @@ impl StayReason {
             Self::Current => "current",
             Self::Missing => "missing",
             Self::Starting => "starting",
+            Self::MadeByGit => "made_by_git",
             Self::NothingCommitted => "nothing_committed",
             Self::NotMerged => "not_merged",
             Self::NoRepository => "no_repository",
@@ -138,12 +150,14 @@ pub struct FilteredWorktrees {
     pub mainlines: Vec<String>,
 }
 
-/// Where a worktree is.
+/// Where a worktree is, and whose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Whereabouts {
     #[default]
     There,
     AroundTheCaller,
+    /// git or another tool made it.
+    OfGit,
     Missing,
     Starting,
 }
@@ -163,6 +177,8 @@ fn decide(filter: &DropFilter, facts: &DropFacts) -> Option<StayReason> {
         Whereabouts::Missing => return Some(StayReason::Missing),
         Whereabouts::Starting => return Some(StayReason::Starting),
         Whereabouts::AroundTheCaller => return Some(StayReason::Current),
+        Whereabouts::OfGit if filter.only_calves => return Some(StayReason::MadeByGit),
+        Whereabouts::OfGit => {}
         Whereabouts::There => {}
     }
     match &facts.commits {
@@ -299,6 +315,7 @@ impl Worktree {
             WorktreeState::Missing => Whereabouts::Missing,
             WorktreeState::Starting => Whereabouts::Starting,
             _ if is_around(&self.path, filter.current.as_deref()) => Whereabouts::AroundTheCaller,
+            _ if self.was_made_by_git() => Whereabouts::OfGit,
             _ => Whereabouts::There,
         };
         if filter.merged && decide(filter, facts).is_none() {
@@ -326,7 +343,7 @@ mod tests {
 
     #[test]
     fn a_worktree_goes_only_if_all_that_was_asked_for_holds() {
-        use Whereabouts::{AroundTheCaller, Missing, Starting, There};
+        use Whereabouts::{AroundTheCaller, Missing, OfGit, Starting, There};
         let merged = |by| Some(MergeState::Merged { into: "main".to_owned(), by });
         let (yes, squashed) = (merged(MergedBy::Commits), merged(MergedBy::Changes));
         let (not, none, no) = (
@@ -362,9 +379,12 @@ mod tests {
             (true, hours(2), There, yes, hours(3), false, None),
         ];
         for (merged, idle, whereabouts, commits, is_idle, is_refused, expected) in rows {
-            let filter = DropFilter { merged, idle, current: None };
+            let filter = DropFilter { merged, idle, ..DropFilter::default() };
             let facts = DropFacts { whereabouts, commits, idle: is_idle, is_refused };
             assert_eq!(decide(&filter, &facts), expected, "{filter:?} {facts:?}");
+            let of_git = DropFacts { whereabouts: OfGit, ..facts };
+            let filter = filter.only_calves(true);
+            assert_eq!(decide(&filter, &of_git), Some(StayReason::MadeByGit), "{filter:?}");
         }
     }
 
