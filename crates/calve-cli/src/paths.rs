@@ -51,11 +51,12 @@ pub(crate) fn warnings(mentions: &[PathMention], project: &Path) -> Vec<String> 
     lines.extend(living.map(|mention| {
         let file = shown(&mention.path);
         format!(
-            "{file} came along, and {} runs in the project: a second server may not start because of the file, and \
-             what stops its process stops the project's. In the worktree: 'rm {}'; a line in .calveignore leaves such \
-             files out",
+            "{file} came along, and names {}, which runs: if that is a server of the project, a second one may not \
+             start because of the file, and what stops it stops the project's. In the worktree: 'rm {}'; to leave it \
+             out: printf '%s\\n' {} >> .calveignore",
             process(mention),
-            shell_word(&mention.path)
+            shell_word(&mention.path),
+            shell_word(&pattern(&mention.path))
         )
     }));
     let project = shell_word(project);

@@ -88,13 +88,7 @@ fn line(tool: &str, place: &Path, others: usize, project: &Path) -> String {
     let source = || source_of(place, project, tool);
     match tool {
         "cmake" => {
-            let again = match (place.as_os_str().is_empty(), source()) {
-                (true, _) => "rm -rf CMakeCache.txt CMakeFiles && cmake .".to_owned(),
-                (false, None) => format!("rm -r {word} && cmake -B {word}"),
-                (false, Some(source)) => {
-                    format!("rm -r {word} && cmake -S {} -B {word}", shell_word(&source))
-                }
-            };
+            let again = cmake_again(place, source_of_cmake(place, project).or_else(source));
             let folder = if one {
                 "CMake folder (CMakeCache.txt)"
             } else {
@@ -165,6 +159,39 @@ fn line(tool: &str, place: &Path, others: usize, project: &Path) -> String {
             if one { "it" } else { "them" },
         ),
     }
+}
+
+/// The command that configures a build folder of CMake anew, for sources in `source` or in the
+/// project's root. A folder that holds its sources stays.
+fn cmake_again(place: &Path, source: Option<PathBuf>) -> String {
+    let word = shell_word(place);
+    match source {
+        None if place.as_os_str().is_empty() => {
+            "rm -rf CMakeCache.txt CMakeFiles && cmake .".to_owned()
+        }
+        None => format!("rm -r {word} && cmake -B {word}"),
+        Some(source) if source.starts_with(place) => {
+            let of = |name: &str| shell_word(&place.join(name));
+            let (cache, files) = (of("CMakeCache.txt"), of("CMakeFiles"));
+            let place = if place.as_os_str().is_empty() { Path::new(".") } else { place };
+            let (source, place) = (shell_word(&source), shell_word(place));
+            format!("rm -rf {cache} {files} && cmake -S {source} -B {place}")
+        }
+        Some(source) => format!("rm -r {word} && cmake -S {} -B {word}", shell_word(&source)),
+    }
+}
+
+/// The folder of the sources that CMake noted in a build folder, if it is in the project and not its
+/// root.
+fn source_of_cmake(folder: &Path, project: &Path) -> Option<PathBuf> {
+    let cache = std::fs::read(project.join(folder).join("CMakeCache.txt")).ok()?;
+    let cache = String::from_utf8_lossy(&cache).into_owned();
+    let home =
+        cache.lines().find_map(|line| line.strip_prefix("CMAKE_HOME_DIRECTORY:INTERNAL="))?;
+    let home = std::fs::canonicalize(home.trim_end()).ok()?;
+    let project = std::fs::canonicalize(project).ok()?;
+    let source = home.strip_prefix(project).ok()?;
+    (!source.as_os_str().is_empty()).then(|| source.to_owned())
 }
 
 /// The folder of the sources that a build folder is for, if that is not the project's root: the

@@ -33,6 +33,16 @@ fn start_says_of_each_kind_what_it_means_and_what_to_do() {
             "HOME=ROOT",
             &["src/b/ is the project's", "'rm -r src/b && cmake -S src -B src/b'"],
         ),
+        (
+            "bd/CMakeCache.txt",
+            "HOME=ROOT\nCMAKE_HOME_DIRECTORY:INTERNAL=ROOT/src\n",
+            &["bd/ is the project's", "'rm -r bd && cmake -S src -B bd'"],
+        ),
+        (
+            "src/CMakeCache.txt",
+            "CMAKE_HOME_DIRECTORY:INTERNAL=ROOT/src\n",
+            &["'rm -rf src/CMakeCache.txt src/CMakeFiles && cmake -S src -B src'"],
+        ),
         ("CMakeCache.txt", "HOME=ROOT", &["this folder is the project's CMake", "&& cmake .'"]),
         (
             "m b/meson-info/meson-info.json",
@@ -53,7 +63,15 @@ fn start_says_of_each_kind_what_it_means_and_what_to_do() {
             &["pixi environment", "'rm -r .pixi && pixi install'"],
         ),
         (".pdm-python", "ROOT/.venv/bin/python", &["'rm .pdm-python && pdm install'"]),
-        ("tmp/a.pid", "PID", &["tmp/a.pid came along, and process PID", "'rm tmp/a.pid'"]),
+        (
+            "tmp/a.pid",
+            "PID",
+            &[
+                "tmp/a.pid came along, and names process PID",
+                "'rm tmp/a.pid'",
+                "printf '%s\\n' /tmp/a.pid >> .calveignore",
+            ],
+        ),
         ("notes", "ROOT/x", &["notes still names the project's folder", "'calve doctor "]),
         ("target/debug/build/x-0123456789abcdef/output", "ROOT", &[]),
         ("tmp/a.pid", "4294967295", &[]),
