@@ -133,6 +133,19 @@ pub(crate) fn without_store(current: &Path) -> Option<PathBuf> {
     git_of(&root).join("HEAD").is_file().then_some(root)
 }
 
+/// The error of a start that makes no store here: a linked worktree and a submodule, whose
+/// repositories are elsewhere, get one only if that is meant.
+pub(crate) fn no_store_here(failure: Failure, current: &Path) -> Failure {
+    let Some(root) = repository_around(current) else { return failure };
+    let hint = format!(
+        "{} is a linked worktree or a submodule of git: 'calve init {}' makes a store for it, and a start in the main \
+         working tree makes that one's",
+        shown(&root),
+        shell_word(&root)
+    );
+    Failure { hint: Some(hint), ..failure }
+}
+
 /// The root of the git repository that contains `current`, if it is below `root` and another one
 /// than that of `root`. Submodules and linked worktrees belong to the repository of `root`.
 fn other_repository(current: &Path, root: &Path) -> Option<PathBuf> {

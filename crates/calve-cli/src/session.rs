@@ -109,7 +109,12 @@ impl Session<'_> {
                 {
                     match places::without_store(&self.current()) {
                         Some(root) => return self.new_store(&root),
-                        None => return Err(store_failure(&error)),
+                        None => {
+                            return Err(places::no_store_here(
+                                store_failure(&error),
+                                &self.current(),
+                            ));
+                        }
                     }
                 }
                 place => place.map_err(|error| store_failure(&error))?,

@@ -223,6 +223,23 @@ fn a_remote_may_have_a_slash_in_its_name() {
 }
 
 #[test]
+fn a_start_in_a_linked_worktree_without_a_store_says_what_makes_one() {
+    let Some((_scratch, app)) = clone() else {
+        let name = "a_start_in_a_linked_worktree_without_a_store_says_what_makes_one";
+        return not_run(name, "there is no git");
+    };
+    let linked = app.with_file_name("linked");
+    sh(&app, "git worktree add -q ../linked");
+    let run = calve(&linked, "start a");
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(run.stderr.contains("is a linked worktree or a submodule"), "{run:?}");
+    let way = format!("init {}", linked.display());
+    assert!(run.stderr.contains(&format!("'calve {way}'")), "{run:?}");
+    done(&app, &way);
+    done(&linked, "start a");
+}
+
+#[test]
 fn a_request_where_there_is_no_remote_is_refused() {
     let Some((_scratch, app)) = clone() else {
         return not_run("a_request_where_there_is_no_remote_is_refused", "there is no git");
