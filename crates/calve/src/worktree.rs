@@ -10,6 +10,7 @@
 //! the original. If it was deleted, calve shows it as missing, and it can be restored or dropped.
 
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -25,6 +26,8 @@ use crate::store::manifest::Manifest;
 use crate::store::marker::FoundMark;
 use crate::store::object::Kind;
 use crate::store::ownership::must_be_believed_root;
+use crate::store::paths::living::{may_be_owned, owner_of};
+use crate::store::paths::local::Tree;
 use crate::store::registry::no_worktree;
 use crate::store::snapshot::{Known, local};
 use crate::store::unnamed::name_pending;
@@ -608,12 +611,28 @@ impl Worktree {
         let changes = match &now {
             Some(now) => {
                 let deltas = delta::compare(&base, now, Counts::Changes);
+                let deltas = self.without_own_servers(deltas)?;
                 changes(&base, now, &judge.judged(&base, now, deltas)?)
             }
             None => Vec::new(),
         };
         let snapshot = self.based_on()?;
         Ok(WorktreeStatus { snapshot, changes, entries, skipped, elapsed: started.elapsed() })
+    }
+
+    /// The differences without files into which a process of this worktree wrote its number: a
+    /// worktree's own server is no change of the worktree. A new file of this kind no scan has.
+    fn without_own_servers(&self, mut deltas: Vec<Delta>) -> Result<Vec<Delta>, Error> {
+        let may_be = |delta: &Delta| {
+            let name = delta.path.file_name().filter(|_| delta.old.is_some());
+            delta.new.is_some() && name.is_some_and(|name| may_be_owned(name.as_bytes()))
+        };
+        if deltas.iter().any(may_be) {
+            let root = open_dir(&self.path)?;
+            let tree = Tree { path: &self.path, root: &root };
+            deltas.retain(|delta| !may_be(delta) || owner_of(tree, &delta.path).is_none());
+        }
+        Ok(deltas)
     }
 
     fn based_on(&self) -> Result<SnapshotId, Error> {

@@ -137,3 +137,26 @@ fn a_file_that_git_tracks_comes_along_whoever_it_names() {
         }
     }
 }
+
+#[test]
+fn a_worktrees_own_server_may_write_over_a_stale_note() {
+    let (_scratch, project) = with_project();
+    plant(&project, &[("tmp/s.pid", "4294967295\n")]);
+    let tree = tree_of(&calve(&project, "start a"));
+    let changes = |worker: &Worker| {
+        plant(&tree, &[("tmp/s.pid", &format!("{}\n", worker.id()))]);
+        assert_eq!(
+            calve(&tree, "diff").stdout.contains("s.pid"),
+            calve(&tree, "status").code == Some(3)
+        );
+        calve(&tree, "status --json").json()["changes"].as_array().map(Vec::len)
+    };
+    let (own, other) = (worker_in(&tree), worker_in(Path::new("/")));
+    assert_eq!(changes(&other), Some(1));
+    assert_eq!(changes(&own), Some(0));
+    let pid = own.id();
+    drop(own);
+    // When it has ended, the file is one like any other.
+    let status = calve(&tree, "status --json").json();
+    assert_eq!(status["changes"].as_array().map(Vec::len), Some(1), "{pid}: {status}");
+}

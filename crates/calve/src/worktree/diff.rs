@@ -100,7 +100,8 @@ impl Worktree {
         let (base, now, skipped) = self.compare(operation)?;
         let now = now.as_ref().unwrap_or(&base);
         judge.must_lead_somewhere(&base, now)?;
-        let deltas = judge.judged(&base, now, compare(&base, now, Counts::Changes))?;
+        let deltas = self.without_own_servers(compare(&base, now, Counts::Changes))?;
+        let deltas = judge.judged(&base, now, deltas)?;
         let changes = super::changes(&base, now, &deltas);
         let by_path: HashMap<PathBuf, &Delta> =
             deltas.iter().map(|delta| (super::shown(&delta.path), delta)).collect();
