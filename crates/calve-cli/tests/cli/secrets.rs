@@ -143,6 +143,24 @@ fn no_way_of_a_start_brings_secrets_that_stay_at_home() {
 }
 
 #[test]
+fn a_secret_that_the_branch_tracks_is_gits() {
+    let (_scratch, project) = with_secrets();
+    for words in ["checkout -qb has", "add -f .env", "commit -qm env", "checkout -q main"] {
+        git(&project, words);
+    }
+    plant(&project, &[(".env", "TOKEN=own\n")]);
+    for (row, policy, line) in [
+        ("kept", "keep", "1 file that looks like a secret came along: config/master.key"),
+        ("left", "leave", "left out 1 file that looks like a secret: config/master.key"),
+    ] {
+        git(&project, &format!("config calve.secrets {policy}"));
+        let run = calve(&project, &format!("start --base has {row}"));
+        assert_eq!(said(&run), [line], "{row}: {run:?}");
+        assert_eq!(fs::read_to_string(tree_of(&run).join(".env")).unwrap(), "TOKEN=x\n");
+    }
+}
+
+#[test]
 fn a_snapshot_without_secrets_takes_none_away() {
     let (_scratch, project) = with_secrets();
     plant(

@@ -410,7 +410,7 @@ impl Store {
         let places = || places_in(&folder()?, names);
         let mut basis = self.basis(plan, ahead, places, may_clone, operation)?;
         let root = source.as_ref().map_or_else(|| self.project(), |it| Ok(it.path.clone()))?;
-        let left_secrets = self.secrets_to_leave(&basis, options, &root)?;
+        let mut left_secrets = self.secrets_to_leave(&basis, options, &root)?;
         let written_files =
             self.change_basis(&mut basis, &mut git, plan, &left_secrets, operation)?;
         // Nothing has the snapshot of a base as its own before the rows are there. We hold the lock
@@ -429,14 +429,21 @@ impl Store {
         let claim = self.registry().claim(new_rows(names, &paths, basis.id, &linked))?;
         let slots: Vec<Option<u32>> = claim.rows().iter().map(|row| row.slot).collect();
         let is_copy = matches!(git, GitPlan::Copy(_));
-        let how = Outfit { git, paths: options.paths, source: source.as_ref() };
-        let secrets = match (&basis.cloned, basis.id) {
+        let mut secrets = match (&basis.cloned, basis.id) {
             (Some((cloned, _)), _) => cloned.secrets().to_vec(),
             (None, Some(id)) => {
                 self.snapshots().noted_found(id)?.map_or(Vec::new(), |it| it.secrets)
             }
             (None, None) => Vec::new(),
         };
+        if let GitPlan::Link(links) = &git
+            && let Some(base) = &links.base
+        {
+            // What the commit tracks is git's, and no file of the project.
+            secrets.retain(|secret| !base.tracks(&secret.path));
+            left_secrets.retain(|secret| !base.tracks(&secret.path));
+        }
+        let how = Outfit { git, paths: options.paths, source: source.as_ref() };
         let (files, trees) = match (basis.cloned, basis.id, &object) {
             (Some((cloned, places)), ..) => {
                 (cloned.files(), self.publish_unnamed(cloned, &places, how, operation, claim)?)

@@ -17,6 +17,8 @@
 //! project's time as well.
 
 use std::collections::{HashMap, HashSet};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 use rustix::fs::{self, Mode};
 
@@ -161,6 +163,15 @@ impl Base {
     /// A file that changed at this time or later is not vouched for. The index is as old as this.
     pub(super) fn stamp(&self) -> (i64, i64) {
         (self.stamp.0, self.stamp.1.into())
+    }
+
+    /// Whether git tracks the file at `path` in the commit.
+    pub(in crate::worktree) fn tracks(&self, path: &Path) -> bool {
+        let mut above = path.parent().into_iter().flat_map(Path::iter);
+        let root = Folder { source: 0, clone: 0 };
+        let folder = above.try_fold(root, |folder, name| self.folder(folder, name.as_bytes()));
+        let name = path.file_name().map(|name| name.as_bytes());
+        folder.zip(name).is_some_and(|(folder, name)| self.file(folder, name).is_some())
     }
 }
 
