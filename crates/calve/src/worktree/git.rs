@@ -241,7 +241,10 @@ impl Worktree {
         let is_held = counts.is_some_and(|(ahead, _)| ahead == 0);
         Ok(Some(GitStatus {
             is_linked,
-            is_merged: is_linked && is_held && !is_where_it_began,
+            is_merged: is_linked
+                && is_held
+                && !is_where_it_began
+                && merged::may_have_committed(&tree.git_dir),
             branch,
             commit,
             last_work,

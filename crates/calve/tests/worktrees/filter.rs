@@ -53,6 +53,14 @@ fn what_is_merged_goes_in_whichever_way_it_was_merged() {
         ("", "", nothing, None),
         ("git switch -q --detach", "", nothing, None),
         ("", "echo x >src/a; git commit -qam x", nothing, None),
+        // HEAD only went to another commit.
+        (
+            "P=$(git rev-parse --path-format=absolute --git-common-dir)
+            git -C \"$P/..\" commit -q --allow-empty -m x; git merge -q --ff-only main",
+            "",
+            nothing,
+            None,
+        ),
         ("COMMIT", "", not, None),
         ("COMMIT", "git merge -q --ff-only w", None, None),
         ("COMMIT", "echo x >src/a; git commit -qam x; git merge -q --no-edit w", None, None),

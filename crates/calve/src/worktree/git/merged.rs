@@ -1,6 +1,12 @@
 //! Asks git whether the commits of a worktree are merged.
 
+use std::path::Path;
+
+use rustix::fs;
+
+use super::HEAD_LOG;
 use crate::error::Error;
+use crate::store::files::read_plain;
 use crate::store::git::branch::{Mainline, MergedBy};
 use crate::store::git::{self, Failure};
 use crate::worktree::Worktree;
@@ -18,6 +24,25 @@ pub(in crate::worktree) enum MergeState {
         into: String,
         by: MergedBy,
     },
+}
+
+/// The largest reflog that is read.
+const LOG_MOST_BYTES: u64 = 16 << 20;
+
+/// Whether a commit was made in a working tree, as far as the reflog of its `HEAD` says. A `HEAD`
+/// that only went to another commit (`git checkout`, a pull that is a fast-forward) made none.
+pub(super) fn may_have_committed(git_dir: &Path) -> bool {
+    read_plain(fs::CWD, &git_dir.join(HEAD_LOG), LOG_MOST_BYTES)
+        .map_or(true, |log| log.split(|byte| *byte == b'\n').any(is_of_a_commit))
+}
+
+/// Whether a line of a reflog is about a new commit: the words of git behind the tab.
+fn is_of_a_commit(line: &[u8]) -> bool {
+    const MAKERS: [&str; 7] = ["commit", "cherry-pick", "revert", "am", "rebase", "merge", "pull"];
+    let line = String::from_utf8_lossy(line);
+    let Some((_, words)) = line.split_once('\t') else { return false };
+    let verb = words.split([' ', ':']).next().unwrap_or_default();
+    MAKERS.contains(&verb) && !words.trim_end().ends_with("Fast-forward")
 }
 
 impl Worktree {
@@ -53,9 +78,41 @@ impl Worktree {
                 return Ok(MergeState::NothingCommitted);
             }
         }
+        if commit != linked.commit && !may_have_committed(&tree.git_dir) {
+            return Ok(MergeState::NothingCommitted);
+        }
         Ok(match merged {
             Some((mainline, by)) => MergeState::Merged { into: mainline.name.clone(), by },
             None => MergeState::NotMerged,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reflog_tells_new_commits_from_moves() {
+        const IDS: &str = "0000 1111 A U Thor <a@example.org> 1700000000 +0000";
+        for (words, expected) in [
+            ("commit: work", true),
+            ("commit (initial): work", true),
+            ("commit (amend): work", true),
+            ("cherry-pick: work", true),
+            ("rebase (pick): work", true),
+            ("am: work", true),
+            ("merge main: Merge made by the 'ort' strategy.", true),
+            ("merge main: Fast-forward", false),
+            ("pull: Fast-forward", false),
+            ("pull --rebase (pick): work", true),
+            ("checkout: moving from main to v1", false),
+            ("reset: moving to HEAD~1", false),
+            ("commitment: nobody's word", false),
+            ("", false),
+        ] {
+            assert_eq!(is_of_a_commit(format!("{IDS}\t{words}").as_bytes()), expected, "{words}");
+        }
+        assert!(!is_of_a_commit(IDS.as_bytes()));
     }
 }
