@@ -1,7 +1,7 @@
 //! The verbs work on worktrees that git or another tool made.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::hints::{in_git, repository, sh};
 use crate::{Run, not_run, scratch};
@@ -284,4 +284,24 @@ fn a_list_says_what_is_merged_and_since_when_nobody_worked() {
     let lines = in_git(&app, "list").stdout;
     let line = |name: &str| lines.lines().find(|it| it.starts_with(name)).unwrap().to_owned();
     assert!(line("done").contains("  merged  ") && !line("fresh").contains("merged"), "{lines}");
+}
+
+/// git names the second of two folders `same` with a number, and `drop same` took that one.
+#[test]
+fn a_worktree_of_git_is_known_by_the_name_that_list_shows_and_by_no_other() {
+    let name = "a_worktree_of_git_is_known_by_the_name_that_list_shows_and_by_no_other";
+    let Some((_scratch, app, other)) = other() else { return not_run(name, "there is no git") };
+    sh(&app, "git worktree add -q --detach ../v1/same; git worktree add -q --detach ../v2/same")
+        .unwrap();
+    let root = other.parent().unwrap();
+    for (word, path) in [("same", "v1/same"), ("same1", "v2/same")] {
+        let there = in_git(&app, &format!("path {word}")).stdout;
+        assert_eq!(Path::new(there.trim_end()), root.join(path), "{word}");
+    }
+    sh(&app, "git worktree remove ../v1/same").unwrap();
+    assert_eq!(in_git(&app, "drop --force same").code, Some(1));
+    assert!(root.join("v2/same").exists());
+    // A folder of the project with the same name hides it no more than one of calve's.
+    fs::create_dir(app.join("same1")).unwrap();
+    assert_eq!(in_git(&app, "status same1").code, Some(0));
 }
