@@ -300,7 +300,7 @@ fn a_worktree_of_git_is_known_by_the_name_that_list_shows_and_by_no_other() {
     }
     sh(&app, "git worktree remove ../v1/same").unwrap();
     assert_eq!(in_git(&app, "drop --force same").code, Some(1));
-    assert!(root.join("v2/same").exists());
+    assert!(root.join("v2/same").try_exists().unwrap());
     // A folder of the project with the same name hides it no more than one of calve's.
     fs::create_dir(app.join("same1")).unwrap();
     assert_eq!(in_git(&app, "status same1").code, Some(0));

@@ -85,7 +85,11 @@ impl Desk {
         path.push(std::env::var_os("PATH").unwrap_or_default());
         let mut command = Command::new("bash");
         command.env("HOME", self.at("")).env("PATH", path).env("GIT_CONFIG_SYSTEM", "/dev/null");
-        command.env_remove("CALVE_STORE").env_remove("XDG_CONFIG_HOME").stdin(Stdio::null());
+        // git writes the global settings by a rename, also over a device.
+        for name in ["CALVE_STORE", "XDG_CONFIG_HOME", "GIT_CONFIG_GLOBAL"] {
+            command.env_remove(name);
+        }
+        command.stdin(Stdio::null());
         command
     }
 
