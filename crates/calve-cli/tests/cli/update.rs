@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use serde_json::json;
 
@@ -175,8 +174,11 @@ fn a_folder_in_which_a_process_works_is_replaced_by_force_alone() {
     sh(&app, INSTALL);
     done(&app, "start -q w");
     sh(&app, ANEW);
-    let mut server =
-        Command::new("sleep").arg("600").current_dir(w.join("node_modules/a")).spawn().unwrap();
+    let mut server = std::process::Command::new("sleep")
+        .arg("600")
+        .current_dir(w.join("node_modules/a"))
+        .spawn()
+        .unwrap();
     // The parent of a process does not count as one that works there, and this is not its parent.
     let run = done(&app, "update w");
     assert!(run.stderr.contains(&format!("sleep ({})", server.id())), "{run:?}");
