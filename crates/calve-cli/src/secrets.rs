@@ -45,15 +45,16 @@ impl SecretPolicy {
         })
     }
 
-    /// Whether files stay behind that are told in these words. Asks the user if that is wanted.
+    /// Whether secrets stay behind. If the user wants to be asked, `what` says in the question which
+    /// files these are. Without an answer they stay.
     pub(crate) fn leaves(self, what: impl FnOnce() -> String, cancel: &Cancel) -> bool {
         match self {
             Self::Leave => true,
             Self::Ask => {
                 eprintln!("{}.", what());
                 eprint!("Should they come along? [Y/n] ");
-                let answer = prompt::answer(cancel).unwrap_or_default();
-                !matches!(answer.trim(), "" | "y" | "Y" | "yes")
+                prompt::answer(cancel)
+                    .is_none_or(|answer| !matches!(answer.trim(), "" | "y" | "Y" | "yes"))
             }
             Self::Keep { .. } | Self::CannotAsk => false,
         }

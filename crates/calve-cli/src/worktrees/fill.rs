@@ -2,14 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use calve::{CopyCost, FillOptions, FillPlan, FillReport, SkipReason, Store};
+use calve::{CopyCost, ErrorKind, FillOptions, FillPlan, FillReport, SkipReason, Store};
 use serde::Serialize;
 
 use crate::args::FillArgs;
 use crate::clone::{DestinationDocument, findings, why_not_shared};
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::failure::stored::store_failure;
+use crate::failure::stored::{own, store_failure};
 use crate::filesystems::{Copies, CostDocument, Taker};
 use crate::output::{PathFields, encoded};
 use crate::paths::{MentionDocument, tell_living};
@@ -18,7 +18,7 @@ use crate::secrets::{SecretDocument, SecretPolicy};
 use crate::session::Session;
 use crate::settings::Settings;
 use crate::summary::Summary;
-use crate::text::{counted, shown};
+use crate::text::{counted, harmless, shown};
 
 /// How many paths a message names.
 const NAMED_MOST: usize = 3;
@@ -68,9 +68,16 @@ pub(super) fn secrets_ahead() -> String {
     "Among the files that git ignores some may be secrets, such as .env".to_owned()
 }
 
-/// What git's settings say of secrets in a working tree. Without settings they come along.
+/// What git's settings say of secrets in a working tree. If none is set, they come along.
+///
+/// # Errors
+/// git cannot say the settings, so one of them may be that they stay; or the setting is wrong.
 pub(super) fn policy(path: &Path) -> Result<SecretPolicy, Failure> {
-    SecretPolicy::of(&Settings::of(path).unwrap_or_default())
+    let failed = |why: String| {
+        let hint = "'git config --list' shows what git cannot read";
+        own("ask git about the settings of", path, ErrorKind::Git, &harmless(&why), hint)
+    };
+    SecretPolicy::of(&Settings::of(path).map_err(failed)?)
 }
 
 /// The root of the working tree that contains a folder; the folder itself if git finds none.
