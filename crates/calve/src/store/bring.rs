@@ -481,7 +481,7 @@ pub(crate) struct Staged {
     pub(crate) places: HashMap<PathBuf, String>,
     /// The names of the folders that arrive whole.
     whole: HashMap<PathBuf, String>,
-    /// What was made in the stage, with the paths that it will have.
+    /// The reports of the folders that were made in the stage. Their paths are those in the tree.
     pub(crate) made: Vec<DestinationReport>,
 }
 

@@ -347,8 +347,8 @@ pub(super) fn write_packs(
     let sync = || fs::fsync(fs::open(&packs, DIR_FLAGS, Mode::empty())?);
     sync().context(Operation::Flush, || &packs)?;
     let known = contents.catalog.add_packs(&named);
-    // If the disk failed, it may have the rows all the same. Then the next process that opens the
-    // database finds them.
+    // After an error of the disk, the rows may be in the database nevertheless. The next process
+    // that opens it finds them, and needs the packs.
     if known.as_ref().is_err_and(|error| error.kind() != ErrorKind::Io) {
         for (name, _) in &named {
             let _ = std::fs::remove_file(packs.join(name));

@@ -19,8 +19,8 @@ use crate::tree::running::Running;
 use crate::tree::staging::Stage;
 
 /// The files of a snapshot that look like secrets and that git does not track in the project, sorted
-/// by path. calve knows them by their names, and some by what is in them. If git cannot be asked,
-/// none of them is taken for tracked.
+/// by path. Most names say enough; for some, calve looks at the content. If git
+/// cannot be asked, calve takes all of them for untracked.
 ///
 /// # Errors
 /// Those of every operation, see [`Store`]. Nothing is changed.

@@ -182,7 +182,7 @@ enum Cover {
 }
 
 impl PathsInRun<'_> {
-    /// The path by which programs in the namespace are to know what has this path outside.
+    /// The path in the namespace of what has the path `path` outside.
     fn of(&self, path: &Path) -> PathBuf {
         if let Ok(below) = path.strip_prefix(self.root) {
             return self.project.join(below);

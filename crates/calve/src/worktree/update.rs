@@ -335,8 +335,9 @@ impl Worktree {
         Ok((UpdateTrees { base, had, base_found, project, project_found, now, others }, skipped))
     }
 
-    /// What the worktree had from the project last, if that is not its base. A snapshot of the
-    /// worktree has what it changed itself, and so do the snapshots of a worktree that git made.
+    /// What the worktree had from the project last, if that is not its base. A snapshot that was
+    /// taken of the worktree is no such thing: it contains the worktree's own changes. The same
+    /// holds for each snapshot of a worktree that git made.
     fn had_from_project(
         &self,
         from: SnapshotId,

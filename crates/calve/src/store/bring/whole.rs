@@ -36,7 +36,8 @@ impl Moves {
     /// path that was changed by hand, and is not one that stays, is a conflict.
     pub(crate) fn take_whole(&mut self, trees: &Trees<'_>, whole: WholeFolders) {
         let target = trees.target;
-        // A folder that both have keeps what was changed of its metadata, and is in nobody's way.
+        // A folder that both trees have is not replaced. It keeps its changed mode and times, which
+        // are no conflict.
         let is_folder = |of: &Manifest, path: &Path| {
             trees.find(of, path).is_some_and(|at| of.at(at).is_directory())
         };

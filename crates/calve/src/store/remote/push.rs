@@ -390,8 +390,8 @@ impl Remote {
 }
 
 impl Push<'_> {
-    /// Sends what is lacking, and gives the name, as soon as everything that the record names is
-    /// there and stays there.
+    /// Sends what the remote lacks. The snapshot gets its name at the remote when everything that its
+    /// record names is there, and cannot be collected.
     fn run(&self, report: &mut PushReport) -> Result<(), Error> {
         let Self { remote, store, id, options, operation, .. } = *self;
         // Objects that records name and that are gone.

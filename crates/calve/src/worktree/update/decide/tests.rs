@@ -95,7 +95,8 @@ fn files(words: &str) -> Files {
 
 #[test]
 fn each_path_arrives_stays_or_is_left_alone() {
-    // The base, the project, the worktree; what is brought, what arrives whole, what stays.
+    // The files of the base, of the project and of the worktree. Then the paths that are brought,
+    // the folders that are replaced whole, and the paths that stay.
     let rows = [
         // Single files.
         ("a", "a=1", "a", "a", "", ""),
