@@ -79,7 +79,7 @@ impl Settings {
         let output = match git.stdin(Stdio::piped()).output() {
             Ok(output) => output,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
-            Err(error) => return Err(error.to_string()),
+            Err(error) => return Err(calve::why_git_did_not_run(error)),
         };
         match output.status.code() {
             Some(0) => {}

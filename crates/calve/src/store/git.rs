@@ -39,8 +39,8 @@ pub(crate) use self::repository::{
     Branch, Found, HeadMark, Onto, Repository, branch_at, branch_in, can_be_a_branch, detach,
     differ_by_tree, find, other_settings, read, settings_in, works_as_a_copy,
 };
-pub use self::run::GIT_VARIABLES;
 pub(crate) use self::run::{Failure, Git};
+pub use self::run::{GIT_VARIABLES, why_git_did_not_run};
 pub(crate) use self::work::{
     Head, NotTracked, Work, all_tracked, heads_in, ignored_of, not_tracked_but_matched,
     not_tracked_in, whole_work_in, work_beside, work_in,

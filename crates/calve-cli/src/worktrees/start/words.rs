@@ -1,6 +1,5 @@
 //! What the words of a start mean: names of worktrees, branches, pull requests.
 
-use std::io;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -261,7 +260,7 @@ fn git(project: &Path, words: &[&str]) -> Result<String, Failure> {
     };
     let mut command = without_another_repository(Command::new("git"));
     command.arg("-C").arg(project).args(words).stdin(Stdio::inherit());
-    let output = command.output().map_err(|error: io::Error| failed(&error.to_string()))?;
+    let output = command.output().map_err(|error| failed(&calve::why_git_did_not_run(error)))?;
     match output.status.success() {
         true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
         false => Err(failed(&String::from_utf8_lossy(&output.stderr))),

@@ -158,6 +158,16 @@ impl std::fmt::Display for Failure {
     }
 }
 
+/// Why git could not be run, and what the user may do about it: for programs that run git
+/// themselves and want to say the same as this library.
+#[must_use]
+pub fn why_git_did_not_run(error: io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => Failure::NotInstalled.to_string(),
+        _ => Failure::NotRun(error).to_string(),
+    }
+}
+
 /// git's messages as one line of text, without its hints about settings.
 fn in_one_line(words: &str) -> String {
     let mut text = String::with_capacity(words.len());
