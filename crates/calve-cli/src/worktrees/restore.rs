@@ -361,6 +361,8 @@ fn bring_back(
     new_name: &str,
     session: Session<'_>,
 ) -> Result<Exit, Failure> {
+    let kept = store.dropped_worktrees().map_err(|error| store_failure(&error))?;
+    let was_on = kept.into_iter().find(|it| it.name == name).and_then(|it| it.branch);
     let worktree = store.restore_dropped(name, new_name).map_err(|error| {
         let failure = store_failure(&error);
         let hint = match error.kind() {
@@ -380,11 +382,11 @@ fn bring_back(
     let ask =
         |options: &StoreOptions| Ok(store.git_status(std::slice::from_ref(&worktree), options));
     let asked = session.work(Total::Unknown, ask).map_err(|error| store_failure(&error))?;
-    match asked.into_iter().next() {
-        Some(Ok(Some(status))) if status.branch.is_none() => output.summary(
-            "its HEAD is detached: if it was on a branch, that one is used elsewhere or was moved; 'git switch -c BRANCH' makes one",
-        ),
-        Some(Err(error)) => output.warning(store_failure(&error).message()),
+    match (asked.into_iter().next(), was_on) {
+        (Some(Ok(Some(status))), Some(was_on)) if status.branch.as_ref() != Some(&was_on) => {
+            output.summary(on_another_branch(&was_on, status.branch.as_deref()));
+        }
+        (Some(Err(error)), _) => output.warning(store_failure(&error).message()),
         _ => {}
     }
     if output.json {
@@ -393,6 +395,20 @@ fn bring_back(
         output.results(&output.path_lines([worktree.path()]))?;
     }
     Ok(Exit::Done)
+}
+
+/// What is said if a worktree that came back is on another branch than it was, or on none.
+fn on_another_branch(was_on: &str, is_on: Option<&str>) -> String {
+    let was_on = harmless(was_on);
+    match is_on {
+        None => format!(
+            "its HEAD is detached: its branch {was_on} is checked out elsewhere, was moved or is gone; 'git switch -c BRANCH' makes another one"
+        ),
+        Some(is_on) => format!(
+            "it is on the branch {}, which has no commit yet: {was_on} had none either, and is used elsewhere by now or has commits",
+            harmless(is_on)
+        ),
+    }
 }
 
 pub(crate) fn undo(args: &UndoArgs, session: Session<'_>) -> Result<Exit, Failure> {

@@ -402,3 +402,32 @@ fn what_is_staged_in_a_worktree_without_a_folder_is_not_lost_because_git_fails()
     }
     assert_eq!(in_git(&app, "drop --force --discard w").code, Some(0));
 }
+
+/// `undo` said of each detached `HEAD` that its branch is used elsewhere, also where there had been
+/// none.
+#[test]
+fn undo_of_a_drop_says_if_the_worktree_is_on_another_branch_and_only_then() {
+    let name = "undo_of_a_drop_says_if_the_worktree_is_on_another_branch_and_only_then";
+    for (within, meanwhile, said) in [
+        ("true", "true", None),
+        ("git checkout -q --detach", "true", None),
+        ("true", "git branch -qD w", Some("HEAD is detached: its branch w ")),
+        (
+            "git checkout -q --orphan o",
+            "git branch o",
+            Some("on the branch o-2, which has no commit"),
+        ),
+    ] {
+        let Some((_scratch, root)) = repository() else { return not_run(name, "there is no git") };
+        let app = root.join("app");
+        assert_eq!(in_git(&app, "start -q w").code, Some(0));
+        sh(&root.join("app.worktrees/w"), &format!("{within}; echo work >>f")).unwrap();
+        assert_eq!(in_git(&app, "drop --force w").code, Some(0));
+        sh(&app, meanwhile).unwrap();
+        let run = in_git(&app, "undo w");
+        let others = run.stderr.lines().filter(|line| !line.contains("is back")).count();
+        let is_said = said.is_none_or(|said| run.stderr.contains(said));
+        assert!(run.code == Some(0) && is_said, "{within}, {meanwhile}: {run:?}");
+        assert_eq!(others, usize::from(said.is_some()), "{within}, {meanwhile}: {run:?}");
+    }
+}

@@ -55,9 +55,6 @@ pub struct GitWorktree {
     pub branch: Option<String>,
 }
 
-/// The commit of a worktree before its first one.
-const NO_COMMIT: &str = "0000000000000000000000000000000000000000";
-
 impl Store {
     /// The worktrees of the project's repository that git or another tool made, by name. The
     /// folder of one may be gone.
@@ -110,7 +107,7 @@ impl Store {
         let commit = Tree::of(&entry, root).head_commit();
         let commit =
             commit.map_err(|it| Error::new(ErrorKind::Git, Operation::AskGit, root, it))?;
-        let commit = commit.as_deref().unwrap_or(NO_COMMIT);
+        let commit = commit.as_deref().unwrap_or(git::NO_COMMIT);
         let names = [Some(entry.id()), root.file_name()].into_iter().flatten();
         let names: Vec<&str> = names
             .filter_map(|name| name.to_str())

@@ -62,6 +62,7 @@ impl Store {
     ///
     /// A linked worktree of git has its index and its state again. Its `HEAD` is at its branch if
     /// the branch is where it was and no other working tree has it checked out, else at the commit.
+    /// Of a branch without a commit, it is at a new name beside it then: `BRANCH-2`.
     ///
     /// # Errors
     /// [`ErrorKind::WorktreeNotFound`](crate::ErrorKind::WorktreeNotFound) if none is kept;

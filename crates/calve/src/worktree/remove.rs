@@ -745,7 +745,8 @@ impl Worktree {
     fn row_to_keep(&self, loss: Option<&Loss>) -> WorktreeRow {
         let mut row = self.row.clone();
         let head = loss.and_then(|loss| loss.work.as_ref()?.head.clone());
-        if let (Some(linked), Some(Head { branch, commit: Some(commit) })) = (&mut row.git, head) {
+        if let (Some(linked), Some(Head { branch, commit })) = (&mut row.git, head) {
+            let commit = commit.unwrap_or_else(|| git::NO_COMMIT.to_owned());
             *linked = Linked { commit, branch, head: None, ..*linked };
         }
         row

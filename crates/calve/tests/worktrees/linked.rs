@@ -695,6 +695,39 @@ fn a_linked_worktree_that_is_brought_back_is_for_git_as_it_was() {
     }
 }
 
+/// Without a commit no `HEAD` can be detached: it was written as the id of no object, and git said
+/// that there was no repository.
+#[test]
+fn a_worktree_on_a_branch_without_commits_comes_back_on_one() {
+    for (meanwhile, expected) in [
+        ("true", "new"),
+        ("git worktree add -q -d ../else; git -C ../else switch -q --orphan new", "new-2"),
+        ("git branch new; git branch new-2/sub", "new-3"),
+    ] {
+        let desk = project();
+        let worktree = desk.worktree("w");
+        let root = worktree.path().to_owned();
+        script(
+            &root,
+            "git checkout -q --orphan new; git rm -qrf .; echo s >s; git add s; echo t >s",
+        );
+        let told = |root: &Path| {
+            let ask = "git status --porcelain; git diff; git cat-file -p :s";
+            sh(std::process::Command::new("bash").current_dir(root).args(["-ec", ask]))
+        };
+        let before = told(&root);
+        let _kept = worktree.drop(&DropOptions::new().force(true), &options()).unwrap();
+        assert_eq!(desk.store.dropped_worktrees().unwrap()[0].branch.as_deref(), Some("new"));
+        script(&desk.project, meanwhile);
+        let back = desk.store.restore_dropped("w", "w").unwrap();
+        assert_eq!(told(back.path()), before, "{meanwhile}");
+        let head = sh(git(back.path()).args(["symbolic-ref", "--short", "HEAD"]));
+        assert_eq!(head.trim_end(), expected, "{meanwhile}");
+        let born = git(back.path()).args(["rev-parse", "-q", "--verify", "HEAD"]).output().unwrap();
+        assert!(!born.status.success(), "{meanwhile}");
+    }
+}
+
 /// A drop, or its taking back, that dies between its two halves: the tree has moved, and the row
 /// has not.
 #[test]

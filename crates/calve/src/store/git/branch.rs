@@ -6,6 +6,7 @@
 
 use super::held::committed;
 use super::repository::{branch_at, first_entry};
+use super::work::whole;
 use super::{Failure, Repository, branch_ref, line};
 
 /// git's words if a working tree uses the branch that it would fetch into.
@@ -197,6 +198,19 @@ impl Repository {
             Err(Failure::Refused(words)) if words.contains(IN_USE) => Ok(false),
             Err(failure) => Err(failure),
         }
+    }
+
+    /// The branches that working trees have checked out, also those without a commit.
+    ///
+    /// # Errors
+    /// git could not be asked.
+    pub(crate) fn checked_out(&self) -> Result<Vec<String>, Failure> {
+        let output = self.git().args(["worktree", "list", "--porcelain"]).whole().run()?;
+        let text = String::from_utf8_lossy(&whole(output)?).into_owned();
+        Ok(text
+            .lines()
+            .filter_map(|it| Some(it.strip_prefix("branch refs/heads/")?.into()))
+            .collect())
     }
 
     /// Lets git begin to fetch into a branch, and changes nothing. git refuses if a working tree

@@ -677,11 +677,27 @@ pub(super) fn first_entry(token: &str) -> String {
 /// # Errors
 /// git could not do it, or does not have the commit. `HEAD` is as it was.
 pub(crate) fn detach(root: &Path, commit: &str) -> Result<(), Failure> {
+    set_head(root, &["update-ref", "--no-deref", "-m", "calve restore", "HEAD", commit])
+}
+
+/// Lets the `HEAD` of the working tree at `root` point to a branch that does not exist yet. The files
+/// and the index stay as they are.
+///
+/// # Errors
+/// git could not do it. `HEAD` is as it was.
+pub(crate) fn to_unborn(root: &Path, branch: &str) -> Result<(), Failure> {
+    set_head(root, &["symbolic-ref", "HEAD", &branch_ref(branch)])
+}
+
+fn set_head(root: &Path, words: &[&str]) -> Result<(), Failure> {
     let none = || Failure::Refused("it has no .git".to_owned());
-    Tree::at(root)?
-        .ok_or_else(none)?
-        .git()
-        .args(["update-ref", "--no-deref", "-m", "calve restore", "HEAD", commit])
-        .run()
-        .map(drop)
+    Tree::at(root)?.ok_or_else(none)?.git().args(words).run().map(drop)
+}
+
+/// The commit of a worktree before its first one.
+pub(crate) const NO_COMMIT: &str = "0000000000000000000000000000000000000000";
+
+/// Whether `commit` is that of a worktree before its first one.
+pub(crate) fn is_no_commit(commit: &str) -> bool {
+    commit.bytes().all(|digit| digit == b'0')
 }

@@ -82,7 +82,8 @@ impl Registry<'_> {
 
     /// Makes a dropped worktree a worktree again, with this name, at this path. git knows it again;
     /// its `HEAD` is at the branch that it was on if the branch is where it was and no other
-    /// working tree has it checked out, else at the commit.
+    /// working tree has it checked out, else at the commit. If the branch had no commit, and has
+    /// one now or is checked out elsewhere, `HEAD` is at a new name beside it.
     ///
     /// # Errors
     /// [`ErrorKind::WorktreeExists`], [`ErrorKind::DestinationExists`];
@@ -113,11 +114,12 @@ impl Registry<'_> {
                 }
                 None => None,
             };
-            let detached = match &head {
+            let led = match &head {
                 NewHead::Commit(commit) if registration.is_some() => git::detach(&place, commit),
+                NewHead::Unborn(name) if registration.is_some() => git::to_unborn(&place, name),
                 _ => Ok(()),
             };
-            let moved = match detached {
+            let moved = match led {
                 // What stays there is collected.
                 Ok(()) => move_tree(&place, path).map(drop),
                 Err(failure) => Err(failure.into()),
@@ -176,17 +178,21 @@ impl Registry<'_> {
             Err(_) => git::branch_at(&kept),
         };
         let Some(branch) = branch else { return Ok(NewHead::AsItIs) };
-        let is_free = || -> Result<bool, Failure> {
+        let ask = || -> Result<NewHead, Failure> {
+            if git::is_no_commit(&linked.commit) {
+                let free = free_for_unborn(repository, &branch)?;
+                return Ok(if free == branch { NewHead::AsItIs } else { NewHead::Unborn(free) });
+            }
             let found = repository.branches(&[&branch])?;
             let is_it = |it: &git::Branch| it.name == branch && it.commit == linked.commit;
-            Ok(found.iter().any(is_it) && repository.is_unused(&branch)?)
+            Ok(match found.iter().any(is_it) && repository.is_unused(&branch)? {
+                true => NewHead::AsItIs,
+                false => NewHead::Commit(linked.commit.clone()),
+            })
         };
         let failed =
             |failure| Error::new(ErrorKind::Git, Operation::AskGit, &repository.root, failure);
-        match is_free().map_err(failed)? {
-            true => Ok(NewHead::AsItIs),
-            false => Ok(NewHead::Commit(linked.commit.clone())),
-        }
+        ask().map_err(failed)
     }
 
     /// Puts the registration of a dropped worktree back, for the path of `row`. The tree is at
@@ -397,6 +403,22 @@ impl Registry<'_> {
 enum NewHead {
     AsItIs,
     Commit(String),
+    /// A branch without a commit, as it was on one. Without a commit, no `HEAD` can be detached.
+    Unborn(String),
+}
+
+/// The first of `branch`, `branch-2`, `branch-3` … that neither exists nor is checked out in a
+/// working tree.
+fn free_for_unborn(repository: &Repository, branch: &str) -> Result<String, Failure> {
+    let numbered = (2..=NAMES_MOST).map(|number| format!("{branch}-{number}"));
+    let names: Vec<String> = std::iter::once(branch.to_owned()).chain(numbered).collect();
+    let taken = repository.checked_out()?;
+    for name in names.into_iter().filter(|name| !taken.contains(name)) {
+        if repository.branches(&[&name])?.is_empty() {
+            return Ok(name);
+        }
+    }
+    Err(Failure::Refused(format!("{branch}, {branch}-2 and all that follow are taken")))
 }
 
 /// Moves a registration back to where the tree at `place` expects it, or to a free name.
