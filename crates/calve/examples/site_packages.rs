@@ -7,35 +7,30 @@
 //! CACHE holds one unpacked wheel in each folder, as `unzip -d CACHE/NAME NAME.whl` leaves it.
 //! `docs/linker.md` says which mode to use, and why.
 
-use std::error::Error;
-use std::fs;
 use std::io::Write as _;
-use std::iter;
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
-use std::thread;
+use std::{fs, io, num::NonZeroUsize};
 
-use calve::{Cancel, CloneMode, CloneOptions, DestinationReport, ErrorKind, Existing, clone_tree};
+use calve::CloneMode::{self, Clone, Copy, Hardlink, Symlink};
+use calve::{CloneOptions, DestinationReport, Existing, clone_tree};
+use rayon::prelude::*;
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let usage = "usage: site_packages CACHE SITE_PACKAGES [clone|copy|hardlink|symlink]";
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+fn main() -> Result<(), Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let (cache, site, mode) = match arguments.as_slice() {
-        [cache, site] => (cache, site, CloneMode::Clone),
-        [cache, site, mode] => match mode.as_str() {
-            "clone" => (cache, site, CloneMode::Clone),
-            "copy" => (cache, site, CloneMode::Copy),
-            "hardlink" => (cache, site, CloneMode::Hardlink),
-            "symlink" => (cache, site, CloneMode::Symlink),
-            _ => return Err(usage.into()),
-        },
-        _ => return Err(usage.into()),
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let (cache, site, mode) = match arguments[..] {
+        [cache, site] | [cache, site, "clone"] => (cache, site, Clone),
+        [cache, site, "copy"] => (cache, site, Copy),
+        [cache, site, "hardlink"] => (cache, site, Hardlink),
+        [cache, site, "symlink"] => (cache, site, Symlink),
+        _ => return Err("usage: site_packages CACHE SITE_PACKAGES [MODE]".into()),
     };
-    let mut out = std::io::stdout().lock();
-    for (wheel, report) in install(Path::new(cache), Path::new(site), mode)? {
-        let name = wheel.file_name().unwrap_or_default();
-        writeln!(out, "{:<32} {}", name.display(), told(&report))?;
+    for (wheel, made) in install(Path::new(cache), Path::new(site), mode)? {
+        let (shared, links, copies) = (made.reflinked_files, made.linked_files, made.copied_files);
+        let text = format!("{shared} reflinked, {links} linked, {copies} copied");
+        writeln!(io::stdout(), "{:<32} {text}", wheel.file_name().unwrap_or_default().display())?;
     }
     Ok(())
 }
@@ -43,143 +38,76 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// Merges every wheel of `cache` into `site`, and writes what an installer writes there.
 ///
 /// # Errors
-/// The first error, which stops the other threads. Files that were merged until then stay, each of
+/// The first error. No further wheel begins then. Files that were merged until then stay, each of
 /// them whole. It does no harm to merge them again.
 pub fn install(
     cache: &Path,
     site: &Path,
     mode: CloneMode,
-) -> Result<Vec<(PathBuf, DestinationReport)>, Box<dyn Error>> {
-    let mut wheels = Vec::new();
-    for entry in fs::read_dir(cache)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            wheels.push(entry.path());
-        }
-    }
-    wheels.sort();
+) -> Result<Vec<(PathBuf, DestinationReport)>, Failure> {
     // A merge makes the last folder of its destination, and no more.
-    if let Some(parent) = site.parent() {
-        fs::create_dir_all(parent)?;
-    }
-
-    let cancel = Cancel::new();
+    fs::create_dir_all(site.parent().unwrap_or(site))?;
     let options = CloneOptions::new()
         .existing(Existing::Merge)
         .mode(mode)
-        // The installer writes to these in place. Byte code is not among them: Python replaces it
-        // by a rename.
-        .mutable_if(|path| path.ends_with("RECORD") && is_named(path.parent(), ".dist-info"))
-        // Scripts, headers and data go elsewhere; see `sources` for the rest of it.
-        .exclude_if(|path| path.iter().count() == 1 && is_named(Some(path), ".data"))
-        // Many merges at once, each of one thread, rather than one after the other of many: most
-        // wheels are small.
-        .jobs(NonZeroUsize::MIN)
-        .cancel(&cancel);
+        // `note` writes to these in place. Byte code is not among them: Python renames over it.
+        .mutable_if(|path| path.ends_with("RECORD") && path.iter().count() == 2)
+        // Scripts, headers and data go elsewhere.
+        .exclude_if(|path| path.iter().count() == 1 && is_named(path, ".data"))
+        // Many merges of one thread each, rather than few of many: most wheels are small.
+        .jobs(NonZeroUsize::MIN);
     // One memory for all of them, so that a filesystem which cannot clone is asked once.
     #[cfg(unix)]
     let options = options.linker(&calve::Linker::new());
-    let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get).min(8);
-    let queue = Mutex::new(wheels.into_iter());
-    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
-    let work = || -> Result<Vec<(PathBuf, DestinationReport)>, calve::Error> {
-        let mut done = Vec::new();
-        while let Some(wheel) = next() {
-            for source in sources(&wheel) {
-                let report =
-                    clone_tree(source, &[site], &options).inspect_err(|_| cancel.cancel())?;
-                done.extend(report.destinations.into_iter().map(|report| (wheel.clone(), report)));
-            }
-        }
-        Ok(done)
-    };
-    let results: Vec<_> = thread::scope(|scope| {
-        // The system may refuse threads. The caller's own thread works in any case.
-        let workers: Vec<_> = (1..threads)
-            .map_while(|_| thread::Builder::new().spawn_scoped(scope, work).ok())
-            .collect();
-        let own = work();
-        let joined = workers.into_iter().map(|worker| worker.join().expect("no worker panics"));
-        iter::once(own).chain(joined).collect()
-    });
-
-    let (mut done, mut failed) = (Vec::new(), Vec::new());
-    for result in results {
-        match result {
-            Ok(reports) => done.extend(reports),
-            Err(error) => failed.push(error),
-        }
-    }
-    // The one that stopped the others says why.
-    failed.sort_by_key(|error| error.kind() == ErrorKind::Cancelled);
-    if let Some(error) = failed.into_iter().next() {
-        return Err(error.into());
-    }
-    done.sort_by(|a, b| a.0.cmp(&b.0));
-    for (wheel, report) in &done {
-        // Another process pruned the cache, or the cache has an entry that no wheel has. This wheel
-        // is not whole.
-        if let Some(skipped) = report.skipped.first() {
+    let merge = |(wheel, source): (PathBuf, PathBuf)| {
+        let made = clone_tree(source, &[site], &options)?.destinations.remove(0);
+        // Another process pruned the cache, or the cache has an entry that no wheel has.
+        if let Some(skipped) = made.skipped.first() {
             let path = wheel.join(&skipped.path);
             return Err(format!("{}: {}", path.display(), skipped.reason).into());
         }
-    }
-    for entry in fs::read_dir(site)? {
-        let folder = entry?.path();
-        if folder.extension().is_some_and(|extension| extension == "dist-info") {
-            note(&folder)?;
-        }
+        Ok((wheel, made))
+    };
+    let done = sources(cache)?.into_par_iter().map(merge).collect::<Result<Vec<_>, Failure>>()?;
+    for folder in folders(site)?.iter().filter(|folder| is_named(folder, ".dist-info")) {
+        note(folder)?;
     }
     Ok(done)
 }
 
-/// Whether a path is one of the folders whose names the wheel format has: `NAME-VERSION.data`.
-fn is_named(path: Option<&Path>, ending: &str) -> bool {
-    let stem = path.and_then(|path| path.to_str()?.strip_suffix(ending));
-    stem.is_some_and(|stem| stem.contains('-'))
+fn folders(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let paths: io::Result<Vec<_>> = fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect();
+    Ok(paths?.into_iter().filter(|path| path.is_dir()).collect())
 }
 
-/// The trees of a wheel that go into `site-packages`: the wheel itself, and the parts that it keeps
-/// apart for either kind of platform.
-fn sources(wheel: &Path) -> Vec<PathBuf> {
-    let mut sources = vec![wheel.to_owned()];
-    for entry in fs::read_dir(wheel).into_iter().flatten().flatten() {
-        if entry.path().extension().is_some_and(|extension| extension == "data") {
-            let parts = ["purelib", "platlib"].map(|part| entry.path().join(part));
-            sources.extend(parts.into_iter().filter(|part| part.is_dir()));
-        }
+/// Whether a path is one of the folders whose names the wheel format has: `NAME-VERSION.data`.
+fn is_named(path: &Path, ending: &str) -> bool {
+    let name = path.file_name().unwrap_or_default().to_str();
+    name.and_then(|name| name.strip_suffix(ending)).is_some_and(|stem| stem.contains('-'))
+}
+
+/// Each wheel, and the trees of it that go into `site-packages`: the wheel itself, and the parts
+/// that it keeps apart for either kind of platform.
+fn sources(cache: &Path) -> io::Result<Vec<(PathBuf, PathBuf)>> {
+    let mut sources = Vec::new();
+    for wheel in folders(cache)? {
+        let data = folders(&wheel)?.into_iter().filter(|path| is_named(path, ".data"));
+        let parts = data.flat_map(|data| ["purelib", "platlib"].map(|part| data.join(part)));
+        let trees = [wheel.clone()].into_iter().chain(parts.filter(|part| part.is_dir()));
+        sources.extend(trees.map(|tree| (wheel.clone(), tree)));
     }
-    sources
+    Ok(sources)
 }
 
 /// Says who installed it, and adds that to the list of its files. With hard links this would reach
 /// the cache, were it not `mutable`.
-fn note(dist_info: &Path) -> std::io::Result<()> {
-    let name = dist_info.file_name().unwrap_or_default().to_string_lossy();
-    let (record, mut line) = (dist_info.join("RECORD"), format!("{name}/INSTALLER,,\n"));
-    // What is no wheel's has none; what was there before has the line already.
-    match fs::read_to_string(&record) {
-        Ok(text) if !text.contains(&line) => {
-            if !text.ends_with('\n') {
-                line.insert(0, '\n');
-            }
-        }
-        _ => return Ok(()),
+fn note(dist_info: &Path) -> io::Result<()> {
+    let name = dist_info.file_name().unwrap_or_default().display();
+    let (record, line) = (dist_info.join("RECORD"), format!("{name}/INSTALLER,,\n"));
+    // What is no wheel's has no record; what was there before has the line already.
+    if fs::read_to_string(&record).is_ok_and(|text| !text.contains(&line)) {
+        fs::write(dist_info.join("INSTALLER"), "calve\n")?;
+        fs::OpenOptions::new().append(true).open(record)?.write_all(line.as_bytes())?;
     }
-    fs::write(dist_info.join("INSTALLER"), "calve\n")?;
-    fs::OpenOptions::new().append(true).open(record)?.write_all(line.as_bytes())
-}
-
-/// How the files of one wheel arrived, and the files that did not arrive as requested.
-fn told(report: &DestinationReport) -> String {
-    let mut text = format!(
-        "{} files: {} reflinked, {} linked, {} copied",
-        report.files, report.reflinked_files, report.linked_files, report.copied_files
-    );
-    for (reason, count) in report.copied_because.rows() {
-        if count > 0 {
-            text += &format!(", {count} because of {reason}");
-        }
-    }
-    text
+    Ok(())
 }
