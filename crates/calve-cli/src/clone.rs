@@ -15,7 +15,7 @@ use crate::common::Common;
 use crate::exit::Exit;
 use crate::failure::{Failure, clone_failure};
 use crate::filesystems::{self, Copies, CostDocument, Taker};
-use crate::output::{Output, encoded};
+use crate::output::{Output, PathFields, document, encoded};
 use crate::progress::{self, Total, Watched};
 use crate::summary::{Summary, was_left};
 use crate::system::Signals;
@@ -285,47 +285,46 @@ struct ClonedDocument {
     mentions: Option<Vec<crate::paths::MentionDocument>>,
 }
 
-/// A count is absent (`null`) if calve did not walk the tree, and so counted nothing.
-#[derive(Serialize)]
-pub(crate) struct DestinationDocument {
-    path: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    path_encoding: Option<&'static str>,
-    inside_source: bool,
-    method: &'static str,
-    files: Option<u64>,
-    directories: Option<u64>,
-    symlinks: Option<u64>,
-    reflinked_files: Option<u64>,
-    reflinked_bytes: Option<u64>,
-    copied_files: Option<u64>,
-    copied_bytes: Option<u64>,
-    linked_files: Option<u64>,
-    symlinked_files: Option<u64>,
-    linked_because: Option<BTreeMap<&'static str, u64>>,
-    copied_because: Option<BTreeMap<&'static str, u64>>,
-    unlinked_because: Option<BTreeMap<&'static str, u64>>,
-    replaced_entries: Option<u64>,
-    replaced: Vec<PathDocument>,
-    kept_entries: Option<u64>,
-    kept: Vec<PathDocument>,
-    ready_index_entries: Option<u64>,
-    skipped: Vec<SkippedDocument>,
+document! {
+    /// A count is absent (`null`) if calve did not walk the tree, and so counted nothing.
+    pub(crate) struct DestinationDocument(tree: &DestinationReport) {
+        #[serde(flatten)]
+        path: PathFields = PathFields::new(&tree.path),
+        inside_source: bool = tree.inside_source,
+        method: &'static str = tree.method.as_str(),
+        files: Option<u64> = counted_in(tree, tree.files),
+        directories: Option<u64> = counted_in(tree, tree.directories),
+        symlinks: Option<u64> = counted_in(tree, tree.symlinks),
+        reflinked_files: Option<u64> = counted_in(tree, tree.reflinked_files),
+        reflinked_bytes: Option<u64> = counted_in(tree, tree.reflinked_bytes),
+        copied_files: Option<u64> = counted_in(tree, tree.copied_files),
+        copied_bytes: Option<u64> = counted_in(tree, tree.copied_bytes),
+        linked_files: Option<u64> = counted_in(tree, tree.linked_files),
+        symlinked_files: Option<u64> = counted_in(tree, tree.symlinked_files),
+        linked_because: Option<Reasons> = counted_in(tree, tree.linked_because.rows().into()),
+        copied_because: Option<Reasons> = counted_in(tree, tree.copied_because.rows().into()),
+        unlinked_because: Option<Reasons> = counted_in(tree, tree.unlinked_because.rows().into()),
+        replaced_entries: Option<u64> = counted_in(tree, tree.replaced_entries),
+        replaced: Vec<PathFields> = PathFields::all(&tree.replaced),
+        kept_entries: Option<u64> = counted_in(tree, tree.kept_entries),
+        kept: Vec<PathFields> = PathFields::all(&tree.kept),
+        ready_index_entries: Option<u64> = counted_in(tree, tree.ready_index_entries),
+        skipped: Vec<SkippedDocument> = tree.skipped.iter().map(SkippedDocument::new).collect(),
+    }
 }
 
-/// An entry that a merge replaced or kept.
-#[derive(Serialize)]
-struct PathDocument {
-    path: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    path_encoding: Option<&'static str>,
+/// How many files calve treated so, for each reason.
+type Reasons = BTreeMap<&'static str, u64>;
+
+/// What calve counted in a tree that it walked.
+fn counted_in<T>(tree: &DestinationReport, counted: T) -> Option<T> {
+    (tree.method != Method::Snapshot).then_some(counted)
 }
 
 #[derive(Serialize)]
 pub(crate) struct SkippedDocument {
-    path: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    path_encoding: Option<&'static str>,
+    #[serde(flatten)]
+    path: PathFields,
     reason: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<String>,
@@ -353,49 +352,8 @@ impl Document {
     }
 }
 
-impl DestinationDocument {
-    pub(crate) fn new(destination: &DestinationReport) -> Self {
-        let (path, path_encoding) = encoded(&destination.path);
-        let walked = destination.method != Method::Snapshot;
-        let counted = |number: u64| walked.then_some(number);
-        Self {
-            path,
-            path_encoding,
-            inside_source: destination.inside_source,
-            method: destination.method.as_str(),
-            files: counted(destination.files),
-            directories: counted(destination.directories),
-            symlinks: counted(destination.symlinks),
-            reflinked_files: counted(destination.reflinked_files),
-            reflinked_bytes: counted(destination.reflinked_bytes),
-            copied_files: counted(destination.copied_files),
-            copied_bytes: counted(destination.copied_bytes),
-            linked_files: counted(destination.linked_files),
-            symlinked_files: counted(destination.symlinked_files),
-            linked_because: walked.then(|| destination.linked_because.rows().into_iter().collect()),
-            copied_because: walked.then(|| destination.copied_because.rows().into_iter().collect()),
-            unlinked_because: walked
-                .then(|| destination.unlinked_because.rows().into_iter().collect()),
-            replaced_entries: counted(destination.replaced_entries),
-            replaced: destination.replaced.iter().map(|path| PathDocument::new(path)).collect(),
-            kept_entries: counted(destination.kept_entries),
-            kept: destination.kept.iter().map(|path| PathDocument::new(path)).collect(),
-            ready_index_entries: counted(destination.ready_index_entries),
-            skipped: destination.skipped.iter().map(SkippedDocument::new).collect(),
-        }
-    }
-}
-
-impl PathDocument {
-    fn new(path: &Path) -> Self {
-        let (path, path_encoding) = encoded(path);
-        Self { path, path_encoding }
-    }
-}
-
 impl SkippedDocument {
     pub(crate) fn new(skipped: &Skipped) -> Self {
-        let (path, path_encoding) = encoded(&skipped.path);
         let (reason, detail) = match &skipped.reason {
             SkipReason::Socket => ("socket", None),
             SkipReason::Living(pid) => ("living", Some(pid.to_string())),
@@ -409,6 +367,6 @@ impl SkippedDocument {
             SkipReason::HardlinkBroken => ("hardlink_broken", None),
             other => ("other", Some(other.to_string())),
         };
-        Self { path, path_encoding, reason, detail }
+        Self { path: PathFields::new(&skipped.path), reason, detail }
     }
 }

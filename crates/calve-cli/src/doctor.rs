@@ -14,7 +14,7 @@ use crate::failure::Failure;
 use crate::filesystems::fix;
 #[cfg(unix)]
 use crate::here::Here;
-use crate::output::{BAD, GOOD, Output, encoded};
+use crate::output::{BAD, GOOD, Output, document, encoded};
 use crate::system::Signals;
 use crate::text::{cause, errno_name, shown, wrapped};
 
@@ -286,17 +286,12 @@ struct Document {
     next: Option<String>,
 }
 
-#[derive(Serialize)]
-struct FilesystemDocument {
-    name: &'static str,
-    tested: bool,
-    believed: BTreeMap<&'static str, bool>,
-}
-
-impl FilesystemDocument {
-    fn new(filesystem: &Filesystem) -> Self {
-        let believed = answers(filesystem).into_iter().map(|(key, _, is)| (key, is)).collect();
-        Self { name: filesystem.name, tested: filesystem.is_tested, believed }
+document! {
+    struct FilesystemDocument(filesystem: &Filesystem) {
+        name: &'static str = filesystem.name,
+        tested: bool = filesystem.is_tested,
+        believed: BTreeMap<&'static str, bool> =
+            answers(filesystem).into_iter().map(|(key, _, is)| (key, is)).collect(),
     }
 }
 

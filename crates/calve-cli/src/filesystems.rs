@@ -5,8 +5,7 @@ use std::path::Path;
 
 use calve::{CopyCost, ReflinkOutcome, must_copy, never_shares_blocks};
 
-use serde::Serialize;
-
+use crate::output::document;
 use crate::text::{bytes, counted, duration};
 
 #[cfg(any(target_os = "macos", target_os = "ios"))]
@@ -111,17 +110,12 @@ pub(crate) fn price_of_unknown(folder: &Path) -> Option<String> {
     ))
 }
 
-/// What copies will cost, in JSON; docs/json.md says what the fields mean.
-#[derive(Serialize)]
-pub(crate) struct CostDocument {
-    files: u64,
-    bytes: u64,
-    at_least: bool,
-}
-
-impl CostDocument {
-    pub(crate) fn new(cost: CopyCost) -> Self {
-        Self { files: cost.files, bytes: cost.bytes, at_least: cost.is_least }
+document! {
+    /// What copies will cost, in JSON; docs/json.md says what the fields mean.
+    pub(crate) struct CostDocument(cost: CopyCost) {
+        files: u64 = cost.files,
+        bytes: u64 = cost.bytes,
+        at_least: bool = cost.is_least,
     }
 }
 

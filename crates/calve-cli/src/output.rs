@@ -234,20 +234,43 @@ pub(crate) fn encoded(path: &Path) -> (String, Option<&'static str>) {
     }
 }
 
-/// A field `path`, which other documents flatten into themselves.
-#[cfg(unix)]
-#[derive(Debug, Serialize)]
-pub(crate) struct PathFields {
-    path: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    path_encoding: Option<&'static str>,
+/// Defines a JSON document, and its `new`, which makes it from the arguments: each field stands
+/// with its type and its value, so no list of fields can lack what another one has.
+macro_rules! document {
+    (
+        $(#[$meta:meta])*
+        $vis:vis struct $name:ident $(<$life:lifetime>)? ($($from:ident: $type:ty),+ $(,)?) {
+            $($(#[$about:meta])* $field:ident: $is:ty = $value:expr,)+
+        }
+    ) => {
+        $(#[$meta])*
+        #[derive(serde::Serialize)]
+        $vis struct $name $(<$life>)? {
+            $($(#[$about])* $field: $is,)+
+        }
+
+        impl $(<$life>)? $name $(<$life>)? {
+            $vis fn new($($from: $type),+) -> Self {
+                Self { $($field: $value),+ }
+            }
+        }
+    };
+}
+pub(crate) use document;
+
+document! {
+    /// A field `path`, which other documents flatten into themselves.
+    #[derive(Debug)]
+    pub(crate) struct PathFields(path: &Path) {
+        path: String = encoded(path).0,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        path_encoding: Option<&'static str> = encoded(path).1,
+    }
 }
 
-#[cfg(unix)]
 impl PathFields {
-    pub(crate) fn new(path: &Path) -> Self {
-        let (path, path_encoding) = encoded(path);
-        Self { path, path_encoding }
+    pub(crate) fn all<P: AsRef<Path>>(paths: &[P]) -> Vec<Self> {
+        paths.iter().map(|path| Self::new(path.as_ref())).collect()
     }
 }
 

@@ -6,40 +6,31 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
 use calve::{PathKept, PathKind, PathMeaning, PathMention, SkipReason, Skipped};
-use serde::Serialize;
 
-use crate::output::{Output, PathFields};
+use crate::output::{Output, PathFields, document};
 use crate::text::{counted, shell_word, shown};
 
 mod false_green;
 #[cfg(unix)]
 pub(crate) mod pnpm;
 
-/// A file that names its tree, in JSON; docs/json.md says what the fields mean.
-#[derive(Serialize)]
-pub(crate) struct MentionDocument {
-    #[serde(flatten)]
-    path: PathFields,
-    kind: &'static str,
-    rewritten: bool,
-    kept_because: Option<&'static str>,
-    meaning: &'static str,
-    tool: Option<&'static str>,
-    process: Option<u32>,
+document! {
+    /// A file that names its tree, in JSON; docs/json.md says what the fields mean.
+    pub(crate) struct MentionDocument(mention: &PathMention) {
+        #[serde(flatten)]
+        path: PathFields = PathFields::new(&mention.path),
+        kind: &'static str = mention.kind.as_str(),
+        rewritten: bool = mention.kept.is_none(),
+        kept_because: Option<&'static str> = mention.kept.map(PathKept::as_str),
+        meaning: &'static str = mention.meaning().as_str(),
+        tool: Option<&'static str> = Some(mention.tool()).filter(|tool| !tool.is_empty()),
+        process: Option<u32> = mention.process,
+    }
 }
 
 impl MentionDocument {
     pub(crate) fn all(mentions: &[PathMention]) -> Vec<Self> {
-        let new = |mention: &PathMention| Self {
-            path: PathFields::new(&mention.path),
-            kind: mention.kind.as_str(),
-            rewritten: mention.kept.is_none(),
-            kept_because: mention.kept.map(PathKept::as_str),
-            meaning: mention.meaning().as_str(),
-            tool: Some(mention.tool()).filter(|tool| !tool.is_empty()),
-            process: mention.process,
-        };
-        mentions.iter().map(new).collect()
+        mentions.iter().map(Self::new).collect()
     }
 }
 

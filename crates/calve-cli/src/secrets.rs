@@ -5,10 +5,9 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use calve::{Cancel, KnownRemote, Secret};
-use serde::Serialize;
 
 use crate::failure::{Failure, Kind};
-use crate::output::{Output, PathFields};
+use crate::output::{Output, PathFields, document};
 use crate::paths::pattern;
 use crate::prompt;
 use crate::session::Session;
@@ -111,21 +110,18 @@ fn named_paths(paths: &[&Path]) -> String {
     }
 }
 
-/// A file that looks like a secret, in JSON; docs/json.md says what the fields mean.
-#[derive(Serialize)]
-pub(crate) struct SecretDocument {
-    #[serde(flatten)]
-    path: PathFields,
-    kind: &'static str,
+document! {
+    /// A file that looks like a secret, in JSON; docs/json.md says what the fields mean.
+    pub(crate) struct SecretDocument(secret: &Secret) {
+        #[serde(flatten)]
+        path: PathFields = PathFields::new(&secret.path),
+        kind: &'static str = secret.kind.as_str(),
+    }
 }
 
 impl SecretDocument {
     pub(crate) fn all(secrets: &[Secret]) -> Vec<Self> {
-        let new = |secret: &Secret| Self {
-            path: PathFields::new(&secret.path),
-            kind: secret.kind.as_str(),
-        };
-        secrets.iter().map(new).collect()
+        secrets.iter().map(Self::new).collect()
     }
 }
 

@@ -14,7 +14,7 @@ use crate::exit::Exit;
 use crate::failure::stored::{own, store_failure, store_flag, worktree_failure};
 use crate::failure::{Failure, Kind};
 use crate::filesystems::{self, Copies, CostDocument, Taker};
-use crate::output::{Output, encoded};
+use crate::output::{Output, document, encoded};
 use crate::paths::tell_living;
 use crate::places;
 use crate::progress::Total;
@@ -434,37 +434,20 @@ struct InitDocument {
     expected_copies: Option<CostDocument>,
 }
 
-/// The JSON document of `snapshot`.
-#[derive(Serialize)]
-pub(crate) struct SnapshotDocument {
-    snapshot: String,
-    new: bool,
-    files: u64,
-    bytes: u64,
-    read_files: u64,
-    read_bytes: u64,
-    reflinked_files: u64,
-    copied_files: u64,
-    copied_bytes: u64,
-    skipped: Vec<SkippedDocument>,
-    elapsed_seconds: f64,
-}
-
-impl SnapshotDocument {
-    pub(crate) fn new(report: &SnapshotReport) -> Self {
-        Self {
-            snapshot: report.id.to_string(),
-            new: report.new,
-            files: report.files,
-            bytes: report.bytes,
-            read_files: report.read_files,
-            read_bytes: report.read_bytes,
-            reflinked_files: report.cloned_files,
-            copied_files: report.copied_files,
-            copied_bytes: report.copied_bytes,
-            skipped: report.skipped.iter().map(SkippedDocument::new).collect(),
-            elapsed_seconds: report.elapsed.as_secs_f64(),
-        }
+document! {
+    /// The JSON document of `snapshot`.
+    pub(crate) struct SnapshotDocument(report: &SnapshotReport) {
+        snapshot: String = report.id.to_string(),
+        new: bool = report.new,
+        files: u64 = report.files,
+        bytes: u64 = report.bytes,
+        read_files: u64 = report.read_files,
+        read_bytes: u64 = report.read_bytes,
+        reflinked_files: u64 = report.cloned_files,
+        copied_files: u64 = report.copied_files,
+        copied_bytes: u64 = report.copied_bytes,
+        skipped: Vec<SkippedDocument> = report.skipped.iter().map(SkippedDocument::new).collect(),
+        elapsed_seconds: f64 = report.elapsed.as_secs_f64(),
     }
 }
 
@@ -474,35 +457,19 @@ struct LogDocument {
     damage: Vec<DamageDocument>,
 }
 
-/// One snapshot, and the JSON document of `show`.
-#[derive(Serialize)]
-struct SnapshotFields {
-    snapshot: String,
-    parent: Option<String>,
-    names: Vec<String>,
-    created: String,
-    message: String,
-    worktree: Option<String>,
-    branch: Option<String>,
-    entries: u64,
-    files: u64,
-    bytes: u64,
-}
-
-impl SnapshotFields {
-    fn new(snapshot: &Snapshot) -> Self {
-        Self {
-            snapshot: snapshot.id.to_string(),
-            parent: snapshot.parent.map(|id| id.to_string()),
-            names: snapshot.names.clone(),
-            created: text::utc(snapshot.created),
-            message: snapshot.message.clone(),
-            worktree: snapshot.worktree.clone(),
-            branch: snapshot.branch.clone(),
-            entries: snapshot.entries,
-            files: snapshot.files,
-            bytes: snapshot.bytes,
-        }
+document! {
+    /// One snapshot, and the JSON document of `show`.
+    struct SnapshotFields(snapshot: &Snapshot) {
+        snapshot: String = snapshot.id.to_string(),
+        parent: Option<String> = snapshot.parent.map(|id| id.to_string()),
+        names: Vec<String> = snapshot.names.clone(),
+        created: String = text::utc(snapshot.created),
+        message: String = snapshot.message.clone(),
+        worktree: Option<String> = snapshot.worktree.clone(),
+        branch: Option<String> = snapshot.branch.clone(),
+        entries: u64 = snapshot.entries,
+        files: u64 = snapshot.files,
+        bytes: u64 = snapshot.bytes,
     }
 }
 

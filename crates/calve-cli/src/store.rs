@@ -12,7 +12,7 @@ use crate::args::{GcArgs, StoreVerb};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::failure::stored::store_failure;
-use crate::output::{Output, PathFields};
+use crate::output::{Output, PathFields, document};
 use crate::progress::Total;
 use crate::session::Session;
 use crate::table::{Cell, Column, Table};
@@ -331,19 +331,20 @@ fn stats(store: &Store, session: Session<'_>) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-/// The JSON document of `store verify`; docs/json.md says what each field of these means.
-#[derive(Serialize)]
-struct VerifyDocument {
-    snapshots: u64,
-    directories: u64,
-    mirrors: u64,
-    mirror_bytes: u64,
-    packed_blobs: u64,
-    packed_bytes: u64,
-    unsealed_mirrors: u64,
-    damage: Vec<DamageDocument>,
-    busy: bool,
-    elapsed_seconds: f64,
+document! {
+    /// The JSON document of `store verify`; docs/json.md says what each field of these means.
+    struct VerifyDocument(report: &VerifyReport) {
+        snapshots: u64 = report.snapshots,
+        directories: u64 = report.directories,
+        mirrors: u64 = report.mirrors,
+        mirror_bytes: u64 = report.mirror_bytes,
+        packed_blobs: u64 = report.packed_blobs,
+        packed_bytes: u64 = report.packed_bytes,
+        unsealed_mirrors: u64 = report.unsealed_mirrors,
+        damage: Vec<DamageDocument> = report.damage.iter().map(DamageDocument::new).collect(),
+        busy: bool = report.busy,
+        elapsed_seconds: f64 = report.elapsed.as_secs_f64(),
+    }
 }
 
 /// A damage, as `verify` and `log` report it.
@@ -366,23 +367,6 @@ struct PlaceDocument {
     path: PathFields,
 }
 
-impl VerifyDocument {
-    fn new(report: &VerifyReport) -> Self {
-        Self {
-            snapshots: report.snapshots,
-            directories: report.directories,
-            mirrors: report.mirrors,
-            mirror_bytes: report.mirror_bytes,
-            packed_blobs: report.packed_blobs,
-            packed_bytes: report.packed_bytes,
-            unsealed_mirrors: report.unsealed_mirrors,
-            damage: report.damage.iter().map(DamageDocument::new).collect(),
-            busy: report.busy,
-            elapsed_seconds: report.elapsed.as_secs_f64(),
-        }
-    }
-}
-
 impl DamageDocument {
     pub(crate) fn new(damage: &Damage) -> Self {
         let place = |(snapshot, path): &(calve::SnapshotId, std::path::PathBuf)| PlaceDocument {
@@ -401,69 +385,35 @@ impl DamageDocument {
     }
 }
 
-#[derive(Serialize)]
-struct GcDocument {
-    busy: bool,
-    snapshots: Vec<String>,
-    mirrors: u64,
-    mirror_bytes: u64,
-    packed_blobs: u64,
-    packed_bytes: u64,
-    packs: u64,
-    rewritten_packs: u64,
-    templates: u64,
-    directories: u64,
-    dropped: u64,
-    leftovers: u64,
-    problems: Vec<String>,
-    elapsed_seconds: f64,
-}
-
-impl GcDocument {
-    fn new(report: &GcReport, left: Option<&Failure>) -> Self {
-        Self {
-            busy: report.busy,
-            snapshots: report.snapshots.iter().map(ToString::to_string).collect(),
-            mirrors: report.mirrors,
-            mirror_bytes: report.mirror_bytes,
-            packed_blobs: report.packed_blobs,
-            packed_bytes: report.packed_bytes,
-            packs: report.packs,
-            rewritten_packs: report.rewritten_packs,
-            templates: report.templates,
-            directories: report.directories,
-            dropped: report.dropped,
-            leftovers: report.leftovers,
-            problems: left.map(Failure::message).into_iter().collect(),
-            elapsed_seconds: report.elapsed.as_secs_f64(),
-        }
+document! {
+    struct GcDocument(report: &GcReport, left: Option<&Failure>) {
+        busy: bool = report.busy,
+        snapshots: Vec<String> = report.snapshots.iter().map(ToString::to_string).collect(),
+        mirrors: u64 = report.mirrors,
+        mirror_bytes: u64 = report.mirror_bytes,
+        packed_blobs: u64 = report.packed_blobs,
+        packed_bytes: u64 = report.packed_bytes,
+        packs: u64 = report.packs,
+        rewritten_packs: u64 = report.rewritten_packs,
+        templates: u64 = report.templates,
+        directories: u64 = report.directories,
+        dropped: u64 = report.dropped,
+        leftovers: u64 = report.leftovers,
+        problems: Vec<String> = left.map(Failure::message).into_iter().collect(),
+        elapsed_seconds: f64 = report.elapsed.as_secs_f64(),
     }
 }
 
-#[derive(Serialize)]
-struct PackDocument {
-    packs: u64,
-    packed_blobs: u64,
-    packed_bytes: u64,
-    stored_bytes: u64,
-    dropped_mirrors: u64,
-    dropped_bytes: u64,
-    damaged: Vec<String>,
-    elapsed_seconds: f64,
-}
-
-impl PackDocument {
-    fn new(report: &PackReport) -> Self {
-        Self {
-            packs: report.packs,
-            packed_blobs: report.packed_blobs,
-            packed_bytes: report.packed_bytes,
-            stored_bytes: report.stored_bytes,
-            dropped_mirrors: report.dropped_mirrors,
-            dropped_bytes: report.dropped_bytes,
-            damaged: report.damaged.iter().map(ToString::to_string).collect(),
-            elapsed_seconds: report.elapsed.as_secs_f64(),
-        }
+document! {
+    struct PackDocument(report: &PackReport) {
+        packs: u64 = report.packs,
+        packed_blobs: u64 = report.packed_blobs,
+        packed_bytes: u64 = report.packed_bytes,
+        stored_bytes: u64 = report.stored_bytes,
+        dropped_mirrors: u64 = report.dropped_mirrors,
+        dropped_bytes: u64 = report.dropped_bytes,
+        damaged: Vec<String> = report.damaged.iter().map(ToString::to_string).collect(),
+        elapsed_seconds: f64 = report.elapsed.as_secs_f64(),
     }
 }
 
@@ -475,98 +425,49 @@ struct WarmDocument {
     trees: Option<ReadyDocument>,
 }
 
-#[derive(Serialize)]
-struct UnpackedDocument {
-    snapshots: Vec<String>,
-    blobs: u64,
-    made_mirrors: u64,
-    made_bytes: u64,
-    templates: u64,
-    elapsed_seconds: f64,
-}
-
-impl UnpackedDocument {
-    fn new(report: &WarmReport) -> Self {
-        Self {
-            snapshots: report.snapshots.iter().map(ToString::to_string).collect(),
-            blobs: report.blobs,
-            made_mirrors: report.made_mirrors,
-            made_bytes: report.made_bytes,
-            templates: report.templates,
-            elapsed_seconds: report.elapsed.as_secs_f64(),
-        }
+document! {
+    struct UnpackedDocument(report: &WarmReport) {
+        snapshots: Vec<String> = report.snapshots.iter().map(ToString::to_string).collect(),
+        blobs: u64 = report.blobs,
+        made_mirrors: u64 = report.made_mirrors,
+        made_bytes: u64 = report.made_bytes,
+        templates: u64 = report.templates,
+        elapsed_seconds: f64 = report.elapsed.as_secs_f64(),
     }
 }
 
-#[derive(Serialize)]
-struct ReadyDocument {
-    snapshot: Option<String>,
-    kept: u64,
-    ready: u64,
-    made: u64,
-    brought: u64,
-    removed: u64,
-    stopped: bool,
-    elapsed_seconds: f64,
-}
-
-impl ReadyDocument {
-    fn new(report: &ReadyReport, kept: u64) -> Self {
-        Self {
-            snapshot: report.snapshot.map(|id| id.to_string()),
-            kept,
-            ready: report.ready,
-            made: report.made,
-            brought: report.brought,
-            removed: report.removed,
-            stopped: report.stopped,
-            elapsed_seconds: report.elapsed.as_secs_f64(),
-        }
+document! {
+    struct ReadyDocument(report: &ReadyReport, kept: u64) {
+        snapshot: Option<String> = report.snapshot.map(|id| id.to_string()),
+        kept: u64 = kept,
+        ready: u64 = report.ready,
+        made: u64 = report.made,
+        brought: u64 = report.brought,
+        removed: u64 = report.removed,
+        stopped: bool = report.stopped,
+        elapsed_seconds: f64 = report.elapsed.as_secs_f64(),
     }
 }
 
-#[derive(Serialize)]
-struct StatsDocument {
-    #[serde(flatten)]
-    path: PathFields,
-    snapshots: u64,
-    names: u64,
-    worktrees: u64,
-    blobs: u64,
-    blob_bytes: u64,
-    mirrors: u64,
-    mirror_bytes: u64,
-    packed_blobs: u64,
-    packed_bytes: u64,
-    packs: u64,
-    pack_bytes: u64,
-    directories: u64,
-    database_bytes: u64,
-    index_bytes: u64,
-    ready_trees: u64,
-    trash_entries: u64,
-}
-
-impl StatsDocument {
-    fn new(store: &Path, stats: &StoreStats) -> Self {
-        Self {
-            path: PathFields::new(store),
-            snapshots: stats.snapshots,
-            names: stats.names,
-            worktrees: stats.worktrees,
-            blobs: stats.blobs,
-            blob_bytes: stats.blob_bytes,
-            mirrors: stats.mirrors,
-            mirror_bytes: stats.mirror_bytes,
-            packed_blobs: stats.packed_blobs,
-            packed_bytes: stats.packed_bytes,
-            packs: stats.packs,
-            pack_bytes: stats.pack_bytes,
-            directories: stats.directories,
-            database_bytes: stats.database_bytes,
-            index_bytes: stats.index_bytes,
-            ready_trees: stats.ready_trees,
-            trash_entries: stats.trash_entries,
-        }
+document! {
+    struct StatsDocument(store: &Path, stats: &StoreStats) {
+        #[serde(flatten)]
+        path: PathFields = PathFields::new(store),
+        snapshots: u64 = stats.snapshots,
+        names: u64 = stats.names,
+        worktrees: u64 = stats.worktrees,
+        blobs: u64 = stats.blobs,
+        blob_bytes: u64 = stats.blob_bytes,
+        mirrors: u64 = stats.mirrors,
+        mirror_bytes: u64 = stats.mirror_bytes,
+        packed_blobs: u64 = stats.packed_blobs,
+        packed_bytes: u64 = stats.packed_bytes,
+        packs: u64 = stats.packs,
+        pack_bytes: u64 = stats.pack_bytes,
+        directories: u64 = stats.directories,
+        database_bytes: u64 = stats.database_bytes,
+        index_bytes: u64 = stats.index_bytes,
+        ready_trees: u64 = stats.ready_trees,
+        trash_entries: u64 = stats.trash_entries,
     }
 }

@@ -1,13 +1,12 @@
 //! Worktrees: one file for each verb. `calve path` is here.
 
-use calve::{Worktree, WorktreeState};
-use serde::Serialize;
+use calve::{LivingProcess, Worktree, WorktreeState};
 
 use crate::args::PathArgs;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::failure::stored::{missing, store_failure, worktree_failure};
-use crate::output::PathFields;
+use crate::output::{PathFields, document};
 use crate::session::{self, Session};
 
 pub(crate) mod drop;
@@ -86,18 +85,19 @@ fn path_of_git(args: &PathArgs, session: Session<'_>) -> Result<Option<Exit>, Fa
     Ok(Some(Exit::Done))
 }
 
-/// The worktree that a document is about.
-#[derive(Serialize)]
-pub(crate) struct WorktreeFields {
-    /// `None` for the project.
-    name: Option<String>,
-    #[serde(flatten)]
-    path: PathFields,
+document! {
+    /// The worktree that a document is about.
+    pub(crate) struct WorktreeFields(worktree: &Worktree) {
+        /// `None` for the project.
+        name: Option<String> = (!worktree.is_project()).then(|| worktree.name().to_owned()),
+        #[serde(flatten)]
+        path: PathFields = PathFields::new(worktree.path()),
+    }
 }
 
-impl WorktreeFields {
-    pub(crate) fn new(worktree: &Worktree) -> Self {
-        let name = (!worktree.is_project()).then(|| worktree.name().to_owned());
-        Self { name, path: PathFields::new(worktree.path()) }
+document! {
+    struct LivingDocument(process: &LivingProcess) {
+        pid: u32 = process.pid,
+        command: String = process.command.clone(),
     }
 }

@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use calve::{CheckoutOptions, CheckoutReport, ErrorKind, Operation, Remote};
-use serde::Serialize;
 
 use super::open::{limited, settings, warn_of_plain_http};
 use super::pull::{PullDocument, tell_pull};
@@ -13,7 +12,7 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::failure::stored::{is_web, own, store_failure};
 use crate::filesystems;
-use crate::output::PathFields;
+use crate::output::{PathFields, document};
 use crate::paths::MentionDocument;
 use crate::progress::Total;
 use crate::session::Session;
@@ -92,33 +91,18 @@ fn failure(error: &calve::Error) -> Failure {
     Failure { hint: Some(hint.to_owned()), ..store_failure(error) }
 }
 
-/// The JSON document of `checkout`; docs/json.md says what each field means.
-#[derive(Serialize)]
-struct CheckoutDocument<'a> {
-    #[serde(flatten)]
-    path: PathFields,
-    remote: &'a str,
-    url: &'a str,
-    pulled: PullDocument,
-    method: &'static str,
-    files: u64,
-    bytes: u64,
-    mentions: Vec<MentionDocument>,
-    elapsed_seconds: f64,
-}
-
-impl<'a> CheckoutDocument<'a> {
-    fn new(done: &CheckoutReport, args: &'a CheckoutArgs) -> Self {
-        Self {
-            path: PathFields::new(&done.report.path),
-            remote: &args.remote,
-            url: &args.url,
-            pulled: PullDocument::new(&done.pulled),
-            method: done.report.method.as_str(),
-            files: done.report.files,
-            bytes: done.bytes,
-            mentions: MentionDocument::all(&done.mentions),
-            elapsed_seconds: done.elapsed.as_secs_f64(),
-        }
+document! {
+    /// The JSON document of `checkout`; docs/json.md says what each field means.
+    struct CheckoutDocument<'a>(done: &CheckoutReport, args: &'a CheckoutArgs) {
+        #[serde(flatten)]
+        path: PathFields = PathFields::new(&done.report.path),
+        remote: &'a str = &args.remote,
+        url: &'a str = &args.url,
+        pulled: PullDocument = PullDocument::new(&done.pulled),
+        method: &'static str = done.report.method.as_str(),
+        files: u64 = done.report.files,
+        bytes: u64 = done.bytes,
+        mentions: Vec<MentionDocument> = MentionDocument::all(&done.mentions),
+        elapsed_seconds: f64 = done.elapsed.as_secs_f64(),
     }
 }

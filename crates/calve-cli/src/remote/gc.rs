@@ -1,12 +1,12 @@
 //! `calve remote gc`.
 
 use calve::{RemoteGarbage, RemoteGcOptions, RemoteGcReport, SnapshotId};
-use serde::Serialize;
 
 use super::open::{failed, open};
 use crate::args::RemoteGcArgs;
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::output::document;
 use crate::progress::Total;
 use crate::session::Session;
 use crate::text::{self, harmless};
@@ -59,44 +59,24 @@ pub(super) fn run(args: &RemoteGcArgs, session: Session<'_>) -> Result<Exit, Fai
     Ok(if report.missing.is_empty() { Exit::Done } else { Exit::Findings })
 }
 
-#[derive(Serialize)]
-struct GcDocument<'a> {
-    remote: &'a str,
-    dry_run: bool,
-    removed: GarbageDocument,
-    waiting: GarbageDocument,
-    snapshots: u64,
-    missing: Vec<String>,
-    requests: u64,
-    elapsed_seconds: f64,
-}
-
-#[derive(Serialize)]
-struct GarbageDocument {
-    changes: u64,
-    snapshots: u64,
-    objects: u64,
-    bytes: u64,
-}
-
-impl GarbageDocument {
-    fn new(garbage: RemoteGarbage) -> Self {
-        let RemoteGarbage { changes, snapshots, objects, bytes, .. } = garbage;
-        Self { changes, snapshots, objects, bytes }
+document! {
+    struct GcDocument<'a>(remote: &'a str, dry_run: bool, report: &RemoteGcReport) {
+        remote: &'a str = remote,
+        dry_run: bool = dry_run,
+        removed: GarbageDocument = GarbageDocument::new(report.removed),
+        waiting: GarbageDocument = GarbageDocument::new(report.waiting),
+        snapshots: u64 = report.snapshots,
+        missing: Vec<String> = report.missing.iter().map(SnapshotId::to_string).collect(),
+        requests: u64 = report.requests,
+        elapsed_seconds: f64 = report.elapsed.as_secs_f64(),
     }
 }
 
-impl<'a> GcDocument<'a> {
-    fn new(remote: &'a str, dry_run: bool, report: &RemoteGcReport) -> Self {
-        Self {
-            remote,
-            dry_run,
-            removed: GarbageDocument::new(report.removed),
-            waiting: GarbageDocument::new(report.waiting),
-            snapshots: report.snapshots,
-            missing: report.missing.iter().map(SnapshotId::to_string).collect(),
-            requests: report.requests,
-            elapsed_seconds: report.elapsed.as_secs_f64(),
-        }
+document! {
+    struct GarbageDocument(garbage: RemoteGarbage) {
+        changes: u64 = garbage.changes,
+        snapshots: u64 = garbage.snapshots,
+        objects: u64 = garbage.objects,
+        bytes: u64 = garbage.bytes,
     }
 }

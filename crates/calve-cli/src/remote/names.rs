@@ -9,7 +9,7 @@ use super::open::{failed, open, remote_and_name};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::failure::stored::{no_such_snapshot, own};
-use crate::output::Output;
+use crate::output::{Output, document};
 use crate::session::Session;
 use crate::table::{Cell, Column, Table};
 use crate::text::{self, harmless, short};
@@ -72,25 +72,13 @@ struct NamesDocument<'a> {
     names: Vec<NameDocument<'a>>,
 }
 
-#[derive(Serialize)]
-struct NameDocument<'a> {
-    name: &'a str,
-    sequence: u64,
-    snapshot: String,
-    made: String,
-    signers: Vec<String>,
-    collected: bool,
-}
-
-impl<'a> NameDocument<'a> {
-    fn new(name: &'a RemoteName) -> Self {
-        Self {
-            name: &name.name,
-            sequence: name.sequence,
-            snapshot: name.snapshot.to_string(),
-            made: text::utc(name.made),
-            signers: name.signers.iter().map(PublicKey::to_string).collect(),
-            collected: name.collected,
-        }
+document! {
+    struct NameDocument<'a>(name: &'a RemoteName) {
+        name: &'a str = &name.name,
+        sequence: u64 = name.sequence,
+        snapshot: String = name.snapshot.to_string(),
+        made: String = text::utc(name.made),
+        signers: Vec<String> = name.signers.iter().map(PublicKey::to_string).collect(),
+        collected: bool = name.collected,
     }
 }

@@ -1,14 +1,13 @@
 //! `calve pull`, and the pull before a `start --from REMOTE/NAME`.
 
 use calve::{PublicKey, PullOptions, PullReport, Remote, SnapshotId, Store};
-use serde::Serialize;
 
 use super::keys::tell_differences;
 use super::open::{failed, limited, open, remote_and_name};
 use crate::args::PullArgs;
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::output::Output;
+use crate::output::{Output, document};
 use crate::progress::Total;
 use crate::session::Session;
 use crate::text::{self, counted, short};
@@ -81,31 +80,16 @@ pub(crate) fn resolve(
     }
 }
 
-#[derive(Serialize)]
-pub(super) struct PullDocument {
-    snapshot: String,
-    sequence: Option<u64>,
-    signers: Vec<String>,
-    contents: u64,
-    fetched: u64,
-    fetched_bytes: u64,
-    received_bytes: u64,
-    requests: u64,
-    elapsed_seconds: f64,
-}
-
-impl PullDocument {
-    pub(super) fn new(report: &PullReport) -> Self {
-        Self {
-            snapshot: report.snapshot.to_string(),
-            sequence: report.sequence,
-            signers: report.signers.iter().map(PublicKey::to_string).collect(),
-            contents: report.contents,
-            fetched: report.fetched,
-            fetched_bytes: report.fetched_bytes,
-            received_bytes: report.received_bytes,
-            requests: report.requests,
-            elapsed_seconds: report.elapsed.as_secs_f64(),
-        }
+document! {
+    pub(super) struct PullDocument(report: &PullReport) {
+        snapshot: String = report.snapshot.to_string(),
+        sequence: Option<u64> = report.sequence,
+        signers: Vec<String> = report.signers.iter().map(PublicKey::to_string).collect(),
+        contents: u64 = report.contents,
+        fetched: u64 = report.fetched,
+        fetched_bytes: u64 = report.fetched_bytes,
+        received_bytes: u64 = report.received_bytes,
+        requests: u64 = report.requests,
+        elapsed_seconds: f64 = report.elapsed.as_secs_f64(),
     }
 }

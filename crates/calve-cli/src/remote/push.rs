@@ -11,7 +11,7 @@ use super::open::{failed, limited, open};
 use crate::args::PushArgs;
 use crate::exit::Exit;
 use crate::failure::{Failure, Kind};
-use crate::output::Output;
+use crate::output::{Output, document};
 use crate::progress::Total;
 use crate::secrets::{SecretDocument, check_push};
 use crate::session::Session;
@@ -152,37 +152,19 @@ struct PushesDocument<'a> {
     pushed: Vec<PushDocument>,
 }
 
-#[derive(Serialize)]
-struct PushDocument {
-    snapshot: String,
-    name: Option<String>,
-    sequence: Option<u64>,
-    unchanged: bool,
-    contents: u64,
-    content_bytes: u64,
-    packs: u64,
-    resumed_packs: u64,
-    sent_bytes: u64,
-    requests: u64,
-    secrets: Vec<SecretDocument>,
-    elapsed_seconds: f64,
-}
-
-impl PushDocument {
-    fn new(report: &PushReport, name: Option<String>, secrets: &[calve::Secret]) -> Self {
-        Self {
-            snapshot: report.snapshot.to_string(),
-            name,
-            sequence: report.sequence,
-            unchanged: report.unchanged,
-            contents: report.contents,
-            content_bytes: report.content_bytes,
-            packs: report.packs,
-            resumed_packs: report.resumed_packs,
-            sent_bytes: report.sent_bytes,
-            requests: report.requests,
-            secrets: SecretDocument::all(secrets),
-            elapsed_seconds: report.elapsed.as_secs_f64(),
-        }
+document! {
+    struct PushDocument(report: &PushReport, name: Option<String>, secrets: &[calve::Secret]) {
+        snapshot: String = report.snapshot.to_string(),
+        name: Option<String> = name,
+        sequence: Option<u64> = report.sequence,
+        unchanged: bool = report.unchanged,
+        contents: u64 = report.contents,
+        content_bytes: u64 = report.content_bytes,
+        packs: u64 = report.packs,
+        resumed_packs: u64 = report.resumed_packs,
+        sent_bytes: u64 = report.sent_bytes,
+        requests: u64 = report.requests,
+        secrets: Vec<SecretDocument> = SecretDocument::all(secrets),
+        elapsed_seconds: f64 = report.elapsed.as_secs_f64(),
     }
 }

@@ -1,13 +1,16 @@
 //! `calve remote verify`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use calve::{RemoteDamage, RemoteDamageKind, RemoteVerifyOptions, RemoteVerifyReport, SnapshotId};
-use serde::Serialize;
+use calve::{
+    RemoteBroken, RemoteDamage, RemoteDamageKind, RemoteVerifyOptions, RemoteVerifyReport,
+    SnapshotId,
+};
 
 use super::open::{failed, open};
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::output::document;
 use crate::progress::Total;
 use crate::session::Session;
 use crate::text::{self, counted, harmless, shell_word, short};
@@ -86,67 +89,45 @@ fn how_to_mend(damage: &[RemoteDamage]) -> String {
     }
 }
 
-#[derive(Serialize)]
-struct VerifyDocument<'a> {
-    remote: &'a str,
-    changes: u64,
-    collected: u64,
-    whole: Vec<String>,
-    broken: Vec<BrokenDocument>,
-    damage: Vec<DamageDocument>,
-    objects: u64,
-    object_bytes: u64,
-    unreferenced: u64,
-    unreferenced_bytes: u64,
-    unknown: Vec<String>,
-    requests: u64,
-    received_bytes: u64,
-    elapsed_seconds: f64,
-}
-
-#[derive(Serialize)]
-struct DamageDocument {
-    kind: &'static str,
-    path: String,
-    reason: String,
-    snapshots: Vec<String>,
-}
-
-#[derive(Serialize)]
-struct BrokenDocument {
-    snapshot: String,
-    names: Vec<String>,
-}
-
-impl<'a> VerifyDocument<'a> {
-    fn new(remote: &'a str, report: &RemoteVerifyReport) -> Self {
-        let shown = |path: &PathBuf| path.to_string_lossy().into_owned();
-        let ids = |ids: &[SnapshotId]| ids.iter().map(SnapshotId::to_string).collect();
-        let broken = report.broken.iter().map(|broken| BrokenDocument {
-            snapshot: broken.snapshot.to_string(),
-            names: broken.names.clone(),
-        });
-        let damage = report.damage.iter().map(|damage| DamageDocument {
-            kind: damage.kind.as_str(),
-            path: shown(&damage.path),
-            reason: damage.reason.clone(),
-            snapshots: ids(&damage.snapshots),
-        });
-        Self {
-            remote,
-            changes: report.changes,
-            collected: report.collected,
-            whole: ids(&report.whole),
-            broken: broken.collect(),
-            damage: damage.collect(),
-            objects: report.objects,
-            object_bytes: report.object_bytes,
-            unreferenced: report.unreferenced,
-            unreferenced_bytes: report.unreferenced_bytes,
-            unknown: report.unknown.iter().map(shown).collect(),
-            requests: report.requests,
-            received_bytes: report.received_bytes,
-            elapsed_seconds: report.elapsed.as_secs_f64(),
-        }
+document! {
+    struct VerifyDocument<'a>(remote: &'a str, report: &RemoteVerifyReport) {
+        remote: &'a str = remote,
+        changes: u64 = report.changes,
+        collected: u64 = report.collected,
+        whole: Vec<String> = texts(&report.whole),
+        broken: Vec<BrokenDocument> = report.broken.iter().map(BrokenDocument::new).collect(),
+        damage: Vec<DamageDocument> = report.damage.iter().map(DamageDocument::new).collect(),
+        objects: u64 = report.objects,
+        object_bytes: u64 = report.object_bytes,
+        unreferenced: u64 = report.unreferenced,
+        unreferenced_bytes: u64 = report.unreferenced_bytes,
+        unknown: Vec<String> = report.unknown.iter().map(|path| lossy(path)).collect(),
+        requests: u64 = report.requests,
+        received_bytes: u64 = report.received_bytes,
+        elapsed_seconds: f64 = report.elapsed.as_secs_f64(),
     }
+}
+
+document! {
+    struct DamageDocument(damage: &RemoteDamage) {
+        kind: &'static str = damage.kind.as_str(),
+        path: String = lossy(&damage.path),
+        reason: String = damage.reason.clone(),
+        snapshots: Vec<String> = texts(&damage.snapshots),
+    }
+}
+
+document! {
+    struct BrokenDocument(broken: &RemoteBroken) {
+        snapshot: String = broken.snapshot.to_string(),
+        names: Vec<String> = broken.names.clone(),
+    }
+}
+
+fn lossy(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+fn texts(ids: &[SnapshotId]) -> Vec<String> {
+    ids.iter().map(SnapshotId::to_string).collect()
 }

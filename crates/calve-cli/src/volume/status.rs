@@ -12,7 +12,7 @@ use super::machine::space as space_of;
 use super::plan::{self, Record, Spaces, Volume};
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::output::PathFields;
+use crate::output::{PathFields, document};
 use crate::session::Session;
 use crate::table::{Cell, Column, Table};
 use crate::text::shell_word;
@@ -182,40 +182,22 @@ struct ListDocument {
     volumes: Vec<VolumeDocument>,
 }
 
-#[derive(Serialize)]
-struct VolumeDocument {
-    #[serde(flatten)]
-    path: PathFields,
-    image: String,
-    filesystem: &'static str,
-    size_bytes: Option<u64>,
-    image_bytes: Option<u64>,
-    free_bytes: Option<u64>,
-    host_free_bytes: Option<u64>,
-    mounted: bool,
-    at_boot: Option<&'static str>,
-    direct_io: Option<bool>,
-    advice: Vec<String>,
-}
-
-impl VolumeDocument {
-    fn new(standing: &Standing) -> Self {
-        let Volume { at, image, filesystem } = &standing.found.volume;
-        Self {
-            path: PathFields::new(at),
-            image: image.display().to_string(),
-            filesystem: filesystem.name(),
-            size_bytes: standing.image.map(|(size, _)| size),
-            image_bytes: standing.image.map(|(_, taken)| taken),
-            free_bytes: standing.space.map(|space| space.free),
-            host_free_bytes: standing.host.map(|host| host.free),
-            mounted: standing.found.mount.is_some(),
-            at_boot: standing.found.record.as_ref().map(|record| match record {
-                Record::Unit(_) => "systemd",
-                Record::Line(_) => "fstab",
-            }),
-            direct_io: standing.has_direct_io,
-            advice: standing.advice.clone(),
-        }
+document! {
+    struct VolumeDocument(standing: &Standing) {
+        #[serde(flatten)]
+        path: PathFields = PathFields::new(&standing.found.volume.at),
+        image: String = standing.found.volume.image.display().to_string(),
+        filesystem: &'static str = standing.found.volume.filesystem.name(),
+        size_bytes: Option<u64> = standing.image.map(|(size, _)| size),
+        image_bytes: Option<u64> = standing.image.map(|(_, taken)| taken),
+        free_bytes: Option<u64> = standing.space.map(|space| space.free),
+        host_free_bytes: Option<u64> = standing.host.map(|host| host.free),
+        mounted: bool = standing.found.mount.is_some(),
+        at_boot: Option<&'static str> = standing.found.record.as_ref().map(|record| match record {
+            Record::Unit(_) => "systemd",
+            Record::Line(_) => "fstab",
+        }),
+        direct_io: Option<bool> = standing.has_direct_io,
+        advice: Vec<String> = standing.advice.clone(),
     }
 }

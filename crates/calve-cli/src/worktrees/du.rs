@@ -7,7 +7,7 @@ use crate::args::DuArgs;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::failure::stored::{store_failure, worktree_failure};
-use crate::output::{Output, PathFields};
+use crate::output::{Output, PathFields, document};
 use crate::progress::Total;
 use crate::session::Session;
 use crate::table::{Cell, Column, Table};
@@ -160,64 +160,37 @@ struct NamedDocument {
     usage: UsageDocument,
 }
 
-/// The disk usage of one tree.
-#[derive(Serialize)]
-pub(crate) struct UsageDocument {
-    #[serde(flatten)]
-    path: PathFields,
-    #[serde(flatten)]
-    bytes: BytesDocument,
-}
-
-#[derive(Serialize)]
-pub(crate) struct BytesDocument {
-    files: u64,
-    apparent_bytes: u64,
-    allocated_bytes: u64,
-    unique_bytes: u64,
-    shared_with_project_bytes: u64,
-    shared_with_store_bytes: u64,
-    shared_with_worktrees_bytes: u64,
-    shared_elsewhere_bytes: u64,
-    metadata_bytes: u64,
-    unreadable: u64,
-    frees: FreesDocument,
-}
-
-/// The space that a drop would free.
-#[derive(Serialize)]
-pub(crate) struct FreesDocument {
-    expected_bytes: u64,
-    least_bytes: u64,
-}
-
-impl FreesDocument {
-    pub(crate) fn new(frees: FreedBytes) -> Self {
-        Self { expected_bytes: frees.expected, least_bytes: frees.least }
+document! {
+    /// The disk usage of one tree.
+    pub(crate) struct UsageDocument(tree: &TreeUsage) {
+        #[serde(flatten)]
+        path: PathFields = PathFields::new(&tree.path),
+        #[serde(flatten)]
+        bytes: BytesDocument = BytesDocument::new(tree),
     }
 }
 
-impl BytesDocument {
-    pub(crate) fn new(tree: &TreeUsage) -> Self {
-        Self {
-            files: tree.files,
-            apparent_bytes: tree.apparent_bytes,
-            allocated_bytes: tree.allocated_bytes,
-            unique_bytes: tree.unique_bytes,
-            shared_with_project_bytes: tree.shared_with_project_bytes,
-            shared_with_store_bytes: tree.shared_with_store_bytes,
-            shared_with_worktrees_bytes: tree.shared_with_worktrees_bytes,
-            shared_elsewhere_bytes: tree.shared_elsewhere_bytes,
-            metadata_bytes: tree.metadata_bytes,
-            unreadable: tree.unreadable,
-            frees: FreesDocument::new(tree.frees),
-        }
+document! {
+    pub(crate) struct BytesDocument(tree: &TreeUsage) {
+        files: u64 = tree.files,
+        apparent_bytes: u64 = tree.apparent_bytes,
+        allocated_bytes: u64 = tree.allocated_bytes,
+        unique_bytes: u64 = tree.unique_bytes,
+        shared_with_project_bytes: u64 = tree.shared_with_project_bytes,
+        shared_with_store_bytes: u64 = tree.shared_with_store_bytes,
+        shared_with_worktrees_bytes: u64 = tree.shared_with_worktrees_bytes,
+        shared_elsewhere_bytes: u64 = tree.shared_elsewhere_bytes,
+        metadata_bytes: u64 = tree.metadata_bytes,
+        unreadable: u64 = tree.unreadable,
+        frees: FreesDocument = FreesDocument::new(tree.frees),
     }
 }
 
-impl UsageDocument {
-    fn new(tree: &TreeUsage) -> Self {
-        Self { path: PathFields::new(&tree.path), bytes: BytesDocument::new(tree) }
+document! {
+    /// The space that a drop would free.
+    pub(crate) struct FreesDocument(frees: FreedBytes) {
+        expected_bytes: u64 = frees.expected,
+        least_bytes: u64 = frees.least,
     }
 }
 

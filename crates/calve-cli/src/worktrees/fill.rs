@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use calve::{CopyCost, ErrorKind, FillOptions, FillPlan, FillReport, SkipReason, Store};
-use serde::Serialize;
 
 use crate::args::FillArgs;
 use crate::clone::{DestinationDocument, findings, why_not_shared};
@@ -11,7 +10,7 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::failure::stored::{own, store_failure};
 use crate::filesystems::{Copies, CostDocument, Taker};
-use crate::output::{PathFields, encoded};
+use crate::output::{PathFields, document, encoded};
 use crate::paths::{MentionDocument, tell_living};
 use crate::progress::Total;
 use crate::secrets::{SecretDocument, SecretPolicy};
@@ -148,47 +147,24 @@ fn named(paths: &[PathBuf]) -> String {
     }
 }
 
-/// The JSON document of `fill`; docs/json.md says what each field means.
-#[derive(Serialize)]
-struct Document {
-    expected_copies: Option<CostDocument>,
-    from: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    from_encoding: Option<&'static str>,
-    arrived: DestinationDocument,
-    carried_files: u64,
-    shared_files: u64,
-    timed_files: u64,
-    renewed_files: u64,
-    mentions: Vec<MentionDocument>,
-    ready_index_entries: u64,
-    not_ignored: Vec<PathFields>,
-    worktrees: Vec<PathFields>,
-    secrets: Vec<SecretDocument>,
-    left_secrets: Vec<SecretDocument>,
-    elapsed_seconds: f64,
-}
-
-impl Document {
-    fn new(report: &FillReport, price: Option<CopyCost>) -> Self {
-        let (from, from_encoding) = encoded(&report.from);
-        let listed = |paths: &[PathBuf]| paths.iter().map(|path| PathFields::new(path)).collect();
-        Self {
-            expected_copies: price.map(CostDocument::new),
-            from,
-            from_encoding,
-            arrived: DestinationDocument::new(&report.arrived),
-            carried_files: report.carried_files,
-            shared_files: report.shared_files,
-            timed_files: report.timed_files,
-            renewed_files: report.renewed_files,
-            mentions: MentionDocument::all(&report.mentions),
-            ready_index_entries: report.ready_index_entries,
-            not_ignored: listed(&report.not_ignored),
-            worktrees: listed(&report.worktrees),
-            secrets: SecretDocument::all(&report.secrets),
-            left_secrets: SecretDocument::all(&report.left_secrets),
-            elapsed_seconds: report.elapsed.as_secs_f64(),
-        }
+document! {
+    /// The JSON document of `fill`; docs/json.md says what each field means.
+    struct Document(report: &FillReport, price: Option<CopyCost>) {
+        expected_copies: Option<CostDocument> = price.map(CostDocument::new),
+        from: String = encoded(&report.from).0,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        from_encoding: Option<&'static str> = encoded(&report.from).1,
+        arrived: DestinationDocument = DestinationDocument::new(&report.arrived),
+        carried_files: u64 = report.carried_files,
+        shared_files: u64 = report.shared_files,
+        timed_files: u64 = report.timed_files,
+        renewed_files: u64 = report.renewed_files,
+        mentions: Vec<MentionDocument> = MentionDocument::all(&report.mentions),
+        ready_index_entries: u64 = report.ready_index_entries,
+        not_ignored: Vec<PathFields> = PathFields::all(&report.not_ignored),
+        worktrees: Vec<PathFields> = PathFields::all(&report.worktrees),
+        secrets: Vec<SecretDocument> = SecretDocument::all(&report.secrets),
+        left_secrets: Vec<SecretDocument> = SecretDocument::all(&report.left_secrets),
+        elapsed_seconds: f64 = report.elapsed.as_secs_f64(),
     }
 }

@@ -11,7 +11,7 @@ use crate::args::ListArgs;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::failure::stored::{store_failure, worktree_failure};
-use crate::output::{BAD, CAUTION, Output, PathFields, STRONG};
+use crate::output::{BAD, CAUTION, Output, PathFields, STRONG, document};
 use crate::progress::Total;
 use crate::session::Session;
 use crate::table::{Cell, Column, Table};
@@ -298,60 +298,31 @@ impl OtherDocument {
     }
 }
 
-#[derive(Serialize)]
-struct ListedDocument {
-    name: String,
-    #[serde(flatten)]
-    path: PathFields,
-    snapshot: Option<String>,
-    state: &'static str,
-    changes: Option<u64>,
-    created: String,
-    last_work: String,
-    git: Option<GitDocument>,
-    disk: Option<BytesDocument>,
-}
-
-/// The answer of git about a worktree.
-#[derive(Serialize)]
-struct GitDocument {
-    linked: bool,
-    branch: Option<String>,
-    commit: Option<String>,
-    merged: bool,
-    ahead: Option<u64>,
-    behind: Option<u64>,
-    changes: u64,
-    has_more_changes: bool,
-}
-
-impl GitDocument {
-    fn new(status: &GitStatus) -> Self {
-        Self {
-            linked: status.is_linked,
-            branch: status.branch.clone(),
-            commit: status.commit.clone(),
-            merged: status.is_merged,
-            ahead: status.ahead,
-            behind: status.behind,
-            changes: status.changes,
-            has_more_changes: status.has_more_changes,
-        }
+document! {
+    struct ListedDocument(row: &Listed) {
+        name: String = row.worktree.name().to_owned(),
+        #[serde(flatten)]
+        path: PathFields = PathFields::new(row.worktree.path()),
+        snapshot: Option<String> = row.worktree.snapshot().map(|id| id.to_string()),
+        state: &'static str = state_name(row.state),
+        changes: Option<u64> = row.changes,
+        created: String = text::utc(row.worktree.created()),
+        last_work: String = text::utc(row.last_work()),
+        git: Option<GitDocument> = row.git.as_ref().map(GitDocument::new),
+        disk: Option<BytesDocument> = row.disk.as_ref().map(BytesDocument::new),
     }
 }
 
-impl ListedDocument {
-    fn new(row: &Listed) -> Self {
-        Self {
-            name: row.worktree.name().to_owned(),
-            path: PathFields::new(row.worktree.path()),
-            snapshot: row.worktree.snapshot().map(|id| id.to_string()),
-            state: state_name(row.state),
-            changes: row.changes,
-            created: text::utc(row.worktree.created()),
-            last_work: text::utc(row.last_work()),
-            git: row.git.as_ref().map(GitDocument::new),
-            disk: row.disk.as_ref().map(BytesDocument::new),
-        }
+document! {
+    /// The answer of git about a worktree.
+    struct GitDocument(status: &GitStatus) {
+        linked: bool = status.is_linked,
+        branch: Option<String> = status.branch.clone(),
+        commit: Option<String> = status.commit.clone(),
+        merged: bool = status.is_merged,
+        ahead: Option<u64> = status.ahead,
+        behind: Option<u64> = status.behind,
+        changes: u64 = status.changes,
+        has_more_changes: bool = status.has_more_changes,
     }
 }

@@ -1,12 +1,12 @@
 //! `calve reshare`.
 
 use calve::{NotReshared, ReshareOptions, ReshareReport, Worktree};
-use serde::Serialize;
 
 use crate::args::ReshareArgs;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::failure::stored::store_failure;
+use crate::output::document;
 use crate::progress::Total;
 use crate::session::Session;
 use crate::text::{count, counted, duration};
@@ -80,32 +80,18 @@ fn tell(report: &ReshareReport, dry_run: bool, session: Session<'_>) -> Result<E
     Ok(if is_whole { Exit::Done } else { Exit::Findings })
 }
 
-/// The JSON document of `reshare`; docs/json.md says what each field means.
-#[derive(Serialize)]
-struct Document {
-    dry_run: bool,
-    files: u64,
-    unshared_files: u64,
-    unshared_bytes: u64,
-    reshared_files: u64,
-    reshared_bytes: u64,
-    refused: std::collections::BTreeMap<&'static str, u64>,
-    unreadable: u64,
-    elapsed_seconds: f64,
-}
-
-impl Document {
-    fn new(report: &ReshareReport, dry_run: bool) -> Self {
-        Self {
-            dry_run,
-            files: report.files,
-            unshared_files: report.unshared_files,
-            unshared_bytes: report.unshared_bytes,
-            reshared_files: report.reshared_files,
-            reshared_bytes: report.reshared_bytes,
-            refused: report.refused.iter().map(|(why, files)| (why.as_str(), *files)).collect(),
-            unreadable: report.unreadable,
-            elapsed_seconds: report.elapsed.as_secs_f64(),
-        }
+document! {
+    /// The JSON document of `reshare`; docs/json.md says what each field means.
+    struct Document(report: &ReshareReport, dry_run: bool) {
+        dry_run: bool = dry_run,
+        files: u64 = report.files,
+        unshared_files: u64 = report.unshared_files,
+        unshared_bytes: u64 = report.unshared_bytes,
+        reshared_files: u64 = report.reshared_files,
+        reshared_bytes: u64 = report.reshared_bytes,
+        refused: std::collections::BTreeMap<&'static str, u64> =
+            report.refused.iter().map(|(why, files)| (why.as_str(), *files)).collect(),
+        unreadable: u64 = report.unreadable,
+        elapsed_seconds: f64 = report.elapsed.as_secs_f64(),
     }
 }

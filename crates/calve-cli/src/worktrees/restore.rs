@@ -295,7 +295,7 @@ fn tell(
             to: report.to.to_string(),
             changed_entries: report.changed,
             removed_entries: report.removed,
-            kept: report.kept.iter().map(|path| PathFields::new(path)).collect(),
+            kept: PathFields::all(&report.kept),
             skipped: report.skipped.iter().map(SkippedDocument::new).collect(),
             elapsed_seconds: report.elapsed.as_secs_f64(),
         })?;

@@ -2,7 +2,6 @@
 
 use calve::{Change, ChangeKind, Worktree, WorktreeStatus};
 use clap::builder::styling::Style;
-use serde::Serialize;
 
 use super::WorktreeFields;
 use crate::args::StatusArgs;
@@ -10,7 +9,7 @@ use crate::clone::SkippedDocument;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::failure::stored::worktree_failure;
-use crate::output::{BAD, CAUTION, GOOD, PathFields};
+use crate::output::{BAD, CAUTION, GOOD, PathFields, document};
 use crate::progress::Total;
 use crate::session::Session;
 use crate::snapshots::{entries, tell_skipped};
@@ -44,42 +43,24 @@ pub(crate) fn run(args: &StatusArgs, session: Session<'_>) -> Result<Exit, Failu
     Ok(if changes == 0 { exit } else { Exit::Findings })
 }
 
-#[derive(Serialize)]
-struct StatusDocument {
-    #[serde(flatten)]
-    worktree: WorktreeFields,
-    snapshot: String,
-    clean: bool,
-    changes: Vec<ChangeDocument>,
-    entries: u64,
-    skipped: Vec<SkippedDocument>,
-    elapsed_seconds: f64,
-}
-
-impl StatusDocument {
-    fn new(worktree: &Worktree, status: &WorktreeStatus) -> Self {
-        Self {
-            worktree: WorktreeFields::new(worktree),
-            snapshot: status.snapshot.to_string(),
-            clean: status.changes.is_empty(),
-            changes: status.changes.iter().map(ChangeDocument::new).collect(),
-            entries: status.entries,
-            skipped: status.skipped.iter().map(SkippedDocument::new).collect(),
-            elapsed_seconds: status.elapsed.as_secs_f64(),
-        }
+document! {
+    struct StatusDocument(worktree: &Worktree, status: &WorktreeStatus) {
+        #[serde(flatten)]
+        worktree: WorktreeFields = WorktreeFields::new(worktree),
+        snapshot: String = status.snapshot.to_string(),
+        clean: bool = status.changes.is_empty(),
+        changes: Vec<ChangeDocument> = status.changes.iter().map(ChangeDocument::new).collect(),
+        entries: u64 = status.entries,
+        skipped: Vec<SkippedDocument> = status.skipped.iter().map(SkippedDocument::new).collect(),
+        elapsed_seconds: f64 = status.elapsed.as_secs_f64(),
     }
 }
 
-#[derive(Serialize)]
-struct ChangeDocument {
-    #[serde(flatten)]
-    path: PathFields,
-    change: &'static str,
-}
-
-impl ChangeDocument {
-    fn new(change: &Change) -> Self {
-        Self { path: PathFields::new(&change.path), change: change_name(change.kind) }
+document! {
+    struct ChangeDocument(change: &Change) {
+        #[serde(flatten)]
+        path: PathFields = PathFields::new(&change.path),
+        change: &'static str = change_name(change.kind),
     }
 }
 

@@ -9,14 +9,14 @@ use calve::{
 use rustix::fd::AsFd as _;
 use serde::Serialize;
 
-use super::WorktreeFields;
 use super::fill::{policy, root_of, secrets_ahead};
+use super::{LivingDocument, WorktreeFields};
 use crate::args::UpdateArgs;
 use crate::clone::{SkippedDocument, finding};
 use crate::exit::Exit;
 use crate::failure::stored::{own, store_failure, worktree_failure};
 use crate::failure::{Failure, Kind};
-use crate::output::PathFields;
+use crate::output::{PathFields, document};
 use crate::progress::Total;
 use crate::secrets::SecretDocument;
 use crate::session::{self, Session};
@@ -377,70 +377,33 @@ struct Document {
     worktrees: Vec<UpdatedDocument>,
 }
 
-#[derive(Serialize)]
-struct UpdatedDocument {
-    #[serde(flatten)]
-    worktree: WorktreeFields,
-    from: Option<String>,
-    to: Option<String>,
-    brought: u64,
-    folders: Vec<PathFields>,
-    stayed: Vec<StayedDocument>,
-    not_ignored: Vec<PathFields>,
-    files: u64,
-    shared_files: u64,
-    shared_bytes: u64,
-    copied_bytes: u64,
-    timed_files: u64,
-    renewed_files: u64,
-    left_secrets: Vec<SecretDocument>,
-    living: Vec<LivingDocument>,
-    skipped: Vec<SkippedDocument>,
-    elapsed_seconds: f64,
+document! {
+    struct UpdatedDocument(worktree: WorktreeFields, report: &UpdateReport) {
+        #[serde(flatten)]
+        worktree: WorktreeFields = worktree,
+        from: Option<String> = report.from.map(|id| id.to_string()),
+        to: Option<String> = report.to.map(|id| id.to_string()),
+        brought: u64 = report.brought,
+        folders: Vec<PathFields> = PathFields::all(&report.folders),
+        stayed: Vec<StayedDocument> = report.stayed.iter().map(StayedDocument::new).collect(),
+        not_ignored: Vec<PathFields> = PathFields::all(&report.not_ignored),
+        files: u64 = report.files,
+        shared_files: u64 = report.shared_files,
+        shared_bytes: u64 = report.shared_bytes,
+        copied_bytes: u64 = report.copied_bytes,
+        timed_files: u64 = report.timed_files,
+        renewed_files: u64 = report.renewed_files,
+        left_secrets: Vec<SecretDocument> = SecretDocument::all(&report.left_secrets),
+        living: Vec<LivingDocument> = report.living.iter().map(LivingDocument::new).collect(),
+        skipped: Vec<SkippedDocument> = report.skipped.iter().map(SkippedDocument::new).collect(),
+        elapsed_seconds: f64 = report.elapsed.as_secs_f64(),
+    }
 }
 
-#[derive(Serialize)]
-struct StayedDocument {
-    #[serde(flatten)]
-    path: PathFields,
-    why: &'static str,
-}
-
-#[derive(Serialize)]
-struct LivingDocument {
-    pid: u32,
-    command: String,
-}
-
-impl UpdatedDocument {
-    fn new(worktree: WorktreeFields, report: &UpdateReport) -> Self {
-        let paths = |paths: &[PathBuf]| paths.iter().map(|path| PathFields::new(path)).collect();
-        let stayed = |it: &StayedPath| StayedDocument {
-            path: PathFields::new(&it.path),
-            why: it.why.as_str(),
-        };
-        Self {
-            worktree,
-            from: report.from.map(|id| id.to_string()),
-            to: report.to.map(|id| id.to_string()),
-            brought: report.brought,
-            folders: paths(&report.folders),
-            stayed: report.stayed.iter().map(stayed).collect(),
-            not_ignored: paths(&report.not_ignored),
-            files: report.files,
-            shared_files: report.shared_files,
-            shared_bytes: report.shared_bytes,
-            copied_bytes: report.copied_bytes,
-            timed_files: report.timed_files,
-            renewed_files: report.renewed_files,
-            left_secrets: SecretDocument::all(&report.left_secrets),
-            living: report
-                .living
-                .iter()
-                .map(|it| LivingDocument { pid: it.pid, command: it.command.clone() })
-                .collect(),
-            skipped: report.skipped.iter().map(SkippedDocument::new).collect(),
-            elapsed_seconds: report.elapsed.as_secs_f64(),
-        }
+document! {
+    struct StayedDocument(stayed: &StayedPath) {
+        #[serde(flatten)]
+        path: PathFields = PathFields::new(&stayed.path),
+        why: &'static str = stayed.why.as_str(),
     }
 }

@@ -9,8 +9,9 @@ use super::left::LeftDocument;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::failure::stored::store_failure;
-use crate::output::{Output, PathFields};
+use crate::output::{Output, PathFields, document};
 use crate::text::{self, harmless, shell_word, shown};
+use crate::worktrees::LivingDocument;
 
 pub(super) fn add_store(stores: &mut Vec<Store>, store: &Store) {
     if stores.iter().all(|other| other.path() != store.path()) {
@@ -139,24 +140,27 @@ struct DropDocument {
     left: Vec<LeftDocument>,
 }
 
-#[derive(Serialize)]
-pub(super) struct DroppedDocument {
-    name: String,
-    #[serde(flatten)]
-    path: PathFields,
-    missing: bool,
-    kept_until: Option<String>,
-    kept: Vec<String>,
-    kept_in_submodules: Vec<KeptInSubmodule>,
-    deleted_branch: Option<String>,
-    problems: Vec<String>,
-    living: Vec<LivingDocument>,
-}
-
-#[derive(Serialize)]
-struct LivingDocument {
-    pid: u32,
-    command: String,
+document! {
+    pub(super) struct DroppedDocument(worktree: &Worktree, dropped: &DroppedWorktree) {
+        name: String = worktree.name().to_owned(),
+        #[serde(flatten)]
+        path: PathFields = PathFields::new(worktree.path()),
+        missing: bool = dropped.was_missing(),
+        kept_until: Option<String> = dropped.can_be_restored_until().map(text::utc),
+        kept: Vec<String> = dropped.kept().to_vec(),
+        kept_in_submodules: Vec<KeptInSubmodule> = dropped
+            .kept_in_submodules()
+            .iter()
+            .map(|(repository, reference)| KeptInSubmodule {
+                repository: PathFields::new(repository),
+                reference: reference.clone(),
+            })
+            .collect(),
+        deleted_branch: Option<String> = dropped.deleted_branch().map(str::to_owned),
+        problems: Vec<String> =
+            dropped.problems().iter().map(|it| store_failure(it).message()).collect(),
+        living: Vec<LivingDocument> = dropped.living().iter().map(LivingDocument::new).collect(),
+    }
 }
 
 #[derive(Serialize)]
@@ -164,31 +168,4 @@ struct KeptInSubmodule {
     #[serde(flatten)]
     repository: PathFields,
     reference: String,
-}
-
-impl DroppedDocument {
-    fn new(worktree: &Worktree, dropped: &DroppedWorktree) -> Self {
-        Self {
-            name: worktree.name().to_owned(),
-            path: PathFields::new(worktree.path()),
-            missing: dropped.was_missing(),
-            kept_until: dropped.can_be_restored_until().map(text::utc),
-            kept: dropped.kept().to_vec(),
-            kept_in_submodules: dropped
-                .kept_in_submodules()
-                .iter()
-                .map(|(repository, reference)| KeptInSubmodule {
-                    repository: PathFields::new(repository),
-                    reference: reference.clone(),
-                })
-                .collect(),
-            deleted_branch: dropped.deleted_branch().map(str::to_owned),
-            problems: dropped.problems().iter().map(|it| store_failure(it).message()).collect(),
-            living: dropped
-                .living()
-                .iter()
-                .map(|it| LivingDocument { pid: it.pid, command: it.command.clone() })
-                .collect(),
-        }
-    }
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::failure::stored::store_failure;
-use crate::output::{Output, PathFields};
+use crate::output::{Output, PathFields, document};
 use crate::table::{Cell, Column, Table};
 use crate::text::{self, harmless};
 
@@ -41,26 +41,14 @@ struct ListDroppedDocument {
     dropped: Vec<KeptDocument>,
 }
 
-#[derive(Serialize)]
-struct KeptDocument {
-    name: String,
-    #[serde(flatten)]
-    path: PathFields,
-    snapshot: Option<String>,
-    branch: Option<String>,
-    dropped: String,
-    until: String,
-}
-
-impl KeptDocument {
-    fn new(kept: &KeptWorktree) -> Self {
-        Self {
-            name: kept.name.clone(),
-            path: PathFields::new(&kept.path),
-            snapshot: kept.snapshot.map(|id| id.to_string()),
-            branch: kept.branch.clone(),
-            dropped: text::utc(kept.dropped),
-            until: text::utc(kept.until),
-        }
+document! {
+    struct KeptDocument(kept: &KeptWorktree) {
+        name: String = kept.name.clone(),
+        #[serde(flatten)]
+        path: PathFields = PathFields::new(&kept.path),
+        snapshot: Option<String> = kept.snapshot.map(|id| id.to_string()),
+        branch: Option<String> = kept.branch.clone(),
+        dropped: String = text::utc(kept.dropped),
+        until: String = text::utc(kept.until),
     }
 }
