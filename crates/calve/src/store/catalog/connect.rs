@@ -53,7 +53,7 @@ pub(super) fn connect(path: &Path, flags: OpenFlags, with: With) -> Result<Conne
     let folder = path.parent().unwrap_or(path);
     let journal = if Filesystem::of(folder).shared_memory { "WAL" } else { "DELETE" };
     let open = || {
-        let connection =
+        let mut connection =
             Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
         // The store may come from someone else, so SQLite must not run functions that its schema
         // names.
