@@ -60,14 +60,14 @@ project's gets a new time, so that the next build compiles it.";
 
 pub(crate) const LIST_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve list
-      Prints name, base snapshot, age, state, branch, what git says, and path;
-      on a terminal with a header.
-      The state is ready, starting, restoring (under way, or cut short),
-      missing, or unknown (calve cannot look at the folder). git says how many
+      Prints name, state, for how long nobody worked in it, branch and path; on
+      a terminal with a header. The state is what git says: merged, how many
       commits the worktree is ahead of the project and behind it, and how many
-      paths have changes that are not committed.
+      paths have changes that are not committed (uncommitted), or clean. Else it
+      is ready, starting, restoring (under way, or cut short), missing, unknown
+      (calve cannot look at the folder), or made by git.
   calve list --status
-      Also compares each worktree with its base snapshot: clean or changed.
+      Also says whether files changed since the base snapshot, ignored ones too.
   calve list --dropped
       The dropped worktrees that 'calve undo NAME' can bring back, how long ago
       each was dropped, and until when it is kept.
@@ -333,7 +333,7 @@ pub(crate) struct FillArgs {
 /// The arguments of `calve list`.
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
-    /// Also say which worktrees have changes
+    /// Also say which worktrees changed since their base snapshot
     #[arg(long)]
     pub(crate) status: bool,
 

@@ -15,7 +15,7 @@ use crate::output::{BAD, CAUTION, Output, PathFields, STRONG, document};
 use crate::progress::Total;
 use crate::session::Session;
 use crate::table::{Cell, Column, Table};
-use crate::text::{self, harmless, shell_word, short, shown};
+use crate::text::{self, harmless, shell_word, shown};
 
 mod dropped;
 
@@ -118,35 +118,26 @@ fn rows(store: &Store, status: bool, session: Session<'_>) -> Result<(Vec<Listed
     Ok((rows, exit))
 }
 
+/// In the order of use: what is finished, since when nobody works in it, what it takes, and then
+/// where it is.
 fn table(rows: &[Listed], others: &[GitWorktree], args: &ListArgs, output: Output) -> Table {
-    let mut columns = vec![Column::Name, Column::Left, Column::Left, Column::Left];
-    columns.extend(args.status.then_some(Column::Left));
+    let mut columns = vec![Column::Name, Column::Left, Column::Left];
     columns.extend(args.disk.then_some(Column::Left));
+    columns.extend(args.status.then_some(Column::Left));
     let has_git = !others.is_empty() || rows.iter().any(|row| row.git.is_some());
-    columns.extend(has_git.then_some([Column::Left; 2]).into_iter().flatten());
+    // A branch mostly has its worktree's name.
+    columns.extend(has_git.then_some(Column::Path));
     columns.push(Column::Path);
     let mut table = Table::new(columns);
     if output.width().is_some() && !output.quiet && !(rows.is_empty() && others.is_empty()) {
         table.row(header(args, has_git));
     }
     for row in rows {
-        let id = row.worktree.snapshot().map_or_else(|| "-".to_owned(), short);
-        let style = match row.state {
-            Some(WorktreeState::Ready) => Style::new(),
-            Some(WorktreeState::Starting | WorktreeState::Restoring) => CAUTION,
-            _ => BAD,
-        };
         let mut cells = vec![
             harmless(row.worktree.name()).into_owned().into(),
-            id.into(),
+            state_cell(row),
             text::age(row.last_work().elapsed().unwrap_or_default()).into(),
-            Cell::from(state_name(row.state)).styled(style),
         ];
-        cells.extend(args.status.then(|| match row.changes {
-            Some(0) => Cell::from("same"),
-            Some(_) => Cell::from("changed").styled(CAUTION),
-            None => Cell::from("-"),
-        }));
         cells.extend(args.disk.then(|| match &row.disk {
             Some(disk) => {
                 let (frees, all) = (disk.frees.expected, disk.apparent_bytes);
@@ -154,22 +145,22 @@ fn table(rows: &[Listed], others: &[GitWorktree], args: &ListArgs, output: Outpu
             }
             None => Cell::from("-"),
         }));
-        if has_git {
-            cells.extend(git_cells(row.git.as_ref()));
-        }
+        cells.extend(args.status.then(|| base_cell(row)));
+        cells.extend(has_git.then(|| Cell::from(branch(row.git.as_ref()))));
         cells.push(output.path(row.worktree.path()).into());
         table.row(cells);
     }
     for other in others {
-        let mut cells = vec![harmless(&other.name).into_owned().into(), "-".into(), "-".into()];
+        let mut cells = vec![harmless(&other.name).into_owned().into()];
         cells.push(match other_state(other) {
-            "git" => "git".into(),
+            "git" => "made by git".into(),
             missing => Cell::from(missing).styled(BAD),
         });
-        cells.extend(args.status.then(|| "-".into()));
+        cells.push("-".into());
         cells.extend(args.disk.then(|| "-".into()));
+        cells.extend(args.status.then(|| "-".into()));
         let branch = other.branch.as_deref().map_or("-".into(), harmless).into_owned();
-        cells.extend([branch.into(), "-".into(), output.path(&other.path).into()]);
+        cells.extend([branch.into(), output.path(&other.path).into()]);
         table.row(cells);
     }
     table
@@ -182,10 +173,10 @@ fn other_state(other: &GitWorktree) -> &'static str {
 
 /// The names of the columns, for people: programs that read a pipe know them.
 fn header(args: &ListArgs, has_git: bool) -> Vec<Cell> {
-    let mut names = vec!["WORKTREE", "SNAPSHOT", "IDLE", "STATE"];
-    names.extend(args.status.then_some("BASE"));
+    let mut names = vec!["WORKTREE", "STATE", "IDLE"];
     names.extend(args.disk.then_some("DISK"));
-    names.extend(has_git.then_some(["BRANCH", "COMMITS"]).into_iter().flatten());
+    names.extend(args.status.then_some("BASE"));
+    names.extend(has_git.then_some("BRANCH"));
     names.push("PATH");
     names.into_iter().map(|name| Cell::from(name).styled(STRONG)).collect()
 }
@@ -241,13 +232,15 @@ fn ask_git(store: &Store, rows: &mut [Listed], session: Session<'_>) -> Exit {
     exit
 }
 
-/// The branch, and the differences from the project and from the last commit.
-fn git_cells(git: Option<&GitStatus>) -> [Cell; 2] {
-    let Some(git) = git else { return ["-".into(), "-".into()] };
-    let branch = match (&git.branch, &git.commit) {
-        (Some(branch), _) => harmless(branch).into_owned(),
-        (None, Some(commit)) => format!("({})", commit.get(..10).unwrap_or(commit)),
-        (None, None) => "-".to_owned(),
+/// How far the work in a worktree is, if git knows; else whether it is there.
+fn state_cell(row: &Listed) -> Cell {
+    let style = match row.state {
+        Some(WorktreeState::Ready) => Style::new(),
+        Some(WorktreeState::Starting | WorktreeState::Restoring) => CAUTION,
+        _ => BAD,
+    };
+    let Some(git) = row.git.as_ref().filter(|_| row.state == Some(WorktreeState::Ready)) else {
+        return Cell::from(state_name(row.state)).styled(style);
     };
     let numbers = [
         (git.ahead.unwrap_or(0), "", "ahead"),
@@ -262,7 +255,25 @@ fn git_cells(git: Option<&GitStatus>) -> [Cell; 2] {
     let words: Vec<String> = merged.into_iter().chain(numbers).collect();
     let style = if git.changes > 0 { CAUTION } else { Style::new() };
     let words = if words.is_empty() { "clean".to_owned() } else { words.join(", ") };
-    [branch.into(), Cell::from(words).styled(style)]
+    Cell::from(words).styled(style)
+}
+
+/// Whether a worktree changed since its base snapshot: with *uncommitted*, the column before says
+/// what git means.
+fn base_cell(row: &Listed) -> Cell {
+    match row.changes {
+        Some(0) => Cell::from("same"),
+        Some(_) => Cell::from("changed").styled(CAUTION),
+        None => Cell::from("-"),
+    }
+}
+
+fn branch(git: Option<&GitStatus>) -> String {
+    match git.map(|git| (&git.branch, &git.commit)) {
+        Some((Some(branch), _)) => harmless(branch).into_owned(),
+        Some((None, Some(commit))) => format!("({})", commit.get(..10).unwrap_or(commit)),
+        _ => "-".to_owned(),
+    }
 }
 
 fn state_name(state: Option<WorktreeState>) -> &'static str {
@@ -322,7 +333,7 @@ document! {
         merged: bool = status.is_merged,
         ahead: Option<u64> = status.ahead,
         behind: Option<u64> = status.behind,
-        changes: u64 = status.changes,
-        has_more_changes: bool = status.has_more_changes,
+        uncommitted: u64 = status.changes,
+        has_more_uncommitted: bool = status.has_more_changes,
     }
 }

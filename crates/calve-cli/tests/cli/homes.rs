@@ -126,7 +126,8 @@ fn a_working_tree_that_calve_did_not_make_is_not_taken_for_the_project() {
     // They are in the one list, and by their names.
     let list = in_git(&app, "list").stdout;
     let row = |path: &Path| {
-        list.lines().any(|it| it.ends_with(path.to_str().unwrap()) && it.contains("  git  "))
+        list.lines()
+            .any(|it| it.ends_with(path.to_str().unwrap()) && it.contains("  made by git  "))
     };
     assert!(
         row(&root.join("other")) && row(&app.join("in")) && list.lines().count() == 2,
@@ -182,7 +183,7 @@ fn a_copy_of_a_project_has_its_own_store_and_a_clone_has_none() {
         assert_eq!(in_git(place, "status").stdout, "", "{place:?}");
     }
     let listed = in_git(&app, "list");
-    assert!(listed.stdout.contains("ready"), "{listed:?}");
+    assert!(listed.stdout.contains("clean"), "{listed:?}");
     assert_eq!(in_git(&w, "path --project").stdout.trim_end(), app.to_str().unwrap());
     assert_eq!(in_git(&app, "drop w").code, Some(0));
 }
@@ -423,7 +424,7 @@ fn a_store_whose_repository_was_moved_is_found_from_all_its_trees() {
             assert_eq!(run.code, Some(0), "{row} {place:?}: {run:?}");
         }
         let listed = in_git(&project, "list").stdout;
-        assert!(listed.contains("  ready  "), "{row}: {listed}");
+        assert!(listed.contains("clean"), "{row}: {listed}");
         let run = in_git(&project, "drop w");
         assert_eq!(run.code, Some(0), "{row}: {run:?}");
     }

@@ -144,8 +144,8 @@ fn a_count_that_is_cut_says_that_there_is_more() {
     }
     assert!(done(&project, "list").contains("+ uncommitted"));
     let git = &calve(&project, "list --json").json()["worktrees"][0]["git"];
-    assert_eq!(git["has_more_changes"], true, "{git}");
-    assert!(git["changes"].as_u64().is_some_and(|changes| changes < 4400), "{git}");
+    assert_eq!(git["has_more_uncommitted"], true, "{git}");
+    assert!(git["uncommitted"].as_u64().is_some_and(|changes| changes < 4400), "{git}");
     let refused = calve(&project, "drop a");
     assert!(refused.stderr.contains("more than these paths"), "{:.400}", refused.stderr);
 }

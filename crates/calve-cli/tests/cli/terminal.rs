@@ -121,7 +121,7 @@ fn no_row_of_a_table_is_wider_than_the_terminal() {
                 assert!(cells(line) <= columns.into(), "{words} on {columns}: {line}");
             }
         }
-        let (_, text) = on_terminal(&project, "list", columns);
+        let (_, text) = on_terminal(&project, "list --status", columns);
         let at: Vec<_> = plain(&text)
             .lines()
             .skip(1)
@@ -191,6 +191,55 @@ fn the_name_of_a_worktree_is_whole_as_long_as_its_path_can_be_cut() {
         assert!(header.starts_with("WORKTREE "), "{text}");
         assert!(rows.starts_with(&format!("{name}  ")), "{text}");
         assert!(text.lines().all(|line| cells(line.trim_end()) <= 80), "{text}");
+    }
+}
+
+/// In the order of use: what is finished, since when it is idle, what it takes; then where it is.
+#[test]
+fn list_says_first_what_decides_on_a_drop_and_fits_on_eighty_columns() {
+    let name = "list_says_first_what_decides_on_a_drop_and_fits_on_eighty_columns";
+    let (_scratch, project) = with_project();
+    let git = |at: &Path, words: &str| {
+        let mut git = Command::new("git");
+        git.args(["-c", "user.name=n", "-c", "user.email=e"]).args(words.split(' '));
+        git.current_dir(at).output().is_ok_and(|it| it.status.success())
+    };
+    if !git(&project, "init -qb main") {
+        return crate::not_run(name, "there is no git");
+    }
+    assert!(git(&project, "add -A") && git(&project, "commit -qm one"));
+    done(&project, "start -q done feat/x fix-the-dates");
+    assert!(git(&project, "worktree add -q ../other"));
+    for name in ["done", "feat-x"] {
+        let tree = worktrees_of(&project).join(name);
+        fs::write(tree.join(name), "x").unwrap();
+        assert!(git(&tree, "add -A") && git(&tree, "commit -qm two"));
+        fs::write(tree.join("a"), "x").unwrap();
+    }
+    assert!(git(&worktrees_of(&project).join("done"), "checkout -q a"));
+    assert!(git(&project, "merge -q done"));
+    for (words, columns, header) in [
+        ("list", 80, "WORKTREE STATE IDLE BRANCH PATH"),
+        ("list", 120, "WORKTREE STATE IDLE BRANCH PATH"),
+        ("list --disk", 120, "WORKTREE STATE IDLE DISK BRANCH PATH"),
+        ("list --disk --status", 160, "WORKTREE STATE IDLE DISK BASE BRANCH PATH"),
+    ] {
+        let text = plain(&on_terminal(&project, words, columns).1);
+        let lines: Vec<String> =
+            text.lines().map(|it| it.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+        assert_eq!(lines[0], header, "{text}");
+        for (at, row) in [
+            (1, "done merged new "),
+            (2, "feat-x 1 ahead, 1 behind, 1 uncommitted new "),
+            (3, "fix-the-dates 1 behind new "),
+            (4, "other made by git - "),
+        ] {
+            assert!(lines[at].starts_with(row), "{words}, {columns}: {text}");
+        }
+        assert!(text.lines().all(|it| cells(it.trim_end()) <= columns.into()), "{text}");
+        if columns == 80 {
+            assert!(lines[2].contains(" feat/x "), "{text}");
+        }
     }
 }
 

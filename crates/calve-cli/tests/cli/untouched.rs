@@ -110,7 +110,7 @@ impl Desk {
         let _ = fs::remove_file(&log);
         let document = calve(self, "list --json").json();
         let row = |row: &Value| {
-            let changes = row["git"]["changes"].as_u64().unwrap();
+            let changes = row["git"]["uncommitted"].as_u64().unwrap();
             (row["name"].as_str().unwrap().to_owned(), changes)
         };
         let rows = document["worktrees"].as_array().unwrap().iter().map(row).collect();

@@ -193,17 +193,17 @@ fn list_has_a_row_a_worktree_with_its_state() {
     let beside = worktrees_of(&project);
     fs::write(beside.join("b/new"), "x").unwrap();
     fs::remove_dir_all(beside.join("c")).unwrap();
-    let (short, path) = (&id[..12], beside.display());
+    let path = beside.display();
     let expected = format!(
-        "b          {short}  new  ready    {path}/b\n\
-         c          {short}  new  missing  {path}/c\n\
-         long-name  {short}  new  ready    {path}/long-name"
+        "b          ready    new  {path}/b\n\
+         c          missing  new  {path}/c\n\
+         long-name  ready    new  {path}/long-name"
     );
     assert_eq!(done(&project, "list"), expected);
     let expected = format!(
-        "b          {short}  new  ready    changed  {path}/b\n\
-         c          {short}  new  missing  -        {path}/c\n\
-         long-name  {short}  new  ready    same     {path}/long-name"
+        "b          ready    new  changed  {path}/b\n\
+         c          missing  new  -        {path}/c\n\
+         long-name  ready    new  same     {path}/long-name"
     );
     assert_eq!(done(&project, "list --status"), expected);
     let document = calve(&beside.join("b"), "list --json --status").json();
@@ -267,7 +267,7 @@ fn in_a_git_project_list_and_drop_say_what_git_says() {
     for words in ["init -q -b main", "add -A", "commit -qm one"] {
         git(&project, words);
     }
-    let id = done(&project, "snapshot -q");
+    done(&project, "snapshot -q");
     done(&project, "start -q ahead clean");
     done(&project, "start -q -b fix/it named");
     done(&project, "start -q --detach loose");
@@ -277,21 +277,21 @@ fn in_a_git_project_list_and_drop_say_what_git_says() {
     git(&beside.join("loose"), "commit -q --allow-empty -m three");
     fs::write(beside.join("named/new"), "").unwrap();
     git(&project, "commit -q --allow-empty -m four");
-    let (short, path) = (&id[..12], beside.display());
+    let path = beside.display();
     let loose = git(&beside.join("loose"), "rev-parse HEAD");
     let at = &loose[..10];
     let expected = format!(
-        "ahead  {short}  new  ready  ahead         1 ahead, 1 behind        {path}/ahead\n\
-         clean  {short}  new  ready  clean         1 behind                 {path}/clean\n\
-         loose  {short}  new  ready  ({at})  1 ahead, 1 behind        {path}/loose\n\
-         named  {short}  new  ready  fix/it        1 behind, 1 uncommitted  {path}/named\n\
-         none   {short}  new  ready  -             -                        {path}/none"
+        "ahead  1 ahead, 1 behind        new  ahead         {path}/ahead\n\
+         clean  1 behind                 new  clean         {path}/clean\n\
+         loose  1 ahead, 1 behind        new  ({at})  {path}/loose\n\
+         named  1 behind, 1 uncommitted  new  fix/it        {path}/named\n\
+         none   ready                    new  -             {path}/none"
     );
     assert_eq!(done(&project, "list"), expected);
     let document = calve(&project, "list --json").json();
     let named = json!({
         "linked": true, "branch": "fix/it", "commit": git(&beside.join("named"), "rev-parse HEAD"),
-        "merged": false, "ahead": 0, "behind": 1, "changes": 1, "has_more_changes": false,
+        "merged": false, "ahead": 0, "behind": 1, "uncommitted": 1, "has_more_uncommitted": false,
     });
     assert_eq!(document["worktrees"][3]["git"], named);
     assert_eq!(document["worktrees"][4]["git"], json!(null));

@@ -92,7 +92,7 @@ impl Desk {
             let (name, git) = (worktree["name"].as_str().unwrap(), &worktree["git"]);
             assert_eq!(worktree["state"], "ready", "{context}: {worktree}");
             assert_eq!((&git["linked"], &git["branch"]), (&true.into(), &name.into()), "{context}");
-            assert_eq!((&git["changes"], &git["ahead"]), (&0.into(), &0.into()), "{context}");
+            assert_eq!((&git["uncommitted"], &git["ahead"]), (&0.into(), &0.into()), "{context}");
             let script = format!(
                 "cat app.worktrees/{name}/src/a app.worktrees/{name}/b
                 cd app.worktrees/{name}/lib && git status --porcelain && git rev-parse --show-toplevel"
