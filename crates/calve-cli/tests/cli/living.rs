@@ -1,13 +1,15 @@
 //! Files that belong to a process of the project stay with it.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
 use serde_json::{Value, json};
 
-use crate::{Run, calve, done, plant, with_project};
+use crate::hints::{in_git, repository, sh, with_git};
+use crate::{Run, calve, command, done, not_run, plant, run, with_project};
 
 #[track_caller]
 fn tree_of(run: &Run) -> PathBuf {
@@ -159,4 +161,59 @@ fn a_worktrees_own_server_may_write_over_a_stale_note() {
     // When it has ended, the file is one like any other.
     let status = calve(&tree, "status --json").json();
     assert_eq!(status["changes"].as_array().map(Vec::len), Some(1), "{pid}: {status}");
+}
+
+/// git on Linux has a file monitor since 2.55 only, so a `git` that is a script stands for it.
+#[test]
+fn a_drop_stops_the_file_monitor_of_the_worktree_and_no_other() {
+    let test = "a_drop_stops_the_file_monitor_of_the_worktree_and_no_other";
+    let Some((_scratch, root)) = repository() else { return not_run(test, "there is no git") };
+    let (app, bin) = (root.join("app"), root.join("bin"));
+    let git = "#!/bin/sh\ncase $1\" $* \" in\n\
+        fsmonitor--daemon*) read -r _ <$3;;\n\
+        *' fsmonitor--daemon stop '*) echo \"$PWD\" >>\"$STOPPED\"; eval \"$STOP\";;\n\
+        *) PATH=${PATH#*:}; exec git \"$@\";;\nesac\n";
+    plant(&bin, &[("git", git)]);
+    fs::set_permissions(bin.join("git"), PermissionsExt::from_mode(0o755)).unwrap();
+    sh(&root, "mkfifo pipe").unwrap();
+    let path = std::env::var("PATH").unwrap();
+    let (stopped, pipe) = (root.join("stopped"), root.join("pipe"));
+    let drop_it = |name: &str, stop: &str| {
+        let mut command = with_git(command(&app, ["drop", name]));
+        command.env("PATH", format!("{}:{path}", bin.display())).env("STOPPED", &stopped);
+        command.env("STOP", stop);
+        run(command)
+    };
+    let monitor_of = |name: &str| {
+        let mut monitor = Command::new(bin.join("git"));
+        monitor.args(["fsmonitor--daemon", "run"]).arg(&pipe);
+        monitor.current_dir(root.join("app.worktrees").join(name));
+        Worker(monitor.spawn().unwrap())
+    };
+    let socket_of = |name: &str| {
+        let socket = app.join(".git/worktrees").join(name).join("fsmonitor--daemon.ipc");
+        UnixListener::bind(&socket).unwrap();
+        socket
+    };
+    assert_eq!(in_git(&app, "start -q none lives stale stays").code, Some(0));
+    // Without a monitor nobody is asked.
+    assert_eq!(drop_it("none", "exit 1").code, Some(0));
+    assert!(!stopped.try_exists().unwrap());
+    // It is no process that works in the worktree.
+    let (monitor, socket) = (monitor_of("lives"), socket_of("lives"));
+    let run = drop_it("lives", &format!("kill {}; rm '{}'", monitor.id(), socket.display()));
+    assert_eq!((run.code, run.stderr.contains("monitor")), (Some(0), false), "{run:?}");
+    let tree = root.join("app.worktrees/lives");
+    assert_eq!(fs::read_to_string(&stopped).unwrap(), format!("{}\n", tree.display()));
+    assert!(!tree.try_exists().unwrap());
+    // One that was killed has left its socket.
+    socket_of("stale");
+    let run = drop_it("stale", "echo 'fatal: fsmonitor--daemon is not running' >&2; exit 128");
+    assert_eq!((run.code, run.stderr.contains("monitor")), (Some(0), false), "{run:?}");
+    // One that cannot be stopped is said.
+    socket_of("stays");
+    let run = drop_it("stays", "echo 'fatal: not supported' >&2; exit 128");
+    assert_eq!(run.code, Some(3), "{run:?}");
+    assert!(run.stderr.contains("its file monitor: fatal: not supported"), "{run:?}");
+    assert!(!root.join("app.worktrees/stays").try_exists().unwrap());
 }

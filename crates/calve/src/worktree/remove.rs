@@ -44,6 +44,7 @@ mod away;
 mod checked;
 mod filter;
 pub(super) mod look;
+mod monitor;
 pub(super) mod processes;
 
 pub use checked::CheckedWorktree;
@@ -178,7 +179,7 @@ impl DroppedWorktree {
     }
 
     /// What could not be done any more when the worktree was gone: its branch was not deleted, or
-    /// parts of it stay in the store or in git's repository.
+    /// parts of it stay in the store or in git's repository. Or its file monitor may still run.
     #[must_use]
     pub fn problems(&self) -> &[Error] {
         &self.problems
@@ -285,7 +286,8 @@ impl Worktree {
     ///   inside the worktree count, also where git ignores them.
     /// * [`ErrorKind::Busy`] if a process works in it: its current folder, its program or a file
     ///   that it has open or mapped is there. [`Error::details`] has its number and its name. The
-    ///   processes that led to this one do not count. Also if another process switches the worktree
+    ///   processes that led to this one do not count, and neither does git's file monitor, which the
+    ///   drop stops. Also if another process switches the worktree
     ///   and does not finish in time.
     /// * [`ErrorKind::Git`] if `git worktree lock` has locked the worktree, or if git cannot say
     ///   what would be lost.
@@ -507,6 +509,8 @@ impl Worktree {
         let Attempt { how, room, is_last } = *attempt;
         self.must_be_there()?;
         self.must_hold_no_other()?;
+        // Before the look, which would take its socket's end for a change.
+        let monitor = self.stop_file_monitor();
         // A process that has begun to work in it since may change it through a mapping at any time.
         let is_alone = |_: &Seen| living_in(&self.path, Depth::Thorough).is_empty();
         let seen = match checked.filter(is_alone) {
@@ -582,6 +586,7 @@ impl Worktree {
             let (folder, name) = away.into_place();
             Remains::Deleted { folder, name, in_trash: in_store }
         };
+        problems.extend(monitor.err());
         let mut dropped = DroppedWorktree::new(remains, kept, problems);
         dropped.living.clone_from(&seen.living);
         let could_look =

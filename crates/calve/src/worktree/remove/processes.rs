@@ -5,7 +5,7 @@
 //! runs `drop` in a shell inside the tree knows where the shell is. Other processes of this program
 //! do not count either, with the git that they run: what they do to worktrees is ordered by the
 //! store's locks. What they run for the user in a new worktree does count. A process that ends at
-//! once, such as the git of a shell's prompt, does not count.
+//! once, such as the git of a shell's prompt, does not count, and neither does git's file monitor.
 //!
 //! A process in another mount namespace, as a container has, sees the tree at other paths, which its
 //! own list of mounts tells. If the tree or a folder in it is mounted there, and not here as well,
@@ -30,6 +30,7 @@ use std::time::Duration;
 use rustix::fs::{self, Mode};
 use rustix::io::Errno;
 
+use super::monitor::is_file_monitor;
 use crate::reflink::imp::DIR_FLAGS;
 use crate::store::files::listed;
 use crate::store::paths::living::is_below;
@@ -95,11 +96,15 @@ fn found_in(root: &Path, depth: Depth) -> Vec<LivingProcess> {
             || is_program(pid)
             || name_of(pid).starts_with(b"git") && parent_of(pid).is_some_and(is_program)
     };
+    let is_monitor = |pid: u32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline"));
+        line.is_ok_and(|line| is_file_monitor(&name_of(pid), &line))
+    };
     let mut found = Vec::new();
     let mut maps = Vec::new();
     for (name, _) in processes {
         let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
-        if tree.has(&name, &mut maps) && !is_ours(pid) {
+        if tree.has(&name, &mut maps) && !is_ours(pid) && !is_monitor(pid) {
             let command = String::from_utf8_lossy(&name_of(pid)).into_owned();
             found.push(LivingProcess { pid, command });
         }
