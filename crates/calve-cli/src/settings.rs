@@ -90,6 +90,18 @@ impl Settings {
         String::from_utf8(output.stdout).map(|text| Self::read(&text)).map_err(|it| it.to_string())
     }
 
+    /// The same for a command that must not guess: a setting may say that secrets stay, where
+    /// worktrees belong, or at which commit they begin.
+    ///
+    /// # Errors
+    /// git cannot say them.
+    pub(crate) fn known(project: &Path) -> Result<Self, Failure> {
+        Self::of(project).map_err(|why| {
+            let hint = "'git config --list' shows what git cannot read";
+            own("ask git about the settings of", project, ErrorKind::Git, &harmless(&why), hint)
+        })
+    }
+
     /// Reads what `git config -z` prints: `key LF value NUL`. A key alone stands for `true`.
     pub(crate) fn read(text: &str) -> Self {
         let entry = |entry: &str| {

@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use calve::{CopyCost, ErrorKind, FillOptions, FillPlan, FillReport, SkipReason, Store};
+use calve::{CopyCost, FillOptions, FillPlan, FillReport, SkipReason, Store};
 
 use crate::args::FillArgs;
 use crate::clone::{DestinationDocument, findings, why_not_shared};
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::failure::stored::{own, store_failure};
+use crate::failure::stored::store_failure;
 use crate::filesystems::{Copies, CostDocument, Taker};
 use crate::output::{PathFields, document, encoded};
 use crate::paths::{MentionDocument, tell_living};
@@ -17,7 +17,7 @@ use crate::secrets::{SecretDocument, SecretPolicy};
 use crate::session::Session;
 use crate::settings::Settings;
 use crate::summary::Summary;
-use crate::text::{counted, harmless, shown};
+use crate::text::{counted, shown};
 
 /// How many paths a message names.
 const NAMED_MOST: usize = 3;
@@ -72,11 +72,7 @@ pub(super) fn secrets_ahead() -> String {
 /// # Errors
 /// git cannot say the settings, so one of them may be that they stay; or the setting is wrong.
 pub(super) fn policy(path: &Path) -> Result<SecretPolicy, Failure> {
-    let failed = |why: String| {
-        let hint = "'git config --list' shows what git cannot read";
-        own("ask git about the settings of", path, ErrorKind::Git, &harmless(&why), hint)
-    };
-    SecretPolicy::of(&Settings::of(path).map_err(failed)?)
+    SecretPolicy::of(&Settings::known(path)?)
 }
 
 /// The root of the working tree that contains a folder; the folder itself if git finds none.

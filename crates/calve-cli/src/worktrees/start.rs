@@ -42,12 +42,11 @@ pub(crate) fn run(
     let project = &store.project().map_err(|error| store_failure(&error))?;
     #[cfg(target_os = "linux")]
     crate::volume::store::must_have_room(store.path(), session.output)?;
-    let settings = Settings::of(project);
-    let args = &with_settings(args, settings.as_ref().ok(), project)?;
-    let place = match (&args.at, &settings) {
-        (Some(at), _) => Some(session.common.resolve(at)),
-        (None, Ok(settings)) => settings.worktrees(project)?,
-        (None, Err(_)) => None,
+    let settings = &Settings::known(project)?;
+    let args = &with_settings(args, settings, project)?;
+    let place = match &args.at {
+        Some(at) => Some(session.common.resolve(at)),
+        None => settings.worktrees(project)?,
     };
     let place = place.or_else(|| args.default_at.clone());
     let source = &match args.base {
@@ -58,8 +57,7 @@ pub(crate) fn run(
     // Then a branch at the project's commit may be at another one than these worktrees.
     let is_elsewhere = is_fork || args.default_base.is_some();
     let asked = &Asked::of(args, words, store, (project, is_elsewhere))?;
-    let unset = Settings::default();
-    let secrets = SecretPolicy::of(settings.as_ref().unwrap_or(&unset))?;
+    let secrets = SecretPolicy::of(settings)?;
     let wanted = Wanted { args, asked, source, place, store, project, session, secrets };
     let basis = wanted.basis()?;
     let options = wanted.options(&basis);
@@ -77,18 +75,17 @@ pub(crate) fn run(
 /// The arguments, with the user's settings where the user gave none.
 fn with_settings(
     args: &StartArgs,
-    settings: Option<&Settings>,
+    settings: &Settings,
     project: &Path,
 ) -> Result<StartArgs, Failure> {
     let mut args = args.clone();
-    let get = |key| settings.and_then(|settings| settings.get(key));
-    if let Some(word) = get(GIT)
+    if let Some(word) = settings.get(GIT)
         && !args.git.or(word)
     {
         return Err(wrong(GIT, word, "knows linked, copy and none"));
     }
     // A branch or a snapshot that the user names says where to begin.
-    if let Some(base) = get(BASE)
+    if let Some(base) = settings.get(BASE)
         && !args.says_what_to_start()
         && args.from.is_none()
         && std::fs::symlink_metadata(project.join(".git")).is_ok()
@@ -103,7 +100,7 @@ struct Made<'a> {
     wanted: Wanted<'a>,
     basis: Basis,
     report: StartReport,
-    settings: Result<Settings, String>,
+    settings: &'a Settings,
 }
 
 impl Made<'_> {
@@ -243,14 +240,7 @@ impl Made<'_> {
             output.warning(line);
             exit = Exit::Findings;
         };
-        let unset = Settings::default();
-        let settings = self.settings.as_ref().unwrap_or_else(|why| {
-            let why = harmless(why);
-            warn(format!(
-                "git cannot say whether calve.afterStart is set, or another setting, so none holds: {why}"
-            ));
-            &unset
-        });
+        let settings = self.settings;
         for remark in settings.remarks() {
             output.warning(remark);
         }

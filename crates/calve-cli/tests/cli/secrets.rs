@@ -8,7 +8,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::living::worker_in;
-use crate::{Run, calve, done, plant, with_project};
+use crate::{Run, calve, command, done, plant, run, with_project};
 
 const KEY: &str = "-----BEGIN OPENSSH PRIVATE KEY-----\nx\n";
 
@@ -227,5 +227,24 @@ fn a_fill_leaves_secrets_and_what_belongs_to_a_process() {
         assert!(run.stderr.contains("local/tmp/a.pid belongs to process"), "{row}: {run:?}");
         assert_eq!(said(&calve(&tree, "fill")).len(), usize::from(!came), "{row}");
         git(&project, &format!("worktree remove --force {}", tree.display()));
+    }
+}
+
+/// What git cannot say may be that they stay. A start went on then, as if nothing were set.
+#[test]
+fn without_the_settings_no_verb_guesses_what_becomes_of_secrets() {
+    let (_scratch, project) = with_secrets();
+    git(&project, "config calve.secrets leave");
+    let tree = tree_of(&calve(&project, "start -q a"));
+    let broken = project.with_file_name("broken");
+    fs::create_dir(&broken).unwrap();
+    for words in ["start b", "start b --git none", "fill ../p.worktrees/a", "update a", "env a"] {
+        let mut command = command(&project, words.split(' '));
+        command.env("GIT_CONFIG_GLOBAL", &broken);
+        let run = run(command);
+        assert_eq!(run.code, Some(1), "{words}: {run:?}");
+        assert!(run.stderr.contains("the settings of"), "{words}: {run:?}");
+        assert!(!project.with_file_name("p.worktrees/b").try_exists().unwrap(), "{words}");
+        assert_eq!(there(&tree), [false, true], "{words}");
     }
 }

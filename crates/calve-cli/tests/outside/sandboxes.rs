@@ -228,7 +228,8 @@ fn where_no_process_can_be_made_worktrees_are_used_and_what_git_must_say_is_not_
         ("fill ../app.worktrees/b", 1, reached),
         ("drop --force a", 0, ""),
         ("restore a", 1, "EAGAIN"),
-        ("start c --git none", 3, "calve.afterStart"),
+        // One of the settings that git cannot say may be that secrets stay in the project.
+        ("start c --git none", 1, reached),
         ("store gc", 0, ""),
     ] {
         let run = sandboxed(launcher, NO_PROCESSES, scratch.path(), &app, verb);
