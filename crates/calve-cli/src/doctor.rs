@@ -13,10 +13,15 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::filesystems::fix;
 #[cfg(unix)]
-use crate::here::Here;
+use crate::here::{Here, Trees};
 use crate::output::{BAD, GOOD, Output, document, encoded};
 use crate::system::Signals;
 use crate::text::{cause, errno_name, shown, wrapped};
+
+#[cfg(unix)]
+mod around;
+#[cfg(unix)]
+use around::Around;
 
 /// Probes the pairs, and prints the verdicts.
 pub(crate) fn run(
@@ -77,6 +82,11 @@ pub(crate) fn run(
     #[cfg(unix)]
     let here = args.paths.is_empty().then(|| Here::look(common));
     #[cfg(unix)]
+    let trees = here.as_ref().and_then(Here::trees);
+    #[cfg(unix)]
+    let around =
+        trees.as_ref().map(|Trees { project, worktrees }| Around::look(project, worktrees));
+    #[cfg(unix)]
     let next = here.as_ref().map(|here| here.next(Some(all_reflink)));
     if output.json {
         let pairs = verdicts.iter().map(PairDocument::new).collect();
@@ -89,6 +99,8 @@ pub(crate) fn run(
             #[cfg(unix)]
             mentions,
             #[cfg(unix)]
+            limits: around.as_ref().map(around::LimitsDocument::new),
+            #[cfg(unix)]
             next: next.map(|(command, _)| command),
         })?;
     } else {
@@ -98,7 +110,8 @@ pub(crate) fn run(
         #[cfg(unix)]
         let lines = {
             let mut lines = lines;
-            for text in here.iter().flat_map(Here::lines) {
+            let around = around.iter().flat_map(Around::lines);
+            for text in here.iter().flat_map(Here::lines).chain(around) {
                 lines.push_str(&line(&text, output.width()));
             }
             lines.push_str(&told(&mentions, output));
@@ -280,6 +293,10 @@ struct Document {
     /// Absent on Windows, which has no worktrees.
     #[cfg(unix)]
     mentions: Vec<crate::paths::MentionDocument>,
+    /// Only without a path, in a project.
+    #[cfg(unix)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limits: Option<around::LimitsDocument>,
     /// Only without a path.
     #[cfg(unix)]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -34,20 +34,34 @@ enum Place {
     Bare,
     /// A store that calve cannot use, with the reason.
     Unusable(String),
-    /// The project's folder, its store, and the number of worktrees.
-    Project { root: PathBuf, store: PathBuf, worktrees: usize },
-    /// The name of a worktree, and its folder.
-    Worktree { name: String, root: PathBuf },
+    /// The project and its store.
+    Project { trees: Trees, store: PathBuf },
+    /// The name of a worktree, its folder, and its project.
+    Worktree { name: String, root: PathBuf, trees: Trees },
+}
+
+/// The folders of a project and of its worktrees.
+#[derive(Clone)]
+pub(crate) struct Trees {
+    pub(crate) project: PathBuf,
+    pub(crate) worktrees: Vec<PathBuf>,
+}
+
+impl Trees {
+    fn of(store: &Store) -> Result<Self, calve::Error> {
+        let worktrees = store.worktrees()?.iter().map(|tree| tree.path().to_owned()).collect();
+        Ok(Self { project: store.project()?, worktrees })
+    }
 }
 
 impl Place {
     fn of(found: Discovered) -> Result<Self, calve::Error> {
+        let trees = Trees::of(&found.store)?;
         if found.is_worktree() {
             let name = found.worktree()?.name().to_owned();
-            return Ok(Self::Worktree { name, root: found.root });
+            return Ok(Self::Worktree { name, root: found.root, trees });
         }
-        let (root, worktrees) = (found.store.project()?, found.store.worktrees()?.len());
-        Ok(Self::Project { root, store: found.store.path().to_owned(), worktrees })
+        Ok(Self::Project { trees, store: found.store.path().to_owned() })
     }
 }
 
@@ -65,6 +79,18 @@ impl Here {
             _ => Place::Unusable(store_failure(&error).message()),
         });
         Self { repository, place }
+    }
+
+    /// The project here, and its worktrees. `None`: there is neither a store that can be used nor a
+    /// repository.
+    pub(crate) fn trees(&self) -> Option<Trees> {
+        match &self.place {
+            Place::Project { trees, .. } | Place::Worktree { trees, .. } => Some(trees.clone()),
+            Place::Bare | Place::Unusable(_) => {
+                let project = self.repository.clone()?;
+                Some(Trees { project, worktrees: Vec::new() })
+            }
+        }
     }
 
     /// The command that comes next, and what it does. `shares` says whether files here can share
@@ -111,13 +137,13 @@ impl Here {
         let store = match &self.place {
             Place::Bare => "store: none yet".to_owned(),
             Place::Unusable(why) => format!("store: {why}"),
-            Place::Project { root, store, worktrees } => format!(
+            Place::Project { trees, store } => format!(
                 "store: {}, of the project {}, with {}",
                 shown(store),
-                shown(root),
-                counted(*worktrees as u64, "worktree")
+                shown(&trees.project),
+                counted(trees.worktrees.len() as u64, "worktree")
             ),
-            Place::Worktree { name, root } => {
+            Place::Worktree { name, root, .. } => {
                 format!("store: this is the worktree {} at {}", harmless(name), shown(root))
             }
         };

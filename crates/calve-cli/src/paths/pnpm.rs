@@ -1,6 +1,7 @@
 //! pnpm links a project's packages to its store. No hard link leads into a subvolume of btrfs, so in
 //! such a worktree pnpm takes a store of its own, inside the worktree: it downloads everything
-//! again, and git sees the store. A store that is configured is taken everywhere.
+//! again, and git may see the store. A store that is configured is taken everywhere, and pnpm clones
+//! from it. docs/design/start.md says what was tried.
 
 use std::fs::{File, metadata};
 use std::io::Read as _;
@@ -27,8 +28,9 @@ pub(crate) fn warning(project: &Path, worktree: &Path) -> Option<String> {
     // The last part is the version of its format, which pnpm adds.
     let configured = store.parent()?;
     Some(format!(
-        "no hard link leads from pnpm's store into {}, a subvolume of btrfs: 'pnpm install' there downloads again, \
-         into a .pnpm-store that git sees. Once for all worktrees: 'pnpm config set store-dir {}'",
+        "no hard link leads from pnpm's store into {}, a subvolume of btrfs, so pnpm there downloads again, into a store \
+         in the worktree, and 'pnpm add' may fail (ERR_PNPM_UNEXPECTED_STORE). Once for all worktrees: 'pnpm config \
+         set store-dir {}'; then pnpm clones from its store, and shares blocks",
         shown(worktree),
         shell_word(configured)
     ))
