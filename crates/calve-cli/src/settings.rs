@@ -71,7 +71,7 @@ impl Settings {
             // A git before 2.38 does not know that setting.
             git.args(["--global", "--includes"]);
         }
-        git.args(["-z", "--get-regexp", r"^calve\."]);
+        git.args(["-z", "--get-regexp", r"^calve\."]).env("LC_ALL", "C");
         if let Some(above) = project.parent() {
             // A repository around the project is not the project's.
             git.env("GIT_CEILING_DIRECTORIES", above);
@@ -81,11 +81,14 @@ impl Settings {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
             Err(error) => return Err(calve::why_git_did_not_run(error)),
         };
+        let said = String::from_utf8_lossy(&output.stderr);
         match output.status.code() {
+            // Those of another file. What git could not read may say something else.
+            Some(0) if said.contains("unable to access") => return Err(said.trim().to_owned()),
             Some(0) => {}
             // None is set. With a message, git could not read a file.
-            Some(1) if output.stderr.is_empty() => return Ok(Self::default()),
-            _ => return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+            Some(1) if said.is_empty() => return Ok(Self::default()),
+            _ => return Err(said.trim().to_owned()),
         }
         String::from_utf8(output.stdout).map(|text| Self::read(&text)).map_err(|it| it.to_string())
     }
