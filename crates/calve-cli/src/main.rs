@@ -23,6 +23,15 @@ mod groups;
 #[cfg(unix)]
 mod here;
 #[cfg(unix)]
+mod hints;
+#[cfg(not(unix))]
+mod hints {
+    /// Without stores each command works anywhere.
+    pub(crate) fn placed(message: &str) -> std::borrow::Cow<'_, str> {
+        message.into()
+    }
+}
+#[cfg(unix)]
 mod hook;
 mod manual;
 mod output;

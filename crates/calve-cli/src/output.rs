@@ -1,6 +1,7 @@
 //! The two output streams: results go to standard output, everything else to standard error, as
 //! text or as JSON.
 
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use clap::builder::styling::{AnsiColor, Style};
 use serde::Serialize;
 
 use crate::failure::{Failure, Kind};
+use crate::hints::placed;
 #[cfg(unix)]
 use crate::table::Table;
 use crate::text::{count, fitted, harmless, shown};
@@ -80,13 +82,16 @@ impl Output {
     /// Prints what calve did, for people. `-q` silences it.
     pub(crate) fn summary(self, line: impl Display) {
         if !self.quiet {
-            self.say(format_args!("{line}"));
+            self.say(placed(&line.to_string()));
         }
     }
 
     /// Prints a finding.
     pub(crate) fn warning(self, line: impl Display) {
-        self.say(format_args!("{CAUTION}warning:{CAUTION:#} {}", harmless(&line.to_string())));
+        self.say(format_args!(
+            "{CAUTION}warning:{CAUTION:#} {}",
+            harmless(&placed(&line.to_string()))
+        ));
     }
 
     /// Prints findings: all of them with `-v`, else the first ones and how many others there are.
@@ -114,7 +119,7 @@ impl Output {
             self.say(format_args!("  and {} more; -v lists all", count(more as u64)));
         }
         if let Some(hint) = &failure.hint {
-            self.say(format_args!("{STRONG}hint:{STRONG:#} {}", harmless(hint)));
+            self.say(format_args!("{STRONG}hint:{STRONG:#} {}", harmless(&placed(hint))));
         }
         self.failure_document(failure);
     }
@@ -133,7 +138,7 @@ impl Output {
                 details_encoding,
                 kind: failure.kind.as_str(),
                 cause: &failure.cause,
-                hint: failure.hint.as_deref(),
+                hint: failure.hint.as_deref().map(placed),
             };
             // The exit code already reports the first failure, so a second one here changes
             // nothing.
@@ -223,7 +228,7 @@ struct ErrorFields<'a> {
     details_encoding: Option<&'static str>,
     kind: &'static str,
     cause: &'a str,
-    hint: Option<&'a str>,
+    hint: Option<Cow<'a, str>>,
 }
 
 /// A path for JSON, and the name of its encoding if it is not UTF-8.

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use calve::{ErrorKind, Filesystem, NotInGit, Store};
+use calve::{Discovered, ErrorKind, Filesystem, NotInGit, Store};
 
 use crate::failure::Failure;
 use crate::failure::stored::{own, store_failure};
@@ -176,19 +176,20 @@ fn repository_of(root: &Path) -> Option<PathBuf> {
     Some(registrations.and_then(Path::parent).map_or(leads.clone(), Path::to_owned))
 }
 
-/// Refuses to start worktrees of the project at `root` if the user is in another git repository
-/// below. Without a store of its own, that repository is a part of the project.
+/// Refuses to start worktrees of the project, or from the worktree, that `place` is if the user is
+/// in another git repository below. Without a store of its own, that repository is a part of it.
 pub(crate) fn must_not_be_in_another_repository(
     current: &Path,
-    store: &Path,
-    root: &Path,
+    place: &Discovered,
 ) -> Result<(), Failure> {
+    let root = &*place.root;
     let Ok(current) = fs::canonicalize(current) else { return Ok(()) };
     let Some(repository) = other_repository(&current, root) else { return Ok(()) };
     let why = format!("it has no store; the one above is that of {}", shown(root));
-    let (here, store) = (shell_word(&repository), shell_word(store));
+    let (here, store) = (shell_word(&repository), shell_word(place.store.path()));
+    let force = if place.is_worktree() { " --force" } else { "" };
     let hint = format!(
-        "'calve init {here}' makes a store for this repository; 'calve --store {store} start NAME' starts a worktree of all of {}",
+        "'calve init{force} {here}' makes a store for this repository; 'calve --store {store} start NAME' starts a worktree of all of {}",
         shell_word(root)
     );
     Err(own("start a worktree of", &repository, ErrorKind::StoreNotFound, &why, hint))

@@ -15,6 +15,7 @@ use calve::{Discovered, ErrorKind, Progress, SnapshotId, Store, StoreOptions, Wo
 use crate::common::Common;
 use crate::failure::stored::{no_worktree, own, store_failure};
 use crate::failure::{Failure, Kind};
+use crate::hints;
 use crate::output::Output;
 use crate::places;
 use crate::progress::{self, Total, Watched};
@@ -77,6 +78,16 @@ impl Session<'_> {
         }
     }
 
+    /// A hint is pasted into a shell, for which `-C` and `--store` do not hold. `is_near`: the
+    /// store was found from the current folder.
+    fn hints_are_about(&self, store: &Store, is_near: bool) {
+        let variable_holds = self.common.store.is_none() && self.common.store().is_some();
+        let is_found = variable_holds
+            || is_near && self.common.directory.is_none()
+            || Store::discover(".").is_ok_and(|it| it.store.path() == store.path());
+        hints::are_about(store, is_found);
+    }
+
     fn current(&self) -> PathBuf {
         self.common.resolve(Path::new("."))
     }
@@ -87,10 +98,12 @@ impl Session<'_> {
             Some(path) => {
                 let store = Store::open(path).map_err(|error| store_failure(&error))?;
                 self.know_again(&store);
+                self.hints_are_about(&store, false);
                 return Ok(store);
             }
             None => Store::discover(self.current()).map_err(|error| store_failure(&error))?,
         };
+        self.hints_are_about(&place.store, true);
         match know_again(&place) {
             // A name would mean a worktree beside the original.
             Err(error) if error.kind() == ErrorKind::Overlap => Err(store_failure(&error)),
@@ -121,8 +134,7 @@ impl Session<'_> {
             };
             let here = Some(&*place.root).filter(|_| place.is_only_gits());
             places::must_have_project(&place.store, here)?;
-            let store = place.store.path();
-            places::must_not_be_in_another_repository(&self.current(), store, &place.root)?;
+            places::must_not_be_in_another_repository(&self.current(), &place)?;
         }
         let store = self.store()?;
         places::must_have_project(&store, None)?;
@@ -181,11 +193,12 @@ impl Session<'_> {
     pub(crate) fn here(&self) -> Result<Worktree, Failure> {
         let current = self.current();
         let Some(given) = self.common.store() else {
-            return Store::discover(&current)
-                .and_then(|place| place.worktree())
-                .map_err(|error| store_failure(&error));
+            let place = Store::discover(&current).map_err(|error| store_failure(&error))?;
+            self.hints_are_about(&place.store, true);
+            return place.worktree().map_err(|error| store_failure(&error));
         };
         let store = Store::open(given).map_err(|error| store_failure(&error))?;
+        self.hints_are_about(&store, false);
         let current = canonical(&current)?;
         let project = store.project().map_err(|error| store_failure(&error))?;
         match store.find(&current) {
@@ -314,6 +327,7 @@ impl Session<'_> {
         match &found {
             Ok(place) if place.root == root && is_given(&place.store) => {
                 self.know_again(&place.store);
+                self.hints_are_about(&place.store, false);
                 return place.worktree().map_err(|error| store_failure(&error));
             }
             _ => {}

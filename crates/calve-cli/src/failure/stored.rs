@@ -47,7 +47,7 @@ pub(crate) fn missing(worktree: &Worktree) -> Failure {
     let (kind, gone) = (ErrorKind::WorktreeMissing, io::Error::from(io::ErrorKind::NotFound));
     let name = argument(worktree);
     let (operation, path) = (Operation::OpenWorktree, worktree.path());
-    let case = Case { kind, operation, path, other: None, error: &gone, name: &name };
+    let case = Case { kind, operation, path, other: None, error: &gone, details: &[], name: &name };
     let hint = way_out(&case).unwrap_or_default();
     own(operation.as_str(), path, kind, "its folder is gone", hint)
 }
@@ -92,6 +92,7 @@ fn hint(error: &calve::Error, worktree: Option<&Worktree>) -> Option<String> {
         path: error.path(),
         other: error.other_path(),
         error: error.io_error(),
+        details: error.details(),
         name: &worktree.map(argument).unwrap_or_default(),
     })
 }

@@ -91,6 +91,10 @@ fn must_work(directory: &Path, advised: &str, error: &str) {
 
 const EDITED: &str = "calve start -q w; echo z >../app.worktrees/w/f";
 
+/// Another project with a worktree of the same name.
+const ANOTHER: &str = "calve start -q w; echo z >../app.worktrees/w/f; mkdir ../other; cd ../other; git init -q -b main; \
+                       echo x >f; git add f; git commit -qm 1; calve start -q w";
+
 /// The rows of the next test.
 const ADVICE: &[(&str, &str, &str, &[&str])] = &[
     // The preparation, the folder, the command, and those of its hints that the test pastes.
@@ -149,7 +153,47 @@ const ADVICE: &[(&str, &str, &str, &[&str])] = &[
         "calve start -q --detach w; git -C ../app.worktrees/w commit -q --allow-empty -m 2",
         "app",
         "drop w",
-        &["git -C ROOT/app.worktrees/w switch -c BRANCH", "calve drop w"],
+        &["git -C ROOT/app.worktrees/w branch NEW COMMIT", "calve drop w"],
+    ),
+    (
+        "calve start -q w; git -C ../app.worktrees/w update-ref refs/worktree/side \
+             $(git commit-tree -m side HEAD^{tree})",
+        "app",
+        "drop w",
+        &["git -C ROOT/app.worktrees/w branch NEW COMMIT", "calve drop w"],
+    ),
+    (
+        "calve start -q w; cd ../app.worktrees/w/out; git init -q; git commit -q --allow-empty -m inner",
+        "app",
+        "drop w",
+        &["git -C ROOT/app.worktrees/w/out branch NEW COMMIT"],
+    ),
+    (
+        "calve start -q w; git -C ../app.worktrees/w commit -q --allow-empty -m 2",
+        "app",
+        "drop --delete-branch w",
+        &["calve drop w"],
+    ),
+    // Where the store is found only by what the command was told.
+    (
+        EDITED,
+        "app.worktrees",
+        "drop w",
+        &["calve -C ROOT/app drop --force w", "calve -C ROOT/app undo w"],
+    ),
+    (
+        ANOTHER,
+        "other",
+        "drop ../app.worktrees/w",
+        &["calve -C ROOT/app drop --force w", "calve -C ROOT/app undo w"],
+    ),
+    ("", "", "-C app status none", &["calve -C ROOT/app list"]),
+    ("calve start -q feat/y", "app", "start feat/y", &["calve path feat-y"]),
+    (
+        "calve start -q w; git init -q ../app.worktrees/w/out; cd ../app.worktrees/w/out; git commit -q --allow-empty -m 1",
+        "app.worktrees/w/out",
+        "start z",
+        &["calve init --force ROOT/app.worktrees/w/out"],
     ),
     ("calve start -q w; rm -r ../app.worktrees/w", "app", "status w", &["calve restore w"]),
     ("calve start -q w; rm -r ../app.worktrees/w", "app", "status w", &["calve drop --force w"]),
@@ -188,8 +232,11 @@ fn what_is_advised_works_where_it_is_advised() {
         let run = in_git(&directory, words);
         assert!(run.code == Some(1) || run.stderr.contains("warning"), "{words}: {run:?}");
         let commands = quoted(&run.stderr);
+        let mut details = run.stderr.lines().filter_map(|line| line.strip_prefix("  "));
+        let commit = details.next().and_then(|line| line.split(' ').next()).unwrap_or_default();
         for (at, advised) in advice.iter().enumerate() {
             let advised = advised.replace("ROOT", root.to_str().unwrap());
+            let advised = advised.replace("COMMIT", commit);
             // What follows the first one is the command that failed.
             if at == 0 || advised != format!("calve {words}") {
                 assert!(

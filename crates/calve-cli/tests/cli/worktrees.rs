@@ -298,8 +298,8 @@ fn in_a_git_project_list_and_drop_say_what_git_says() {
 
     for (name, kind, told, hint) in [
         ("named", "changed", "\n  new\n", "commit"),
-        ("loose", "commits_only_here", "three\n", "switch -c BRANCH'"),
-        ("--delete-branch ahead", "commits_only_here", "two\n", "'calve drop --force"),
+        ("loose", "commits_only_here", "three\n", "branch NEW "),
+        ("--delete-branch ahead", "commits_only_here", "two\n", "'calve drop ahead'"),
     ] {
         let refused = calve(&project, &format!("drop {name}"));
         assert_eq!(refused.code, Some(1), "{refused:?}");

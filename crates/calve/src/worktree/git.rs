@@ -608,18 +608,19 @@ impl Loss {
     }
 
     fn unheld(&self, worktree: &Worktree) -> Error {
-        unheld(worktree, "it has commits that no branch or other reference holds", &self.commits)
+        let why = "it has commits that no branch or other reference holds";
+        unheld(worktree, Operation::DropWorktree, why, &self.commits)
     }
 }
 
 /// The error of a drop that would lose commits.
-fn unheld(worktree: &Worktree, why: &str, commits: &[Commit]) -> Error {
+fn unheld(worktree: &Worktree, operation: Operation, why: &str, commits: &[Commit]) -> Error {
     let cause = std::io::Error::other(why.to_owned());
     let lines = commits.iter().map(|commit| {
         let id = commit.id.get(..12).unwrap_or(&commit.id);
         PathBuf::from(format!("{id} {}", commit.subject).trim_end())
     });
-    Error::new(ErrorKind::CommitsOnlyHere, Operation::DropWorktree, worktree.path(), cause)
+    Error::new(ErrorKind::CommitsOnlyHere, operation, worktree.path(), cause)
         .with_details(lines.collect())
 }
 

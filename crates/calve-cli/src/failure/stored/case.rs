@@ -1,7 +1,7 @@
 //! An error of the library for which somebody looks for a way out.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use calve::{ErrorKind, Operation};
 
@@ -12,6 +12,8 @@ pub(super) struct Case<'a> {
     pub(super) path: &'a Path,
     pub(super) other: Option<&'a Path>,
     pub(super) error: &'a io::Error,
+    /// What the error names beside its paths, such as commits.
+    pub(super) details: &'a [PathBuf],
     /// The argument that names the worktree in a command, with a space before it. Empty if the
     /// error is not about a worktree, or is about the project.
     pub(super) name: &'a str,

@@ -8,7 +8,8 @@ fn way_out(
     other: Option<&Path>,
     error: &io::Error,
 ) -> Option<String> {
-    super::way_out(&Case { kind, operation, path, other, error, name: " w" })
+    let details = &[PathBuf::from("0123456789ab one (in the repository /r)")];
+    super::way_out(&Case { kind, operation, path, other, error, details, name: " w" })
 }
 
 #[test]
@@ -34,7 +35,11 @@ fn every_kind_that_a_store_knows_has_a_way_out() {
         (ErrorKind::WorktreeMissing, Operation::OpenWorktree, "'calve restore w'"),
         (ErrorKind::WorktreeMissing, Operation::OpenWorktree, "'calve drop --force w'"),
         (ErrorKind::Changed, Operation::DropWorktree, "'calve drop --force w'"),
-        (ErrorKind::CommitsOnlyHere, Operation::DropWorktree, "'git -C '/a b/c' switch -c BRANCH'"),
+        (
+            ErrorKind::CommitsOnlyHere,
+            Operation::DropWorktree,
+            "'git -C /r branch NEW 0123456789ab'",
+        ),
         (ErrorKind::CommitsOnlyHere, Operation::DropWorktree, "'calve drop --force w'"),
         (ErrorKind::Busy, Operation::DropWorktree, "'calve drop --force w'"),
         (ErrorKind::BranchExists, Operation::MakeBranch, "-b BRANCH"),

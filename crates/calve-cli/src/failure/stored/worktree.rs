@@ -10,7 +10,7 @@ use crate::text::shell_word;
 
 /// What to do about a worktree as such: its name, its folder, its changes.
 pub(super) fn way_out(case: &Case<'_>) -> Option<String> {
-    let Case { kind, operation, path, other, error, name } = *case;
+    let Case { kind, operation, path, other, error, name, .. } = *case;
     let hint = match kind {
         ErrorKind::WorktreeNotFound if error.kind() == io::ErrorKind::Unsupported => format!(
             "git's commands work in it: 'git -C {path} status', 'git worktree remove {path}'; 'calve fill {path}' \
@@ -63,11 +63,17 @@ pub(super) fn way_out(case: &Case<'_>) -> Option<String> {
         ErrorKind::Changed => {
             format!("'calve snapshot{}' keeps the changes in a snapshot", of_name(name))
         }
-        ErrorKind::CommitsOnlyHere => format!(
-            "'git -C {} switch -c BRANCH' keeps them on a branch; 'calve drop --force{name}' keeps them as \
-             refs/calve/dropped/NAME in the project",
-            shell_word(path)
-        ),
+        ErrorKind::CommitsOnlyHere if operation == Operation::DeleteBranch => {
+            format!("merge the branch first; 'calve drop{name}' drops the worktree and leaves the branch")
+        }
+        ErrorKind::CommitsOnlyHere => {
+            let (repository, commit) = of_first_commit(case);
+            format!(
+                "'git -C {} branch NEW {commit}' keeps a commit, and those before it, on a branch; \
+                 'calve drop --force{name}' keeps all of them as refs/calve/dropped/NAME",
+                shell_word(repository)
+            )
+        }
         ErrorKind::Busy
             if operation == Operation::DropWorktree
                 && error.kind() != io::ErrorKind::WouldBlock =>
@@ -97,6 +103,17 @@ pub(super) fn way_out(case: &Case<'_>) -> Option<String> {
         _ => return None,
     };
     Some(hint)
+}
+
+/// The first commit that the error names, and the repository that it is in.
+fn of_first_commit<'a>(case: &Case<'a>) -> (&'a Path, &'a str) {
+    let line = case.details.first().and_then(|line| line.to_str()).unwrap_or("COMMIT");
+    let (commit, subject) = line.split_once(' ').unwrap_or((line, ""));
+    let inner = subject.strip_suffix(')').and_then(|subject| {
+        let (_, kind_and_path) = subject.rsplit_once(" (in the ")?;
+        kind_and_path.strip_prefix("repository ").or(kind_and_path.strip_prefix("submodule "))
+    });
+    (inner.map_or(case.path, Path::new), commit)
 }
 
 fn is_gone(path: &Path) -> bool {

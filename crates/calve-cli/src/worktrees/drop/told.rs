@@ -9,6 +9,7 @@ use super::left::LeftDocument;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::failure::stored::store_failure;
+use crate::hints;
 use crate::output::{Output, PathFields, document};
 use crate::text::{self, harmless, shell_word, shown};
 use crate::worktrees::LivingDocument;
@@ -109,7 +110,8 @@ fn dropped_notes(worktree: &Worktree, dropped: &DroppedWorktree) -> Vec<String> 
     });
     let kept = dropped.kept().iter().map(|reference| {
         format!(
-            "the commits of {name} are kept: 'git branch NEW {reference}' makes a branch of them"
+            "the commits of {name} are kept: '{} branch NEW {reference}' makes a branch of them",
+            hints::git()
         )
     });
     let in_submodules = dropped.kept_in_submodules().iter().map(|(repository, reference)| {

@@ -80,14 +80,19 @@ pub(super) fn start_failure(error: &calve::Error, wanted: &Wanted<'_>) -> Failur
     Failure { hint: Some(hint), ..failure }
 }
 
-/// How to start a worktree whose folder's name was made from its branch and is taken.
+/// What to do if a folder's name was made from a branch and is taken.
 fn other_folder(name: &str, path: &Path, wanted: &Wanted<'_>) -> String {
     let word = |text: &str| shell_word(Path::new(text));
+    let branch = wanted.asked.other_branch(name);
+    if wanted.store.worktree(name).is_ok_and(|it| it.started_on() == branch) {
+        let name = word(name);
+        return format!("'calve path {name}' prints where it is, and 'calve cd {name}' goes there");
+    }
     let base = wanted.asked.base_in_words().map(|base| format!(" --base {}", word(base)));
     format!(
         "'calve start{} -b {} {}' puts it into another folder",
         base.unwrap_or_default(),
-        word(wanted.asked.other_branch(name).unwrap_or(name)),
+        word(branch.unwrap_or(name)),
         word(&free_name(name, path, wanted))
     )
 }

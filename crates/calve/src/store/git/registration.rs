@@ -147,9 +147,12 @@ pub(super) fn absolute(folder: &Path, line: &[u8]) -> PathBuf {
 const ELSEWHERE: &str =
     "calve: it is on another filesystem than the repository, which may not be mounted";
 
-/// The reason of the lock that a worktree's registration has while calve makes the worktree.
+/// How the reason of the lock begins that a registration has while calve makes the worktree.
+const MAKING: &str = "calve is making it";
+
+/// The reason of that lock.
 pub(super) fn making(token: &str) -> String {
-    format!("calve is making it ({token})")
+    format!("{MAKING} ({token})")
 }
 
 impl Registration {
@@ -233,6 +236,11 @@ impl Registration {
         write_whole(&self.folder, &self.folder.join(GITDIR), &text)?;
         self.git_file = Some(git_file);
         Ok(())
+    }
+
+    /// Whether another process of calve is making the worktree, or was killed in the middle.
+    pub(crate) fn is_being_made(&self) -> bool {
+        self.locked.as_deref().is_some_and(|reason| reason.starts_with(MAKING.as_bytes()))
     }
 
     /// The reason of a lock that somebody else made than calve.

@@ -236,8 +236,8 @@ impl Links {
     /// Fails if git already knows a worktree at one of these paths.
     ///
     /// # Errors
-    /// [`ErrorKind::DestinationExists`] if it is there; [`ErrorKind::Git`], with the command that
-    /// helps, if its folder is gone.
+    /// [`ErrorKind::DestinationExists`] if it is there; [`ErrorKind::Busy`] if another process is
+    /// making it; [`ErrorKind::Git`], with the command that helps, if its folder is gone.
     pub(super) fn must_be_free(&self, paths: &[PathBuf]) -> Result<(), Error> {
         let unread =
             |error| Error::new(ErrorKind::Git, Operation::AskGit, &self.repository.root, error);
@@ -251,6 +251,11 @@ impl Links {
                     "git has a worktree here that this store does not know",
                 );
                 return failed(ErrorKind::DestinationExists, cause);
+            }
+            if entry.is_being_made() {
+                let cause = "another process is making a worktree here";
+                let cause = io::Error::new(io::ErrorKind::WouldBlock, cause);
+                return failed(ErrorKind::Busy, cause);
             }
             let why = match entry.locked {
                 Some(_) => {
