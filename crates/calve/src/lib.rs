@@ -245,12 +245,13 @@ pub use tree::{FinishedFile, TreeEntry, clone_list};
 pub use worktree::{
     Change, ChangeKind, ChangeScope, CheckedWorktree, ChosenWorktree, Diff, DiskUsage, DropFilter,
     DropOptions, DroppedWorktree, FileDiff, FillOptions, FillPlan, FillReport, FilteredWorktrees,
-    FoundBranch, FreedBytes, GitMode, GitOutcome, GitStatus, GitWorktree, KeptWorktree, LastChange,
-    LinkedWorktree, LivingProcess, NoRepository, NotReshared, PathMode, ReshareOptions,
-    ReshareReport, ShedFolder, ShedKind, ShedReport, Sheddable, StartBranch, StartOptions,
-    StartReport, StartedWorktree, StayReason, StayedPath, StayedReason, StayingWorktree,
-    SwitchOptions, SwitchReport, TreeUsage, UpdateOptions, UpdateReport, Worktree, WorktreeState,
-    WorktreeStatus, clone_with_own_paths, fill, path_mentions, reshare_folders, rewrite_paths,
+    FoundBranch, FoundBranches, FreedBytes, GitMode, GitOutcome, GitStatus, GitWorktree,
+    KeptWorktree, LastChange, LinkedWorktree, LivingProcess, NoRepository, NotReshared, PathMode,
+    ReshareOptions, ReshareReport, ShedFolder, ShedKind, ShedReport, Sheddable, StartBranch,
+    StartOptions, StartReport, StartedWorktree, StayReason, StayedPath, StayedReason,
+    StayingWorktree, SwitchOptions, SwitchReport, TreeUsage, UpdateOptions, UpdateReport, Worktree,
+    WorktreeState, WorktreeStatus, clone_with_own_paths, fill, path_mentions, reshare_folders,
+    rewrite_paths,
 };
 #[cfg(all(unix, feature = "remote"))]
 pub use worktree::{CheckoutOptions, CheckoutReport};

@@ -76,8 +76,8 @@ pub use shed::{ShedFolder, ShedKind, ShedReport, Sheddable};
 #[cfg(feature = "remote")]
 pub use start::{CheckoutOptions, CheckoutReport};
 pub use start::{
-    FoundBranch, GitMode, GitOutcome, LinkedWorktree, NoRepository, PathMode, StartBranch,
-    StartOptions, StartReport, StartedWorktree,
+    FoundBranch, FoundBranches, GitMode, GitOutcome, LinkedWorktree, NoRepository, PathMode,
+    StartBranch, StartOptions, StartReport, StartedWorktree,
 };
 pub use switch::{SwitchOptions, SwitchReport};
 pub use update::{StayedPath, StayedReason, UpdateOptions, UpdateReport};

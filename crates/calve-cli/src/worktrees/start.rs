@@ -42,7 +42,15 @@ pub(crate) fn run(
     let project = &store.project().map_err(|error| store_failure(&error))?;
     #[cfg(target_os = "linux")]
     crate::volume::store::must_have_room(store.path(), session.output)?;
-    let settings = &Settings::known(project)?;
+    // git answers both at once.
+    let (settings, found) = std::thread::scope(|scope| {
+        let ask = || Settings::known(project);
+        let asking = std::thread::Builder::new().spawn_scoped(scope, ask);
+        let found = (!args.says_what_to_start()).then(|| store.find_branches(words)).transpose();
+        (asking.ok().and_then(|it| it.join().ok()).unwrap_or_else(ask), found)
+    });
+    let settings = &settings?;
+    let found = found.map_err(|error| store_failure(&error))?;
     let args = &with_settings(args, settings, project)?;
     let place = match &args.at {
         Some(at) => Some(session.common.resolve(at)),
@@ -56,7 +64,7 @@ pub(crate) fn run(
     let is_fork = matches!(source, Source::Worktree(_));
     // Then a branch at the project's commit may be at another one than these worktrees.
     let is_elsewhere = is_fork || args.default_base.is_some();
-    let asked = &Asked::of(args, words, store, (project, is_elsewhere))?;
+    let asked = &Asked::of(args, words, found, (project, is_elsewhere))?;
     let secrets = SecretPolicy::of(settings)?;
     let wanted = Wanted { args, asked, source, place, store, project, session, secrets };
     let basis = wanted.basis()?;

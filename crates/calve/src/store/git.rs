@@ -36,9 +36,9 @@ pub(crate) use self::registration::{
     COMMONDIR, Registration, folder_of, leads_nowhere, leads_to, registrations, worktrees_inside,
 };
 pub(crate) use self::repository::{
-    Branch, Found, HeadMark, NO_COMMIT, Onto, Repository, branch_at, branch_in, can_be_a_branch,
-    detach, differ_by_tree, find, is_no_commit, other_settings, read, settings_in, to_unborn,
-    works_as_a_copy,
+    Branch, Found, HeadMark, NO_COMMIT, Onto, Refs, Repository, branch_at, branch_in,
+    can_be_a_branch, detach, differ_by_tree, find, is_no_commit, other_settings, read, settings_in,
+    to_unborn, works_as_a_copy,
 };
 pub(crate) use self::run::{Failure, Git};
 pub use self::run::{GIT_VARIABLES, why_git_did_not_run};

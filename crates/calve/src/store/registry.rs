@@ -640,8 +640,6 @@ impl<'a> Registry<'a> {
     pub(crate) fn registered(self, row: &WorktreeRow) -> Result<Vec<Registration>, Error> {
         let Some(repository) = self.repository()? else { return Ok(Vec::new()) };
         let folder = repository.registrations_folder();
-        let mut entries =
-            repository.registrations().context(Operation::ReadDirectory, || folder)?;
         let root = path_from(&row.path);
         let own = git::leads_to(&root);
         let own = match own {
@@ -649,6 +647,19 @@ impl<'a> Registry<'a> {
             own => Some(own.context(Operation::Read, || git::git_of(&root))?),
         };
         let is_own = |entry: &Registration, own: &Path| git::is_same(&entry.folder, own);
+        // The registrations of all others need not be read, or commands on many worktrees would
+        // read each as often as there are worktrees.
+        if let Some(own) = &own
+            && let Some(id) = own.file_name()
+            && let Ok(Some(entry)) = Registration::read(folder.join(id))
+            && is_own(&entry, own)
+            && self.is_marked(row)
+        {
+            let is_of_row = entry.is_of(&root) || entry.git_file.as_deref().is_none_or(is_gone);
+            return Ok(is_of_row.then_some(entry).into_iter().collect());
+        }
+        let mut entries =
+            repository.registrations().context(Operation::ReadDirectory, || folder)?;
         // A `.git` file that leads elsewhere says nothing about these entries.
         let own = own.filter(|own| entries.iter().any(|entry| is_own(entry, own)));
         let is_ours = self.is_marked(row);

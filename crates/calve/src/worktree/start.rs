@@ -50,7 +50,7 @@ mod links;
 mod loose;
 mod plan;
 
-pub use branches::FoundBranch;
+pub use branches::{FoundBranch, FoundBranches};
 #[cfg(feature = "remote")]
 pub use checkout::{CheckoutOptions, CheckoutReport};
 use dress::{Dressed, Dressing, Origin, Outfit};
@@ -58,6 +58,7 @@ pub use git::{GitMode, GitOutcome, LinkedWorktree, NoRepository};
 use git::{GitPlan, not_brought, other_settings};
 use later::Cloned;
 pub use links::StartBranch;
+use links::{Links, WantedLinks};
 use plan::{StartFacts, StartPlan};
 
 /// How many files are open beside the stages: locks, the database of a new snapshot, and the least
@@ -72,6 +73,7 @@ pub struct StartOptions {
     git: GitMode,
     branch: StartBranch,
     base: Option<String>,
+    found: Option<FoundBranches>,
     fork: Option<String>,
     paths: PathMode,
     reflink: Reflink,
@@ -197,6 +199,15 @@ impl StartOptions {
     #[must_use]
     pub fn paths(mut self, paths: PathMode) -> Self {
         self.paths = paths;
+        self
+    }
+
+    /// What [`Store::find_branches`] said of the branches of the worktrees a moment ago. If it found
+    /// none of them, the start does not ask git for them again. A branch that appeared since lets
+    /// the start fail.
+    #[must_use]
+    pub fn found_branches(mut self, found: FoundBranches) -> Self {
+        self.found = Some(found);
         self
     }
 
@@ -397,10 +408,11 @@ impl Store {
         let (planned, ahead) = std::thread::scope(|scope| {
             let read = || self.read_ahead(plan);
             let reader = std::thread::Builder::new().spawn_scoped(scope, read).ok();
-            let onto = (&options.branch, options.base.as_deref());
+            let (onto, found) = (&options.branch, options.found.as_ref());
+            let wanted = WantedLinks { onto, base: options.base.as_deref(), found };
             let planned = match &source {
-                Some(worktree) => GitPlan::for_fork(options.git, onto.0, names, worktree),
-                None => GitPlan::for_new(options.git, onto, names, self),
+                Some(worktree) => GitPlan::for_fork(options.git, onto, names, worktree),
+                None => GitPlan::for_new(options.git, wanted, names, self),
             };
             (planned, reader.and_then(|reader| reader.join().ok()).unwrap_or_default())
         });
@@ -675,9 +687,21 @@ impl Store {
         self.catalog().object(tree.id)?;
         let roots = claim.rows().iter().map(|row| path_from(&row.path));
         let places = places(roots, Operation::StartWorktree)?;
-        let arrived = self.arrive(&mut tree, claim.rows(), &places, operation)?;
+        let rows = claim.rows();
+        // git works while the trees arrive. What it makes is taken back with the claim.
+        let (arrived, registered) = std::thread::scope(|scope| {
+            let register = |links: &Links| links.register(self, rows, operation);
+            let spawn = |links| {
+                std::thread::Builder::new().spawn_scoped(scope, move || register(links)).ok()
+            };
+            let registering = how.git.links().and_then(spawn);
+            let arrived = self.arrive(&mut tree, rows, &places, operation);
+            (arrived, registering.and_then(|it| it.join().ok()).transpose())
+        });
+        let (arrived, registered) = (arrived?, registered?);
         let origin = Origin::Snapshot(tree.id, tree.object);
-        let dressing = Dressing { store: self, origin, known: tree.known(), how, operation };
+        let dressing =
+            Dressing { store: self, origin, known: tree.known(), how, operation, registered };
         self.dress_and_publish(&dressing, arrived, &places, claim)
     }
 

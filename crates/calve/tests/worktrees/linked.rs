@@ -65,6 +65,14 @@ fn commit(root: &Path, file: &str) -> String {
     sh(git(root).args(["rev-parse", "HEAD"])).trim_end().to_owned()
 }
 
+/// Whether git can keep references in tables.
+fn has_tables() -> bool {
+    let scratch = common::Scratch::new();
+    let mut init = git(scratch.path());
+    init.args(["init", "-q", "--ref-format=reftable", "."]).stderr(std::process::Stdio::null());
+    init.status().unwrap().success()
+}
+
 #[test]
 fn a_started_worktree_is_one_of_gits_and_says_what_the_project_says() {
     let desk = prepared(&format!(
@@ -219,13 +227,6 @@ fn a_repository_with_which_git_would_not_work_in_a_copy_either_is_not_copied_una
 /// Projects that are no plain repository for git. The result is linked, or the reason why not.
 #[test]
 fn every_kind_of_project_works_or_says_why_it_is_not_linked() {
-    let scratch = common::Scratch::new();
-    let has_reftable = git(scratch.path())
-        .args(["init", "-q", "--ref-format=reftable", "."])
-        .stderr(std::process::Stdio::null())
-        .status()
-        .unwrap()
-        .success();
     for (what, text, expected) in [
         ("no repository", "echo x >file", Ok("none")),
         ("unborn", "git init -q -b main; echo x >file", Err("no commit yet")),
@@ -289,7 +290,7 @@ fn every_kind_of_project_works_or_says_why_it_is_not_linked() {
         ),
         ("broken", "rm .git/HEAD", Err("not a git repository")),
     ] {
-        if what == "reftable" && !has_reftable {
+        if what == "reftable" && !has_tables() {
             common::not_run("a reftable repository", "this git does not know them");
             continue;
         }
@@ -530,12 +531,31 @@ fn commits_of_a_copy_are_kept_by_a_forced_drop() {
 /// Between the look at several worktrees and the drop of the last one, seconds may pass.
 #[test]
 fn a_branch_that_is_deleted_after_the_look_at_its_worktree_no_longer_holds_the_commits() {
-    for gone in ["git branch -q -D keep", "git branch -q -f keep HEAD"] {
-        let desk = project();
+    const DELETED: &str = "git branch -q -D keep";
+    const PACKED: &str = "git pack-refs --all";
+    const TABLES: &str = "rm -rf .git && git init -q -b main --ref-format=reftable && git add -A && git commit -qm 1";
+    for (first, before, gone) in [
+        ("", "", DELETED),
+        ("", "", "git branch -q -f keep HEAD"),
+        ("", "", "rm .git/refs/heads/keep"),
+        ("", "", "git rev-parse HEAD >.git/refs/heads/keep"),
+        ("", PACKED, DELETED),
+        ("", PACKED, "sed -i /keep/d .git/packed-refs"),
+        ("", "mkdir .git/other; mv .git/refs .git/other; ln -s other/refs .git/refs", DELETED),
+        (TABLES, "", DELETED),
+        (TABLES, PACKED, DELETED),
+    ] {
+        println!("{first}; {before}; {gone}");
+        if !first.is_empty() && !has_tables() {
+            common::not_run("branches in tables", "this git does not know them");
+            continue;
+        }
+        let desk = prepared(&format!("{PROJECT}\n{first}"));
         let worktree = desk.worktree("w");
         script(worktree.path(), "git switch -q --detach");
         commit(worktree.path(), "new");
         script(&desk.project, "git branch keep $(git -C ../project.worktrees/w rev-parse HEAD)");
+        script(&desk.project, before);
         let look =
             || CheckedWorktree::all(std::slice::from_ref(&worktree), &options()).remove(0).unwrap();
         let checked = look();

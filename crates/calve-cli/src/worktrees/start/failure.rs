@@ -101,7 +101,7 @@ fn other_folder(name: &str, path: &Path, wanted: &Wanted<'_>) -> String {
 fn free_name(name: &str, path: &Path, wanted: &Wanted<'_>) -> String {
     let is_taken = |name: &String| {
         let found = wanted.store.find_branches(&[name]);
-        let is_branch = !found.is_ok_and(|found| found == [FoundBranch::Nowhere]);
+        let is_branch = !found.is_ok_and(|found| *found == [FoundBranch::Nowhere]);
         let is_there = path.with_file_name(name).symlink_metadata().is_ok();
         is_branch || is_there || wanted.store.worktree(name).is_ok()
     };

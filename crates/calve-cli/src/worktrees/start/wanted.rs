@@ -209,6 +209,9 @@ impl Wanted<'_> {
         if let Some(base) = &self.asked.base {
             options = options.base(base.as_str());
         }
+        if let Some(found) = &self.asked.found {
+            options = options.found_branches(found.clone());
+        }
         if args.keep_paths {
             options = options.paths(PathMode::Keep);
         }

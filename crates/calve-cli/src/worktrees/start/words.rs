@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use calve::{ErrorKind, FoundBranch, Store};
+use calve::{ErrorKind, FoundBranch, FoundBranches};
 
 use crate::args::StartArgs;
 use crate::failure::Failure;
-use crate::failure::stored::{own, store_failure};
+use crate::failure::stored::own;
 use crate::settings::without_another_repository;
 use crate::similar;
 use crate::text::{harmless, shell_word};
@@ -23,26 +23,25 @@ pub(super) struct Asked {
     pub(super) base: Option<String>,
     /// The upstream of the branch, if the branch is only at a remote.
     pub(super) upstream: Option<String>,
+    /// What git said of the words, if they may be branches.
+    pub(super) found: Option<FoundBranches>,
 }
 
 impl Asked {
     /// # Errors
-    /// A word means a branch that cannot be worked on like this; git or the remote could not be
-    /// asked.
+    /// A word means a branch that cannot be worked on like this; the remote could not be asked.
     pub(super) fn of(
         args: &StartArgs,
         words: &[String],
-        store: &Store,
+        found: Option<FoundBranches>,
         (project, is_elsewhere): (&Path, bool),
     ) -> Result<Self, Failure> {
         let names = words.iter().map(|word| folder_of(word)).collect();
         let mut asked =
-            Self { names, branches: words.to_vec(), base: args.base.clone(), upstream: None };
-        if args.says_what_to_start() {
-            return Ok(asked);
-        }
-        let found = store.find_branches(words).map_err(|error| store_failure(&error))?;
-        for (word, found) in words.iter().zip(found) {
+            Self { names, branches: words.to_vec(), base: args.base.clone(), ..Self::default() };
+        let Some(found) = found else { return Ok(asked) };
+        for (word, found) in words.iter().zip(found.iter()) {
+            let found = found.clone();
             let Some((base, upstream)) = commit_of(word, found, (project, is_elsewhere))? else {
                 continue;
             };
@@ -60,6 +59,7 @@ impl Asked {
         if asked.base.is_none() {
             asked.base.clone_from(&args.default_base);
         }
+        asked.found = Some(found);
         Ok(asked)
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs;
@@ -206,6 +207,22 @@ impl Repository {
         let format = "--format=%(objectname) %(refname)";
         let output = whole(self.git().args(["for-each-ref", format]).whole().run()?)?;
         Ok(output.split(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect())
+    }
+
+    /// The folders in which git has references, packed ones apart. Some may not exist.
+    pub(crate) fn folders_of_references(&self) -> [PathBuf; 4] {
+        let of = |folder: &Path| ["refs", "reftable"].map(|name| folder.join(name));
+        let ([common, tables], [own, own_tables]) = (of(&self.common), of(&self.git_dir));
+        [common, tables, own, own_tables]
+    }
+
+    /// When the file of packed references was last changed. git replaces the file, never writes
+    /// into it. The inner `None`: there is none. `None`: it could not be looked at.
+    pub(crate) fn packed_references(&self) -> Option<Option<(i64, i64)>> {
+        match std::fs::symlink_metadata(self.common.join("packed-refs")) {
+            Ok(found) => Some(Some((found.ctime(), found.ctime_nsec()))),
+            Err(error) => is_absent(&error).then_some(None),
+        }
     }
 
     /// What a linked worktree has that nothing else may hold: its `HEAD`, its own references, and

@@ -49,7 +49,7 @@ pub(crate) struct Branch {
 }
 
 /// References that one run of git told.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Refs {
     pub(crate) branches: Vec<Branch>,
     /// The references at remotes with one of the names, by what was fetched last.
@@ -88,7 +88,7 @@ fn below_remotes(reference: &str) -> &str {
 
 /// What the files say of which `HEAD` and its branch consist. git replaces each file that it
 /// changes, so while these are the same `HEAD` leads to the same commit.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct HeadMark(Vec<Option<[i64; 5]>>);
 
 /// What the `HEAD` of a new linked worktree points to.
@@ -659,7 +659,8 @@ pub(crate) fn can_be_a_branch(root: &Path, name: &str) -> Result<bool, Failure> 
         return Ok(false);
     }
     // git allows each of these, and a process less is a start that is sooner done.
-    if name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')) {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    if name.split('/').all(|part| !part.is_empty() && part.bytes().all(is_plain)) {
         return Ok(true);
     }
     let asked = Git::new(root).arg("check-ref-format").arg(branch_ref(name));

@@ -172,6 +172,9 @@ fn what_cannot_be_a_branch_is_known_before_it_is_tried() {
     let root = desk.path("project");
     for (name, expected) in [
         ("fix-1", true),
+        ("feat/x", true),
+        ("a//b", false),
+        ("/a", false),
         ("feat/a.b", true),
         ("ä", true),
         ("a..b", false),

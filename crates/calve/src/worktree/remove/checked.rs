@@ -10,15 +10,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 use super::super::Worktree;
 use super::super::git::{alike, by_threads};
-use super::look::Moment;
+use super::look::{Moment, Scope, changed_since};
 use super::{DropOptions, DroppedWorktree, Seen};
 use crate::error::{Error, Operation};
 use crate::store::StoreOptions;
-use crate::tree::pool::cancelled;
+use crate::store::git::{self, Repository};
+use crate::tree::pool::{cancelled, lock};
 use crate::tree::running::Running;
 
 /// A worktree with which a drop loses nothing, as far as a look told.
@@ -29,7 +31,56 @@ pub struct CheckedWorktree {
 }
 
 /// The project's references before the look. `None`: git did not say, or there is no repository.
-type References = Option<Arc<BTreeSet<Vec<u8>>>>;
+type References = Option<Arc<KnownReferences>>;
+
+/// References of a repository.
+struct KnownReferences {
+    all: BTreeSet<Vec<u8>>,
+    /// They were all there after this moment.
+    seen: Mutex<(Moment, Packed)>,
+}
+
+/// When the file of packed references was last changed. The inner `None`: there is none. `None`:
+/// nobody knows.
+type Packed = Option<Option<(i64, i64)>>;
+
+impl KnownReferences {
+    fn of(project: &Repository) -> Option<Self> {
+        let seen = Mutex::new((Moment::now(), project.packed_references()));
+        Some(Self { all: project.references().ok()?, seen })
+    }
+
+    /// Whether all of them are still there, and name the same. git is asked only if a file or a
+    /// folder in which the repository has its references was changed.
+    fn still_hold(&self, project: &Repository) -> bool {
+        let mut seen = lock(&self.seen);
+        let (since, packed) = *seen;
+        let now = (Moment::now(), project.packed_references());
+        let is_packed_as_before = packed.is_some()
+            && packed == now.1
+            && packed.flatten().is_none_or(|changed| since.is_after(changed));
+        if is_packed_as_before && project.folders_of_references().iter().all(|it| is_as(it, since))
+        {
+            return true;
+        }
+        let all = project.references();
+        let still_hold = all.is_ok_and(|all| self.all.iter().all(|it| all.contains(it)));
+        if still_hold {
+            *seen = now;
+        }
+        still_hold
+    }
+}
+
+/// Whether nothing in a folder was changed since a moment, or there is no such folder.
+fn is_as(folder: &Path, since: Moment) -> bool {
+    match std::fs::canonicalize(folder) {
+        Ok(folder) => {
+            changed_since(&folder, since, Scope::All).is_ok_and(|changed| changed.is_empty())
+        }
+        Err(error) => git::is_absent(&error),
+    }
+}
 
 impl fmt::Debug for CheckedWorktree {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -50,7 +101,7 @@ impl CheckedWorktree {
             && worktrees.iter().all(|it| it.store.path() == first.store.path())
             && let Ok(Some(project)) = first.store.repository()
         {
-            references = project.references().map(Arc::new).ok();
+            references = KnownReferences::of(&project).map(Arc::new);
             groups = alike::untouched(&project, worktrees);
         }
         let look = |at: &usize| {
@@ -113,9 +164,7 @@ impl CheckedWorktree {
     pub fn drop(self, how: &DropOptions, options: &StoreOptions) -> Result<DroppedWorktree, Error> {
         let is_still_held = match (&self.references, self.worktree.store.repository()) {
             (None, _) => self.seen.loss.is_none(),
-            (Some(before), Ok(Some(project))) => project
-                .references()
-                .is_ok_and(|now| before.iter().all(|reference| now.contains(reference))),
+            (Some(before), Ok(Some(project))) => before.still_hold(&project),
             (Some(_), _) => false,
         };
         let seen = is_still_held.then_some(self.seen);

@@ -40,6 +40,11 @@ impl Moment {
         let now = rustix::time::clock_gettime(clock);
         Self((now.tv_sec, now.tv_nsec as i64))
     }
+
+    /// Whether an inode whose last change was at this time was not changed since.
+    pub(in crate::worktree) fn is_after(self, changed: (i64, i64)) -> bool {
+        changed < self.0
+    }
 }
 
 /// Which folders are looked at.

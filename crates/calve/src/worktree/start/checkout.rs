@@ -185,6 +185,7 @@ impl Remote {
                     source: None,
                 },
                 operation,
+                registered: None,
             };
             // The index does not vouch for a file that this replaces, so it counts as changed.
             (mentions, _) = dressing.relocate(&found, None, stage, path)?;

@@ -4,12 +4,11 @@
 //! A tree gets its marker, and its part of git. No snapshot has the `.git` in the root of the
 //! project, so a tree that was made from one has no repository yet.
 
+use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{self, AtFlags, Mode, Timespec, Timestamps};
 
@@ -42,7 +41,6 @@ use crate::store::ready::{Arrived, ArrivedGitIndex, TreePlace};
 use crate::store::stamps::stamp_of;
 use crate::store::{PROJECT, Store, path_from};
 use crate::tree::git_index::{self, Nobody, Source, Trees, Vouches};
-use crate::tree::pool::{cancelled, lock};
 use crate::tree::running::Running;
 use crate::tree::staging::{Stage, sync_filesystem};
 use crate::worktree::Worktree;
@@ -89,6 +87,8 @@ pub(super) struct Dressing<'a> {
     pub(super) known: Option<&'a Manifest>,
     pub(super) how: Outfit<'a>,
     pub(super) operation: &'a Running,
+    /// git's registrations of the trees. `None`: they are made with the rest of the dress.
+    pub(super) registered: Option<Vec<Registration>>,
 }
 
 /// What trees get beside their files.
@@ -304,7 +304,10 @@ impl Dressing<'_> {
         arrived: &[Arrived],
         places: &[TreePlace],
     ) -> Result<Vec<(LinkedWorktree, Vec<PathBuf>)>, Error> {
-        let registered = self.register(links, rows)?;
+        let registered = match &self.registered {
+            Some(registered) => Cow::Borrowed(registered.as_slice()),
+            None => Cow::Owned(links.register(self.store, rows, self.operation)?),
+        };
         let submodules = self.files_of_submodules(links)?;
         // No index that is kept is that of a base, or of a tree in which submodules lead elsewhere.
         let may_be_kept = links.base.is_none() && submodules.is_empty();
@@ -317,7 +320,7 @@ impl Dressing<'_> {
         };
         let snapshots = OnceCell::new();
         let mut made = Vec::with_capacity(arrived.len());
-        let trees = rows.iter().zip(&links.links).zip(arrived).zip(places).zip(&registered);
+        let trees = rows.iter().zip(&links.links).zip(arrived).zip(places).zip(registered.iter());
         for (at, ((((row, link), tree), tree_place), registration)) in trees.enumerate() {
             let stage = &tree.stage;
             let lead = || -> io::Result<()> { Links::lead(registration, stage.dir()) };
@@ -545,37 +548,6 @@ impl Dressing<'_> {
             self.mend_index(row, stage, &paths).context(Operation::WriteIndex, || path)?;
         }
         Ok(led)
-    }
-
-    /// Registers several trees at once, because a thread mostly waits for git.
-    fn register(&self, links: &Links, rows: &[WorktreeRow]) -> Result<Vec<Registration>, Error> {
-        let next = AtomicUsize::new(0);
-        let results: Vec<_> = rows.iter().map(|_| Mutex::new(None)).collect();
-        let work = || {
-            loop {
-                let at = next.fetch_add(1, Ordering::Relaxed);
-                let (Some(row), Some(link)) = (rows.get(at), links.links.get(at)) else { return };
-                let made = match &link.registered {
-                    Some(registered) => Ok(registered.clone()),
-                    None if self.operation.is_cancelled() => {
-                        Err(cancelled(Operation::RegisterWorktree, &path_from(&row.path)))
-                    }
-                    None => {
-                        let registry = self.store.registry();
-                        registry.register(&links.repository, row, &link.linked, link.makes_branch)
-                    }
-                };
-                *lock(&results[at]) = Some(made);
-            }
-        };
-        std::thread::scope(|scope| {
-            for _ in 1..self.operation.jobs().min(rows.len()) {
-                let _ = std::thread::Builder::new().spawn_scoped(scope, work);
-            }
-            work();
-        });
-        let inner = |result: Mutex<_>| result.into_inner().unwrap_or_else(PoisonError::into_inner);
-        results.into_iter().filter_map(inner).collect()
     }
 
     fn trees<'t>(

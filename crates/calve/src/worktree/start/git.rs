@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{self, Mode};
 
-use super::links::{Links, Refusal, StartBranch};
+use super::links::{Links, Refusal, StartBranch, WantedLinks};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::report::DestinationReport;
@@ -98,21 +98,21 @@ impl GitPlan {
     /// [`ErrorKind::Git`] if the worktrees must be linked and cannot be; those of [`Links::plan`].
     pub(super) fn for_new(
         mode: GitMode,
-        (onto, base): (&StartBranch, Option<&str>),
+        wanted: WantedLinks<'_>,
         names: &[&str],
         store: &Store,
     ) -> Result<(Self, Option<String>), Error> {
         let project = store.project()?;
         if !matches!(mode, GitMode::Best | GitMode::Linked) {
-            if base.is_some() {
+            if wanted.base.is_some() {
                 let cause = std::io::Error::other("only linked worktrees can have another commit");
                 return Err(Error::new(ErrorKind::Git, Operation::LinkWorktrees, project, cause));
             }
             return Ok((Self::of(mode, store)?, None));
         }
-        let is_told =
-            matches!(onto, StartBranch::Named(_) | StartBranch::Detached) || base.is_some();
-        match Links::plan(&project, names, onto, base)? {
+        let is_told = matches!(wanted.onto, StartBranch::Named(_) | StartBranch::Detached)
+            || wanted.base.is_some();
+        match Links::plan(&project, names, wanted)? {
             Ok(links) => Ok((Self::Link(links), None)),
             Err(why) if mode == GitMode::Linked || is_told => {
                 let cause = std::io::Error::other(why.to_string());
@@ -158,7 +158,8 @@ impl GitPlan {
             return Ok((Self::None(NoRepository::NotWanted), None));
         }
         if worktree.row.git.is_some() {
-            return match (mode, Links::plan(root, names, onto, None)?) {
+            let wanted = WantedLinks { onto, base: None, found: None };
+            return match (mode, Links::plan(root, names, wanted)?) {
                 (GitMode::Copy, _) => {
                     refused("it is a linked worktree, and so are its forks".into())
                 }
@@ -207,12 +208,17 @@ impl GitPlan {
         })
     }
 
-    /// The repository in which the worktrees are registered.
-    pub(super) fn repository(&self) -> Option<&Repository> {
+    /// The linked worktrees that are to be made, if they are to be linked.
+    pub(super) fn links(&self) -> Option<&Links> {
         match self {
-            Self::Link(links) => Some(&links.repository),
+            Self::Link(links) => Some(links),
             Self::Copy(_) | Self::None(_) => None,
         }
+    }
+
+    /// The repository in which the worktrees are registered.
+    pub(super) fn repository(&self) -> Option<&Repository> {
+        self.links().map(|links| &links.repository)
     }
 
     /// Plans a copy of the repository, or nothing. The worktrees are not linked, whatever `mode`

@@ -502,7 +502,8 @@ impl Store {
             trees: &unnamed.trees,
             before_walk,
         };
-        let dressing = Dressing { store: self, origin, known: None, how, operation };
+        let dressing =
+            Dressing { store: self, origin, known: None, how, operation, registered: None };
         let keep = |ready: &mut Stage| -> Result<(), Error> {
             let path = self.layout().unnamed_tree(unnamed.token());
             let name = path.file_name().unwrap_or_default().as_bytes();

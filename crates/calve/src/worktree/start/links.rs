@@ -1,8 +1,8 @@
 //! Plans the linked worktrees of git that a start makes, and gives git's data to each of them.
 //!
 //! calve checks everything that it can refuse before it makes anything: the branches, their names,
-//! and whether git works with the project. It makes the registrations while the trees are staged
-//! ([`Registry::register`](crate::store::registry::Registry::register)).
+//! and whether git works with the project. Another thread makes the registrations while the trees
+//! arrive ([`Links::register`]).
 //!
 //! # The index
 //! The worktree's index is a copy of the project's index at this moment. So entries that are
@@ -17,14 +17,19 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{self, Mode, Timespec, Timestamps};
 
 use super::base::Base;
+use super::branches::{FoundBranches, KnownBranches, is_below};
 use crate::error::{Error, ErrorKind, Operation};
 use crate::reflink::imp::NEW_FILE_FLAGS;
 use crate::reflink::meta::Meta;
-use crate::store::catalog::Linked;
+use crate::store::catalog::{Linked, WorktreeRow};
 use crate::store::files::{listed_at, read_plain};
 use crate::store::git::modules::has_modules;
 use crate::store::git::{self, Branch, Failure, Found, HeadMark, Registration, Repository};
 use crate::store::ready::git_index::{KeptGitIndex, Sum, has_monitor};
+use crate::store::{Store, path_from};
+use crate::tree::pool::cancelled;
+use crate::tree::running::Running;
+use crate::worktree::git::by_threads;
 
 /// Which `HEAD` a new linked worktree has; built by value.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -39,6 +44,16 @@ pub enum StartBranch {
     Each(Vec<String>),
     /// The commit of the project's `HEAD`, and no branch.
     Detached,
+}
+
+/// What linked worktrees are wanted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct WantedLinks<'a> {
+    pub(super) onto: &'a StartBranch,
+    /// The commit at which new branches begin. `None`: the one of the tree's `HEAD`.
+    pub(super) base: Option<&'a str>,
+    /// What git said of branches a moment ago.
+    pub(super) found: Option<&'a FoundBranches>,
 }
 
 /// The index of a working tree, in the folder that belongs to it alone.
@@ -125,16 +140,15 @@ impl Links {
     }
 
     /// Plans linked worktrees of the project at `root`, one for each of `names`, at the commit
-    /// `base` or at the project's. The inner error says why the project can have none.
+    /// that is wanted or at the project's. The inner error says why the project can have none.
     ///
     /// # Errors
     /// [`ErrorKind::BranchExists`] and [`ErrorKind::InvalidName`] for a branch;
-    /// [`ErrorKind::CommitNotFound`] for `base`; [`ErrorKind::Git`] if git could not be asked.
+    /// [`ErrorKind::CommitNotFound`] for the commit; [`ErrorKind::Git`] if git could not be asked.
     pub(super) fn plan(
         root: &Path,
         names: &[&str],
-        onto: &StartBranch,
-        base: Option<&str>,
+        WantedLinks { onto, base, found }: WantedLinks<'_>,
     ) -> Result<Result<Self, Refusal>, Error> {
         let repository = match git::find(root) {
             Found::Nothing => return Ok(Err(Refusal::NotThere)),
@@ -169,13 +183,13 @@ impl Links {
                 ));
             }
         }
-        // A branch of git can be beside none that is above or below it.
-        let above = wanted.iter().flat_map(|branch| {
-            branch.match_indices('/').map(|(at, _)| branch.get(..at).unwrap_or_default())
-        });
-        let all: Vec<&str> = wanted.iter().copied().chain(above).collect();
-        let head = repository.head_mark();
-        let found = repository.branches_and_head(&all, &[]).map_err(failed)?;
+        // Between the questions, a pull request may have come.
+        let told = found.filter(|_| base.is_none());
+        let told = told.and_then(|it| it.none_of(&wanted, root));
+        let KnownBranches { head, refs: found, .. } = match told {
+            Some(told) => told.clone(),
+            None => KnownBranches::ask(&repository, &wanted, &[]).map_err(failed)?,
+        };
         let there = found.branches;
         let commit = match base {
             Some(base) => repository.commit(base).map_err(failed)?.map_err(|why| {
@@ -268,6 +282,31 @@ impl Links {
             return failed(ErrorKind::Git, io::Error::new(io::ErrorKind::NotFound, why));
         }
         Ok(())
+    }
+
+    /// Lets git register the worktrees of these rows, several at once, because a thread mostly
+    /// waits for git.
+    ///
+    /// # Errors
+    /// What was made is removed with the rows.
+    pub(super) fn register(
+        &self,
+        store: &Store,
+        rows: &[WorktreeRow],
+        operation: &Running,
+    ) -> Result<Vec<Registration>, Error> {
+        let all: Vec<_> = rows.iter().zip(&self.links).collect();
+        let made = by_threads(&all, operation.jobs(), |(row, link)| match &link.registered {
+            Some(registered) => Ok(registered.clone()),
+            None if operation.is_cancelled() => {
+                Err(cancelled(Operation::RegisterWorktree, &path_from(&row.path)))
+            }
+            None => {
+                let registry = store.registry();
+                registry.register(&self.repository, row, &link.linked, link.makes_branch)
+            }
+        });
+        made.into_iter().collect()
     }
 
     /// Whether the project, or another linked worktree, has repositories of submodules.
@@ -369,8 +408,6 @@ fn makes(
     (base, commit): (Option<&str>, &str),
     there: &[Branch],
 ) -> Result<bool, Error> {
-    let is_below =
-        |one: &str, other: &str| one.strip_prefix(other).is_some_and(|rest| rest.starts_with('/'));
     let refused = |kind, why: String| {
         let cause = io::Error::new(kind, why);
         Err(Error::new(ErrorKind::BranchExists, Operation::MakeBranch, branch, cause))

@@ -53,6 +53,7 @@ impl Store {
             known,
             how: Outfit { git, paths, source: None },
             operation,
+            registered: None,
         };
         let outcomes = dressing.dress(None, &arrived, &places)?;
         publish_all(&mut arrived, &places)?;
