@@ -3,7 +3,6 @@
 //! calve replaces itself by the program (`exec`), so signals, the terminal, job control and the exit
 //! status are the program's own: no process stands between it and whoever started calve.
 
-use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::CommandExt as _;
@@ -12,6 +11,7 @@ use std::process::Command;
 
 use calve::ErrorKind;
 
+use self::alike::{Alike, GitSettings};
 use super::env;
 use crate::args::RunArgs;
 use crate::environment::{NOT_ALWAYS, NumberedTree};
@@ -21,6 +21,7 @@ use crate::failure::stored::{own, store_failure, worktree_failure};
 use crate::session::Session;
 use crate::settings::without_another_repository;
 
+mod alike;
 mod refused;
 
 /// The exit codes of a shell for a program that is not there, and for one that cannot be run.
@@ -43,7 +44,7 @@ pub(crate) fn run(args: &RunArgs, session: Session<'_>) -> Result<Exit, Failure>
         Ok(below) if below != Path::new("") => root.join(below),
         _ => root.clone(),
     };
-    let outside = git_settings(worktree.path());
+    let outside = GitSettings::of(worktree.path());
     let project = worktree.show_at_project().map_err(|error| match error.kind() {
         ErrorKind::NamespaceRefused => refused::failure(&error),
         _ => worktree_failure(&error, &worktree),
@@ -55,15 +56,7 @@ pub(crate) fn run(args: &RunArgs, session: Session<'_>) -> Result<Exit, Failure>
     std::env::set_current_dir(&folder)
         .map_err(|error| Failure::io("enter", vec![folder.clone()], &error))?;
 
-    let inside = git_settings(&root);
-    let other = held_otherwise(&outside, &inside, &root.join(".git"));
-    if !other.is_empty() {
-        let names = other.into_iter().collect::<Vec<_>>().join(", ");
-        session.output.warning(format_args!(
-            "settings of git that hold in the worktree do not hold alike in the run, where the repository has another \
-             path: {names}"
-        ));
-    }
+    let alike = settings_alike(outside, &root, &project, session);
     let tree = NumberedTree { name: Some(worktree.name()), path: &root, slot: worktree.slot() };
     let (program, arguments) = match args.command.split_first() {
         Some((program, arguments)) => (program.clone(), arguments),
@@ -74,7 +67,7 @@ pub(crate) fn run(args: &RunArgs, session: Session<'_>) -> Result<Exit, Failure>
     for name in NOT_ALWAYS {
         command.env_remove(name);
     }
-    command.envs(environment.with_project_at(project).variables(tree));
+    command.envs(environment.with_project_at(project).variables(tree)).envs(alike.variables);
     // A shell believes this if it leads to the current folder, and the worktree's own path does.
     command.env("PWD", &folder);
     let error = command.exec();
@@ -95,30 +88,32 @@ pub(crate) fn run(args: &RunArgs, session: Session<'_>) -> Result<Exit, Failure>
     }))
 }
 
-/// The settings of git in a folder: names and values. None, if git does not say them.
-fn git_settings(folder: &Path) -> BTreeSet<(String, String)> {
-    let mut git = without_another_repository(Command::new("git"));
-    let Ok(output) = git.arg("-C").arg(folder).args(["config", "--list", "-z"]).output() else {
-        return BTreeSet::new();
-    };
-    let text = String::from_utf8_lossy(&output.stdout);
-    let settings = text.split_terminator('\0').map(|it| it.split_once('\n').unwrap_or((it, "")));
-    settings.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
-}
-
-/// The names of the settings that are others in the run (`includeIf "gitdir:…"`), or lead into the
-/// project's `.git`, which is the file of a linked worktree there (`core.hooksPath`).
-fn held_otherwise<'a>(
-    outside: &'a BTreeSet<(String, String)>,
-    inside: &'a BTreeSet<(String, String)>,
-    git: &Path,
-) -> BTreeSet<&'a str> {
-    let leads_in = |value: &str| Path::new(value).starts_with(git) && !git.is_dir();
-    let others = outside.symmetric_difference(inside);
-    others
-        .chain(inside.iter().filter(|(_, value)| leads_in(value)))
-        .map(|(name, _)| &**name)
-        .collect()
+/// Lets git's settings hold in the run as they hold in the worktree `outside`, and names those for
+/// which calve cannot do that.
+fn settings_alike(
+    outside: GitSettings,
+    root: &Path,
+    project: &Path,
+    session: Session<'_>,
+) -> Alike {
+    let wanted = outside.with_moved(&root.join(".git"), &project.join(".git"));
+    // Beside the project, where only this run sees it.
+    let mut file = project.as_os_str().to_owned();
+    file.push(".settings");
+    let alike = Alike::of(&wanted, root, Path::new(&file)).unwrap_or_else(|error| {
+        session.output.warning(format_args!(
+            "git's settings may hold otherwise in the run, where the repository has another path: {error}"
+        ));
+        Alike::default()
+    });
+    if !alike.unsure.is_empty() {
+        session.output.warning(format_args!(
+            "settings of git that hold in the worktree do not hold alike in the run, where the repository has another \
+             path: {}",
+            alike.unsure.join(", ")
+        ));
+    }
+    alike
 }
 
 fn is_on_path(program: &Path) -> bool {

@@ -115,7 +115,7 @@ fn git_means_the_worktree_and_outside_nothing_is_named_otherwise() {
             git -C "$CALVE_PROJECT" rev-parse --abbrev-ref HEAD
             echo a >a; git stash -qu; git stash pop >/dev/null; git status --porcelain
             cat "$CALVE_PROJECT/f" ../app.worktrees/one/a; rm a'"#;
-        let project = "@/app.worktrees/.calve-run/app";
+        let project = "@/.calve-run/app";
         let expected = format!(
             "@/app\n@/app\n## one\nworktree {project}\nworktree {project}/inner\nworktree @/app\n\
              worktree @/app.worktrees/two\n## one\n## two\nmain\n?? a\nx\na\n"
@@ -254,7 +254,7 @@ fn the_program_stands_in_calves_place() {
             (
                 "app",
                 "calve run two -- env | grep -E '^(CALVE_(NAME|PORT|PROJECT|SLOT|WORKTREE)|CCACHE|COMPOSE)' | sort",
-                "CALVE_NAME=two\nCALVE_PORT=3020\nCALVE_PROJECT=@/app.worktrees/.calve-run/app\nCALVE_SLOT=2\n\
+                "CALVE_NAME=two\nCALVE_PORT=3020\nCALVE_PROJECT=@/.calve-run/app\nCALVE_SLOT=2\n\
                  CALVE_WORKTREE=@/app\nCCACHE_BASEDIR=@/app\nCOMPOSE_PROJECT_NAME=app-two\n",
             ),
         ] {
@@ -276,7 +276,7 @@ fn a_project_that_is_itself_a_linked_worktree_stays_registered() {
             git -C app worktree add -q ../other; cd bw; calve init -q; calve start -q w",
         );
         for (folder, name, project) in
-            [("bw", "w", "bw.worktrees/.calve-run/bw"), ("app", "other", ".calve-run/app")]
+            [("bw", "w", ".calve-run/bw"), ("app", "other", ".calve-run/app")]
         {
             let script = format!(
                 "calve run {name} -- sh -ec 'git worktree prune -v; git branch --show-current
@@ -367,33 +367,94 @@ fn a_server_in_the_run_is_the_worktrees_and_not_the_projects() {
     }
 }
 
+/// The repository has another path in the run. A hook that did not run there let commits pass.
 #[test]
-fn settings_of_git_that_hold_otherwise_are_named() {
+fn settings_of_git_hold_in_the_run_as_outside_or_are_named() {
     for desk in Desk::all("git's settings in calve run") {
-        let says = |script: &str| {
-            let run = desk.sh(
-                "app",
-                &format!("{script}; GIT_CONFIG_GLOBAL=$HOME/global calve run one -- true"),
-            );
-            assert_eq!(run.code, Some(0), "{script}: {run:?}");
-            run.stderr.lines().filter(|it| it.contains("do not hold alike")).collect::<String>()
-        };
-        assert_eq!(says("true"), "");
-        // One that holds for all that is below a folder above holds in the run, too.
+        let ask = "git config user.email; git config core.hooksPath; git config --get-all a.b; git -C $HOME/other config user.email";
+        desk.said(
+            ".",
+            "git init -q other; git -C other config user.email o; git -C app config user.email p
+            mkdir app/.git/own; printf '#!/bin/sh\necho no >&2; exit 1\n' >app/.git/own/pre-commit; chmod +x app/.git/own/*",
+        );
         for (script, names) in [
+            ("true", ""),
+            // One that holds for all that is below a folder above holds in the run, too.
+            ("git config -f ~/global includeIf.gitdir:~/.path ~/all; git config -f ~/all a.all 1", ""),
             (
-                "git config -f ~/global includeIf.gitdir:~/.path ~/all; git config -f ~/all a.all 1",
+                "git config --unset user.email; git config -f ~/global user.email g
+                git config -f ~/global includeIf.gitdir:~/app/.path ~/one; git config -f ~/one user.email w
+                git config -f ~/one --add a.b 1; git config -f ~/one --add a.b 2",
                 "",
             ),
+            ("git config core.hooksPath $PWD/.git/own", ""),
             (
-                "git config -f ~/global includeIf.gitdir:~/app/.path ~/one; git config -f ~/one user.email w@e",
-                "user.email",
+                "git config -f ~/global includeIf.gitdir:~/.calve-run/.path ~/in; git config -f ~/in c.d 1",
+                "c.d",
             ),
-            ("git config core.hooksPath $PWD/.git/hooks", "core.hookspath, user.email"),
         ] {
-            let said = says(script);
-            assert_eq!(said.rsplit_once(": ").map_or("", |(_, names)| names), names, "{said}");
+            let run = |script: &str| {
+                desk.sh("app", &format!("export GIT_CONFIG_GLOBAL=$HOME/global; {script}"))
+            };
+            let made = run(script);
+            assert_eq!(made.code, Some(0), "{script}: {made:?}");
+            let outside = run(&format!("cd ../app.worktrees/one; sh -c '{ask}'"));
+            let inside = run(&format!("calve run one -- sh -c '{ask}'"));
+            let at = inside.stdout.replace("/.calve-run/app/", "/app/");
+            assert_eq!(at, outside.stdout, "{script}: {inside:?}");
+            let named = inside.stderr.lines().find(|line| line.contains("do not hold alike"));
+            let named = named.and_then(|line| line.rsplit_once(": ")).map_or("", |(_, names)| names);
+            assert_eq!(named, names, "{script}: {inside:?}");
         }
+        let hooked = desk.sh("app", "calve run one -- git commit -q --allow-empty -m x");
+        assert_eq!((hooked.code, hooked.stderr.contains("no\n")), (Some(1), true), "{hooked:?}");
+    }
+}
+
+/// The project was in the folder of the worktrees, and could be written to: what removed that folder
+/// removed the project.
+#[test]
+fn what_a_program_does_by_mistake_does_not_reach_the_project() {
+    for desk in Desk::all("the project in calve run") {
+        desk.said("app", "echo work >uncommitted");
+        let before = desk.said("app", "ls -A; cat f uncommitted; git status -s");
+        for script in [
+            "rm -r $CALVE_PROJECT/d; test -e $CALVE_PROJECT/d/g",
+            "echo 2 >$CALVE_PROJECT/f; touch $CALVE_PROJECT/new; test ! -e $CALVE_PROJECT/new",
+            "git -C $CALVE_PROJECT clean -qffdx; test -e $CALVE_PROJECT/uncommitted",
+            // With the worktree itself.
+            "rm -rf ../app.worktrees; test ! -e ../app.worktrees/two/f",
+        ] {
+            let run = desk.sh("app", &format!("calve run one -- sh -c '{script}'"));
+            assert_eq!(run.code, Some(0), "{script}: {run:?}");
+            assert_eq!(
+                desk.said("app", "ls -A; cat f uncommitted; git status -s"),
+                before,
+                "{script}"
+            );
+            assert_eq!(
+                desk.said("app", "git fsck; git branch"),
+                "* main\n+ one\n+ two\n",
+                "{script}"
+            );
+        }
+    }
+}
+
+/// Where this user can make no folder beside the project, there is one beside the worktree.
+#[test]
+fn a_project_in_a_folder_that_is_not_the_users_runs_too() {
+    for desk in Desk::all("calve run below a folder of another user") {
+        if desk.user.is_none() {
+            continue;
+        }
+        desk.said(".", "mkdir above trees; git clone -q app above/p; cd above/p; calve start -q --at ~/trees w");
+        fs::set_permissions(desk.root.join("above"), fs::Permissions::from_mode(0o555)).unwrap();
+        let said = desk.said(
+            "above/p",
+            "calve run w -- sh -c 'echo $CALVE_PROJECT; git branch --show-current'",
+        );
+        assert_eq!(said, "@/trees/.calve-run/p\nw\n");
     }
 }
 

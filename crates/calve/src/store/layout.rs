@@ -118,7 +118,7 @@ pub(crate) const JJ: &str = ".jj";
 /// In a registration of git: the path of the worktree's `.git` file.
 pub(crate) const GITDIR: &str = "gitdir";
 
-/// Beside worktrees: an empty folder, in which programs that see a worktree at the project's path
+/// Beside projects: an empty folder, in which programs that see a worktree at the project's path
 /// see the project. See [`run`](crate::worktree).
 #[cfg(target_os = "linux")]
 pub(crate) const RUN: &str = ".calve-run";

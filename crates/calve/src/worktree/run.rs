@@ -2,8 +2,13 @@
 //!
 //! In a mount namespace of its own the worktree is mounted on the project, so that every absolute
 //! path that names the project (in a build folder, in a compiler's cache, in debug information)
-//! leads to the worktree. The project itself is mounted in [`RUN`] beside the worktree. No other
+//! leads to the worktree. The project itself is mounted in [`RUN`] beside the project. No other
 //! process sees these mounts, and they end with the last process in the namespace.
+//!
+//! # The project is out of reach
+//! What a program does there by mistake must not reach the project. So its files are mounted for
+//! reading only, except its repository, to which git in the worktree writes; and they are not in the
+//! folder of the worktrees, which a program may remove as a whole.
 //!
 //! # git
 //! A linked worktree's `.git` file and its registration name each other by absolute paths, and the
@@ -28,9 +33,10 @@ use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{StatVfsMountFlags, statvfs};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags};
-use rustix::mount::{mount, mount_bind_recursive, mount_change};
+use rustix::mount::{mount, mount_bind_recursive, mount_change, mount_remount};
 
 use super::{MarkPlace, Worktree};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
@@ -43,7 +49,8 @@ use crate::store::marker::{Marked, Marker};
 
 impl Worktree {
     /// From here on, this process and the programs that it starts see the worktree at the project's
-    /// path, and at its own. Returns the path of the project itself. The process also gets a user
+    /// path, and at its own. Returns the path of the project itself, whose files can only be read
+    /// there, except its repository. The process also gets a user
     /// namespace, with its own user and group alone, if it may not mount otherwise. Its current
     /// folder is where it was: change to one by its path.
     ///
@@ -53,7 +60,8 @@ impl Worktree {
     /// # Errors
     /// [`ErrorKind::NamespaceRefused`]; [`ErrorKind::Overlap`] if one of the two trees is inside the
     /// other. The process may be in the namespace already, with some of the mounts. The only thing
-    /// left behind is an empty folder `.calve-run` beside the worktree.
+    /// left behind is an empty folder `.calve-run` beside the project, or beside the worktree if this
+    /// user can make none there.
     pub fn show_at_project(&self) -> Result<PathBuf, Error> {
         self.must_be_there()?;
         let project = self.store.project()?;
@@ -71,17 +79,13 @@ impl Worktree {
                 "it is inside the project, or around it, and each would hide the other",
             );
         }
-        let folder = root.parent().unwrap_or(root).join(RUN);
+        let folder = mount_point(&project, root)?;
         let name = project.file_name().unwrap_or_default();
         let mut own = name.to_owned();
         own.push(".files");
         let own = folder.join(own);
         let paths = PathsInRun { root, shown: folder.join(name), own: &own, project: &project };
         let (covers, repositories) = self.covers(&paths)?;
-        match std::fs::create_dir(&folder) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && !folder.is_symlink() => {}
-            made => made.context(Operation::MakeFolder, || &folder)?,
-        }
         own_mounts().map_err(|error| {
             Error::new(ErrorKind::NamespaceRefused, Operation::ShowAtProject, root, error)
         })?;
@@ -90,6 +94,10 @@ impl Worktree {
             .or_else(|errno| mounted(errno, &folder))?;
         std::fs::create_dir(&paths.shown).context(Operation::MakeFolder, || &paths.shown)?;
         bind(&project, &paths.shown)?;
+        for common in repositories.iter().filter(|common| common.starts_with(&project)) {
+            bind(common, &paths.of(common))?;
+        }
+        only_for_reading(&paths.shown)?;
         bind(root, &project)?;
         std::fs::create_dir(&own).context(Operation::MakeFolder, || &own)?;
         for (number, (path, cover)) in covers.into_iter().enumerate() {
@@ -250,6 +258,34 @@ impl PathsInRun<'_> {
         }
         Ok(())
     }
+}
+
+/// An empty folder for mounts. What cleans the folder of the worktrees must not find it.
+fn mount_point(project: &Path, root: &Path) -> Result<PathBuf, Error> {
+    let made = |beside: &Path| {
+        let folder = beside.parent().unwrap_or(beside).join(RUN);
+        match std::fs::create_dir(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && !folder.is_symlink() => {}
+            made => made.context(Operation::MakeFolder, || &folder)?,
+        }
+        Ok(folder)
+    };
+    // This user may not write beside the project.
+    made(project).or_else(|_| made(root))
+}
+
+/// Lets nothing be written through a mount; mounts in it stay as they are.
+fn only_for_reading(at: &Path) -> Result<(), Error> {
+    let found = statvfs(at).map_err(|errno| Error::io(Operation::Mount, at, errno))?.f_flag;
+    // In a user namespace these may not be taken off.
+    let kept = [
+        (StatVfsMountFlags::NOSUID, MountFlags::NOSUID),
+        (StatVfsMountFlags::NODEV, MountFlags::NODEV),
+        (StatVfsMountFlags::NOEXEC, MountFlags::NOEXEC),
+    ];
+    let kept = kept.iter().filter(|(it, _)| found.contains(*it)).map(|(_, flag)| *flag);
+    let flags = kept.fold(MountFlags::BIND | MountFlags::RDONLY, |flags, flag| flags | flag);
+    mount_remount(at, flags, c"").or_else(|errno| mounted(errno, at))
 }
 
 /// Gives the process mounts of its own.
