@@ -55,12 +55,23 @@ pub(crate) fn must_be_meant(project: &Path) -> Result<(), Failure> {
     refused(ErrorKind::InvalidName, why, hint)
 }
 
-/// The warning about a project that is a folder in a git repository, and not its root.
+/// The warning about a project that is a folder in a git repository and not its root, or a submodule.
 pub(crate) fn inside_repository(project: &Path) -> Option<String> {
-    if is_there(&git_of(project)) {
-        return None;
-    }
     let repository = project.ancestors().skip(1).find(|above| is_there(&git_of(above)))?;
+    if is_there(&git_of(project)) {
+        let is_submodule = repository_of(project)?.starts_with(repository_of(repository)?);
+        let mut worktrees = project.strip_prefix(repository).ok()?.as_os_str().to_owned();
+        worktrees.push(".worktrees/");
+        return is_submodule.then(|| {
+            format!(
+                "{} is a submodule of {}, where 'git add -A' would add its worktrees: put the line /{} into the .gitignore \
+                 there, or set another folder with 'git config calve.worktrees DIR'",
+                shown(project),
+                shown(repository),
+                shown(Path::new(&worktrees))
+            )
+        });
+    }
     let (word, repository) = (shown(project), shell_word(repository));
     Some(format!(
         "{word} is a folder in the git repository {repository}: its worktrees have no git, and 'git add -A' would add \

@@ -371,3 +371,26 @@ fn a_project_of_some_size_is_not_copied_before_the_price_is_said() {
     let run = crate::calve(root, "clone small copy");
     assert!(!run.stderr.contains("will take"), "{run:?}");
 }
+
+/// They are beside it, so in the working tree of the repository above.
+#[test]
+fn a_project_that_is_a_submodule_says_where_git_would_add_its_worktrees() {
+    let name = "a_project_that_is_a_submodule_says_where_git_would_add_its_worktrees";
+    let Some((_scratch, root)) = repository() else { return not_run(name, "there is no git") };
+    sh(
+        &root,
+        "git init -q -b main sup; cd sup; git -c protocol.file.allow=always submodule --quiet add ../app libs/app",
+    );
+    let (sup, sub) = (root.join("sup"), root.join("sup/libs/app"));
+    let run = in_git(&sub, "init");
+    let says = format!("{} is a submodule of {}, where", sub.display(), sup.display());
+    assert!(run.stderr.contains(&says), "{run:?}");
+    assert!(run.stderr.contains("put the line /libs/app.worktrees/ into"), "{run:?}");
+    assert_eq!(in_git(&sub, "start -q a").code, Some(0));
+    let listed = |tree: &Path| sh(tree, "git status --short --untracked-files=normal").unwrap();
+    assert!(listed(&sup).contains("libs/app.worktrees/"));
+    fs::write(sup.join(".gitignore"), "/libs/app.worktrees/\n").unwrap();
+    assert!(!listed(&sup).contains("app.worktrees"));
+    // One that is no submodule is not told so.
+    assert!(!in_git(&root.join("app"), "init").stderr.contains("submodule"));
+}
