@@ -34,7 +34,9 @@ pub(crate) fn run(args: &DropArgs, session: Session<'_>) -> Result<Exit, Failure
             _ => failure.remarked("nothing was dropped"),
         })?;
     if args.dry_run {
-        return would_drop(args, &worktrees, Vec::new(), session);
+        let exit = would_drop(args, &worktrees, Vec::new(), session)?;
+        let stay = args.delete_branch && tell_branches_that_stay(&checked, session);
+        return Ok(if stay { Exit::Findings } else { exit });
     }
     let how = DropOptions::new()
         .force(args.force)
@@ -121,9 +123,30 @@ fn droppable(args: &DropArgs, session: Session<'_>) -> Result<Droppable, Failure
     let looked = session.work(Total::Unknown, |options| Ok(CheckedWorktree::all(&those, options)));
     for (at, result) in asked.into_iter().zip(looked.unwrap_or_default()) {
         let worktree = &worktrees[at];
-        checked[at] = Some(result.map_err(|error| worktree_failure(&error, worktree))?);
+        let looked = result.map_err(|error| worktree_failure(&error, worktree))?;
+        if args.delete_branch
+            && let Some(error) = branch_refuses(&looked)
+        {
+            return Err(worktree_failure(&error, worktree));
+        }
+        checked[at] = Some(looked);
     }
     Ok((worktrees, checked))
+}
+
+/// Why a worktree cannot be dropped with its branch.
+fn branch_refuses(checked: &CheckedWorktree) -> Option<calve::Error> {
+    checked.must_delete_branch().err().filter(|it| it.kind() == ErrorKind::CommitsOnlyHere)
+}
+
+/// Warns of the branches that `--delete-branch` would not delete, if there are any.
+fn tell_branches_that_stay(checked: &[Option<CheckedWorktree>], session: Session<'_>) -> bool {
+    let mut stay = false;
+    for error in checked.iter().flatten().filter_map(|it| it.must_delete_branch().err()) {
+        session.output.warning(store_failure(&error).message());
+        stay = true;
+    }
+    stay
 }
 
 fn holding(worktree: &Worktree, inside: Vec<PathBuf>) -> Failure {

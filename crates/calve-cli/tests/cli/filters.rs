@@ -6,6 +6,37 @@ use crate::hints::{in_git, repository, sh};
 use crate::{calve, not_run};
 
 #[test]
+fn a_dry_run_says_what_becomes_of_branches_as_the_drop_does() {
+    let Some((_scratch, root)) = repository() else {
+        return not_run(
+            "a_dry_run_says_what_becomes_of_branches_as_the_drop_does",
+            "there is no git",
+        );
+    };
+    let app = root.join("app");
+    sh(&app, "git branch other");
+    assert_eq!(in_git(&app, "start -q plain work").code, Some(0));
+    assert_eq!(in_git(&app, "start -q -b other of-user").code, Some(0));
+    sh(&root.join("app.worktrees/work"), "git commit -q --allow-empty -m 2");
+    for (names, code, part) in [
+        ("plain work", 1, "its branch has commits that no other reference holds"),
+        ("work", 1, "its branch has commits that no other reference holds"),
+        ("of-user", 3, "calve did not make this branch for the worktree, so it stays"),
+        ("plain", 0, ""),
+    ] {
+        for dry in [" --dry-run", ""] {
+            let run = in_git(&app, &format!("drop --delete-branch{dry} {names}"));
+            assert_eq!(run.code, Some(code), "{names}{dry}: {run:?}");
+            assert!(run.stderr.contains(part), "{names}{dry}: {run:?}");
+        }
+        let left = root.join("app.worktrees").join(names.split(' ').next().unwrap());
+        assert_eq!(left.join(".git").is_file(), code == 1, "{names}");
+    }
+    let dry = in_git(&app, "drop --clean --delete-branch --dry-run");
+    assert!(dry.stderr.starts_with("nothing to drop\nleft work: "), "{dry:?}");
+}
+
+#[test]
 fn each_worktree_is_dropped_or_left_with_one_reason() {
     let Some((_scratch, root)) = repository() else {
         return not_run("each_worktree_is_dropped_or_left_with_one_reason", "there is no git");

@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 
 use calve::{ChosenWorktree, DropFilter, DropOptions, ErrorKind, Worktree};
 
+use super::branch_refuses;
 use super::left::{LeftDocument, ago, project_is_no_worktree};
 use super::told::{Done, add_store};
 use super::would::would_drop;
@@ -50,6 +51,14 @@ pub(super) fn run(args: &DropArgs, session: Session<'_>) -> Result<Exit, Failure
         found.staying.into_iter().map(|it| LeftDocument::new(&it, &into)).collect();
     let mut chosen = found.chosen;
     if args.dry_run {
+        if args.delete_branch {
+            chosen.retain(|it| {
+                let refused = branch_refuses(&it.checked);
+                let worktree = it.checked.worktree();
+                left.extend(refused.iter().map(|why| LeftDocument::refused(worktree, why)));
+                refused.is_none()
+            });
+        }
         let those: Vec<Worktree> = chosen.iter().map(|it| it.checked.worktree().clone()).collect();
         return would_drop(args, &those, left, session);
     }

@@ -91,6 +91,20 @@ impl Loss {
         }
     }
 
+    /// Fails as a drop does that is to delete the branch.
+    ///
+    /// # Errors
+    /// Those of [`Loss::doomed_branch`]; [`ErrorKind::Git`] of [`Operation::DeleteBranch`] if the
+    /// branch would stay.
+    pub(in crate::worktree) fn must_delete_branch(&self, worktree: &Worktree) -> Result<(), Error> {
+        match self.doomed_branch(worktree)? {
+            Some(DoomedBranch { branch, fate: Fate::Stays }) => {
+                Err(not_deleted(branch.name, Failure::Refused(STAYS.to_owned())))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Deletes the branch after the worktree is gone, because git refuses to delete a branch that a
     /// worktree has checked out. Returns the branch's name, and the reference that holds its commits
     /// from now on if no other branch does.
@@ -110,10 +124,7 @@ impl Loss {
             let kept = match fate {
                 Fate::Deleted => None,
                 Fate::KeptElsewhere => keep()?,
-                Fate::Stays | Fate::Refused => {
-                    let why = "calve did not make this branch for the worktree, so it stays";
-                    return Err(Failure::Refused(why.to_owned()));
-                }
+                Fate::Stays | Fate::Refused => return Err(Failure::Refused(STAYS.to_owned())),
             };
             project.delete_unused_branch(&name, &commit)?;
             // Another drop may have deleted the branch that held the commits, because this one did.
@@ -125,9 +136,15 @@ impl Loss {
         };
         match delete() {
             Ok(kept) => Ok((name, kept)),
-            Err(failure) => Err(Error::new(ErrorKind::Git, Operation::DeleteBranch, name, failure)),
+            Err(failure) => Err(not_deleted(name, failure)),
         }
     }
+}
+
+const STAYS: &str = "calve did not make this branch for the worktree, so it stays";
+
+fn not_deleted(branch: String, failure: Failure) -> Error {
+    Error::new(ErrorKind::Git, Operation::DeleteBranch, branch, failure)
 }
 
 #[cfg(test)]

@@ -155,6 +155,20 @@ impl CheckedWorktree {
         &self.worktree
     }
 
+    /// Fails as a drop with [`DropOptions::delete_branch`] does because of the branch. Nothing is
+    /// changed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::CommitsOnlyHere`] if nothing would be dropped, because nothing else has the
+    /// branch's commits. [`ErrorKind::Git`] of [`Operation::DeleteBranch`] if the worktree would be
+    /// dropped and its branch would stay.
+    ///
+    /// [`ErrorKind::CommitsOnlyHere`]: crate::ErrorKind::CommitsOnlyHere
+    /// [`ErrorKind::Git`]: crate::ErrorKind::Git
+    pub fn must_delete_branch(&self) -> Result<(), Error> {
+        self.seen.loss.as_ref().map_or(Ok(()), |loss| loss.must_delete_branch(&self.worktree))
+    }
+
     /// Drops the worktree as [`Worktree::drop`] does, without a second look at what did not change
     /// since the first one. If a reference of the project is gone or names something else since,
     /// commits may be in this worktree alone now, and it is looked at again.
