@@ -28,7 +28,7 @@ use crate::store::object::Kind;
 use crate::store::ownership::must_be_believed_root;
 use crate::store::paths::living::{may_be_owned, owner_of};
 use crate::store::paths::local::Tree;
-use crate::store::registry::no_worktree;
+use crate::store::registry::{Whereabouts, no_worktree};
 use crate::store::snapshot::{Known, local};
 use crate::store::unnamed::name_pending;
 use crate::store::{
@@ -176,7 +176,9 @@ impl Store {
     pub fn worktrees(&self) -> Result<Vec<Worktree>, Error> {
         self.registry().recover()?;
         let rows = self.catalog().worktrees()?;
-        rows.into_iter().filter(|row| row.name != PROJECT).map(|row| self.follow(row)).collect()
+        let found = rows.into_iter().filter(|row| row.name != PROJECT).map(|row| self.follow(row));
+        let is_forgotten = |error: &Error| error.kind() == ErrorKind::WorktreeNotFound;
+        found.filter(|found| !found.as_ref().is_err_and(is_forgotten)).collect()
     }
 
     /// The roots of git's worktrees that were started from an earlier store at this path, which is
@@ -202,16 +204,26 @@ impl Store {
 
     /// The worktree of a row. If its project or its store was moved, with the worktree or without
     /// it, everything that has the old path gets the new one.
-    fn follow(&self, mut row: WorktreeRow) -> Result<Worktree, Error> {
+    ///
+    /// # Errors
+    /// [`ErrorKind::WorktreeNotFound`] if git removed it, and made another one in its place: then its
+    /// row is gone.
+    fn follow(&self, row: WorktreeRow) -> Result<Worktree, Error> {
+        let mut row = self.adopted_whole(row)?;
         let registry = self.registry();
         let was = path_from(&row.path);
-        let is_moved = registry.follow_store(&mut row)?;
+        let whereabouts = registry.follow_store(&mut row)?;
+        if whereabouts == Whereabouts::Taken && self.forget_replaced(&row)? {
+            return Err(no_worktree(&row.name));
+        }
         self.heal(&row)?;
         let is_registered_again = registry.mend_git(&row, &was);
-        registry.mend_marker(&row);
+        if whereabouts != Whereabouts::Marked {
+            registry.mend_marker(&row);
+        }
         let path = path_from(&row.path);
         let worktree = Worktree { store: self.clone(), path, row, is_registered_again };
-        if is_moved {
+        if whereabouts == Whereabouts::Moved {
             // Until all files name the new path, each command in the worktree tries again.
             let _ = worktree.follow_move();
         }
@@ -281,7 +293,7 @@ impl Discovered {
         let Some(token) = &self.token else { return self.store.project_worktree() };
         self.store.registry().recover()?;
         let rows = self.store.catalog().worktrees()?;
-        let Some(mut row) = rows.into_iter().find(|row| row.token == *token) else {
+        let Some(row) = rows.into_iter().find(|row| row.token == *token) else {
             let cause = io::Error::new(
                 io::ErrorKind::NotFound,
                 "its store does not know this worktree any more; it is now a plain folder",
@@ -293,6 +305,7 @@ impl Discovered {
                 cause,
             ));
         };
+        let mut row = self.store.adopted_whole(row)?;
         let path = path_from(&row.path);
         // A folder above may be a link now.
         let is_the_same = path != self.root && is_same(&path, &self.root);

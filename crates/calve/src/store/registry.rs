@@ -114,6 +114,19 @@ pub(crate) struct Claim<'a> {
     is_finished: bool,
 }
 
+/// What [`Registry::follow_store`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whereabouts {
+    /// It is at its path, and its mark leads to the store.
+    Marked,
+    /// Its path is the one that was known. It need not be there.
+    Known,
+    /// The row got another path.
+    Moved,
+    /// Something else is at its path, and calve does not know where it is.
+    Taken,
+}
+
 /// What became of a worktree that was taken away.
 #[derive(Debug)]
 pub(crate) struct Taken<T> {
@@ -225,11 +238,28 @@ impl<'a> Registry<'a> {
     /// Finds a worktree again if git moved it (`git worktree move`), or if it was moved together with
     /// the store, for example because a folder above both got another name. It looks for the
     /// worktree's marker where git says that the worktree is, and where it would be if its path to
-    /// the store had stayed the same. Returns whether it wrote a new path into the row.
-    pub(crate) fn follow_store(self, row: &mut WorktreeRow) -> Result<bool, Error> {
+    /// the store had stayed the same. If it is there, the row gets that path.
+    pub(crate) fn follow_store(self, row: &mut WorktreeRow) -> Result<Whereabouts, Error> {
         let known = path_from(&row.path);
-        if self.is_read_only || row.name == PROJECT || !is_gone(&known) {
-            return Ok(false);
+        if self.is_read_only || row.name == PROJECT {
+            return Ok(Whereabouts::Known);
+        }
+        let is_gone = is_gone(&known);
+        match self.mark_at(&known) {
+            _ if is_gone => {}
+            Ok(Some(marker)) if marker.token == row.token => {
+                return Ok(match marker.store == self.layout.0 {
+                    true => Whereabouts::Marked,
+                    false => Whereabouts::Known,
+                });
+            }
+            // Something else may have its place. That says only the registration of another tree.
+            Ok(_) if row.git.is_some() && row.state != State::Starting => {
+                if self.is_noted_root(row, &known) {
+                    return Ok(Whereabouts::Known);
+                }
+            }
+            _ => return Ok(Whereabouts::Known),
         }
         let believed = self.believed();
         // A folder at which calve cannot look is no worktree that it could use. The row stays, and
@@ -246,10 +276,12 @@ impl<'a> Registry<'a> {
         let by_git = entry.as_ref().and_then(|entry| entry.git_file.as_deref()?.parent());
         let places = by_git.map(Path::to_owned).into_iter();
         let mut places = places.chain(places_after_move(&known, self.layout.0));
-        let Some(found) = places.find(is_it) else { return Ok(false) };
+        let Some(found) = places.find(is_it) else {
+            return Ok(if is_gone { Whereabouts::Known } else { Whereabouts::Taken });
+        };
         row.path = bytes_of(&found);
         self.set_path(row)?;
-        Ok(true)
+        Ok(Whereabouts::Moved)
     }
 
     /// After the project or a linked worktree was moved, the worktree's `.git` file or its
@@ -278,19 +310,31 @@ impl<'a> Registry<'a> {
             false => Some(led.clone()),
         };
         let entry = folder.and_then(|folder| Registration::read(folder).ok().flatten());
-        let Some(entry) = entry else {
+        let Some(mut entry) = entry else {
             // Whoever asks git about this worktree is told why that failed.
             return self.register_pruned(row).unwrap_or(false);
         };
         let is_wrong = entry.git_file.as_deref().is_some_and(is_gone)
             || is_project_moved && entry.is_of(&root);
-        if !is_wrong {
+        // Two worktrees took each other's places: what is where it was leads to another registration.
+        let is_of_another = |tree: &Path| {
+            git::leads_to(tree).is_ok_and(|other| !git::is_same(&other, &entry.folder))
+        };
+        let is_swapped = !is_wrong
+            && !entry.is_of(&root)
+            && entry.git_file.as_deref().and_then(Path::parent).is_some_and(is_of_another);
+        if !is_wrong && !is_swapped {
             self.note_head(row, &entry);
             return false;
         }
         let is_ours = || self.is_marked(row) || self.is_registered_as(row, &entry);
         let Some(project) = project().filter(|_| is_ours()) else { return false };
-        if project.repair(&root).is_ok() {
+        // git would also let the tree in the old place lead to this registration.
+        let is_mended = match is_swapped {
+            true => entry.point_at(&root).is_ok(),
+            false => project.repair(&root).is_ok(),
+        };
+        if is_mended {
             let before = Modules::new(&project, was, &led);
             // Of a submodule that is not led anew git says what is wrong, as before.
             let _ = Modules::new(&project, &root, &entry.folder).lead_as(&before, &root);

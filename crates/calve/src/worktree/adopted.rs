@@ -16,16 +16,17 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{self, Mode};
 
-use super::Worktree;
 use super::git::nested_work_in;
+use super::{DropOptions, Worktree};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
-use crate::store::catalog::Origin;
-use crate::store::files::{bytes_of, open_dir};
+use crate::store::catalog::{Origin, WorktreeRow};
+use crate::store::files::{bytes_of, open_dir, path_from};
 use crate::store::git::checkout::Checkout;
 use crate::store::git::{
     self, Failure, Registration, Repository, Tree, branch_at, is_same, leads_to,
@@ -36,9 +37,10 @@ use crate::store::index::{Boot, Index, Stat};
 use crate::store::manifest::Manifest;
 use crate::store::object::Kind;
 use crate::store::overlay::{Overlaid, record_over};
+use crate::store::registry::no_worktree;
 use crate::store::scan::AlikeFiles;
 use crate::store::snapshot::{Known, check_name};
-use crate::store::{PROJECT, SnapshotOptions, Store};
+use crate::store::{PROJECT, SnapshotOptions, Store, StoreOptions};
 use crate::tree::git_index::{self, WorkingTree};
 use crate::tree::running::Running;
 use crate::tree::staging::Stage;
@@ -89,15 +91,17 @@ impl Store {
     pub fn adopt(&self, root: impl AsRef<Path>) -> Result<Worktree, Error> {
         let root = root.as_ref();
         self.must_be_writable(Operation::UseWorktree)?;
+        if let Some(known) = self.known_at(root)? {
+            return Ok(known);
+        }
         let registry = self.registry();
         let is_it = |entry: &Registration| {
             entry.is_of(root) && leads_to(root).is_ok_and(|to| is_same(&to, &entry.folder))
         };
         let Some(entry) = registry.others()?.into_iter().find(is_it) else {
             // Another process may have taken it.
-            let rows = self.catalog().worktrees()?;
-            if let Some(row) = rows.into_iter().find(|row| row.path == bytes_of(root)) {
-                return self.follow(row);
+            if let Some(known) = self.known_at(root)? {
+                return Ok(known);
             }
             let why = "it is a working tree of git that calve did not make";
             let cause = io::Error::new(io::ErrorKind::Unsupported, why);
@@ -113,10 +117,84 @@ impl Store {
             .filter_map(|name| name.to_str())
             .filter(|name| *name != PROJECT && check_name(name).is_ok())
             .collect();
-        let row = registry.adopt((&entry, &names), root, (commit, &self.project()?))?;
-        self.follow(row)
+        match registry.adopt((&entry, &names), root, (commit, &self.project()?)) {
+            // Another process was faster.
+            Err(error) if error.kind() == ErrorKind::WorktreeExists => {
+                self.known_at(root)?.ok_or(error)
+            }
+            row => self.follow(row?),
+        }
+    }
+
+    /// The worktree that the store knows at this path.
+    fn known_at(&self, root: &Path) -> Result<Option<Worktree>, Error> {
+        let rows = self.catalog().worktrees()?;
+        let Some(row) = rows.into_iter().find(|row| row.path == bytes_of(root)) else {
+            return Ok(None);
+        };
+        match self.follow(row) {
+            Err(error) if error.kind() == ErrorKind::WorktreeNotFound => Ok(None),
+            // git moved it, and something else is here now.
+            found => Ok(Some(found?).filter(|found| found.path == root)),
+        }
+    }
+
+    /// The row, when no process takes it into the registry any more: that lasts moments, and until
+    /// then it has no mark and can have no base.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WorktreeNotFound`] if the other process failed.
+    pub(super) fn adopted_whole(&self, row: WorktreeRow) -> Result<WorktreeRow, Error> {
+        let mut row = row;
+        let begun = Instant::now();
+        let is_adopted = row.git.as_ref().is_some_and(|git| git.is_adopted);
+        while is_adopted && self.registry().is_being_started(&row) && begun.elapsed() < PATIENCE {
+            std::thread::sleep(PATIENCE / 1000);
+            let now = self.catalog().worktree(&row.name)?;
+            row = now.filter(|now| now.token == row.token).ok_or_else(|| no_worktree(&row.name))?;
+        }
+        Ok(row)
+    }
+
+    /// Forgets a worktree that git has removed, if git has made another one in its place. Files that a
+    /// restore moved aside keep it. Returns whether it is forgotten.
+    pub(super) fn forget_replaced(&self, row: &WorktreeRow) -> Result<bool, Error> {
+        if !self.registry().is_replaced(row)? {
+            return Ok(false);
+        }
+        let path = path_from(&row.path);
+        let gone =
+            Worktree { store: self.clone(), path, row: row.clone(), is_registered_again: false };
+        if gone.has_moved_aside()? {
+            return Ok(false);
+        }
+        match self.registry().forget(row, || Ok(Some(()))) {
+            // Another process did.
+            Err(error) if error.kind() == ErrorKind::WorktreeNotFound => Ok(true),
+            forgotten => forgotten.map(|_| true),
+        }
+    }
+
+    /// Forgets a worktree that git had made and has removed, so that a new one can have its name.
+    /// What a drop would refuse to lose, and files that a restore moved aside, keep it. Returns
+    /// whether it is forgotten.
+    pub(super) fn forget_removed_by_git(&self, row: &WorktreeRow) -> Result<bool, Error> {
+        if !self.registry().is_removed_by_git(row)? {
+            return Ok(false);
+        }
+        let worktree = self.follow(row.clone())?;
+        if worktree.has_moved_aside()? {
+            return Ok(false);
+        }
+        match worktree.drop(&DropOptions::new(), &StoreOptions::new()) {
+            Ok(dropped) => dropped.delete().map(|_| true),
+            Err(_) => Ok(false),
+        }
     }
 }
+
+/// For how long a process waits for another one that takes a worktree into the registry.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Worktree {
     /// Makes the first base snapshot of a worktree that git made. If its folder is gone, this is the

@@ -395,10 +395,11 @@ impl Store {
         self.registry().recover()?;
         // We check the names before the work of a snapshot. If two processes start the same name,
         // the claim below decides which one gets it.
-        if let Some(row) =
-            self.catalog().worktrees()?.iter().find(|row| names.contains(&row.name.as_str()))
-        {
-            return Err(name_taken(&row.name, &row.path));
+        let rows = self.catalog().worktrees()?;
+        for row in rows.iter().filter(|row| names.contains(&row.name.as_str())) {
+            if !self.forget_removed_by_git(row)? {
+                return Err(name_taken(&row.name, &row.path));
+            }
         }
         let source = match plan {
             StartPlan::Fork(name) => Some(self.worktree(name)?.forkable()?),

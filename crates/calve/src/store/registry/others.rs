@@ -5,10 +5,10 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::Registry;
+use super::{Registry, is_gone};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::store::catalog::{Linked, State, WorktreeRow};
-use crate::store::files::{bytes_of, open_dir};
+use crate::store::files::{bytes_of, open_dir, path_from};
 use crate::store::git::{self, Registration};
 use crate::store::id::token;
 use crate::store::marker::{MarkPlace, Marker};
@@ -39,6 +39,53 @@ impl Registry<'_> {
         let mut others: Vec<Registration> = entries.into_iter().filter(is_other).collect();
         others.sort_by(|a, b| a.folder.cmp(&b.folder));
         Ok(others)
+    }
+
+    /// Whether git has removed a linked worktree, and has made another one at its path: that one has no
+    /// mark yet, and the mark of the row is in no registration. If a mark cannot be read, it may be
+    /// the row's.
+    ///
+    /// # Errors
+    /// The repository could not be read.
+    pub(crate) fn is_replaced(self, row: &WorktreeRow) -> Result<bool, Error> {
+        let Some(project) = self.repository()?.filter(|_| row.git.is_some()) else {
+            return Ok(false);
+        };
+        let root = path_from(&row.path);
+        let entries = project.registrations().context(Operation::Read, || &project.common)?;
+        let mut is_new = false;
+        for entry in &entries {
+            let place = MarkPlace::of_git(entry.folder.clone());
+            match Marker::believed(&place, self.believed()) {
+                Ok(Some(marker)) if marker.token != row.token => {}
+                Ok(None) => {
+                    let leads = |to: PathBuf| git::is_same(&to, &entry.folder);
+                    is_new |= entry.is_of(&root) && git::leads_to(&root).is_ok_and(leads);
+                }
+                Ok(Some(_)) | Err(_) => return Ok(false),
+            }
+        }
+        Ok(is_new)
+    }
+
+    /// Whether git has removed a worktree that it had made: nothing is at its path, and it has no
+    /// registration. The folder around it is there, so its filesystem is mounted.
+    ///
+    /// # Errors
+    /// The repository could not be read.
+    pub(crate) fn is_removed_by_git(self, row: &WorktreeRow) -> Result<bool, Error> {
+        let root = path_from(&row.path);
+        let is_gone = is_gone(&root) && root.parent().is_some_and(Path::is_dir);
+        if !is_gone || row.git.as_ref().is_none_or(|git| !git.is_adopted) {
+            return Ok(false);
+        }
+        let Some(project) = self.repository()? else { return Ok(false) };
+        let entries = project.registrations().context(Operation::Read, || &project.common)?;
+        let may_be_its = |entry: &Registration| {
+            let mark = Marker::believed(&MarkPlace::of_git(entry.folder.clone()), self.believed());
+            entry.is_of(&root) || mark.map_or(true, |it| it.is_some_and(|it| it.token == row.token))
+        };
+        Ok(!entries.iter().any(may_be_its))
     }
 
     /// Takes a worktree that git or another tool made into the registry, at the commit `commit`. Its
