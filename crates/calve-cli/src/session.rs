@@ -276,13 +276,7 @@ impl Session<'_> {
                     // The store knows it from now on.
                     Some(other) if other.is_dir() => self.at(&other),
                     None if is_folder => self.at(&path),
-                    Some(other) => Err(own(
-                        "find worktree",
-                        &other,
-                        ErrorKind::WorktreeMissing,
-                        "git made it, and its folder is gone",
-                        "'git worktree prune' forgets it",
-                    )),
+                    Some(gone) => store.adopt(&gone).map_err(|error| store_failure(&error)),
                     None => Err(store_failure(&error).meant(&similar::worktrees(&store, name))),
                 }
             }
@@ -360,10 +354,20 @@ impl Session<'_> {
         }
     }
 
-    /// The worktree that the store knows at `path`.
+    /// The worktree that the store knows at `path`, or that git knows there if nothing is there.
     fn missing(&self, path: &Path) -> Result<Option<Worktree>, Failure> {
-        let worktrees = self.store()?.worktrees().map_err(|error| store_failure(&error))?;
-        Ok(worktrees.into_iter().find(|worktree| worktree.path() == path))
+        let failed = |error: calve::Error| store_failure(&error);
+        let store = self.store()?;
+        let known = store.worktrees().map_err(failed)?;
+        let known = known.into_iter().find(|worktree| worktree.path() == path);
+        if known.is_some() || std::fs::symlink_metadata(path).is_ok() {
+            return Ok(known);
+        }
+        let of_git = store.worktrees_of_git().map_err(failed)?;
+        match of_git.iter().any(|it| it.path == path) {
+            true => store.adopt(path).map(Some).map_err(failed),
+            false => Ok(None),
+        }
     }
 }
 

@@ -212,21 +212,158 @@ fn a_worktree_of_git_that_is_called_like_one_of_calves_is_known_by_its_folder() 
     assert_eq!((run.code, &*run.stdout), (Some(3), "M f\nA n\n"), "{run:?}");
 }
 
+/// The advice was `git worktree prune`, which loses the commits of a detached `HEAD` and what is
+/// staged.
 #[test]
-fn a_worktree_of_git_whose_folder_is_gone_is_said_to_be_git_s() {
-    let name = "a_worktree_of_git_whose_folder_is_gone_is_said_to_be_git_s";
+fn a_worktree_of_git_whose_folder_is_gone_comes_back_or_is_dropped_without_a_loss() {
+    let name = "a_worktree_of_git_whose_folder_is_gone_comes_back_or_is_dropped_without_a_loss";
+    for word in ["other", "../other"] {
+        let Some((_scratch, app, other)) = other() else { return not_run(name, "there is no git") };
+        sh(&other, "git checkout -q --detach; git commit -qam 3; git add n").unwrap();
+        let blob = sh(&other, "git rev-parse HEAD; git rev-parse :n").unwrap();
+        fs::remove_dir_all(&other).unwrap();
+        let run = in_git(&app, &format!("status {word}"));
+        assert!(is_refused(&run, "its base snapshot has it") && !run.stderr.contains("prune"));
+        let run = in_git(&app, &format!("drop {word}"));
+        assert_eq!(run.code, Some(0), "{word}: {run:?}");
+        let held = "git rev-list --objects --glob=refs/calve/dropped";
+        let held = sh(
+            &app,
+            &format!("git reflog expire --expire=now --all; git gc -q --prune=now; {held}"),
+        );
+        let held = held.unwrap();
+        assert!(blob.lines().all(|id| held.contains(id)), "{word}: {blob} {held}");
+        assert!(!sh(&app, "git worktree list").unwrap().contains("other"), "{word}");
+    }
+    for is_known in [false, true] {
+        let Some((_scratch, app, other)) = other() else { return not_run(name, "there is no git") };
+        sh(&app, "echo mine >out/m")
+            .unwrap_or_else(|| sh(&app, "mkdir out; echo mine >out/m").unwrap());
+        if is_known {
+            assert_eq!(in_git(&app, "du other").code, Some(0));
+        }
+        fs::remove_dir_all(&other).unwrap();
+        let run = in_git(&app, "restore other");
+        assert_eq!(run.code, Some(0), "{run:?}");
+        assert_eq!(sh(&other, "git status --porcelain; cat out/m").unwrap(), "mine\n");
+    }
+}
+
+/// The path was believed: a worktree that git made again was missing for ever, and so was one that
+/// git moved while something else took its place.
+#[test]
+fn a_worktree_is_where_git_s_registration_with_its_mark_says() {
+    let name = "a_worktree_is_where_git_s_registration_with_its_mark_says";
+    // What happens after the first look, which folders are worktrees then, and in which of them is
+    // the work that was in `other`.
+    for (script, after, with_work) in [
+        (
+            "git worktree remove -f ../other; git worktree add -q ../other other",
+            &["other other"][..],
+            None,
+        ),
+        (
+            "git worktree move ../other ../moved; git worktree add -q -b new ../other",
+            &["other moved", "other1 other"],
+            Some("moved"),
+        ),
+        (
+            "git worktree move ../other ../t; git worktree move ../w ../other; git worktree move ../t ../w",
+            &["other w", "w other"],
+            Some("w"),
+        ),
+        (
+            "mv ../other ../t; mv ../w ../other; mv ../t ../w; CALVE ../other list; CALVE ../w list",
+            &["other w", "w other"],
+            Some("w"),
+        ),
+        ("git worktree remove -f ../other; git worktree move ../w ../other", &["w other"], None),
+    ] {
+        let Some((_scratch, app, other)) = other() else { return not_run(name, "there is no git") };
+        let root = other.parent().unwrap();
+        sh(&app, "git worktree add -q ../w").unwrap();
+        for word in ["other", "w"] {
+            assert!(matches!(in_git(&app, &format!("status {word}")).code, Some(0 | 3)));
+        }
+        if !script.contains("../w") {
+            assert_eq!(in_git(&app, "drop w").code, Some(0));
+        }
+        for part in script.split("; ") {
+            match part.strip_prefix("CALVE ") {
+                Some(words) => {
+                    let (at, words) = words.split_once(' ').unwrap();
+                    in_git(&app.join(at), words);
+                }
+                None => drop(sh(&app, part).unwrap()),
+            }
+        }
+        for worktree in after {
+            let (name, path) = worktree.split_once(' ').unwrap();
+            let run = in_git(&app, &format!("status {name}"));
+            let has_work = with_work == Some(path);
+            assert_eq!(run.code, Some(if has_work { 3 } else { 0 }), "{script}: {run:?}");
+            assert_eq!(in_git(&root.join(path), "status").code, run.code, "{script}");
+            let at = in_git(&app, &format!("path {name}")).stdout;
+            assert_eq!(Path::new(at.trim_end()), root.join(path), "{script}");
+        }
+        let listed = in_git(&app, "list --json").json();
+        let states: Vec<_> = listed["worktrees"].as_array().unwrap().iter().collect();
+        let ready = states.iter().filter(|it| it["state"] == "ready").count();
+        assert_eq!((ready, &listed["git_worktrees"]), (after.len(), &serde_json::json!([])));
+        let known = sh(&app, "git worktree list --porcelain").unwrap();
+        assert!(!known.contains("prunable"), "{script}: {known}");
+    }
+}
+
+/// Nothing else has what a restore moved aside.
+#[test]
+fn files_that_a_restore_moved_aside_keep_the_row_of_a_worktree_that_git_made_again() {
+    let name = "files_that_a_restore_moved_aside_keep_the_row_of_a_worktree_that_git_made_again";
     let Some((_scratch, app, other)) = other() else { return not_run(name, "there is no git") };
-    fs::remove_dir_all(&other).unwrap();
+    assert_eq!(in_git(&app, "restore -q other").code, Some(0));
+    let in_store = !other.join(".calve").try_exists().unwrap();
+    sh(&app, "git worktree remove -f ../other; git worktree add -q ../other other").unwrap();
     let run = in_git(&app, "status other");
-    assert!(is_refused(&run, "'git worktree prune' forgets it"), "{run:?}");
-    // One that calve has worked on comes back at its commit, with what git ignores in the project.
-    sh(&app, "git worktree prune; git branch -qD other; git worktree add -q ../other").unwrap();
-    sh(&app, "echo mine >out/m").unwrap();
-    assert_eq!(in_git(&app, "du other").code, Some(0));
-    fs::remove_dir_all(&other).unwrap();
-    let run = in_git(&app, "restore other");
-    assert_eq!(run.code, Some(0), "{run:?}");
-    assert_eq!(sh(&other, "git status --porcelain; cat out/m").unwrap(), "mine\n");
+    if in_store {
+        assert!(is_refused(&run, "another folder is in its place"), "{run:?}");
+    } else {
+        assert_eq!(run.code, Some(0), "git deleted them: {run:?}");
+    }
+}
+
+/// The hook of an agent's tool gives fixed names.
+#[test]
+fn a_start_takes_the_name_of_a_worktree_that_git_made_and_removed() {
+    let name = "a_start_takes_the_name_of_a_worktree_that_git_made_and_removed";
+    for (script, code) in [
+        ("git worktree remove -f ../other", 0),
+        // Nobody knows what became of it.
+        ("mv ../other ../away", 1),
+    ] {
+        let Some((_scratch, app, _other)) = other() else {
+            return not_run(name, "there is no git");
+        };
+        assert_eq!(in_git(&app, "status other").code, Some(3));
+        sh(&app, script).unwrap();
+        let run = in_git(&app, "start -b new other");
+        assert_eq!(run.code, Some(code), "{script}: {run:?}");
+    }
+}
+
+/// Panes and hooks of an agent's tool begin at once. All but one failed.
+#[test]
+fn several_first_looks_at_a_worktree_of_git_all_work() {
+    let name = "several_first_looks_at_a_worktree_of_git_all_work";
+    let Some((_scratch, app, other)) = other() else { return not_run(name, "there is no git") };
+    let from = |at: usize| if at % 2 == 0 { (&other, "status") } else { (&app, "status other") };
+    let runs: Vec<Run> = std::thread::scope(|scope| {
+        let looks = (0..6).map(from).map(|(place, words)| scope.spawn(|| in_git(place, words)));
+        let looks: Vec<_> = looks.collect();
+        looks.into_iter().map(|it| it.join().unwrap()).collect()
+    });
+    for run in runs {
+        assert_eq!((run.code, &*run.stdout), (Some(3), "M f\nA n\n"), "{run:?}");
+    }
 }
 
 /// The store's main working tree is no worktree of its store if the project is another one.

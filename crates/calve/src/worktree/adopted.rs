@@ -80,7 +80,8 @@ impl Store {
 
     /// Takes a worktree that git or another tool made into the store, as one of its worktrees. It
     /// keeps its folder, its branch and its registration. Its name is that of its registration, or
-    /// the last part of its path if another worktree has that name. `root` is its root.
+    /// the last part of its path if another worktree has that name. `root` is its root. If nothing
+    /// is there, it is a missing worktree of the store, which can be restored or dropped.
     ///
     /// # Errors
     /// [`ErrorKind::WorktreeNotFound`] if there is no such worktree, or if it is the repository's
@@ -95,8 +96,10 @@ impl Store {
             return Ok(known);
         }
         let registry = self.registry();
+        let is_gone = std::fs::symlink_metadata(root).is_err_and(|it| git::is_absent(&it));
         let is_it = |entry: &Registration| {
-            entry.is_of(root) && leads_to(root).is_ok_and(|to| is_same(&to, &entry.folder))
+            let leads = || leads_to(root).is_ok_and(|to| is_same(&to, &entry.folder));
+            entry.is_of(root) && (is_gone || leads())
         };
         let Some(entry) = registry.others()?.into_iter().find(is_it) else {
             // Another process may have taken it.
@@ -108,9 +111,10 @@ impl Store {
             let kind = ErrorKind::WorktreeNotFound;
             return Err(Error::new(kind, Operation::FindWorktree, root, cause));
         };
-        let commit = Tree::of(&entry, root).head_commit();
-        let commit =
-            commit.map_err(|it| Error::new(ErrorKind::Git, Operation::AskGit, root, it))?;
+        let failed = |failure| Error::new(ErrorKind::Git, Operation::AskGit, root, failure);
+        let project = self.repository().map_err(failed)?;
+        let commit = project.map(|it| it.head_commit_of(&entry)).transpose().map_err(failed)?;
+        let commit = commit.flatten();
         let commit = commit.as_deref().unwrap_or(git::NO_COMMIT);
         let names = [Some(entry.id()), root.file_name()].into_iter().flatten();
         let names: Vec<&str> = names

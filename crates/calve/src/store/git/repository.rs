@@ -610,6 +610,16 @@ impl Repository {
             .map(drop)
     }
 
+    /// The commit that a linked worktree has checked out, whose tree may be gone. `None` before the
+    /// first commit.
+    ///
+    /// # Errors
+    /// git could not be asked.
+    pub(crate) fn head_commit_of(&self, it: &Registration) -> Result<Option<String>, Failure> {
+        let head = format!("worktrees/{}/HEAD^{{commit}}", it.id().to_string_lossy());
+        commit_called(self.git(), &head)
+    }
+
     /// Fills the index of a linked worktree from its `HEAD`, without looking at its files.
     ///
     /// # Errors
@@ -643,7 +653,11 @@ impl Repository {
 
 /// The commit that `HEAD` points to, for a run of git in a working tree.
 pub(super) fn head_commit(git: Git) -> Result<Option<String>, Failure> {
-    let asked = git.args(["rev-parse", "-q", "--verify", "HEAD^{commit}"]);
+    commit_called(git, "HEAD^{commit}")
+}
+
+fn commit_called(git: Git, name: &str) -> Result<Option<String>, Failure> {
+    let asked = git.args(["rev-parse", "-q", "--verify", name]);
     // git says nothing and ends so where there is no commit.
     let output = asked.may_end_with(1).run()?;
     Ok((output.code == 0).then(|| line(&output.bytes)))

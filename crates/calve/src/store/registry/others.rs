@@ -89,7 +89,7 @@ impl Registry<'_> {
     }
 
     /// Takes a worktree that git or another tool made into the registry, at the commit `commit`. Its
-    /// tree is at `root`, and `entry` is its registration; `project` is the root of the project. It
+    /// tree is at `root`, or nothing is there, and `entry` is its registration; `project` is the root of the project. It
     /// has no base snapshot yet. It gets the first of `names` that is free; they are names that a
     /// worktree can have.
     ///
@@ -102,8 +102,13 @@ impl Registry<'_> {
         root: &Path,
         (commit, project): (&str, &Path),
     ) -> Result<WorktreeRow, Error> {
-        must_be_believed_root(self.believed(), root, Operation::UseWorktree)?;
-        let dir = open_dir(root)?;
+        let dir = match is_gone(root) {
+            true => None,
+            false => {
+                must_be_believed_root(self.believed(), root, Operation::UseWorktree)?;
+                Some(open_dir(root)?)
+            }
+        };
         // git writes this file once.
         let made = std::fs::metadata(entry.folder.join(git::COMMONDIR));
         let made = made.map(|it| it.mtime()).context(Operation::Read, || &entry.folder)?;
@@ -129,8 +134,12 @@ impl Registry<'_> {
             };
             let row = claim.rows()[0].clone();
             let mark = || -> io::Result<()> {
+                let Some(dir) = &dir else {
+                    let place = MarkPlace::of_git(entry.folder.clone());
+                    return self.marker(&row).write(&place, self.believed());
+                };
                 let roots = Relocation::between(&[bytes_of(project)], root);
-                self.note_tree(&row, &dir, roots.as_ref())?;
+                self.note_tree(&row, dir, roots.as_ref())?;
                 self.mark(&row, root)
             };
             mark().context(Operation::Mark, || root)?;
