@@ -271,13 +271,13 @@ impl Links {
                 let cause = io::Error::new(io::ErrorKind::WouldBlock, cause);
                 return failed(ErrorKind::Busy, cause);
             }
+            let gone = "git knows a worktree here whose folder is gone";
             let why = match entry.locked {
                 Some(_) => {
-                    "git knows a worktree here whose folder is gone, and it is locked: its filesystem may not be mounted"
+                    format!("{gone}, and it is locked: its filesystem may not be mounted")
                 }
-                None => {
-                    "git knows a worktree here whose folder is gone; 'git worktree prune' forgets it"
-                }
+                // Its registration may have commits and staged files that nothing else has.
+                None => format!("{gone}; 'calve drop {}' forgets it", path.display()),
             };
             return failed(ErrorKind::Git, io::Error::new(io::ErrorKind::NotFound, why));
         }
