@@ -355,9 +355,9 @@ fn a_start_takes_the_name_of_a_worktree_that_git_made_and_removed() {
 fn several_first_looks_at_a_worktree_of_git_all_work() {
     let name = "several_first_looks_at_a_worktree_of_git_all_work";
     let Some((_scratch, app, other)) = other() else { return not_run(name, "there is no git") };
-    let from = |at: usize| if at % 2 == 0 { (&other, "status") } else { (&app, "status other") };
+    let words = [(&other, "status"), (&app, "status other")];
     let runs: Vec<Run> = std::thread::scope(|scope| {
-        let looks = (0..6).map(from).map(|(place, words)| scope.spawn(|| in_git(place, words)));
+        let looks = words.iter().cycle().take(6).map(|(at, it)| scope.spawn(|| in_git(at, it)));
         let looks: Vec<_> = looks.collect();
         looks.into_iter().map(|it| it.join().unwrap()).collect()
     });
