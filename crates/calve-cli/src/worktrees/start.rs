@@ -65,18 +65,23 @@ pub(crate) fn run(
     // Then a branch at the project's commit may be at another one than these worktrees.
     let is_elsewhere = is_fork || args.default_base.is_some();
     let asked = &Asked::of(args, words, found, (project, is_elsewhere))?;
-    let secrets = SecretPolicy::of(settings)?;
-    let wanted = Wanted { args, asked, source, place, store, project, session, secrets };
-    let basis = wanted.basis()?;
-    let options = wanted.options(&basis);
-    let price = match args.reflink {
-        StartReflink::Auto => wanted.price(basis.size()),
-        StartReflink::Always => None,
+    let start = || {
+        let secrets = SecretPolicy::of(settings)?;
+        let wanted = Wanted { args, asked, source, place, store, project, session, secrets };
+        let basis = wanted.basis()?;
+        let options = wanted.options(&basis);
+        let price = match args.reflink {
+            StartReflink::Auto => wanted.price(basis.size()),
+            StartReflink::Always => None,
+        };
+        let report = secrets
+            .session(session)
+            .work(wanted.total(&basis), |common| store.start(&asked.names, &options, common))
+            .map_err(|error| start_failure(&error, &wanted))?;
+        Ok((wanted, basis, report, price))
     };
-    let report = secrets
-        .session(session)
-        .work(wanted.total(&basis), |common| store.start(&asked.names, &options, common))
-        .map_err(|error| start_failure(&error, &wanted))?;
+    let (wanted, basis, report, price) =
+        start().map_err(|failure| asked.taken_back(project, failure))?;
     Made { wanted, basis, report, settings }.finish(price)
 }
 

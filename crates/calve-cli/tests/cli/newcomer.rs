@@ -194,6 +194,31 @@ fn a_request_is_fetched_again_and_its_branch_follows_if_it_has_nothing_of_its_ow
     done(&app, "start --base refs/heads/pr/7 -b mine pr-7");
 }
 
+/// A start that failed had moved the branch, also under a rebase in another worktree, which could
+/// not end then.
+#[test]
+fn a_start_of_a_request_that_fails_moves_no_branch() {
+    let name = "a_start_of_a_request_that_fails_moves_no_branch";
+    let rebase = "GIT_SEQUENCE_EDITOR='sed -i s/^pick/edit/' git rebase -q -i HEAD~1 2>/dev/null";
+    for (there, words) in [
+        (rebase, "start pr/7"),
+        ("git switch -q --detach", "start pr/7"),
+        ("git switch -q --detach", "start pr/7 other"),
+    ] {
+        let Some((_scratch, app)) = clone() else { return not_run(name, "there is no git") };
+        done(&app, "start pr/7");
+        let tree = app.with_file_name("app.worktrees").join("pr-7");
+        let was = sh(&app, "git rev-parse pr/7");
+        sh(&tree, &format!("git config user.name a; git config user.email a@b; {there}"));
+        let next =
+            "git push -q origin +$(git commit-tree -p pr/7 -m next HEAD^{tree}):refs/pull/7/head";
+        sh(&app, next);
+        let run = calve(&app, words);
+        assert_eq!(run.code, Some(1), "{there}, {words}: {run:?}");
+        assert_eq!(sh(&app, "git rev-parse pr/7"), was, "{there}, {words}");
+    }
+}
+
 #[test]
 fn a_remote_may_have_a_slash_in_its_name() {
     let Some((_scratch, app)) = clone() else {

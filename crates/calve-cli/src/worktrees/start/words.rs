@@ -25,11 +25,22 @@ pub(super) struct Asked {
     pub(super) upstream: Option<String>,
     /// What git said of the words, if they may be branches.
     pub(super) found: Option<FoundBranches>,
+    /// The branches that follow a request, and moved.
+    moved: Vec<MovedBranch>,
+}
+
+/// A branch that moved to the newer commit of its request.
+#[derive(Debug)]
+struct MovedBranch {
+    reference: String,
+    was: String,
+    now: String,
 }
 
 impl Asked {
     /// # Errors
-    /// A word means a branch that cannot be worked on like this; the remote could not be asked.
+    /// A word means a branch that cannot be worked on like this; the remote could not be asked. No
+    /// branch has moved.
     pub(super) fn of(
         args: &StartArgs,
         words: &[String],
@@ -40,8 +51,32 @@ impl Asked {
         let mut asked =
             Self { names, branches: words.to_vec(), base: args.base.clone(), ..Self::default() };
         let Some(found) = found else { return Ok(asked) };
+        match asked.look_up(words, &found, (project, is_elsewhere)) {
+            Ok(()) => {}
+            Err(failure) => return Err(asked.taken_back(project, failure)),
+        }
+        if asked.base.is_none() {
+            asked.base.clone_from(&args.default_base);
+        }
+        asked.found = Some(found);
+        Ok(asked)
+    }
+
+    fn look_up(
+        &mut self,
+        words: &[String],
+        found: &FoundBranches,
+        (project, is_elsewhere): (&Path, bool),
+    ) -> Result<(), Failure> {
         for (word, found) in words.iter().zip(found.iter()) {
-            let found = found.clone();
+            let mut found = found.clone();
+            if let (Some(reference), FoundBranch::AtHead | FoundBranch::Here) =
+                (pull_request(word), &found)
+                && let Some(moved) = bring_up_to_date(word, &reference, project)?
+            {
+                self.moved.push(moved);
+                found = FoundBranch::Here;
+            }
             let Some((base, upstream)) = commit_of(word, found, (project, is_elsewhere))? else {
                 continue;
             };
@@ -54,13 +89,21 @@ impl Asked {
                     format!("'calve start {}' works on it", shell_word(Path::new(word))),
                 ));
             }
-            (asked.base, asked.upstream) = (Some(base), upstream);
+            (self.base, self.upstream) = (Some(base), upstream);
         }
-        if asked.base.is_none() {
-            asked.base.clone_from(&args.default_base);
+        Ok(())
+    }
+
+    /// Moves the branches back, because the start failed, and returns its failure.
+    pub(super) fn taken_back(&self, project: &Path, mut failure: Failure) -> Failure {
+        for MovedBranch { reference, was, now } in &self.moved {
+            let back = ["update-ref", "-m", "calve start failed", reference, was, now];
+            if git_without_hooks(project, &back).is_err() {
+                let left = format!("{reference} stays at the request's newer commit {now}");
+                failure.cause = format!("{}; {left}", failure.cause).into();
+            }
         }
-        asked.found = Some(found);
-        Ok(asked)
+        failure
     }
 
     /// The branch of the worktree with this name, if it has another name.
@@ -92,12 +135,6 @@ fn commit_of(
     found: FoundBranch,
     (project, is_elsewhere): (&Path, bool),
 ) -> Result<Option<(String, Option<String>)>, Failure> {
-    let found = match (pull_request(word), found) {
-        (Some(reference), found @ (FoundBranch::AtHead | FoundBranch::Here)) => {
-            if bring_up_to_date(word, &reference, project)? { FoundBranch::Here } else { found }
-        }
-        (_, found) => found,
-    };
     match found {
         // The worktrees begin at another commit than the project's.
         FoundBranch::AtHead if is_elsewhere => Ok(Some((format!("refs/heads/{word}"), None))),
@@ -185,6 +222,18 @@ fn fetched(
     reference: &str,
     project: &Path,
 ) -> Result<Option<(String, Option<String>)>, Failure> {
+    let Some((remote, id)) = at_remote(word, reference, project)? else { return Ok(None) };
+    let words = ["fetch", "-q", "--no-tags", "--no-write-fetch-head", "--", &remote, reference];
+    git(project, &words)?;
+    Ok(Some((id, None)))
+}
+
+/// The remote that has the reference, and its commit there. `None` if there is no remote.
+fn at_remote(
+    word: &str,
+    reference: &str,
+    project: &Path,
+) -> Result<Option<(String, String)>, Failure> {
     let remotes = git(project, &["remote"])?;
     let default =
         git(project, &["config", "--default", "origin", "--get", "checkout.defaultRemote"])?;
@@ -193,12 +242,10 @@ fn fetched(
         return Ok(None);
     };
     let listed = git(project, &["ls-remote", "--", remote, reference])?;
-    let Some(id) = listed.split_whitespace().next() else {
-        let why = format!("the remote {remote} has no such reference");
-        return Err(not_at(word, reference, &why));
-    };
-    git(project, &["fetch", "-q", "--no-tags", "--no-write-fetch-head", "--", remote, reference])?;
-    Ok(Some((id.to_owned(), None)))
+    match listed.split_whitespace().next() {
+        Some(id) => Ok(Some(((*remote).to_owned(), id.to_owned()))),
+        None => Err(not_at(word, reference, &format!("the remote {remote} has no such reference"))),
+    }
 }
 
 /// The error for a request that no remote has.
@@ -208,39 +255,53 @@ fn not_at(word: &str, reference: &str, why: &str) -> Failure {
     own("start", Path::new(reference), ErrorKind::CommitNotFound, why, hint)
 }
 
-/// Fetches a request of which there is a branch already. If the branch has nothing of its own, it
-/// moves to the request's commit, unless a working tree has it checked out. Returns whether it moved.
-fn bring_up_to_date(word: &str, reference: &str, project: &Path) -> Result<bool, Failure> {
+/// Fetches a request of which there is a branch already. If the branch has nothing of its own, git
+/// moves it to the request's commit, unless a working tree uses it.
+fn bring_up_to_date(
+    word: &str,
+    request: &str,
+    project: &Path,
+) -> Result<Option<MovedBranch>, Failure> {
     let branch = format!("refs/heads/{word}");
     let known = ["for-each-ref", "--format=%(objectname) %(worktreepath)", "--", &branch];
     let known = git(project, &known)?;
     let (was, tree) = known.trim_end_matches('\n').split_once(' ').unwrap_or_default();
     // A start refuses a branch that a working tree has checked out.
     if !tree.is_empty() {
-        return Ok(false);
+        return Ok(None);
     }
-    let Some((now, _)) = fetched(word, reference, project)? else { return Ok(false) };
+    let Some((remote, now)) = at_remote(word, request, project)? else { return Ok(None) };
     if now == was || git(project, &["merge-base", "--is-ancestor", &now, was]).is_ok() {
-        return Ok(false);
+        return Ok(None);
     }
-    if git(project, &["merge-base", "--is-ancestor", was, &now]).is_err() {
-        let (word, name) = (shell_word(Path::new(word)), folder_of(word));
-        return Err(own(
-            "start",
-            Path::new(&branch),
-            ErrorKind::BranchExists,
-            "it has commits that the request does not have, and the request has newer ones",
-            format!(
-                "'calve start --base {now} -b {word}-new {name}' works on the request; 'calve start --base {branch} {name}' on the branch"
-            ),
-        ));
+    // git moves it forward alone, and refuses also a branch to which a rebase or a bisection comes
+    // back. With -q it does not say why it refuses.
+    let both = format!("{request}:{branch}");
+    let moves = ["fetch", "--no-tags", "--no-write-fetch-head", "--", &remote, &both];
+    match git_without_hooks(project, &moves) {
+        Err(failure) if failure.cause.contains("refusing to fetch into") => return Ok(None),
+        Err(failure) if !failure.cause.contains("non-fast-forward") => return Err(failure),
+        Err(_) => {}
+        Ok(_) => {
+            let now = git(project, &["rev-parse", "--verify", &branch])?.trim().to_owned();
+            let was = was.to_owned();
+            return Ok(Some(MovedBranch { reference: branch, was, now }));
+        }
     }
-    let moved = ["update-ref", "-m", "calve start", &branch, &now, was];
-    git(
-        project,
-        &["-c", "core.hooksPath=/dev/null"].iter().chain(&moved).copied().collect::<Vec<_>>(),
-    )
-    .map(|_| true)
+    let (word, name) = (shell_word(Path::new(word)), folder_of(word));
+    Err(own(
+        "start",
+        Path::new(&branch),
+        ErrorKind::BranchExists,
+        "it has commits that the request does not have, and the request has newer ones",
+        format!(
+            "'calve start --base {now} -b {word}-new {name}' works on the request; 'calve start --base {branch} {name}' on the branch"
+        ),
+    ))
+}
+
+fn git_without_hooks(project: &Path, words: &[&str]) -> Result<String, Failure> {
+    git(project, &[&["-c", "core.hooksPath=/dev/null"], words].concat())
 }
 
 /// Branches and tags that are like this word.
@@ -259,7 +320,7 @@ fn git(project: &Path, words: &[&str]) -> Result<String, Failure> {
         own("ask git about", project, ErrorKind::Git, &why, hint)
     };
     let mut command = without_another_repository(Command::new("git"));
-    command.arg("-C").arg(project).args(words).stdin(Stdio::inherit());
+    command.arg("-C").arg(project).args(words).env("LC_ALL", "C").stdin(Stdio::inherit());
     let output = command.output().map_err(|error| failed(&calve::why_git_did_not_run(error)))?;
     match output.status.success() {
         true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
