@@ -28,7 +28,7 @@ use crate::store::object::Kind;
 use crate::store::ownership::must_be_believed_root;
 use crate::store::paths::living::{may_be_owned, owner_of};
 use crate::store::paths::local::Tree;
-use crate::store::registry::{Whereabouts, no_worktree};
+use crate::store::registry::{RowPlace, no_worktree};
 use crate::store::snapshot::{Known, local};
 use crate::store::unnamed::name_pending;
 use crate::store::{
@@ -213,17 +213,17 @@ impl Store {
         let registry = self.registry();
         let was = path_from(&row.path);
         let whereabouts = registry.follow_store(&mut row)?;
-        if whereabouts == Whereabouts::Taken && self.forget_replaced(&row)? {
+        if whereabouts == RowPlace::Taken && self.forget_replaced(&row)? {
             return Err(no_worktree(&row.name));
         }
         self.heal(&row)?;
         let is_registered_again = registry.mend_git(&row, &was);
-        if whereabouts != Whereabouts::Marked {
+        if whereabouts != RowPlace::Marked {
             registry.mend_marker(&row);
         }
         let path = path_from(&row.path);
         let worktree = Worktree { store: self.clone(), path, row, is_registered_again };
-        if whereabouts == Whereabouts::Moved {
+        if whereabouts == RowPlace::Moved {
             // Until all files name the new path, each command in the worktree tries again.
             let _ = worktree.follow_move();
         }

@@ -116,7 +116,7 @@ pub(crate) struct Claim<'a> {
 
 /// What [`Registry::follow_store`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Whereabouts {
+pub(crate) enum RowPlace {
     /// It is at its path, and its mark leads to the store.
     Marked,
     /// Its path is the one that was known. It need not be there.
@@ -239,27 +239,27 @@ impl<'a> Registry<'a> {
     /// the store, for example because a folder above both got another name. It looks for the
     /// worktree's marker where git says that the worktree is, and where it would be if its path to
     /// the store had stayed the same. If it is there, the row gets that path.
-    pub(crate) fn follow_store(self, row: &mut WorktreeRow) -> Result<Whereabouts, Error> {
+    pub(crate) fn follow_store(self, row: &mut WorktreeRow) -> Result<RowPlace, Error> {
         let known = path_from(&row.path);
         if self.is_read_only || row.name == PROJECT {
-            return Ok(Whereabouts::Known);
+            return Ok(RowPlace::Known);
         }
         let is_gone = is_gone(&known);
         match self.mark_at(&known) {
             _ if is_gone => {}
             Ok(Some(marker)) if marker.token == row.token => {
                 return Ok(match marker.store == self.layout.0 {
-                    true => Whereabouts::Marked,
-                    false => Whereabouts::Known,
+                    true => RowPlace::Marked,
+                    false => RowPlace::Known,
                 });
             }
             // Something else may have its place. That says only the registration of another tree.
             Ok(_) if row.git.is_some() && row.state != State::Starting => {
                 if self.is_noted_root(row, &known) {
-                    return Ok(Whereabouts::Known);
+                    return Ok(RowPlace::Known);
                 }
             }
-            _ => return Ok(Whereabouts::Known),
+            _ => return Ok(RowPlace::Known),
         }
         let believed = self.believed();
         // A folder at which calve cannot look is no worktree that it could use. The row stays, and
@@ -277,11 +277,11 @@ impl<'a> Registry<'a> {
         let places = by_git.map(Path::to_owned).into_iter();
         let mut places = places.chain(places_after_move(&known, self.layout.0));
         let Some(found) = places.find(is_it) else {
-            return Ok(if is_gone { Whereabouts::Known } else { Whereabouts::Taken });
+            return Ok(if is_gone { RowPlace::Known } else { RowPlace::Taken });
         };
         row.path = bytes_of(&found);
         self.set_path(row)?;
-        Ok(Whereabouts::Moved)
+        Ok(RowPlace::Moved)
     }
 
     /// After the project or a linked worktree was moved, the worktree's `.git` file or its
