@@ -366,6 +366,29 @@ fn several_first_looks_at_a_worktree_of_git_all_work() {
     }
 }
 
+/// The base lacked such a file, and a restore deleted it.
+#[test]
+fn what_is_changed_in_a_repository_inside_is_in_the_base_as_that_one_has_it() {
+    let name = "what_is_changed_in_a_repository_inside_is_in_the_base_as_that_one_has_it";
+    let Some((_scratch, app, other)) = other() else { return not_run(name, "there is no git") };
+    let made = "for it in ../s ../inner; do git init -q $it; (cd $it; mkdir d; echo 1 >d/f; git add .; git commit -qm 1); done
+        git -c protocol.file.allow=always submodule add -q ../s sub; git commit -qm sub
+        git -C ../other reset -q --hard main; cd ../other; git clean -fdq
+        git -c protocol.file.allow=always submodule update -q --init; git clone -q ../inner out/in";
+    sh(&app, made).unwrap();
+    sh(&other, "for it in sub out/in; do echo 2 >$it/d/f; echo 3 >$it/new; done; echo 4 >f")
+        .unwrap();
+    let run = in_git(&other, "status");
+    let said = "M f\nM out/in/d/f\nA out/in/new\nM sub/d/f\nA sub/new\n";
+    assert_eq!((run.code, &*run.stdout), (Some(3), said), "{run:?}");
+    assert_eq!(in_git(&other, "restore -q").code, Some(0));
+    let clean =
+        "git status --porcelain; git -C sub status --porcelain; git -C out/in status --porcelain";
+    assert_eq!(sh(&other, clean).unwrap(), "");
+    assert_eq!(in_git(&other, "undo -q").code, Some(0));
+    assert_eq!(sh(&other, "cat f sub/d/f out/in/new").unwrap(), "4\n2\n3\n");
+}
+
 /// The store's main working tree is no worktree of its store if the project is another one.
 #[test]
 fn the_main_working_tree_beside_a_linked_project_is_none_of_its_worktrees() {

@@ -13,7 +13,7 @@
 //! Tracked files that are the same in the project are not read: git's index of each tree vouches for
 //! its file, both name the same content, and the store's index of the project knows that.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -28,9 +28,7 @@ use crate::reflink::meta::Meta;
 use crate::store::catalog::{Origin, WorktreeRow};
 use crate::store::files::{bytes_of, open_dir, path_from};
 use crate::store::git::checkout::Checkout;
-use crate::store::git::{
-    self, Failure, Registration, Repository, Tree, branch_at, is_same, leads_to,
-};
+use crate::store::git::{self, Failure, Registration, Tree, branch_at, is_same, leads_to};
 use crate::store::history::of_project;
 use crate::store::id::SnapshotId;
 use crate::store::index::{Boot, Index, Stat};
@@ -249,7 +247,8 @@ impl Worktree {
         Ok(made.id)
     }
 
-    /// The snapshot `taken` of this tree, with these paths as the commit has them.
+    /// The snapshot `taken` of this tree, with these paths as the commit has them. Those in a
+    /// repository inside are as the commit has them that is checked out there.
     fn without_work(
         &self,
         paths: &[PathBuf],
@@ -273,19 +272,48 @@ impl Worktree {
             self.row.name,
             commit.and_then(|commit| commit.get(..12)).unwrap_or("no commit")
         );
-        let repository = git::read(&self.path).context(Operation::Read, || &self.path)?;
-        let repository: Repository = repository
-            .ok_or_else(|| failed(Failure::Refused("it has no repository".to_owned())))?;
-        let checkout = Checkout { repository: &repository, folder: &folder };
-        let over = checkout.tree();
-        std::fs::create_dir(&over).context(Operation::MakeFolder, || &folder)?;
-        if let Some(commit) = commit {
-            checkout.go_to(commit).map_err(failed)?;
-            let in_commit = checkout.tracked().map_err(failed)?;
-            let wanted = in_commit.iter().filter(|path| gone.contains(*path));
-            checkout.write(commit, wanted.map(Vec::as_slice)).map_err(failed)?;
+        let over = folder.join("over");
+        let mut by_repository: BTreeMap<PathBuf, HashSet<Vec<u8>>> = BTreeMap::new();
+        for path in paths {
+            let at = self.repository_around(path);
+            let inside = path.strip_prefix(&at).unwrap_or(path).to_owned();
+            by_repository.entry(at).or_default().insert(plain(&inside));
         }
+        // The tree's own is the first one, if it has work at all.
+        for (number, (at, inside)) in by_repository.iter().enumerate() {
+            let is_own = at.as_os_str().is_empty();
+            let commit = match is_own {
+                true => commit.map(str::to_owned),
+                // A repository inside of which git cannot tell its commit: the base lacks the files.
+                false => Tree::at(&self.path.join(at))
+                    .and_then(|tree| tree.map(|tree| tree.head_commit()).transpose())
+                    .unwrap_or_default()
+                    .flatten(),
+            };
+            let root = self.path.join(at);
+            let repository = git::read(&root).context(Operation::Read, || &root)?;
+            let (Some(commit), Some(repository)) = (commit, repository) else { continue };
+            let part = folder.join(number.to_string());
+            let checkout = Checkout { repository: &repository, folder: &part };
+            std::fs::create_dir_all(checkout.tree()).context(Operation::MakeFolder, || &part)?;
+            checkout.go_to(&commit).map_err(failed)?;
+            let in_commit = checkout.tracked().map_err(failed)?;
+            let wanted = in_commit.iter().filter(|path| inside.contains(*path));
+            checkout.write(&commit, wanted.map(Vec::as_slice)).map_err(failed)?;
+            let to = if is_own { over.clone() } else { over.join(at) };
+            let moved = std::fs::create_dir_all(to.parent().unwrap_or(&folder))
+                .and_then(|()| std::fs::rename(checkout.tree(), &to));
+            moved.context(Operation::MakeFolder, || &to)?;
+        }
+        std::fs::create_dir_all(&over).context(Operation::MakeFolder, || &over)?;
         record_over(&self.store, taken, &gone, &over, (&message, &Origin::default()), operation)
+    }
+
+    /// The folder of the innermost repository in this tree that a path in it belongs to: a
+    /// submodule, a clone, or the tree itself, which is the empty path.
+    fn repository_around(&self, path: &Path) -> PathBuf {
+        let is_one = |at: &&Path| git::git_of(&self.path.join(at)).symlink_metadata().is_ok();
+        path.ancestors().skip(1).find(is_one).unwrap_or(Path::new("")).to_owned()
     }
 
     /// The tracked files of this tree of which the project's snapshot has the content.
