@@ -372,7 +372,8 @@ fn is_of_git_alone(path: &Path) -> bool {
     path.join(".git").is_file() && !is_known
 }
 
-/// Lets git remove a worktree. git keeps one with changes, but no commit that only its `HEAD` has.
+/// Lets git remove a worktree. git keeps one with changes, but no commit that only its `HEAD` has, and
+/// nothing of a repository inside that it ignores.
 fn remove_by_git(path: &Path, force: bool) -> Result<Exit, Failure> {
     let is_on_branch = git(path, &["symbolic-ref", "-q", "HEAD"]).is_ok();
     let held = ["for-each-ref", "--count=1", "--contains", "HEAD"];
@@ -380,6 +381,15 @@ fn remove_by_git(path: &Path, force: bool) -> Result<Exit, Failure> {
         let why = "no branch has the commit that it is at";
         let hint = format!("'git -C {} switch -c BRANCH' keeps it", shell_word(path));
         return Err(own("remove worktree", path, ErrorKind::CommitsOnlyHere, why, hint));
+    }
+    if !force {
+        calve::must_lose_no_repository_inside(path).map_err(|error| Failure {
+            hint: Some(format!(
+                "push their commits, or move them out; 'git worktree remove --force {}' deletes them",
+                shell_word(path)
+            )),
+            ..store_failure(&error)
+        })?;
     }
     let at = path.to_string_lossy();
     let flag: &[&str] = if force { &["--force"] } else { &[] };

@@ -423,13 +423,17 @@ fn a_worktree_that_git_made_is_found_by_its_branch_and_removed_by_git() {
             "git commit -q --allow-empty -m 2; git checkout -q --detach; git commit -q --allow-empty -m 3",
         );
         sh(&at("a/b"), "echo work >>f");
+        // git deletes what it ignores.
+        let inner = "git init -q out/r; cd out/r; git commit -q --allow-empty -m inner";
+        sh(&at("feat-y-2"), inner).unwrap();
         for (name, words, code) in [
             ("gg", "remove", 1),
             ("a/b", "remove", 1),
             ("a/b", "remove --force", 0),
             ("a/b", "remove", 0),
             ("feat-y", "remove", 0),
-            ("feat-y-2", "remove", 0),
+            ("feat-y-2", "remove", 1),
+            ("feat-y-2", "remove --force", 0),
             ("swapped", "remove", 0),
             ("other", "remove --force", 1),
             ("plain", "remove --force", 1),

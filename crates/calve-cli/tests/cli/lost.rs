@@ -431,3 +431,33 @@ fn undo_of_a_drop_says_if_the_worktree_is_on_another_branch_and_only_then() {
         assert_eq!(others, usize::from(said.is_some()), "{within}, {meanwhile}: {run:?}");
     }
 }
+
+/// `list` counted what is calve's own as a change, until the next restore.
+#[test]
+fn what_a_killed_restore_left_is_no_work() {
+    let name = "what_a_killed_restore_left_is_no_work";
+    let Some((_scratch, root)) = repository() else { return not_run(name, "there is no git") };
+    let (app, w) = (root.join("app"), root.join("app.worktrees/w"));
+    sh(&app, "mkdir s; for i in $(seq 1500); do echo $i >s/$i; done; git add .; git commit -qm s");
+    assert_eq!(in_git(&app, "start -q w").code, Some(0));
+    let has_stage = || {
+        let mut entries = fs::read_dir(&w).unwrap().flatten().map(|it| it.file_name());
+        entries.any(|it| it.to_string_lossy().starts_with(".calve-stage"))
+    };
+    for _ in 0..20 {
+        sh(&w, "for i in $(seq 1 2 1500); do echo w >s/$i; done").unwrap();
+        let mut restore = command(&app, ["restore", "-q", "w"]);
+        let mut restore = restore.stdout(std::process::Stdio::null()).spawn().unwrap();
+        while !has_stage() && restore.try_wait().unwrap().is_none() {}
+        restore.kill().unwrap();
+        restore.wait().unwrap();
+        sh(&w, "git checkout -q .").unwrap();
+        if has_stage() {
+            let listed = in_git(&app, "list --json").json();
+            assert_eq!(listed["worktrees"][0]["git"]["changes"], 0, "{listed}");
+            assert!(!has_stage());
+            return;
+        }
+    }
+    not_run(name, "each restore was faster than its killer");
+}

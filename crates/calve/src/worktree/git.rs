@@ -13,6 +13,7 @@ use crate::store::git::modules::{self, Held, TreeAndGitDir, Unheld};
 use crate::store::git::{self, Commit, Failure, Head, Registration, Repository, Tips, Tree, Work};
 use crate::store::{Store, StoreOptions, home};
 use crate::tree::pool::lock;
+use crate::tree::staging;
 
 pub(super) mod alike;
 mod branch;
@@ -21,6 +22,7 @@ mod nested;
 
 pub(super) use branch::DoomedBranch;
 pub(super) use merged::MergeState;
+pub use nested::must_lose_no_repository_inside;
 pub(super) use nested::nested_work_in;
 
 /// git writes each move of `HEAD` there.
@@ -227,7 +229,8 @@ impl Worktree {
         let own = self.own_repository(true).map_err(failed)?;
         let Some(tree) = own.tree else { return Ok(None) };
         let is_linked = own.copy.is_none();
-        let work = git::work_in(&tree).map_err(failed)?;
+        let mut work = git::work_in(&tree).map_err(failed)?;
+        self.sweep_stages(&mut work);
         let last_work = self.last_work(&tree.git_dir, &work.paths);
         let (branch, commit) = work.head.map_or((None, None), |head| (head.branch, head.commit));
         let objects = (!is_linked).then(|| objects_of(&self.path));
@@ -253,6 +256,20 @@ impl Worktree {
             changes: work.paths.len() as u64,
             has_more_changes: work.is_cut,
         }))
+    }
+
+    /// Removes what a killed restore left in the root, and from `work` what a living one has there.
+    fn sweep_stages(&self, work: &mut Work) {
+        let is_stage = |path: &PathBuf| {
+            let name = path.as_os_str().as_encoded_bytes();
+            name.starts_with(staging::PREFIX.as_bytes())
+        };
+        if work.paths.iter().any(is_stage)
+            && let Ok(root) = super::open_dir(&self.path)
+        {
+            staging::sweep(&root);
+            work.paths.retain(|path| !is_stage(path));
+        }
     }
 
     /// The latest time at which `HEAD` moved or one of these paths changed.
@@ -609,19 +626,18 @@ impl Loss {
 
     fn unheld(&self, worktree: &Worktree) -> Error {
         let why = "it has commits that no branch or other reference holds";
-        unheld(worktree, Operation::DropWorktree, why, &self.commits)
+        unheld(worktree.path(), Operation::DropWorktree, why, &self.commits)
     }
 }
 
 /// The error of a drop that would lose commits.
-fn unheld(worktree: &Worktree, operation: Operation, why: &str, commits: &[Commit]) -> Error {
+fn unheld(path: &Path, operation: Operation, why: &str, commits: &[Commit]) -> Error {
     let cause = std::io::Error::other(why.to_owned());
     let lines = commits.iter().map(|commit| {
         let id = commit.id.get(..12).unwrap_or(&commit.id);
         PathBuf::from(format!("{id} {}", commit.subject).trim_end())
     });
-    Error::new(ErrorKind::CommitsOnlyHere, operation, worktree.path(), cause)
-        .with_details(lines.collect())
+    Error::new(ErrorKind::CommitsOnlyHere, operation, path, cause).with_details(lines.collect())
 }
 
 fn objects_of(root: &Path) -> PathBuf {

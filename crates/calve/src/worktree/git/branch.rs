@@ -85,7 +85,7 @@ impl Loss {
         match facts.fate() {
             Fate::Refused => {
                 let why = "its branch has commits that no other reference holds";
-                Err(unheld(worktree, Operation::DeleteBranch, why, &commits))
+                Err(unheld(worktree.path(), Operation::DeleteBranch, why, &commits))
             }
             fate => Ok(Some(DoomedBranch { branch, fate })),
         }

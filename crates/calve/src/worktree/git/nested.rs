@@ -1,9 +1,11 @@
 //! What a drop would lose in repositories inside the worktree that are no submodules.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::super::remove::look::nested_in;
-use super::{COMMITS_MOST, Loss, LostModule};
+use super::{COMMITS_MOST, Loss, LostModule, unheld};
+use crate::error::{Error, ErrorKind, Operation};
 use crate::store::git::modules::{Held, Unheld};
 use crate::store::git::{self, Commit, Failure, Registration, Repository, Tree, whole_work_in};
 use crate::store::layout::GIT;
@@ -26,6 +28,36 @@ pub(in crate::worktree) fn nested_work_in((root, made): (&Path, i64)) -> Vec<Pat
         }
     }
     work
+}
+
+/// Fails if repositories inside the tree at `root` have commits or work that nothing else has, also
+/// where git ignores them. It needs no store: `git worktree remove` deletes them without a question.
+/// Submodules are none of these.
+///
+/// # Errors
+/// [`ErrorKind::Changed`], [`ErrorKind::CommitsOnlyHere`], with what there is in
+/// [`Error::details`]; [`ErrorKind::Git`] if git could not say what they have.
+pub fn must_lose_no_repository_inside(root: impl AsRef<Path>) -> Result<(), Error> {
+    let root = root.as_ref();
+    let refused = |kind, cause| Error::new(kind, Operation::DropWorktree, root, cause);
+    let nested = nested_in(root);
+    let loss = Loss::default().with_nested((root, 0), &nested.repositories);
+    if let Some(failure) = loss.failure {
+        return Err(refused(ErrorKind::Git, failure.into()));
+    }
+    let work = loss.work.map(|work| work.paths).unwrap_or_default();
+    let work = [work, nested.jj, nested.strays].concat();
+    if !work.is_empty() {
+        let cause = io::Error::other("repositories inside have work that is not committed");
+        return Err(refused(ErrorKind::Changed, cause).with_details(work));
+    }
+    match loss.commits.is_empty() {
+        true => Ok(()),
+        false => {
+            let why = "repositories inside have commits that no branch or other reference holds";
+            Err(unheld(root, Operation::DropWorktree, why, &loss.commits))
+        }
+    }
 }
 
 impl Loss {

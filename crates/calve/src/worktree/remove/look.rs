@@ -210,9 +210,9 @@ pub(in crate::worktree) struct Nested {
     /// itself is none: git lists the work in submodules.
     pub(in crate::worktree) repositories: Vec<PathBuf>,
     /// Folders `.jj` with a repository inside. In the root, too.
-    pub(super) jj: Vec<PathBuf>,
+    pub(in crate::worktree) jj: Vec<PathBuf>,
     /// Folders `.git` that are no repositories. git does not look into them, and lists none.
-    pub(super) strays: Vec<PathBuf>,
+    pub(in crate::worktree) strays: Vec<PathBuf>,
     /// Folders that could not be read.
     pub(super) unreadable: Vec<PathBuf>,
 }
