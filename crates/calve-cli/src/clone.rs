@@ -360,6 +360,7 @@ impl SkippedDocument {
             SkipReason::Device => ("device", None),
             SkipReason::Vanished => ("vanished", None),
             SkipReason::Changing => ("changing", None),
+            SkipReason::Torn => ("torn", None),
             SkipReason::Restless => ("restless", None),
             SkipReason::Stage => ("stage", None),
             SkipReason::Exists => ("exists", None),

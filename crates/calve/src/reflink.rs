@@ -90,7 +90,9 @@ pub fn try_reflink(source: impl AsRef<Path>, dest: impl AsRef<Path>) -> io::Resu
 ///
 /// # Errors
 /// Those of [`try_reflink`], also if the source is a folder. If the source is gone, the error is
-/// [`io::ErrorKind::NotFound`]. A `dest` that is a directory is an error. The old `dest` is intact
+/// [`io::ErrorKind::NotFound`]. If another process wrote to the source each time calve copied it,
+/// the error is [`io::ErrorKind::ResourceBusy`] (Unix; a reflink is of one moment). A `dest` that
+/// is a directory is an error. The old `dest` is intact
 /// after an error, and nothing else is left behind.
 pub fn clonefile_or_copy(source: impl AsRef<Path>, dest: impl AsRef<Path>) -> io::Result<bool> {
     imp::clonefile_or_copy(source.as_ref(), dest.as_ref())

@@ -47,7 +47,7 @@ pub struct DestinationReport {
     pub reflinked_bytes: u64,
     /// Files whose bytes were copied.
     pub copied_files: u64,
-    /// The sum of the sizes of the copied files, in bytes. These are apparent sizes: holes count.
+    /// The bytes of the copied files, holes included.
     pub copied_bytes: u64,
     /// Files that are a hard link of the source's file, or a symbolic link to it. Also further
     /// names of a file that already arrived (hard links inside the source).
@@ -248,6 +248,10 @@ pub enum SkipReason {
     Restless,
     /// The file was being written to each time calve read it. calve kept none of its content.
     Changing,
+    /// The file was being written to each time calve copied it. The last copy arrived, and may be a
+    /// mixture of several states of the file. A file that shares its blocks with the source is of
+    /// one moment.
+    Torn,
     /// The entry has the name of a stage, in which calve builds trees, and no process uses it.
     /// calve never clones it: the next call that looks there may sweep it.
     Stage,
@@ -273,6 +277,9 @@ impl std::fmt::Display for SkipReason {
                 f.write_str("its names kept changing while they were listed; some may be missing")
             }
             Self::Changing => f.write_str("kept changing while it was being read"),
+            Self::Torn => f.write_str(
+                "arrived, but was being written to while it was copied, so it may be a mixture",
+            ),
             Self::Stage => f.write_str("named like a stage of calve's, which is never cloned"),
             Self::Exists => f.write_str("destination exists"),
             Self::Xattrs(names) => write!(f, "arrived without its {names}"),

@@ -6,9 +6,14 @@
 //!
 //! Where a filesystem's holes and sizes are not believed ([`Filesystem`]), calve reads the whole
 //! file, and runs of zeros become holes.
+//!
+//! A copy takes its time, and another process may write to the file meanwhile. Then the copy may be
+//! of no moment at all. So calve looks at the file again afterwards ([`Copier::copy_at_rest`]).
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{self, SeekFrom};
 use rustix::io::{Errno, pread, pwrite, retry_on_intr};
@@ -35,7 +40,7 @@ fn copy_file_range(
 
 /// What a worker keeps from file to file: its buffer, and what it learned of the pair of
 /// filesystems.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Copier {
     buffer: Vec<u8>,
     /// Never share blocks: read and write only.
@@ -46,6 +51,24 @@ pub(crate) struct Copier {
     limit: Option<u64>,
 }
 
+/// A file that was copied, perhaps several times.
+#[derive(Debug)]
+pub(crate) struct CopiedFile {
+    /// The bytes of the copy.
+    pub(crate) bytes: u64,
+    /// The source's stat before these bytes were read.
+    pub(crate) from: Meta,
+    /// Whether the source had no change while these bytes were read.
+    pub(crate) rested: bool,
+}
+
+/// How often calve reads a file that changes while it is read.
+pub(crate) const TRIES: u32 = 5;
+/// A file is not copied again after this time: a large one may change all the time.
+const AGAIN_MOST: Duration = Duration::from_secs(10);
+/// The longest tick of the clock that gives files their times: two changes in one tick may have the
+/// same time.
+const TICK: Duration = Duration::from_millis(10);
 /// Below this size read and write take fewer and cheaper calls than `copy_file_range`'s detour
 /// through a pipe.
 const RANGED_MIN_BYTES: u64 = 64 * 1024;
@@ -125,6 +148,36 @@ impl Copier {
             fs::ftruncate(dest, end)?;
         }
         Ok(end)
+    }
+
+    /// Copies like [`Copier::copy`]. If the source changed meanwhile, empties `dest` and copies the
+    /// source again, a few times. The caller has waited until a change would get another time than
+    /// `from` has. Where times may go on by themselves, `is_same` tells whether the copy has the
+    /// source's bytes.
+    pub(crate) fn copy_at_rest(
+        &mut self,
+        source: impl AsFd,
+        dest: impl AsFd,
+        from: &Meta,
+        on: &Filesystem,
+        stop: impl Fn() -> bool,
+        is_same: impl Fn() -> io::Result<bool>,
+    ) -> io::Result<CopiedFile> {
+        let (source, dest) = (source.as_fd(), dest.as_fd());
+        let (start, mut from) = (Instant::now(), *from);
+        let mut attempt = 1;
+        loop {
+            let bytes = self.copy(source, dest, &from, on, &stop)?;
+            let now = Meta::of_file(source)?;
+            let rested = now.has_content_of(&from) || !on.clock && is_same()?;
+            if rested || attempt == TRIES || start.elapsed() > AGAIN_MOST {
+                return Ok(CopiedFile { bytes, from, rested });
+            }
+            attempt += 1;
+            fs::ftruncate(dest, 0)?;
+            from = Meta::of_file(source)?;
+            thread::sleep(TICK);
+        }
     }
 
     /// Copies all that `source` gives when it is read, whatever its filesystem says of its size and
@@ -295,4 +348,95 @@ fn write_all_at(dest: BorrowedFd<'_>, bytes: &[u8], offset: u64) -> io::Result<(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::fs::{self, File, OpenOptions};
+    use std::io::Write as _;
+    use std::path::Path;
+
+    use super::*;
+
+    /// Once a file that was cut during its copy arrived with a length that it never had, and calve
+    /// reported the length from before.
+    #[test]
+    fn a_file_that_changes_while_it_is_copied_is_copied_again_and_at_last_called_restless() {
+        type Change = fn(&Path);
+        let cut: Change = |path| {
+            OpenOptions::new().write(true).open(path).unwrap().set_len(1000).unwrap();
+        };
+        let rewritten: Change = |path| fs::write(path, vec![b'N'; 2 * BUFFER_BYTES]).unwrap();
+        let grown: Change = |path| {
+            let mut file = OpenOptions::new().append(true).open(path).unwrap();
+            file.write_all(b"more").unwrap();
+        };
+        let touched: Change = |path| {
+            let file = OpenOptions::new().write(true).open(path).unwrap();
+            file.set_modified(std::time::UNIX_EPOCH).unwrap();
+        };
+        // Each copy asks before each read whether it shall stop.
+        for (row, change, at_questions, rested, attempts) in [
+            ("nothing", touched, 0..0, true, 1),
+            ("cut once", cut, 2..3, true, 2),
+            ("rewritten once, shorter", rewritten, 2..3, true, 2),
+            ("grown once", grown, 2..3, true, 2),
+            ("touched once", touched, 1..2, true, 2),
+            ("rewritten all the time", rewritten, 1..u32::MAX, false, TRIES),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let [from, to] = ["from", "to"].map(|name| folder.path().join(name));
+            fs::write(&from, vec![b'O'; 3 * BUFFER_BYTES]).unwrap();
+            let (source, dest) = (File::open(&from).unwrap(), File::create_new(&to).unwrap());
+            let meta = Meta::of_file(&source).unwrap();
+            thread::sleep(2 * TICK);
+            let (asked, begun) = (Cell::new(0), Cell::new(0));
+            let stop = || {
+                if dest.metadata().unwrap().len() == 0 {
+                    begun.set(begun.get() + 1);
+                }
+                asked.set(asked.get() + 1);
+                if at_questions.contains(&asked.get()) {
+                    change(&from);
+                }
+                false
+            };
+            let mut copier = Copier::new(true);
+            let on = Filesystem::named(Some("ext4"));
+            let copied =
+                copier.copy_at_rest(&source, &dest, &meta, on, stop, || Ok(false)).unwrap();
+            assert_eq!(copied.rested, rested, "{row}");
+            assert_eq!(begun.get(), attempts, "{row}");
+            assert_eq!(copied.bytes, fs::metadata(&to).unwrap().len(), "{row}");
+            if rested {
+                assert!(fs::read(&from).unwrap() == fs::read(&to).unwrap(), "{row}");
+                let now = Meta::of_file(&source).unwrap();
+                assert!(now.has_content_of(&copied.from), "{row}");
+            }
+        }
+    }
+
+    #[test]
+    fn where_times_are_not_believed_the_same_bytes_prove_that_a_file_rested() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("from"), "content").unwrap();
+        for (filesystem, same, rested) in
+            [("fuse", true, true), ("fuse", false, false), ("ext4", true, false)]
+        {
+            let source = File::open(folder.path().join("from")).unwrap();
+            let dest = tempfile::tempfile_in(folder.path()).unwrap();
+            // The stat is of another moment each time.
+            let stop = || {
+                thread::sleep(TICK);
+                source.set_modified(std::time::SystemTime::now()).unwrap();
+                false
+            };
+            let meta = Meta::of_file(&source).unwrap();
+            let on = Filesystem::named(Some(filesystem));
+            let copied =
+                Copier::new(true).copy_at_rest(&source, &dest, &meta, on, stop, || Ok(same));
+            assert_eq!(copied.unwrap().rested, rested, "{filesystem} {same}");
+        }
+    }
 }

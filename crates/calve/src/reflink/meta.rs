@@ -140,6 +140,18 @@ impl Meta {
             && self.modified() == before.modified()
     }
 
+    /// Whether the file still has the content that it had at the stat `before`, as far as size and
+    /// times show. A change of its names or rights counts as one of the content.
+    pub(crate) fn has_content_of(&self, before: &Self) -> bool {
+        (self.size, self.modified(), self.changed)
+            == (before.size, before.modified(), before.changed)
+    }
+
+    /// The same, but with the times of another file.
+    pub(crate) fn with_times_of(self, other: &Self) -> Self {
+        Self { times: other.times, ..self }
+    }
+
     /// When the content was last read, if the filesystem records that: seconds and nanoseconds.
     pub(crate) fn accessed(&self) -> (i64, i64) {
         self.times[0]

@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::fs::{self, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::copy::{Copier, have_same_sample};
+use super::copy::{Copier, have_same_bytes, have_same_sample};
 use super::filesystem::{Filesystem, Filesystems};
 use super::meta::{self, Attrs, Meta};
 use super::{Patience, ReflinkOutcome, sys, temporary_name};
@@ -171,12 +171,23 @@ pub(crate) fn try_reflink(source: &Path, dest: &Path) -> io::Result<ReflinkOutco
 
 pub(crate) fn clonefile_or_copy(source: &Path, dest: &Path) -> io::Result<bool> {
     let (dir, name) = open_parent(dest)?;
-    let source = open_source(source)?.ok_or(Errno::NOENT)?;
+    let mut source = open_source(source)?.ok_or(Errno::NOENT)?;
     let temporary = CString::new(temporary_name())?;
     let (mut file, outcome, unfilled) = clone_to(&source, dir.as_fd(), temporary)?;
     if let Some(fd) = unfilled {
-        let on = Filesystems::default().of(&source.fd, source.meta.dev);
-        Copier::new(false).copy(&source.fd, &fd, &source.meta, on, || false)?;
+        let from = &source.meta;
+        let is_same = || {
+            let copy = fs::openat(dir.as_fd(), &file.name, SOURCE_FLAGS, Mode::empty())?;
+            have_same_bytes(&source.fd, copy, || false)
+        };
+        let on = Filesystems::default().of(&source.fd, from.dev);
+        let copied =
+            Copier::new(false).copy_at_rest(&source.fd, &fd, from, on, || false, is_same)?;
+        if !copied.rested {
+            let why = "the source was written to each time it was copied";
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, why));
+        }
+        source.meta = copied.from;
         finish(&source, &fd)?;
         sys::close_written(fd)?;
     }

@@ -59,7 +59,7 @@ use rustix::io::{Errno, pread, retry_on_intr};
 use super::id::BlobId;
 use super::layout::Layout;
 use super::paths::Roots;
-use crate::reflink::copy::Copier;
+use crate::reflink::copy::{Copier, TRIES};
 use crate::reflink::filesystem::{Filesystem, Filesystems};
 use crate::reflink::imp::{DIR_FLAGS, NEW_READABLE_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::{self, Meta};
@@ -69,9 +69,6 @@ use crate::tree::pool::lock;
 use crate::tree::running::{PATIENCE, Running};
 use crate::tree::sharing::{NewFile, Sharing, Tried};
 use crate::tree::staging::{self, StagedFile};
-
-/// How often calve reads a file that keeps changing.
-pub(crate) const TRIES: u32 = 5;
 
 /// The mode of a mirror: nobody may write to it.
 const MODE: Mode = Mode::RUSR.union(Mode::RGRP).union(Mode::ROTH);
@@ -946,10 +943,7 @@ impl Blobs {
 
 /// Whether a file is as it was.
 fn unchanged(file: &OwnedFd, before: &Meta) -> io::Result<bool> {
-    let now = Meta::of_file(file)?;
-    Ok(now.size == before.size
-        && now.modified() == before.modified()
-        && now.changed == before.changed)
+    Ok(Meta::of_file(file)?.has_content_of(before))
 }
 
 #[cfg(test)]

@@ -25,9 +25,11 @@ use super::source::{Named, Source};
 use super::staging::{self, stage_name};
 use super::tally::{Because, FileLink};
 use super::walk::Live;
-use super::{Callback, CloneMode, Existing, FinishedFile, LinkKind, Reflink, tally, two_names};
+use super::{
+    Callback, CloneMode, Existing, FinishedFile, LinkKind, Reflink, listing, tally, two_names,
+};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
-use crate::reflink::copy::have_same_bytes;
+use crate::reflink::copy::{CopiedFile, Copier, have_same_bytes};
 use crate::reflink::imp::{NEW_FILE_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::{self, Attrs, Meta};
 use crate::reflink::refusal::SystemCall;
@@ -88,6 +90,15 @@ impl<S: Source> Job<S> {
         self.meta.mode != self.from.mode
     }
 
+    /// The metadata that a copy gets. If the file changed before the copy, the copy has the new
+    /// times, unless the caller or a snapshot gives others.
+    fn meta_of(&self, copy: &CopiedFile) -> Meta {
+        match self.meta.modified() == self.from.modified() {
+            true => self.meta.with_times_of(&copy.from),
+            false => self.meta,
+        }
+    }
+
     /// Whether the source's file is the one with this stat, and has not changed.
     fn is_still(&self, before: &Meta) -> io::Result<bool> {
         let Some(source) = &self.source else { return Ok(false) };
@@ -126,7 +137,7 @@ enum FilledFile {
     Cloned {
         made_by_clone: bool,
     },
-    Copied(Because),
+    Copied(Because, CopiedFile),
     Linked(FileLink),
 }
 
@@ -896,9 +907,9 @@ impl<S: Source> Worker<'_, '_, S> {
         mut out: Out,
     ) -> Result<Settled, Error> {
         let op = self.op;
-        let (copied, made_by_clone) = match self.content(dest, node, job, &mut out)? {
-            FilledFile::Cloned { made_by_clone } => (None, made_by_clone),
-            FilledFile::Copied(because) => (Some(because), false),
+        let (copied, made_by_clone, copy) = match self.content(dest, node, job, &mut out)? {
+            FilledFile::Cloned { made_by_clone } => (None, made_by_clone, None),
+            FilledFile::Copied(because, copy) => (Some(because), false, Some(copy)),
             FilledFile::Linked(linked) => {
                 return self.settle_link(dest, node, job, (out, linked));
             }
@@ -919,7 +930,8 @@ impl<S: Source> Worker<'_, '_, S> {
         }
         let attrs = attrs.filter(|_| !has_metadata);
         let made_with = (!made_by_clone).then(|| meta::create_mode(&job.meta));
-        let refused = meta::apply(&fd, &job.meta, attrs, created, made_with)
+        let wanted = copy.as_ref().map_or(job.meta, |copy| job.meta_of(copy));
+        let refused = meta::apply(&fd, &wanted, attrs, created, made_with)
             .context(Operation::SetMetadata, path)?;
         // In a merge another process may replace the file before calve links its further names to
         // it.
@@ -970,8 +982,12 @@ impl<S: Source> Worker<'_, '_, S> {
             let reason = SkipReason::Xattrs(refused.join(", "));
             op.skip(Some(dest), node.path_of(&job.name), reason);
         }
+        if copy.as_ref().is_some_and(|copy| !copy.rested) {
+            op.skip(Some(dest), node.path_of(&job.name), SkipReason::Torn);
+        }
         self.note_arrived(dest, node, &job.name, Arrived::Filled(copied, out.because));
-        tally::count(&mut self.tallies[dest], copied, job.size());
+        let bytes = copy.map_or_else(|| job.size(), |copy| copy.bytes);
+        tally::count(&mut self.tallies[dest], copied, bytes);
         if let Some(because) = out.because {
             tally::count_unlinked(&mut self.tallies[dest], because);
         }
@@ -1050,14 +1066,38 @@ impl<S: Source> Worker<'_, '_, S> {
         if out.fd.is_none() {
             out.fd = Some(self.new_file(dest, node, job, out)?);
         }
-        if let Some(fd) = &out.fd {
-            let on = op.operation.filesystems().of(source, job.from.dev);
-            self.copier.copy(source, fd, &job.from, on, || op.stopped()).map_err(|error| {
-                if op.stopped() { op.cancelled() } else { failed(error).into_copy() }
-            })?;
-        }
+        let failed = |error| if op.stopped() { op.cancelled() } else { failed(error).into_copy() };
+        let mut copier = std::mem::take(&mut self.copier);
+        let copied = self.copy(&mut copier, dest, node, (source, job), out);
+        self.copier = copier;
+        let copy = copied.map_err(failed)?;
         let because = op.from.refused(because, &job.from);
-        Ok(FilledFile::Copied(out.because.unwrap_or(because)))
+        Ok(FilledFile::Copied(out.because.unwrap_or(because), copy))
+    }
+
+    /// Copies the file, whose new file is open.
+    fn copy(
+        &self,
+        copier: &mut Copier,
+        dest: usize,
+        node: &OpenNode<S>,
+        (source, job): (&OwnedFd, &Job<S>),
+        out: &Out,
+    ) -> io::Result<CopiedFile> {
+        let op = self.op;
+        let new = self.new_at(dest, node, &job.name, out);
+        let fd = new.open.ok_or(Errno::BADF)?;
+        // calve itself may have linked the file at an earlier destination.
+        let from = if dest == 0 { job.from } else { Meta::of_file(source)? };
+        listing::wait_for_tick_after(from.changed);
+        let on = op.operation.filesystems().of(source, from.dev);
+        let is_same = || match new.reopen() {
+            Ok(copy) => have_same_bytes(source, copy, || op.stopped()),
+            // This process may not read it.
+            Err(Errno::ACCESS) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        };
+        copier.copy_at_rest(source, fd, &from, on, || op.stopped(), is_same)
     }
 
     fn try_clone(

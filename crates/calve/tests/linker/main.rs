@@ -2,6 +2,7 @@
 
 mod architecture;
 mod chain;
+mod changing;
 #[cfg(target_os = "linux")]
 #[path = "../common/mod.rs"]
 mod common;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rustix::fs::{self, FileType};
 use rustix::io::{Errno, pread, retry_on_intr};
 
-use super::super::blobs::{Intake, TRIES, Taken, Writers, is_traced};
+use super::super::blobs::{Intake, Taken, Writers, is_traced};
 use super::super::id::BlobId;
 use super::super::object::{Attributes, Entry, Kind};
 use super::super::paths::MOST_BYTES;
@@ -17,6 +17,7 @@ use super::super::paths::spelling::kind_to_learn_from;
 use super::databases::may_be_database;
 use super::{Inode, Looked, Mentions, Node, Scanner, Task, Wanted, What, Worker, mtime_of};
 use crate::error::{Context as _, Error, Operation};
+use crate::reflink::copy::TRIES;
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::{Attrs, Meta};
 use crate::reflink::sys;
@@ -273,8 +274,7 @@ impl Scanner<'_> {
             let writers = intake.writers(file, meta.dev);
             let protected = writers == Writers::Possible && sys::write_back(file);
             let after = Meta::of_file(file)?;
-            let rested = (after.size, after.modified(), after.changed)
-                == (meta.size, meta.modified(), meta.changed);
+            let rested = after.has_content_of(&meta);
             // Where the clock is not believed, the times may go on by themselves.
             let counts = rested || !self.request.operation.filesystems().of(file, meta.dev).clock;
             if !counts || self.small(file, &meta)?.as_ref() != Some(&bytes) {
