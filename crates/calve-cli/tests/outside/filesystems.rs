@@ -463,3 +463,30 @@ fn set_id_bits_that_are_left_out_are_told() {
         assert_eq!(made.mode() & 0o7777, 0o755, "{line}");
     }
 }
+
+/// ext4 and btrfs answer `ENOSPC` to an attribute that does not fit beside a file. Once that was
+/// taken for a full disk, and the clone ended.
+#[test]
+fn an_attribute_that_does_not_fit_is_a_finding_about_its_file() {
+    let there = scratch();
+    let places = ["/dev/shm", "/tmp", "/var/tmp"].into_iter().map(PathBuf::from);
+    let places = places.chain(std::env::var_os("CALVE_TEST_DIR").map(PathBuf::from));
+    let source = places.filter_map(|place| tempfile::tempdir_in(place).ok()).find(|place| {
+        let file = place.path().join("big");
+        fs::write(&file, "big").unwrap();
+        fs::write(place.path().join("other"), "other").unwrap();
+        let flags = rustix::fs::XattrFlags::empty();
+        rustix::fs::setxattr(&file, "user.big", &[b'v'; 60_000], flags).is_ok()
+    });
+    let Some(source) = source else {
+        return not_run("attributes that do not fit", "no filesystem here takes large ones");
+    };
+    let words = format!("clone {} clone", source.path().display());
+    let run = calve(there.path(), &words);
+    let finding = run.stderr.contains("big: arrived without its user.big");
+    assert_eq!(names(&there.path().join("clone")), ["big", "other"], "{run:?}");
+    let fits = !["ext4", "btrfs"].contains(&&*filesystem());
+    let expected = if finding { Some(3) } else { Some(0) };
+    assert_eq!(run.code, expected, "{run:?}");
+    assert!(finding || fits, "{run:?}");
+}

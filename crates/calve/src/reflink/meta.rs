@@ -429,7 +429,8 @@ impl Attrs {
             if (name.as_c_str() == ACL_ACCESS || name.as_c_str() == ACL_DEFAULT) != acls {
                 continue;
             }
-            let set = xattr::fsetxattr(file, name, value, xattr::XattrFlags::empty());
+            let set = xattr::fsetxattr(file, name, value, xattr::XattrFlags::empty())
+                .map_err(|errno| if is_too_large(file, errno) { Errno::TOOBIG } else { errno });
             if SystemCall::SetAttribute.if_available(set)?.is_none()
                 || forgets && !(acls && is_in_the_mode(value)) && !is_there(file, name)
             {
@@ -444,6 +445,16 @@ impl Attrs {
 /// every ACL has, after a head of 4 bytes (acl(5)). Linux keeps it as the mode, then.
 fn is_in_the_mode(acl: &[u8]) -> bool {
     acl.len() <= 4 + 3 * 8
+}
+
+/// Whether an attribute does not fit beside the file's others, though the disk has room. ext4 has
+/// one block for all attributes of a file, and btrfs one for each; both say `ENOSPC`.
+fn is_too_large(file: BorrowedFd<'_>, errno: Errno) -> bool {
+    /// Much more than the largest attribute (64 KiB on Linux).
+    const ROOM_BYTES: u64 = 1 << 20;
+    errno == Errno::NOSPC
+        && fs::fstatvfs(file)
+            .is_ok_and(|stat| stat.f_bavail.saturating_mul(stat.f_frsize) > ROOM_BYTES)
 }
 
 /// Whether the file has the attribute, or says something else than that there is none.
