@@ -191,6 +191,8 @@ fn run(cli: Cli) -> Result<Exit, clap::Error> {
         Verb::Man { dir: Some(dir), .. } => manual::write(&common.resolve(dir), output),
         Verb::Man { command, dir: None } => manual::print(manual::find(command)?, output),
     };
+    #[cfg(unix)]
+    let done = with_what_stays(done, output);
     Ok(done.unwrap_or_else(|failure| {
         output.failure(&failure);
         // A git that the signal ended has an error of its own.
@@ -199,6 +201,28 @@ fn run(cli: Cli) -> Result<Exit, clap::Error> {
             false => failure.exit(),
         }
     }))
+}
+
+/// Names what calve staged and could not remove: with the failure, or as a warning.
+#[cfg(unix)]
+fn with_what_stays(done: Result<Exit, Failure>, output: Output) -> Result<Exit, Failure> {
+    let left = calve::left_behind();
+    let [first, ..] = &*left else { return done };
+    let paths: Vec<_> = left.iter().map(|path| text::shell_word(path)).collect();
+    let above = first.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(first);
+    let remark = format!(
+        "what calve staged stays, because nothing may be deleted there: allow that ('lsattr -d {}' shows a flag), \
+         then rm -rf {}",
+        text::shell_word(above),
+        paths.join(" ")
+    );
+    match done {
+        Ok(exit) => {
+            output.warning(remark);
+            Ok(exit)
+        }
+        Err(failure) => Err(failure.remarked(&remark)),
+    }
 }
 
 /// Prints help and the version, which clap returns as errors, or says why the command line is

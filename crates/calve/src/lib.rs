@@ -237,6 +237,8 @@ pub use tree::cost::{CopyCost, must_copy, never_shares_blocks};
 #[cfg(unix)]
 pub use tree::linker::Linker;
 #[cfg(unix)]
+pub use tree::staging::left_behind;
+#[cfg(unix)]
 pub use tree::tally::Because;
 pub use tree::{CloneMode, CloneOptions, Existing, Reflink, clone_tree};
 #[cfg(unix)]

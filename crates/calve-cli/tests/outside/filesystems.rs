@@ -490,3 +490,29 @@ fn an_attribute_that_does_not_fit_is_a_finding_about_its_file() {
     assert_eq!(run.code, expected, "{run:?}");
     assert!(finding || fits, "{run:?}");
 }
+
+/// A folder whose entries can be made and not removed. Once a clone left an empty folder at the
+/// destination's name, which the next `--existing skip` took for the clone, and said nothing of its
+/// stage.
+#[test]
+fn where_nothing_can_be_removed_no_name_is_taken_and_what_stays_is_named() {
+    let scratch = scratch();
+    let directory = scratch.path();
+    many_files(&directory.join("src"), 20, 5000, "content");
+    fs::create_dir(directory.join("kept")).unwrap();
+    let _guard = AtEnd::run("chattr -R -a", &directory.join("kept"));
+    if let Err(why) = tool(directory, "chattr +a kept") {
+        return not_run("append-only folders", &why);
+    }
+    let run = calve(directory, "clone src kept/clone");
+    tool(directory, "chattr -a kept").unwrap();
+    assert_eq!(run.code, Some(1), "{run:?}");
+    let left = names(&directory.join("kept"));
+    assert_eq!(left.len(), 1, "{left:?}");
+    assert!(left[0].starts_with(".calve-stage-"), "{left:?}");
+    assert!(run.stderr.contains(&format!("rm -rf kept/{}", left[0])), "{run:?}");
+    let run = calve(directory, "clone src kept/clone");
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert_same(directory, "src", "kept/clone", "afterwards");
+    assert_eq!(names(&directory.join("kept")), ["clone"], "the next run sweeps the stage");
+}

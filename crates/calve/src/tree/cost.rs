@@ -84,7 +84,8 @@ fn existing(path: &Path) -> &Path {
 pub struct CopyCost {
     /// Regular files.
     pub files: u64,
-    /// The sum of their sizes.
+    /// The bytes that are written for them: the sum of their sizes, without holes where these are
+    /// known.
     pub bytes: u64,
     /// Whether there may be more, because the tree was too large to be looked at in a moment.
     pub is_least: bool,
@@ -107,7 +108,8 @@ impl CopyCost {
     fn of_entries(root: PathBuf, most: u64) -> Self {
         let own = [root.join(OWN), root.join(".git").join(IN_GIT)];
         let (mut cost, mut left) = (Self::new(0, 0), most);
-        cost.add_folder(root, &mut left, |path| !own.contains(path));
+        let holes = Filesystem::of(&root).holes;
+        cost.add_folder(root, (&mut left, holes), |path| !own.contains(path));
         cost
     }
 
@@ -124,15 +126,16 @@ impl CopyCost {
             path.is_ok_and(|path| fs::symlink_metadata(path).is_err_and(|_| true))
         };
         let (mut cost, mut left) = (Self::new(0, 0), MOST_ENTRIES);
+        let holes = Filesystem::of(root).holes;
         for path in paths.map(|path| root.join(path)) {
             match fs::symlink_metadata(&path) {
                 Ok(found) if found.is_dir() => {
                     let wanted = |path: &PathBuf| path.is_dir() || is_missing(path);
-                    cost.add_folder(path, &mut left, wanted);
+                    cost.add_folder(path, (&mut left, holes), wanted);
                 }
                 Ok(found) if found.is_file() && is_missing(&path) => {
                     cost.files += 1;
-                    cost.bytes += found.len();
+                    cost.bytes += written_bytes(&found, holes);
                 }
                 _ => {}
             }
@@ -141,8 +144,13 @@ impl CopyCost {
     }
 
     /// Adds the files below a folder, but for the paths that are not `wanted`, and for those after
-    /// as many entries as are `left`.
-    fn add_folder(&mut self, folder: PathBuf, left: &mut u64, wanted: impl Fn(&PathBuf) -> bool) {
+    /// as many entries as are `left`. `holes`: whether the filesystem's holes are believed.
+    fn add_folder(
+        &mut self,
+        folder: PathBuf,
+        (left, holes): (&mut u64, bool),
+        wanted: impl Fn(&PathBuf) -> bool,
+    ) {
         let mut folders = vec![folder];
         while let Some(folder) = folders.pop() {
             for path in paths_in(&folder) {
@@ -155,7 +163,7 @@ impl CopyCost {
                     Ok(found) if found.is_dir() && wanted(&path) => folders.push(path),
                     Ok(found) if found.is_file() && wanted(&path) => {
                         self.files += 1;
-                        self.bytes += found.len();
+                        self.bytes += written_bytes(&found, holes);
                     }
                     _ => {}
                 }
@@ -188,15 +196,25 @@ impl CopyCost {
     }
 }
 
+/// The bytes that a copy of a file writes: a hole stays a hole.
+#[cfg(unix)]
+fn written_bytes(found: &fs::Metadata, holes: bool) -> u64 {
+    use std::os::unix::fs::MetadataExt as _;
+    if holes { found.len().min(found.blocks().saturating_mul(512)) } else { found.len() }
+}
+
+#[cfg(not(unix))]
+fn written_bytes(found: &fs::Metadata, _: bool) -> u64 {
+    found.len()
+}
+
 /// Writes a sample into a stage: if this process is killed, the next one sweeps it.
 #[cfg(unix)]
 fn sampled(folder: &Path) -> io::Result<(Duration, Duration)> {
     let dir = rustix::fs::open(folder, DIR_FLAGS, rustix::fs::Mode::empty())?;
     staging::sweep(&dir);
     let stage = Stage::empty(dir, folder)?;
-    let measured = measured(&stage.path())?;
-    stage.discard()?;
-    Ok(measured)
+    measured(&stage.path())
 }
 
 #[cfg(not(unix))]
@@ -261,6 +279,14 @@ mod tests {
             let cost = CopyCost::of_entries(root.to_owned(), most);
             assert_eq!(cost.is_least, is_least, "{most}: {cost:?}");
         }
+        let sparse = fs::File::create(root.join("a/sparse")).unwrap();
+        sparse.set_len(1 << 40).unwrap();
+        let bytes = CopyCost::of_tree(root).bytes;
+        match cfg!(unix) && Filesystem::of(root).holes {
+            true => assert!(bytes < 1 << 20, "holes take no space: {bytes}"),
+            false => assert!(bytes > 1 << 40, "{bytes}"),
+        }
+        fs::remove_file(root.join("a/sparse")).unwrap();
         let time = cost.times(1000).time_in(root.join("not/there")).unwrap();
         assert!(time > Duration::ZERO && time > cost.time_in(root).unwrap() / 100);
         assert_eq!(fs::read_dir(root).unwrap().count(), 3, "the sample is gone");

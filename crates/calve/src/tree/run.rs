@@ -466,7 +466,8 @@ fn walk_and_publish<S: Ready>(
                 staging::flush_filesystem(&roots.dests()[place])
                     .context(Operation::Flush, || &targets[*index].path)?;
             }
-            stage.discard().context(Operation::RemoveStage, || &targets[*index].path)?;
+            let left = stage.path();
+            stage.discard().context(Operation::RemoveStage, || left)?;
         }
     }
     for root in &mut places.new_roots {

@@ -33,13 +33,14 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use rustix::fs::{self, AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
+use super::pool::lock;
 use super::removal::{self, open_ours};
 use crate::reflink::filesystem::Filesystem;
 use crate::reflink::imp::{DIR_FLAGS, SOURCE_FLAGS};
@@ -193,6 +194,17 @@ pub(crate) fn is_of_another_boot(name: &str) -> bool {
 /// Whether the process that made a stage of this name is at work on it.
 pub(super) fn is_at_work(name: &[u8]) -> bool {
     Maker::parse(name).is_some_and(|maker| maker == *Maker::this() || maker.lives() == Some(true))
+}
+
+/// The stages that could not be removed when they were given up.
+static LEFT_BEHIND: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// The paths of what this process staged and then could not remove, since the last call: the folder
+/// lets nobody delete (`chattr +a`, a sandbox, a server), or the disk fails. calve may delete such a
+/// stage when it works in that folder again, if it may by then.
+#[must_use]
+pub fn left_behind() -> Vec<PathBuf> {
+    std::mem::take(&mut *lock(&LEFT_BEHIND))
 }
 
 /// A tree under construction. Dropping it removes the tree, unless the tree was published.
@@ -407,8 +419,8 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        if self.armed {
-            let _ = self.remove();
+        if self.armed && self.remove().is_err() {
+            lock(&LEFT_BEHIND).push(self.path());
         }
     }
 }
@@ -435,6 +447,8 @@ pub(crate) fn rename_new(
 ///
 /// Without such a rename, calve makes an empty folder of this `mode`, which also fails if the name
 /// is taken, and replaces that. A folder replaces only an empty one.
+///
+/// Where a folder may get names and lose none (`chattr +a`), nothing is made.
 pub(crate) fn rename_folder(
     from: impl AsFd,
     name: impl rustix::path::Arg + Copy,
@@ -444,6 +458,9 @@ pub(crate) fn rename_folder(
 ) -> rustix::io::Result<()> {
     match rename_with(&from, name, &into, new_name, RenameFlags::NOREPLACE) {
         Err(errno) if SystemCall::RenameWithFlags.is_unavailable(errno) => {
+            if errno == Errno::PERM {
+                try_renaming(&from, name)?;
+            }
             fs::mkdirat(&into, new_name, mode)?;
             fs::renameat(&from, name, &into, new_name).inspect_err(|_| {
                 let _ = fs::unlinkat(&into, new_name, AtFlags::REMOVEDIR);
@@ -451,6 +468,15 @@ pub(crate) fn rename_folder(
         }
         renamed => renamed,
     }
+}
+
+/// Renames an entry to another name in its folder, and back: `EPERM` may be the answer to the flags
+/// or to the rename.
+fn try_renaming(from: impl AsFd, name: impl rustix::path::Arg) -> rustix::io::Result<()> {
+    let name = name.into_c_str()?;
+    let other = Path::new(os(&name)).with_file_name(stage_name());
+    fs::renameat(&from, &*name, &from, &other)?;
+    fs::renameat(&from, &other, &from, &*name)
 }
 
 /// Like `rename_new`, on every filesystem. If there is no such rename, calve makes a hard link,
