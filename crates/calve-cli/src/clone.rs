@@ -26,7 +26,17 @@ use crate::text::shown;
 pub(crate) fn why_not_shared(source: &Path, destinations: &[DestinationReport]) -> Option<String> {
     let copied = destinations.iter().find(|tree| tree.copied_because.filesystem > 0)?;
     let name = |path| calve::filesystem_name(path);
-    filesystems::why_not(name(source).as_deref(), name(&copied.path).as_deref())
+    let (from, to) = (name(source), name(&copied.path));
+    // The files may be on another filesystem, which is mounted inside the source.
+    let inside = match from == to {
+        true => filesystems::mounted_inside(source).iter().find_map(|mount| {
+            let from = name(mount).filter(|from| Some(from) != to.as_ref())?;
+            let why = filesystems::why_not(Some(&from), to.as_deref())?;
+            Some(format!("{why} ({from} is mounted at {})", shown(mount)))
+        }),
+        false => None,
+    };
+    inside.or_else(|| filesystems::why_not(from.as_deref(), to.as_deref()))
 }
 
 /// Clones, and prints the result.

@@ -313,11 +313,19 @@ fn hint(kind: ErrorKind, path: &Path, error: &io::Error) -> Option<String> {
                 .to_owned()
         }
         ErrorKind::StorageFull => {
+            // What calve staged is gone by now.
+            let (there, _) = as_far_as_there(path);
             format!(
                 "free some space ({}); 'calve doctor {}' says whether files can share blocks there, \
                  which takes no space",
-                df(parent, error),
-                shell_word(parent)
+                df(there, error),
+                shell_word(there)
+            )
+        }
+        ErrorKind::PermissionDenied if path.symlink_metadata().is_err() => {
+            format!(
+                "change the owner or the mode, or run calve as a user who has access; to see who has: ls -ld {}",
+                shell_word(as_far_as_there(path).0)
             )
         }
         ErrorKind::PermissionDenied => {
@@ -331,6 +339,13 @@ fn hint(kind: ErrorKind, path: &Path, error: &io::Error) -> Option<String> {
         _ => return io_hint(error).map(str::to_owned),
     };
     Some(hint)
+}
+
+/// The command that shows what has run out in the nearest folder above `path` that exists: see
+/// [`df`].
+#[cfg(unix)]
+fn df_above(path: &Path, error: &io::Error) -> String {
+    df(as_far_as_there(path).0, error)
 }
 
 /// The command that shows what has run out at `path`: blocks, inodes, or a quota.
@@ -466,8 +481,8 @@ mod tests {
             (ErrorKind::Overlap, Some("path of its own; the source must not be in it")),
             (ErrorKind::Conflict, Some("--exclude")),
             (ErrorKind::InvalidPattern, Some("gitignore")),
-            (ErrorKind::StorageFull, Some("df -h '/a b'")),
-            (ErrorKind::PermissionDenied, Some("who has: ls -ld '/a b' '/a b/c'")),
+            (ErrorKind::StorageFull, Some("(df -h /); 'calve doctor /'")),
+            (ErrorKind::PermissionDenied, Some("who has: ls -ld /")),
             (ErrorKind::Io, None),
         ] {
             let got = hint(kind, Path::new("/a b/c"), &other);

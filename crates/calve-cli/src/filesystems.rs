@@ -1,7 +1,7 @@
 //! What calve knows about filesystems by name: which ones can share blocks, and what to do if one
 //! cannot.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use calve::{CopyCost, ReflinkOutcome, must_copy, never_shares_blocks};
 
@@ -27,6 +27,15 @@ pub(crate) fn why_not(source: Option<&str>, dest: Option<&str>) -> Option<String
         _ if source == dest => format!("blocks cannot be shared here (both sides are {source})"),
         _ => format!("blocks cannot be shared between {source} and {dest}"),
     })
+}
+
+/// The places below `source` at which something is mounted: proc_pid_mountinfo(5). Places whose
+/// names are escaped there are left out.
+pub(crate) fn mounted_inside(source: &Path) -> Vec<PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let Ok(source) = source.canonicalize() else { return Vec::new() };
+    let places = mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
+    places.filter(|place| place.starts_with(&source) && *place != source).collect()
 }
 
 /// Fewer bytes than this are copied in about a tenth of a second and fill no disk, so calve does

@@ -301,7 +301,7 @@ fn on_a_disk_without_room_a_clone_fits_and_a_copy_fails_and_gives_all_space_back
         let places = ["src/f", "dst/f", "dst-1/f", "dst-2/f"];
         let named = places.iter().any(|path| run.stderr.contains(path));
         assert!(run.stderr.contains("ENOSPC") && named, "{run:?}");
-        assert!(run.stderr.contains("(df -h dst"), "the hint is about the destination: {run:?}");
+        assert!(run.stderr.contains("(df -h ."), "of the destination, what is there: {run:?}");
         let left: Vec<_> =
             names(&directory).into_iter().filter(|name| name != "lost+found").collect();
         assert_eq!(left, ["src"], "{run:?}");
@@ -515,4 +515,24 @@ fn where_nothing_can_be_removed_no_name_is_taken_and_what_stays_is_named() {
     assert_eq!(run.code, Some(0), "{run:?}");
     assert_same(directory, "src", "kept/clone", "afterwards");
     assert_eq!(names(&directory.join("kept")), ["clone"], "the next run sweeps the stage");
+}
+
+/// Once the reason was said to be that both sides are btrfs.
+#[test]
+fn files_on_a_mount_inside_the_source_are_copied_for_the_reason_of_that_mount() {
+    let scratch = scratch();
+    let directory = scratch.path();
+    fs::create_dir_all(directory.join("src/mount")).unwrap();
+    fs::write(directory.join("src/file"), "content").unwrap();
+    if let Err(why) = tool(directory, "mount -t tmpfs none src/mount") {
+        return not_run("a mount inside a source", &why);
+    }
+    let _guard = AtEnd::run("umount", &directory.join("src/mount"));
+    fs::write(directory.join("src/mount/file"), "content").unwrap();
+    let run = calve(directory, "clone src dst");
+    assert_eq!(run.code, Some(0), "{run:?}");
+    if expects_reflink() {
+        assert!(run.stderr.contains("tmpfs is mounted at"), "{run:?}");
+    }
+    assert!(!run.stderr.contains("both sides"), "{run:?}");
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use calve::{ErrorKind, Operation};
 
 use super::case::Case;
-use crate::failure::{df, hint as usual_hint};
+use crate::failure::{df_above, hint as usual_hint};
 use crate::text::shell_word;
 
 pub(super) fn way_out(case: &Case<'_>) -> Option<String> {
@@ -75,11 +75,11 @@ fn refused(case: &Case<'_>) -> Option<String> {
             "move it away, choose another name, or choose another folder with --at".to_owned()
         }
         ErrorKind::StorageFull if operation == Operation::MakeStore => {
-            format!("free some space ({})", df(path.parent().unwrap_or(path), error))
+            format!("free some space ({})", df_above(path, error))
         }
         ErrorKind::StorageFull => format!(
             "free some space ({}); 'calve drop NAME' and 'calve store gc --expire 30d' work on a full disk, too",
-            df(path.parent().unwrap_or(path), error)
+            df_above(path, error)
         ),
         // calve could not read a file or a folder of the tree.
         ErrorKind::PermissionDenied
