@@ -93,6 +93,8 @@ pub(super) struct Loss {
     /// does not refuse because of them: a reference keeps them.
     left: Vec<String>,
     submodules: Vec<LostModule>,
+    /// Linked worktrees, elsewhere, of the repositories that go with the worktree.
+    elsewhere: Vec<PathBuf>,
     /// Why git could not tell all that a drop of the worktree would lose. What git did tell is in
     /// the fields above.
     pub(super) failure: Option<Failure>,
@@ -366,6 +368,15 @@ impl Worktree {
         loss.tips = tips.commits;
         loss.commits.extend_from_slice(&loss.objects);
         loss.submodules = self.lost_modules(&loss.own, loss.project.as_ref(), is_there);
+        let gone: Vec<Held> = loss.submodules.iter().map(|lost| lost.held.clone()).collect();
+        let copy = loss.own.copy.clone().map(|repository| Held {
+            repository,
+            in_project: loss.project.clone(),
+            is_submodule: false,
+        });
+        for held in copy.iter().chain(&gone) {
+            loss.add_elsewhere(&self.path, held);
+        }
         for lost in &loss.submodules {
             let of = lost.held.name();
             let Ok(unheld) = &lost.unheld else { continue };
@@ -442,6 +453,15 @@ impl Loss {
                 None
             }
         }
+    }
+
+    /// Adds the linked worktrees that would be without a repository if this one goes with the tree
+    /// at `root`.
+    fn add_elsewhere(&mut self, root: &Path, held: &Held) {
+        let other = held.in_project.as_ref().map(|other| other.common.as_path());
+        let found = git::worktrees_outside(root, &held.repository.common, other);
+        let found = self.known(found.map_err(|error| unread(&held.repository.common, &error)));
+        self.elsewhere.extend(found.unwrap_or_default());
     }
 
     /// The commits that the worktree has left and that nothing else holds, without those that are
@@ -546,21 +566,26 @@ impl Loss {
 
     /// Whether references may not be enough to keep what would be lost with a tree that is gone.
     pub(super) fn cannot_be_kept_by_references(&self) -> bool {
-        self.failure.is_some() || self.has_commits_that_no_reference_keeps()
+        self.failure.is_some()
+            || !self.elsewhere.is_empty()
+            || self.has_commits_that_no_reference_keeps()
     }
 
     /// Whether the tree must be kept, with its registration, although it is dropped by force: a
-    /// submodule has, or may have, such commits, or git could not tell what would be lost.
+    /// submodule has, or may have, such commits, worktrees elsewhere need a repository in it, or git
+    /// could not tell what would be lost.
     pub(super) fn must_keep_the_tree(&self) -> bool {
         self.has_commits_that_no_reference_keeps()
+            || !self.elsewhere.is_empty()
             || self.failure.is_some()
             || self.submodules.iter().any(|lost| lost.unheld.is_err())
     }
 
-    /// Fails if the worktree is locked, or if git could not say what a drop would lose.
+    /// Fails if the worktree is locked, if linked worktrees elsewhere need a repository that goes
+    /// with it, or if git could not say what a drop would lose.
     ///
     /// # Errors
-    /// [`ErrorKind::Git`].
+    /// [`ErrorKind::Git`], [`ErrorKind::Overlap`].
     fn must_be_known(&self, worktree: &Worktree) -> Result<(), Error> {
         let refused = |why| {
             let cause = std::io::Error::other(why);
@@ -573,6 +598,13 @@ impl Loss {
                 "" => "it is locked; 'git worktree unlock' unlocks it".to_owned(),
                 reason => format!("it is locked ({reason}); 'git worktree unlock' unlocks it"),
             }));
+        }
+        if !self.elsewhere.is_empty() {
+            let why = "repositories in it have linked worktrees elsewhere";
+            let cause = std::io::Error::new(std::io::ErrorKind::ResourceBusy, why);
+            let path = worktree.path();
+            return Err(Error::new(ErrorKind::Overlap, Operation::DropWorktree, path, cause)
+                .with_details(self.elsewhere.clone()));
         }
         if let Some(failure) = &self.failure {
             return Err(refused(format!("git cannot say what would be lost: {failure}")));
@@ -590,8 +622,9 @@ impl Loss {
     /// Fails if references cannot keep the commits of a worktree whose tree is gone.
     ///
     /// # Errors
-    /// [`ErrorKind::CommitsOnlyHere`]; [`ErrorKind::Git`] if the worktree is locked, or if git
-    /// could not say what would be lost.
+    /// [`ErrorKind::CommitsOnlyHere`]; [`ErrorKind::Overlap`] if linked worktrees elsewhere need a
+    /// repository in it; [`ErrorKind::Git`] if the worktree is locked, or if git could not say what
+    /// would be lost.
     pub(super) fn must_be_kept_by_references(&self, worktree: &Worktree) -> Result<(), Error> {
         self.must_be_known(worktree)?;
         match self.has_commits_that_no_reference_keeps() {
@@ -603,7 +636,8 @@ impl Loss {
     /// Fails if a drop would lose something. Uncommitted work is not lost if `is_kept` says so.
     ///
     /// # Errors
-    /// [`ErrorKind::Changed`], [`ErrorKind::CommitsOnlyHere`]; [`ErrorKind::Git`] if
+    /// [`ErrorKind::Changed`], [`ErrorKind::CommitsOnlyHere`]; [`ErrorKind::Overlap`] if linked
+    /// worktrees elsewhere need a repository in it; [`ErrorKind::Git`] if
     /// `git worktree lock` has locked the worktree, or if git could not say what would be lost; the
     /// errors of `is_kept`.
     pub(super) fn must_be_nothing(

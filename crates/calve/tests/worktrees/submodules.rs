@@ -306,6 +306,71 @@ fn a_worktree_with_submodules_is_dropped_when_nothing_is_lost_with_them() {
     }
 }
 
+/// A drop took the repository of such a worktree, with what was staged there.
+#[test]
+fn a_repository_that_worktrees_elsewhere_belong_to_is_not_dropped_without_a_word() {
+    let desk = project("");
+    let else_at = |name: &str| desk.project.with_file_name(format!("else-{name}"));
+    for (name, git_mode, before, inner) in [
+        ("linked", GitMode::Linked, "", "sub"),
+        ("deep", GitMode::Linked, "", "deep/sub/in"),
+        ("copied", GitMode::Copy, "", "."),
+        ("copied-sub", GitMode::Copy, "", "sub"),
+        ("ignored", GitMode::Linked, "git clone -q ../../library ignored/own", "ignored/own"),
+    ] {
+        let how = StartOptions::new().git(git_mode);
+        desk.store.start(&[name], &how, &options()).unwrap();
+        let worktree = desk.store.worktree(name).unwrap();
+        let (root, other) = (worktree.path().to_owned(), else_at(name));
+        script(&root, before);
+        let text = "git worktree add -q --detach \"$OTHER\"; echo staged >\"$OTHER/same\"; git -C \"$OTHER\" add same; echo later >\"$OTHER/same\"";
+        script(&root.join(inner), &format!("OTHER='{}'; {text}", other.display()));
+        let work = || (sh(git(&other).args(["show", ":same"])), status(&other));
+        let before = work();
+        assert_eq!(before.0, "staged\n", "{name}");
+        let error =
+            fails(worktree.clone().drop(&DropOptions::new(), &options()), ErrorKind::Overlap);
+        assert_eq!(error.details(), [fs::canonicalize(&other).unwrap()], "{name}");
+        assert_eq!(work(), before, "{name}");
+        // By force it goes with the tree, which stays to be brought back.
+        let force = DropOptions::new().force(true).discard(true);
+        let dropped = worktree.drop(&force, &options()).unwrap();
+        assert!(dropped.can_be_restored_until().is_some(), "{name}");
+        let worktree = desk.store.restore_dropped(name, name).unwrap();
+        assert_eq!(work(), before, "{name}");
+        if name == "linked" {
+            // The repository is in the registration, and only that is left.
+            fs::remove_dir_all(&root).unwrap();
+            fails(desk.store.worktree(name).unwrap().drop(&force, &options()), ErrorKind::Overlap);
+            assert_eq!(sh(git(&other).args(["show", ":same"])), before.0);
+            fs::remove_dir_all(&other).unwrap();
+            let worktree = desk.store.worktree(name).unwrap();
+            worktree.drop(&DropOptions::new(), &options()).unwrap().delete().unwrap();
+            continue;
+        }
+        // One whose folder is gone needs no repository.
+        fs::remove_dir_all(&other).unwrap();
+        worktree.drop(&DropOptions::new(), &options()).unwrap().delete().unwrap();
+    }
+}
+
+/// git does not start in the repository of a submodule whose working tree is gone.
+#[test]
+fn commits_of_a_submodule_are_kept_although_its_working_tree_is_gone() {
+    let desk = project("");
+    let (worktree, root, _) = start(&desk, "w");
+    script(
+        &root,
+        "cd sub/in; git commit -q --allow-empty -m in; cd ..; git commit -q --allow-empty -m sub",
+    );
+    let lost = sh(git(&root.join("sub")).args(["rev-parse", "HEAD"]));
+    fs::remove_dir_all(&root).unwrap();
+    let dropped = worktree.drop(&DropOptions::new(), &options()).unwrap();
+    assert_eq!(dropped.kept_in_submodules().len(), 2);
+    let kept = sh(git(&desk.project.join("sub")).args(["rev-parse", "refs/calve/dropped/w"]));
+    assert_eq!(kept, lost);
+}
+
 #[test]
 fn commits_of_a_submodule_that_the_project_does_not_have_are_kept_with_the_worktree() {
     let desk = project("");

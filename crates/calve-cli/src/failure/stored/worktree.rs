@@ -11,6 +11,11 @@ use crate::text::shell_word;
 /// What to do about a worktree as such: its name, its folder, its changes.
 pub(super) fn way_out(case: &Case<'_>) -> Option<String> {
     let Case { kind, operation, path, other, error, name, .. } = *case;
+    if operation == Operation::DropWorktree
+        && let Some(hint) = of_drop(case)
+    {
+        return Some(hint);
+    }
     let hint = match kind {
         ErrorKind::WorktreeNotFound if error.kind() == io::ErrorKind::Unsupported => format!(
             "git's commands work in it: 'git -C {path} status', 'git worktree remove {path}'; 'calve fill {path}' \
@@ -41,25 +46,6 @@ pub(super) fn way_out(case: &Case<'_>) -> Option<String> {
             "'calve restore{name}' brings it back, as its base snapshot has it; 'calve drop --force{name}' forgets it; if \
              you moved it, run 'calve status' once inside it"
         ),
-        ErrorKind::Changed
-            if operation == Operation::DropWorktree
-                && error.kind() == io::ErrorKind::PermissionDenied =>
-        {
-            format!(
-                "run 'calve drop{name}' as a user who may read them, or change their mode; 'calve drop --force{name}' \
-                 drops the worktree, and 'calve undo{name}' brings it back for seven days"
-            )
-        }
-        // A snapshot cannot be taken of a folder that is gone.
-        ErrorKind::Changed if operation == Operation::DropWorktree && is_gone(path) => format!(
-            "'calve restore{name}' brings its folder back, with what is staged; 'calve drop --force{name}' drops the \
-             worktree, and 'calve undo{name}' brings it back for seven days"
-        ),
-        ErrorKind::Changed if operation == Operation::DropWorktree => format!(
-            "commit it, or keep it in a snapshot with 'calve snapshot{}'; 'calve drop --force{name}' drops the \
-             worktree, and 'calve undo{name}' brings it back for seven days",
-            of_name(name)
-        ),
         ErrorKind::Changed => {
             format!("'calve snapshot{}' keeps the changes in a snapshot", of_name(name))
         }
@@ -89,9 +75,6 @@ pub(super) fn way_out(case: &Case<'_>) -> Option<String> {
              a dash or a dot, look like a whole id, or be given twice"
                 .to_owned()
         }
-        ErrorKind::Overlap if operation == Operation::DropWorktree => {
-            "drop the worktrees inside it first: 'calve drop NAME', or 'git worktree remove PATH' for those that calve did not make".to_owned()
-        }
         ErrorKind::Overlap if operation == Operation::MakeFolder => {
             "choose a folder outside of the store, such as one beside the project".to_owned()
         }
@@ -114,6 +97,53 @@ fn of_first_commit<'a>(case: &Case<'a>) -> (&'a Path, &'a str) {
         kind_and_path.strip_prefix("repository ").or(kind_and_path.strip_prefix("submodule "))
     });
     (inner.map_or(case.path, Path::new), commit)
+}
+
+/// For work that a drop would lose.
+fn of_drop(case: &Case<'_>) -> Option<String> {
+    let Case { kind, path, error, name, .. } = *case;
+    let hint = match kind {
+        ErrorKind::Changed if error.kind() == io::ErrorKind::PermissionDenied =>
+        {
+            format!(
+                "run 'calve drop{name}' as a user who may read them, or change their mode; 'calve drop --force{name}' \
+                 drops the worktree, and 'calve undo{name}' brings it back for seven days"
+            )
+        }
+        ErrorKind::Changed if error.kind() == io::ErrorKind::Unsupported =>
+        {
+            format!(
+                "move them out of the worktree, or delete them; 'calve drop --force{name}' drops the worktree with \
+                 them, and 'calve undo{name}' brings it back for seven days"
+            )
+        }
+        // A snapshot cannot be taken of a folder that is gone.
+        ErrorKind::Changed if is_gone(path) => format!(
+            "'calve restore{name}' brings its folder back, with what is staged; 'calve drop --force{name}' drops the \
+             worktree, and 'calve undo{name}' brings it back for seven days"
+        ),
+        ErrorKind::Changed => format!(
+            "commit it, or keep it in a snapshot with 'calve snapshot{}'; 'calve drop --force{name}' drops the \
+             worktree, and 'calve undo{name}' brings it back for seven days",
+            of_name(name)
+        ),
+        ErrorKind::Overlap if error.kind() == io::ErrorKind::ResourceBusy =>
+        {
+            let removed = "keep their work, and remove them with 'git -C PATH worktree remove PATH'";
+            match is_gone(path) {
+                true => removed.to_owned(),
+                false => format!(
+                    "{removed}; 'calve drop --force{name}' drops the worktree with these repositories, and 'calve \
+                     undo{name}' brings both back for seven days"
+                ),
+            }
+        }
+        ErrorKind::Overlap => {
+            "drop the worktrees inside it first: 'calve drop NAME', or 'git worktree remove PATH' for those that calve did not make".to_owned()
+        }
+        _ => return None,
+    };
+    Some(hint)
 }
 
 fn is_gone(path: &Path) -> bool {

@@ -429,6 +429,9 @@ impl Repository {
                     "--no-recurse-submodules",
                 ])
                 .arg("--no-auto-maintenance")
+                // A repository of a submodule names its working tree, which may be gone. git would
+                // not start there.
+                .arg("--upload-pack=git --work-tree=. upload-pack")
                 .arg("--")
                 .arg(from)
                 .arg(commit)

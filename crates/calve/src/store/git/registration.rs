@@ -70,23 +70,35 @@ pub(crate) fn worktrees_inside(root: &Path) -> io::Result<Vec<PathBuf>> {
         known.extend(registrations(&modules.join(name))?);
     }
     for registration in known {
-        let Some(tree) = registration.git_file.as_deref().and_then(Path::parent) else { continue };
-        let tree = match std::fs::canonicalize(tree) {
-            Ok(tree) => tree,
-            Err(error) if is_absent(&error) => continue,
-            Err(error) => return Err(error),
-        };
-        if tree == root || !tree.starts_with(&root) {
-            continue;
+        found.extend(registration.tree()?.filter(|tree| *tree != root && tree.starts_with(&root)));
+    }
+    Ok(found)
+}
+
+/// The roots of the linked worktrees of the repository at `git_dir` that are not in the tree at
+/// `root`. One that is locked counts although its folder is gone: it may be on a volume that is
+/// not mounted. It does not count if `other`, a copy of the repository, has it as well.
+///
+/// # Errors
+/// The repository could not be read.
+pub(crate) fn worktrees_outside(
+    root: &Path,
+    git_dir: &Path,
+    other: Option<&Path>,
+) -> io::Result<Vec<PathBuf>> {
+    let root = std::fs::canonicalize(root).unwrap_or_else(|_| root.to_owned());
+    let others = other.map_or_else(|| Ok(Vec::new()), registrations)?;
+    let mut found = Vec::new();
+    for registration in registrations(git_dir)? {
+        let mut tree = registration.tree()?;
+        if tree.is_none() && registration.locked_by_others().is_some() {
+            let file = registration.git_file.as_ref();
+            let is_gone = |path: &&Path| identity(path).is_ok_and(|it| it.is_none());
+            let is_in_other = others.iter().any(|it| it.git_file.as_ref() == file);
+            let named = file.and_then(|file| file.parent()).filter(is_gone);
+            tree = named.filter(|_| !is_in_other).map(Path::to_owned);
         }
-        // Somebody may have deleted the worktree, and made another folder in its place.
-        let leads_back = match leads_to(&tree) {
-            Ok(folder) => identity(&folder)?,
-            Err(_) => None,
-        };
-        if leads_back.is_some() && leads_back == identity(&registration.folder)? {
-            found.push(tree);
-        }
+        found.extend(tree.filter(|tree| !tree.starts_with(&root)));
     }
     Ok(found)
 }
@@ -187,6 +199,25 @@ impl Registration {
     /// The content of a `.git` file that leads to this registration.
     pub(crate) fn git_file_text(&self) -> Vec<u8> {
         [b"gitdir: ", self.folder.as_os_str().as_bytes(), b"\n"].concat()
+    }
+
+    /// The root of the worktree, without links. `None`: its folder is gone, or does not lead back
+    /// here. Somebody may have deleted the worktree, and made another folder in its place.
+    ///
+    /// # Errors
+    /// git's files could not be read.
+    fn tree(&self) -> io::Result<Option<PathBuf>> {
+        let Some(tree) = self.git_file.as_deref().and_then(Path::parent) else { return Ok(None) };
+        let tree = match std::fs::canonicalize(tree) {
+            Ok(tree) => tree,
+            Err(error) if is_absent(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let leads_back = match leads_to(&tree) {
+            Ok(folder) => identity(&folder)?,
+            Err(_) => None,
+        };
+        Ok((leads_back.is_some() && leads_back == identity(&self.folder)?).then_some(tree))
     }
 
     /// Whether this registration names the tree at `root` as its worktree.
