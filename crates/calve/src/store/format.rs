@@ -15,7 +15,7 @@ use std::path::Path;
 
 use rustix::fs::{self, Mode, OFlags};
 
-use super::files::listed_at;
+use super::files::{listed_at, read_plain};
 use super::layout::{self, Layout};
 use super::locks;
 use crate::error::{Context as _, Error, ErrorKind, Operation};
@@ -43,6 +43,12 @@ const MOST_BYTES: u64 = 64 * 1024;
 /// Refuses a store that this version would misread.
 pub(crate) fn check(store: &Path) -> Result<(), Error> {
     read(store).map(drop)
+}
+
+/// Whether a folder is a store or a remote of calve's, of any version.
+pub(crate) fn is_of_calve(folder: &Path) -> bool {
+    read_plain(fs::CWD, &Layout(folder).format(), MOST_BYTES)
+        .is_ok_and(|text| text.starts_with(b"calve "))
 }
 
 /// The content of `format` in a new store in this folder.

@@ -41,7 +41,7 @@ const FOUND: &str = "found";
 const WORKTREES: &str = "worktrees";
 const UNNAMED: &str = "unnamed";
 const REMOTES: &str = "remotes";
-const FORMAT: &str = "format";
+pub(crate) const FORMAT: &str = "format";
 const DATABASE: &str = "index.db";
 const DATABASE_LOG: &str = "index.db-wal";
 

@@ -28,7 +28,7 @@ use crate::store::at;
 use crate::store::catalog::{Linked, WorktreeRow};
 use crate::store::delta::{self, Counts};
 use crate::store::files::listed;
-use crate::store::git::{self, Head, Work};
+use crate::store::git::{self, Head, Tree, Work};
 use crate::store::layout;
 use crate::store::locks::Guard;
 use crate::store::manifest::Manifest;
@@ -278,7 +278,8 @@ impl Worktree {
     /// * [`ErrorKind::Changed`] if the worktree has local changes: differences from its base
     ///   snapshot. If it has a repository, only those count that `git status` lists, too.
     ///   [`Error::details`] has the paths.
-    ///   Repositories of jj count, and folders that cannot be read. Work in a repository of git
+    ///   Repositories of other tools count unless the base snapshot has them as they are, and so do
+    ///   stores and remotes of calve, and folders that cannot be read. Work in a repository of git
     ///   inside the worktree counts, also where git ignores its folder, unless the base snapshot has
     ///   it.
     /// * [`ErrorKind::CommitsOnlyHere`] if the worktree has commits that no branch, tag or other
@@ -292,7 +293,8 @@ impl Worktree {
     /// * [`ErrorKind::Git`] if `git worktree lock` has locked the worktree, or if git cannot say
     ///   what would be lost.
     /// * [`ErrorKind::WorktreeMissing`] if something else is at its path.
-    /// * [`ErrorKind::Overlap`] if other worktrees are inside it.
+    /// * [`ErrorKind::Overlap`] if other worktrees are inside it, or if a repository that goes with it
+    ///   has linked worktrees elsewhere. In the second case a drop by force keeps the tree.
     pub fn drop(self, how: &DropOptions, options: &StoreOptions) -> Result<DroppedWorktree, Error> {
         self.drop_seen(how, None, options)
     }
@@ -388,9 +390,16 @@ impl Worktree {
                 "it has folders .git that are no repositories, and git does not look into them";
             return refused(ErrorKind::Changed, why, seen.nested.strays.clone());
         }
-        if !seen.nested.jj.is_empty() {
-            let why = "it has repositories of jj, which no snapshot has";
-            return refused(ErrorKind::Changed, why, seen.nested.jj.clone());
+        if self.has_foreign_work(seen, operation)? {
+            let why = "it has repositories of other tools than git, which its base snapshot lacks";
+            return refused(ErrorKind::Changed, why, seen.nested.foreign.clone());
+        }
+        if !seen.nested.stores.is_empty() {
+            let why = "it has stores or remotes of calve, which belong to no snapshot";
+            let cause = io::Error::new(io::ErrorKind::Unsupported, why);
+            let path = &self.path;
+            return Err(Error::new(ErrorKind::Changed, Operation::DropWorktree, path, cause)
+                .with_details(seen.nested.stores.clone()));
         }
         if !seen.living.is_empty() {
             let process = |it: &LivingProcess| format!("{} {}", it.pid, it.command).into();
@@ -530,7 +539,8 @@ impl Worktree {
             || how.force
                 && !how.discard
                 && (is_last
-                    || !seen.nested.jj.is_empty()
+                    || !seen.nested.stores.is_empty()
+                    || self.has_foreign_work(&seen, operation)?
                     || self.has_stray_work(&seen, operation)?
                     || self.would_lose_work(loss, room, operation)?);
         let _alone = self.alone_to_drop(how, operation)?;
@@ -744,6 +754,29 @@ impl Worktree {
         }
         Ok(!paths.is_empty()
             && !self.is_in_the_base_snapshot(&Work { paths, ..Work::default() }, operation)?)
+    }
+
+    /// Whether repositories of other tools, in their working trees, have what the base snapshot
+    /// lacks. calve cannot ask those tools. Where git tracks a part of such a repository, it is a
+    /// folder like others.
+    fn has_foreign_work(&self, seen: &Seen, operation: &Running) -> Result<bool, Error> {
+        if seen.nested.foreign.is_empty() {
+            return Ok(false);
+        }
+        let tracked = match Tree::at(&self.path) {
+            Ok(Some(tree)) => git::all_tracked(&tree).unwrap_or_default(),
+            _ => Vec::new(),
+        };
+        let tracked: Vec<PathBuf> = tracked.iter().map(|path| path_from(path)).collect();
+        let is_tracked = |path: &PathBuf| tracked.iter().any(|it| it.starts_with(path));
+        let repositories = seen.nested.foreign.iter().filter(|path| !is_tracked(path));
+        // In the root, git says what is work of the rest.
+        let is_below = |folder: &&Path| !folder.as_os_str().is_empty();
+        let paths = repositories
+            .map(|path| path.parent().filter(is_below).unwrap_or(path).to_owned())
+            .collect();
+        let work = Work { paths, ..Work::default() };
+        Ok(!work.paths.is_empty() && !self.is_in_the_base_snapshot(&work, operation)?)
     }
 
     /// The row of a worktree that can be brought back. It records where its `HEAD` is now.

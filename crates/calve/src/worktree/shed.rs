@@ -29,6 +29,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{self, FlockOperation, Mode, OFlags, Timestamps};
 use rustix::io::Errno;
 
+pub(super) use self::foreign::is_foreign_repository;
 use self::foreign::{Content, ContentOf};
 pub use self::kind::ShedKind;
 use self::kind::{IgnoredFolder, SureKind};

@@ -1748,6 +1748,36 @@ fn work_that_neither_git_nor_a_snapshot_knows_of_keeps_a_worktree() {
             "deep (in the repository",
         ),
         (
+            "mkdir -p target/hg/.hg/store; echo 1 >target/hg/.hg/store/00changelog.i",
+            ErrorKind::Changed,
+            "target/hg/.hg",
+        ),
+        ("mkdir target/f; echo 1 >target/f/.fslckout", ErrorKind::Changed, "target/f/.fslckout"),
+        (
+            "mkdir -p target/p/.calve; echo 'calve store 1' >target/p/.calve/format",
+            ErrorKind::Changed,
+            "target/p/.calve",
+        ),
+        (
+            "git init -q target/p; mkdir target/p/.git/calve; echo 'calve store 1' >target/p/.git/calve/format",
+            ErrorKind::Changed,
+            "target/p/.git/calve",
+        ),
+        (
+            "mkdir target/r; echo 'calve remote 1' >target/r/format",
+            ErrorKind::Changed,
+            "target/r",
+        ),
+        // A linked worktree of a repository inside, beside it.
+        (
+            &format!(
+                "git init -q --bare ../o.git; cd target; {INNER}; git remote add o ../../../o.git; git push -q o main
+                git worktree add -q --detach ../tree; echo new >../tree/new"
+            ),
+            ErrorKind::Changed,
+            "target/tree/new",
+        ),
+        (
             "mkdir left; echo left >left/out; echo left >.calveignore; git add .calveignore; git commit -qm i",
             ErrorKind::Changed,
             "left",
@@ -1776,6 +1806,12 @@ fn a_repository_inside_whose_commits_others_have_keeps_no_worktree() {
             "git clone -q \"$(git rev-parse --path-format=absolute --git-common-dir)/..\" target/c",
         ),
         ("true", "git init -q target/empty"),
+        // Of another tool, which cannot be asked: as the base snapshot has it, and one that git tracks.
+        ("mkdir -p target/hg/.hg; echo 1 >target/hg/.hg/i", "true"),
+        (
+            "mkdir -p fixture/.svn; echo 1 >fixture/.svn/i; git add -A; git commit -qm fixture",
+            "echo 2 >fixture/.svn/i; git commit -qam 2",
+        ),
     ] {
         let desk = prepared(&format!("{PROJECT} ({in_project}); tick"));
         let worktree = desk.worktree("w");

@@ -46,7 +46,7 @@ pub fn must_lose_no_repository_inside(root: impl AsRef<Path>) -> Result<(), Erro
         return Err(refused(ErrorKind::Git, failure.into()));
     }
     let work = loss.work.map(|work| work.paths).unwrap_or_default();
-    let work = [work, nested.jj, nested.strays].concat();
+    let work = [work, nested.foreign, nested.stores, nested.strays, loss.elsewhere].concat();
     if !work.is_empty() {
         let cause = io::Error::other("repositories inside have work that is not committed");
         return Err(refused(ErrorKind::Changed, cause).with_details(work));

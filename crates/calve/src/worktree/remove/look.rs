@@ -1,7 +1,7 @@
 //! Looks at a tree that is being dropped: what in it changed since a moment, and which folders in it
 //! have work that neither git nor a snapshot knows of.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -15,8 +15,10 @@ use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::store::at;
 use crate::store::files::listed;
+use crate::store::format::is_of_calve;
 use crate::store::git::{self, Registration};
-use crate::store::layout::{GIT, JJ, OWN};
+use crate::store::layout::{FORMAT, GIT, IN_GIT, JJ, OWN};
+use crate::worktree::shed::is_foreign_repository;
 
 /// How many paths an answer has at most.
 const PATHS_MOST: usize = 20;
@@ -209,8 +211,10 @@ pub(in crate::worktree) struct Nested {
     /// working tree. Also to a file `.git` that leads to a repository elsewhere. That of the tree
     /// itself is none: git lists the work in submodules.
     pub(in crate::worktree) repositories: Vec<PathBuf>,
-    /// Folders `.jj` with a repository inside. In the root, too.
-    pub(in crate::worktree) jj: Vec<PathBuf>,
+    /// Repositories of other tools than git, such as `.hg` and `.jj`. In the root, too.
+    pub(in crate::worktree) foreign: Vec<PathBuf>,
+    /// Stores of calve, and folders that are remotes of calve.
+    pub(in crate::worktree) stores: Vec<PathBuf>,
     /// Folders `.git` that are no repositories. git does not look into them, and lists none.
     pub(in crate::worktree) strays: Vec<PathBuf>,
     /// Folders that could not be read.
@@ -219,12 +223,13 @@ pub(in crate::worktree) struct Nested {
 
 impl Nested {
     pub(super) fn is_empty(&self) -> bool {
-        let Self { repositories, jj, strays, unreadable } = self;
-        [repositories, jj, strays, unreadable].iter().all(|paths| paths.is_empty())
+        let Self { repositories, foreign, stores, strays, unreadable } = self;
+        [repositories, foreign, stores, strays, unreadable].iter().all(|paths| paths.is_empty())
     }
 }
 
-/// Looks through the whole tree at `root`, also where git ignores it. Only names are read.
+/// Looks through the whole tree at `root`, also where git ignores it. Only names are read, and files
+/// that have the name of a store's first file.
 pub(in crate::worktree) fn nested_in(root: &Path) -> Nested {
     let mut found = Nested::default();
     let Ok(top) = fs::open(root, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty()) else {
@@ -234,6 +239,8 @@ pub(in crate::worktree) fn nested_in(root: &Path) -> Nested {
     let device = fs::fstat(&top).map(|stat| Meta::of(&stat).dev).ok();
     let (mut steps, mut folders) = (Steps::new(top), vec![PathBuf::new()]);
     let mut own = None;
+    let has_store = |folder: PathBuf| is_of_calve(&root.join(&folder)).then_some(folder);
+    found.stores.extend(has_store(Path::new(GIT).join(IN_GIT)));
     while let Some(folder) = folders.pop() {
         let entries = match steps.open(&folder) {
             Ok(None) => continue,
@@ -256,21 +263,31 @@ pub(in crate::worktree) fn nested_in(root: &Path) -> Nested {
         // Of a damaged repository git itself says that it cannot answer.
         let is_repository = has_head && has_refs || is_gits && (has_head || has_refs);
         if is_repository && has(OBJECTS, FileType::Directory) {
+            found.stores.extend(has_store(folder.join(IN_GIT)));
             found.repositories.push(folder);
+            continue;
+        }
+        let is_root = folder.as_os_str().is_empty();
+        if !is_root && has(FORMAT, FileType::RegularFile) && is_of_calve(&root.join(&folder)) {
+            found.stores.push(folder);
             continue;
         }
         if is_gits && !entries.is_empty() {
             found.strays.push(folder.clone());
         }
-        let is_jj = folder.file_name().is_some_and(|name| name == JJ);
-        if is_jj && has("repo", FileType::Directory) {
-            found.jj.push(folder);
-            continue;
+        if folder.file_name().is_some_and(is_foreign_repository) && !entries.is_empty() {
+            // calve's own file hides the `.jj` of a project.
+            if folder.file_name() != Some(OsStr::new(JJ)) || has("repo", FileType::Directory) {
+                found.foreign.push(folder);
+                continue;
+            }
         }
-        let is_root = folder.as_os_str().is_empty();
+        let files = entries.iter().filter(|(_, is)| *is == FileType::RegularFile);
+        let files = files.filter(|(name, _)| name != GIT && is_foreign_repository(name));
+        found.foreign.extend(files.map(|(name, _)| folder.join(name)));
         if !is_root && has(GIT, FileType::RegularFile) {
             let own = own.get_or_insert_with(|| own_folders(root));
-            if leads_elsewhere(&root.join(&folder), own) {
+            if is_linked(&root.join(&folder), own) {
                 found.repositories.push(folder.join(GIT));
             }
         }
@@ -283,24 +300,37 @@ pub(in crate::worktree) fn nested_in(root: &Path) -> Nested {
     found
 }
 
-/// The tree at `root`, and the folder of its repository.
-fn own_folders(root: &Path) -> Vec<PathBuf> {
-    let common = git::read(root).ok().flatten().map(|repository| repository.common);
-    let own = [Some(root.to_owned()), common].into_iter().flatten();
-    own.filter_map(|folder| std::fs::canonicalize(folder).ok()).collect()
+/// The tree at `root`, and the folder of its repository, without links.
+struct OwnFolders {
+    root: Option<PathBuf>,
+    common: Option<PathBuf>,
 }
 
-/// Whether the file `.git` of the working tree at `tree` leads to a repository in none of `own`. One
-/// that leads nowhere is a file like others, and so is one in a copy of another worktree.
-fn leads_elsewhere(tree: &Path, own: &[PathBuf]) -> bool {
+fn own_folders(root: &Path) -> OwnFolders {
+    let common = git::read(root).ok().flatten().map(|repository| repository.common);
+    let without_links = |path: &Path| std::fs::canonicalize(path).ok();
+    OwnFolders { root: without_links(root), common: common.as_deref().and_then(without_links) }
+}
+
+/// Whether the file `.git` of the working tree at `tree` makes it a working tree of a repository
+/// other than the tree's own and those of its submodules. A file that leads nowhere is a file like
+/// others, and so is one in a copy of another worktree.
+fn is_linked(tree: &Path, own: &OwnFolders) -> bool {
     let Ok(folder) = git::leads_to(tree).and_then(std::fs::canonicalize) else { return false };
-    if own.iter().any(|own| folder.starts_with(own)) {
+    let is_in = |own: &Option<PathBuf>| own.as_ref().is_some_and(|own| folder.starts_with(own));
+    if is_in(&own.common) {
         return false;
+    }
+    let is_in_root = is_in(&own.root);
+    let registration = Registration::read(folder).ok().flatten();
+    if is_in_root {
+        // That repository is one of those inside, and so are its submodules.
+        return registration.is_some_and(|it| it.is_of(tree));
     }
     let of_another = |it: Registration| {
         !it.is_of(tree) && it.git_file.is_some_and(|file| std::fs::symlink_metadata(file).is_ok())
     };
-    !Registration::read(folder).ok().flatten().is_some_and(of_another)
+    !registration.is_some_and(of_another)
 }
 
 #[cfg(test)]

@@ -15,12 +15,24 @@ use crate::error::Error;
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::store::at;
+use crate::store::layout::GIT;
 use crate::tree::read::open_unnoted;
 use crate::tree::visit::{Found, Visitor};
 
 /// Files and folders that only a repository has.
-const REPOSITORIES: [&str; 10] =
-    [".bzr", ".fslckout", ".git", ".hg", ".jj", ".pijul", ".svn", "CVS", "_FOSSIL_", "_darcs"];
+const REPOSITORIES: [&str; 11] = [
+    ".bzr",
+    ".fslckout",
+    ".git",
+    ".hg",
+    ".jj",
+    ".pijul",
+    ".sl",
+    ".svn",
+    "CVS",
+    "_FOSSIL_",
+    "_darcs",
+];
 /// The endings of files that hold data of a user.
 const DATABASES: [&str; 17] = [
     "accdb", "db", "db3", "duckdb", "fdb", "fossil", "kdbx", "ldf", "mdb", "mdf", "ndf", "rdb",
@@ -50,6 +62,11 @@ const MAGIC: [(usize, &[u8]); 12] = [
     (4, b"Standard ACE DB"),
 ];
 const HEAD_BYTES: u64 = 32;
+
+/// Whether a repository of another tool than git has this name.
+pub(in crate::worktree) fn is_foreign_repository(name: &OsStr) -> bool {
+    name != GIT && REPOSITORIES.iter().any(|it| name == *it)
+}
 
 /// Why an entry keeps the folder that it is in. Its name is enough for that.
 fn named_foreign(name: &CStr, kind: FileType) -> Option<&'static str> {
