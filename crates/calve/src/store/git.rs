@@ -51,6 +51,7 @@ pub(crate) use self::work::{
 mod ask;
 pub(crate) mod branch;
 pub(crate) mod checkout;
+mod contents;
 pub(crate) mod conversions;
 mod held;
 pub(crate) mod modules;

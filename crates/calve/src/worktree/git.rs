@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use super::Worktree;
 use super::remove::look::Moment;
-use crate::error::{Error, ErrorKind, Operation};
+use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::store::git::modules::{self, Held, TreeAndGitDir, Unheld};
 use crate::store::git::{self, Commit, Failure, Head, Registration, Repository, Tips, Tree, Work};
 use crate::store::{Store, StoreOptions, home};
@@ -95,6 +95,9 @@ pub(super) struct Loss {
     submodules: Vec<LostModule>,
     /// Linked worktrees, elsewhere, of the repositories that go with the worktree.
     elsewhere: Vec<PathBuf>,
+    /// Repositories that go with the worktree and have contents of git-annex. The project has no
+    /// repository at the same place.
+    annexed: Vec<PathBuf>,
     /// Why git could not tell all that a drop of the worktree would lose. What git did tell is in
     /// the fields above.
     pub(super) failure: Option<Failure>,
@@ -375,7 +378,7 @@ impl Worktree {
             is_submodule: false,
         });
         for held in copy.iter().chain(&gone) {
-            loss.add_elsewhere(&self.path, held);
+            loss.add_beside_commits(&self.path, held);
         }
         for lost in &loss.submodules {
             let of = lost.held.name();
@@ -455,13 +458,34 @@ impl Loss {
         }
     }
 
-    /// Adds the linked worktrees that would be without a repository if this one goes with the tree
-    /// at `root`.
-    fn add_elsewhere(&mut self, root: &Path, held: &Held) {
+    /// Adds what is lost beside commits if this repository goes with the tree at `root`: linked
+    /// worktrees elsewhere would be without one, and contents of git-annex may be nowhere else.
+    fn add_beside_commits(&mut self, root: &Path, held: &Held) {
         let other = held.in_project.as_ref().map(|other| other.common.as_path());
-        let found = git::worktrees_outside(root, &held.repository.common, other);
-        let found = self.known(found.map_err(|error| unread(&held.repository.common, &error)));
+        let common = &held.repository.common;
+        let found = git::worktrees_outside(root, common, other);
+        let found = self.known(found.map_err(|error| unread(common, &error)));
         self.elsewhere.extend(found.unwrap_or_default());
+        if other.is_none() {
+            let annexed = held.repository.has_annexed().map_err(|error| unread(common, &error));
+            if self.known(annexed) == Some(true) {
+                self.annexed.push(common.clone());
+            }
+        }
+    }
+
+    /// Gives the project's repositories the contents of git-lfs and git-annex that go with the
+    /// worktree. Commits that were fetched from there have only their names.
+    fn keep_contents(&self) -> Result<(), Error> {
+        let modules = self.submodules.iter().map(|lost| &lost.held);
+        let modules = modules.map(|held| (&held.repository, held.in_project.as_ref()));
+        let copy = self.own.copy.iter().map(|copy| (copy, self.project.as_ref()));
+        for (from, to) in modules.chain(copy) {
+            if let Some(to) = to {
+                to.take_contents(from).context(Operation::CopyRepository, || &from.common)?;
+            }
+        }
+        Ok(())
     }
 
     /// The commits that the worktree has left and that nothing else holds, without those that are
@@ -479,11 +503,12 @@ impl Loss {
     }
 
     /// Makes references for the commits that nothing else holds: in the project's repository, and
-    /// in its repositories of submodules.
+    /// in its repositories of submodules. Also gives them the contents of git-lfs and git-annex.
     ///
     /// # Errors
-    /// [`ErrorKind::Git`]. Some references may have been made.
+    /// [`ErrorKind::Git`]; contents could not be read or given. Some references may have been made.
     pub(super) fn keep(&self, worktree: &Worktree) -> Result<KeptCommits, Error> {
+        self.keep_contents()?;
         let mut kept = KeptCommits::default();
         if self.commits.is_empty() && self.left.is_empty() && self.failure.is_none() {
             return Ok(kept);
@@ -568,6 +593,7 @@ impl Loss {
     pub(super) fn cannot_be_kept_by_references(&self) -> bool {
         self.failure.is_some()
             || !self.elsewhere.is_empty()
+            || !self.annexed.is_empty()
             || self.has_commits_that_no_reference_keeps()
     }
 
@@ -577,6 +603,7 @@ impl Loss {
     pub(super) fn must_keep_the_tree(&self) -> bool {
         self.has_commits_that_no_reference_keeps()
             || !self.elsewhere.is_empty()
+            || !self.annexed.is_empty()
             || self.failure.is_some()
             || self.submodules.iter().any(|lost| lost.unheld.is_err())
     }
@@ -605,6 +632,13 @@ impl Loss {
             let path = worktree.path();
             return Err(Error::new(ErrorKind::Overlap, Operation::DropWorktree, path, cause)
                 .with_details(self.elsewhere.clone()));
+        }
+        if !self.annexed.is_empty() {
+            let why = "repositories in it have contents of git-annex that no other has, as far as calve knows";
+            let cause = std::io::Error::new(std::io::ErrorKind::Unsupported, why);
+            let path = worktree.path();
+            return Err(Error::new(ErrorKind::Changed, Operation::DropWorktree, path, cause)
+                .with_details(self.annexed.clone()));
         }
         if let Some(failure) = &self.failure {
             return Err(refused(format!("git cannot say what would be lost: {failure}")));

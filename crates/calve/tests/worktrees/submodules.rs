@@ -354,6 +354,43 @@ fn a_repository_that_worktrees_elsewhere_belong_to_is_not_dropped_without_a_word
     }
 }
 
+/// Who fetches the commits has only the names of such contents.
+#[test]
+fn contents_of_lfs_and_annex_go_to_the_projects_repository() {
+    let desk = project("");
+    for (name, git_mode, inner, folder) in [
+        ("module", GitMode::Linked, "sub", "lfs/objects/ab/cd"),
+        ("deep", GitMode::Linked, "deep/sub/in", "annex/objects/x/y/K"),
+        ("copied", GitMode::Copy, ".", "lfs/objects/ab/cd"),
+        ("annexed", GitMode::Copy, ".", "annex/objects/x/y/K"),
+    ] {
+        let how = StartOptions::new().git(git_mode);
+        desk.store.start(&[name], &how, &options()).unwrap();
+        let worktree = desk.store.worktree(name).unwrap();
+        let common = |root: &Path| {
+            sh(git(root).args(["rev-parse", "--path-format=absolute", "--git-common-dir"]))
+        };
+        let (root, place) = (worktree.path().join(inner), format!("{folder}/{name}"));
+        let from = Path::new(common(&root).trim_end()).join(&place);
+        fs::create_dir_all(from.parent().unwrap()).unwrap();
+        fs::write(&from, name).unwrap();
+        worktree.drop(&DropOptions::new(), &options()).unwrap().delete().unwrap();
+        assert!(!is_there(&from), "{name}");
+        let to = Path::new(common(&desk.project.join(inner)).trim_end()).join(&place);
+        assert_eq!(fs::read_to_string(to).unwrap(), name);
+    }
+    // The project has no such repository. A push of commits sends no contents of git-annex.
+    let (worktree, root, _) = start(&desk, "alone");
+    script(
+        &root,
+        "git clone -q ../../library ignored/own; mkdir -p ignored/own/.git/annex/objects; echo x >ignored/own/.git/annex/objects/x",
+    );
+    let error = fails(worktree.clone().drop(&DropOptions::new(), &options()), ErrorKind::Changed);
+    assert_eq!(error.details(), [root.join("ignored/own/.git")]);
+    let force = DropOptions::new().force(true).discard(true);
+    assert!(worktree.drop(&force, &options()).unwrap().can_be_restored_until().is_some());
+}
+
 /// git does not start in the repository of a submodule whose working tree is gone.
 #[test]
 fn commits_of_a_submodule_are_kept_although_its_working_tree_is_gone() {

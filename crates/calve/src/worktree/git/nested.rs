@@ -86,7 +86,7 @@ impl Loss {
                 in_project: in_project.filter(is_one).map(|path| Repository::of_module(&path)),
                 is_submodule: false,
             };
-            self.add_elsewhere(root, &held);
+            self.add_beside_commits(root, &held);
             let unheld = held.repository.unheld_but_by(held.in_project.as_ref(), COMMITS_MOST);
             self.push_nested(held, unheld);
             self.add_work_of((root, made), path);
