@@ -282,6 +282,12 @@ fn tell(
             line.push_str(&format!("; {undo} takes it back"));
         }
     }
+    for path in &report.left_repositories {
+        output.summary(format_args!(
+            "{} stays as it is, because it has commits that no remote has: git shows the difference",
+            text::shown(path)
+        ));
+    }
     if output.verbose {
         for path in &report.kept {
             output.summary(format_args!("{kept}: {}", text::shown(path)));
@@ -296,6 +302,7 @@ fn tell(
             changed_entries: report.changed,
             removed_entries: report.removed,
             kept: PathFields::all(&report.kept),
+            left_repositories: PathFields::all(&report.left_repositories),
             skipped: report.skipped.iter().map(SkippedDocument::new).collect(),
             elapsed_seconds: report.elapsed.as_secs_f64(),
         })?;
@@ -508,6 +515,7 @@ struct ContentDocument {
     changed_entries: u64,
     removed_entries: u64,
     kept: Vec<PathFields>,
+    left_repositories: Vec<PathFields>,
     skipped: Vec<SkippedDocument>,
     elapsed_seconds: f64,
 }

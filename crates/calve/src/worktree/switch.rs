@@ -17,6 +17,10 @@
 //! of the interrupted switch, and not for changes by hand. It also keeps what the interrupted
 //! switch had moved aside.
 //!
+//! # Repositories inside the tree
+//! A snapshot has them with their `.git`. One with commits that would be lost stays as it is:
+//! [`repositories`].
+//!
 //! # Hidden files
 //! The scan does not see a file that a rule in `.calveignore` hides. Such a file may be where the
 //! target has a file. It counts as a conflict: there may be no other copy of its content.
@@ -69,8 +73,10 @@ use crate::tree::staging;
 use crate::worktree::relocate::{Relocate, Whose};
 use crate::worktree::start::LeaveSecrets;
 use crate::worktree::submodules::{Submodules, outer_first};
+use repositories::leave_repositories;
 use undo::Undo;
 
+mod repositories;
 pub(crate) mod undo;
 
 /// How [`Worktree::switch`] treats local changes; built by value.
@@ -168,6 +174,10 @@ pub struct SwitchReport {
     /// [`Worktree::undo`] brings them back. A report of [`Worktree::undo`] has the paths that it
     /// brought back.
     pub kept: Vec<PathBuf>,
+    /// Repositories of git inside the tree, from the worktree's root, that stay as they are: they
+    /// have commits that neither a remote has nor the snapshot. Their working trees became as the
+    /// snapshot has them, and git lists the difference.
+    pub left_repositories: Vec<PathBuf>,
     /// An earlier switch had moved work aside, and this one had nothing to move. So that work is
     /// kept, and [`Worktree::undo`] takes back both.
     pub keeps_earlier: bool,
@@ -374,7 +384,7 @@ impl Worktree {
         if what == Changes::Respect && !moves.conflicts.is_empty() {
             return Err(self.in_the_way(&moves));
         }
-        let mut report = begun(from, to);
+        let mut report = begun(from, to, &moves);
         report.discards_earlier = self.discards_earlier(what, interrupted.is_some(), &moves)?;
         if dry_run {
             let report = planned(report, &moves, undo);
@@ -588,13 +598,14 @@ fn has_no_changes(moves: &Moves) -> bool {
 }
 
 /// The report of a switch that has changed nothing yet.
-fn begun(from: SnapshotId, to: SnapshotId) -> SwitchReport {
+fn begun(from: SnapshotId, to: SnapshotId, moves: &Moves) -> SwitchReport {
     SwitchReport {
         from,
         to,
         changed: 0,
         removed: 0,
         kept: Vec::new(),
+        left_repositories: moves.left.clone(),
         keeps_earlier: false,
         discards_earlier: false,
         skipped: Vec::new(),
@@ -643,6 +654,9 @@ fn plan_moves(
     }
     if let Some(undo) = undo {
         trees.guard_from_undo(root, undo, &mut moves)?;
+    }
+    if what != Changes::Respect || undo.is_some() {
+        leave_repositories(trees, tree.path, undo, &mut moves);
     }
     Ok(moves)
 }

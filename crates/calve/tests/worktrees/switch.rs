@@ -8,6 +8,7 @@ use std::process::Command;
 
 use calve::{ErrorKind, SnapshotId, SnapshotOptions, SwitchOptions};
 
+use crate::common::git::{git, script};
 use crate::common::odd::{set_mtime, set_xattr};
 use crate::common::snapshot::assert_same;
 use crate::common::{has_command, not_run, sh};
@@ -420,4 +421,86 @@ fn no_build_takes_an_old_program_for_the_new_one_and_none_makes_again_what_is_th
             says("three");
         }
     }
+}
+
+/// The `.git` of a repository inside went back with the files, so no reference led to what was
+/// committed there since. The next restore deleted what the first had moved aside.
+#[test]
+fn a_repository_inside_keeps_the_commits_that_nothing_else_has() {
+    const PUSHED: &str =
+        "git clone -q --bare in ../o.git; cd in; git remote add o ../../o.git; git fetch -q o
+        echo 2 >f; git commit -qam 2; git push -q o main";
+    for (row, text, left) in [
+        ("a commit", "cd in; echo 2 >f; git commit -qam 2", "in/.git"),
+        ("a stash", "cd in; echo 2 >f; git stash -q", "in/.git"),
+        ("a new one", "git init -q new; git -C new commit -q --allow-empty -m n", "new/.git"),
+        ("a look", "touch in/f; git -C in update-index --refresh", ""),
+        ("a remote has all", PUSHED, ""),
+        (
+            "a worktree elsewhere",
+            &format!("({PUSHED}); git -C in worktree add -q --detach ../../else"),
+            "in/.git",
+        ),
+    ] {
+        let desk = Desk::new(|root| {
+            fs::create_dir(root).unwrap();
+            script(root, "git init -q -b main in; cd in; echo 1 >f; git add f; git commit -qm 1");
+        });
+        let worktree = desk.worktree("w");
+        let root = worktree.path().to_owned();
+        script(&root, text);
+        let inner = root.join(left.strip_suffix("/.git").unwrap_or("in"));
+        let known = || sh(git(&inner).args(["for-each-ref"]));
+        let before = known();
+        let expected: Vec<PathBuf> = if left.is_empty() { vec![] } else { vec![left.into()] };
+        for _ in 0..2 {
+            put(&root, "in/f", "local\n");
+            let report = worktree.reset(&options()).unwrap();
+            assert_eq!(report.left_repositories, expected, "{row}");
+            assert_eq!(fs::read_to_string(root.join("in/f")).unwrap(), "1\n", "{row}");
+        }
+        if !left.is_empty() {
+            assert_eq!(known(), before, "{row}");
+        }
+        let changes = status(&worktree);
+        assert!(changes.iter().all(|it| it.contains(".git")), "{row}: {changes:?}");
+        assert_eq!(changes.is_empty(), left.is_empty(), "{row}: {changes:?}");
+        worktree.undo(&options()).unwrap();
+        assert_eq!(fs::read_to_string(root.join("in/f")).unwrap(), "local\n", "{row}");
+        assert_sound(&desk.store);
+    }
+}
+
+/// The snapshots differ in the repository, too, and the index must not vouch for what stayed.
+#[test]
+fn a_repository_that_stays_between_two_snapshots_stays_by_an_undo_as_well() {
+    let desk = Desk::new(|root| {
+        fs::create_dir(root).unwrap();
+        script(root, "git init -q -b main in; cd in; echo 1 >f; git add f; git commit -qm 1");
+    });
+    let first = desk.snapshot();
+    let worktree = desk.from("w", first);
+    let inner = worktree.path().join("in");
+    let commit = |text: &str| {
+        put(&inner, "f", text);
+        script(&inner, &format!("git commit -qam {text}"));
+        sh(git(&inner).args(["rev-parse", "HEAD"]))
+    };
+    commit("2");
+    let second = worktree.capture(&SnapshotOptions::new(), &options()).unwrap().id;
+    worktree.switch(second, &SwitchOptions::new(), &options()).unwrap();
+    let last = commit("3");
+    let force = SwitchOptions::new().force(true);
+    let report = worktree.switch(first, &force, &options()).unwrap();
+    assert_eq!(report.left_repositories, [PathBuf::from("in/.git")]);
+    assert_eq!(fs::read_to_string(inner.join("f")).unwrap(), "1\n");
+    let changes = status(&worktree);
+    assert!(changes.iter().any(|it| it.ends_with("in/.git/refs/heads/main")), "{changes:?}");
+    // Its content is that of the second snapshot, and nobody changed it since.
+    assert!(changes.iter().any(|it| it.contains("in/.git/objects/")), "{changes:?}");
+    let report = worktree.undo(&options()).unwrap();
+    assert_eq!(report.left_repositories, [PathBuf::from("in/.git")]);
+    assert_eq!(sh(git(&inner).args(["rev-parse", "HEAD"])), last);
+    assert_eq!(fs::read_to_string(inner.join("f")).unwrap(), "3");
+    assert_sound(&desk.store);
 }

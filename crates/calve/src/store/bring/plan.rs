@@ -81,6 +81,8 @@ pub(crate) struct Moves {
     pub(crate) linked: BTreeSet<PathBuf>,
     /// Folders that arrive whole: no other path of the plan is in one.
     pub(crate) whole: WholeFolders,
+    /// Repositories of git that stay as they are.
+    pub(crate) left: Vec<PathBuf>,
     pub(crate) times: Times,
 }
 
