@@ -483,6 +483,29 @@ fn a_remote_makes_its_own_folder_and_none_above() {
     assert!(fs::metadata(above).is_err());
 }
 
+/// Each snapshot had the remote in it, and a restore of an older one took back what others pushed.
+#[test]
+fn a_remote_is_in_no_project_and_in_no_worktree() {
+    let desk = Desk::new();
+    let worktree = desk.done(&desk.here, "start w");
+    let inside = [desk.here.join("remote"), desk.there.join("own/remote"), worktree.into()];
+    for folder in &inside {
+        let run = desk.run(&desk.here, &format!("remote init file://{}", folder.display()));
+        assert_eq!(run.code, Some(1), "{run:?}");
+        assert!(
+            run.stderr.contains("inside a project") && run.stderr.contains("outside"),
+            "{run:?}"
+        );
+    }
+    assert!(fs::metadata(&inside[0]).is_err());
+    // One that came in by other means.
+    let there = desk.url.strip_prefix("file://").unwrap();
+    fs::rename(there, desk.here.join("moved")).unwrap();
+    let run = desk
+        .run(&desk.here, &format!("remote add moved file://{}", desk.here.join("moved").display()));
+    assert!(run.code == Some(1) && run.stderr.contains("inside a project"), "{run:?}");
+}
+
 #[test]
 fn what_cannot_be_done_is_refused_with_the_way_out() {
     let desk = Desk::new();

@@ -28,12 +28,13 @@
 use std::io;
 use std::num::NonZeroU64;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::files::read_plain;
 use super::id::{SnapshotId, is_token, token};
+use super::layout::GIT;
 use super::{Store, locks};
 use crate::error::{Error, ErrorKind, Operation};
 use crate::report::Cancel;
@@ -208,6 +209,26 @@ fn without_secrets(url: &str) -> String {
     }
 }
 
+/// Fails if the folder of a `file://` URL is a part of a project or of a worktree. Its snapshots
+/// would have the remote in them, and a restore would take back what others pushed meanwhile.
+fn must_be_in_no_tree(url: &str, operation: Operation) -> Result<(), Error> {
+    let Some(folder) = url.strip_prefix("file://").map(Path::new) else { return Ok(()) };
+    // The folder itself may be missing.
+    let there = |above: &Path| Some((above.to_owned(), std::fs::canonicalize(above).ok()?));
+    let Some((above, real)) = folder.ancestors().find_map(there) else { return Ok(()) };
+    let Ok(found) = Store::discover(&real) else { return Ok(()) };
+    let folder = real.join(folder.strip_prefix(above).unwrap_or(Path::new("")));
+    let root = std::fs::canonicalize(&found.root).unwrap_or_else(|_| found.root.clone());
+    let is_gits = folder.starts_with(root.join(GIT));
+    if is_gits || !folder.starts_with(&root) || folder.starts_with(found.store.path()) {
+        return Ok(());
+    }
+    let why =
+        "it is inside a project or a worktree: a restore there would take back what was pushed";
+    let cause = io::Error::new(io::ErrorKind::InvalidInput, why);
+    Err(Error::new(ErrorKind::RemoteUnfit, operation, url, cause).with_other(root))
+}
+
 /// Opens the place that a URL names.
 fn place_of(url: &str, settings: &RemoteSettings) -> Result<Patient, Error> {
     let wrong = |why: &str| {
@@ -267,11 +288,12 @@ impl Remote {
     /// # Errors
     /// [`ErrorKind::InvalidName`] if the URL is none that calve knows; [`ErrorKind::RemoteExists`];
     /// [`ErrorKind::RemoteUnfit`] if the place accepts a second write, has objects of somebody else
-    /// under the keys of a remote, or is a web server; those of every operation, see [`Remote`]. It
+    /// under the keys of a remote, is a web server, or is inside a project or a worktree; those of every operation, see [`Remote`]. It
     /// may leave an object `canary/…` behind.
     pub fn init(url: &str, settings: &RemoteSettings) -> Result<Self, Error> {
         let url = without_slashes(url);
         let objects = place_of(url, settings)?;
+        must_be_in_no_tree(url, Operation::MakeRemote)?;
         let made = make_last_folder(url)?;
         let done = Self::init_in(url, objects);
         if done.is_err()

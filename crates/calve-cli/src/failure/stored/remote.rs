@@ -55,6 +55,9 @@ fn of_remote(case: &Case<'_>) -> Option<String> {
             format!("'calve remote add NAME {}' lets a project's store know it", shell_word(path))
         }
         ErrorKind::RemoteUnfit if is_web(path) => unfit_web(operation).to_owned(),
+        ErrorKind::RemoteUnfit if case.error.kind() == io::ErrorKind::InvalidInput => {
+            "move it, or choose another folder, outside of all projects and worktrees".to_owned()
+        }
         ErrorKind::RemoteUnfit => {
             "choose an empty place that refuses to write what exists, such as a new local folder"
                 .to_owned()

@@ -99,6 +99,13 @@ fn what_fails_at_a_remote_has_a_way_out_that_is_about_the_remote() {
     let change = "0".repeat(20);
     for (kind, operation, url, cause, expected) in [
         (
+            ErrorKind::RemoteUnfit,
+            Operation::MakeRemote,
+            "file://HERE",
+            Io::InvalidInput,
+            "outside of all projects",
+        ),
+        (
             ErrorKind::StorageFull,
             Operation::Push,
             "file://HERE/packs/x",

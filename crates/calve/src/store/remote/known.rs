@@ -18,7 +18,7 @@ use super::super::Store;
 use super::super::files::{listed_at, read_plain};
 use super::super::locks;
 use super::name::{self, PublicKey};
-use super::{Remote, RemoteSettings, is_remote_id};
+use super::{Remote, RemoteSettings, is_remote_id, must_be_in_no_tree};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::tree::staging::write_flushed;
 
@@ -48,8 +48,9 @@ impl KnownRemote {
     /// store knows exactly that already, nothing is done.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidName`]; [`ErrorKind::RemoteExists`] if the store knows another remote by
-    /// this name, or the same one with other keys; those of every operation, see [`Store`]. Nothing
+    /// [`ErrorKind::InvalidName`]; [`ErrorKind::RemoteUnfit`] if the remote is inside a project or a
+    /// worktree; [`ErrorKind::RemoteExists`] if the store knows another remote by this name, or the
+    /// same one with other keys; those of every operation, see [`Store`]. Nothing
     /// is changed.
     ///
     /// [trusting]: Remote::trusting
@@ -74,6 +75,7 @@ impl KnownRemote {
         project: &[PublicKey],
     ) -> Result<Self, Error> {
         store.must_be_writable(Operation::AddRemote)?;
+        must_be_in_no_tree(remote.url(), Operation::AddRemote)?;
         let known = Self {
             name: name.to_owned(),
             url: remote.url().to_owned(),

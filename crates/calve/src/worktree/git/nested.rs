@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::super::remove::look::nested_in;
+use super::super::remove::look::{Nested, nested_in};
 use super::{COMMITS_MOST, Loss, LostModule, unheld};
 use crate::error::{Error, ErrorKind, Operation};
 use crate::store::git::modules::{Held, Unheld};
@@ -46,7 +46,8 @@ pub fn must_lose_no_repository_inside(root: impl AsRef<Path>) -> Result<(), Erro
         return Err(refused(ErrorKind::Git, failure.into()));
     }
     let work = loss.work.map(|work| work.paths).unwrap_or_default();
-    let work = [work, nested.foreign, nested.stores, nested.strays, loss.elsewhere].concat();
+    let Nested { foreign, stores, strays, .. } = nested;
+    let work = [work, foreign, stores, strays, loss.elsewhere, loss.annexed].concat();
     if !work.is_empty() {
         let cause = io::Error::other("repositories inside have work that is not committed");
         return Err(refused(ErrorKind::Changed, cause).with_details(work));
