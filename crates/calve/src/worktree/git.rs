@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use super::Worktree;
 use super::remove::look::Moment;
 use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::store::git::branch::Mainline;
 use crate::store::git::modules::{self, Held, TreeAndGitDir, Unheld};
 use crate::store::git::{self, Commit, Failure, Head, Registration, Repository, Tips, Tree, Work};
 use crate::store::{Store, StoreOptions, home};
@@ -247,12 +248,19 @@ impl Worktree {
         };
         let is_where_it_began = self.row.git.as_ref().map(|it| &it.commit) == commit.as_ref();
         let is_held = counts.is_some_and(|(ahead, _)| ahead == 0);
+        let mut is_merged = is_linked
+            && is_held
+            && !is_where_it_began
+            && merged::may_have_committed(&tree.git_dir)
+            && tree.under_way().is_empty();
+        if let (true, Some(project), Some(head)) = (is_merged, project, head) {
+            let mainline = Mainline { name: String::new(), commit: head.to_owned() };
+            let left = self.left_unmerged(project, branch.as_deref(), &[mainline]);
+            is_merged = !left.map_err(failed)?;
+        }
         Ok(Some(GitStatus {
             is_linked,
-            is_merged: is_linked
-                && is_held
-                && !is_where_it_began
-                && merged::may_have_committed(&tree.git_dir),
+            is_merged,
             branch,
             commit,
             last_work,

@@ -44,12 +44,10 @@ fn reason(store: &Store, filter: &DropFilter) -> Option<(StayReason, String)> {
 #[test]
 fn what_is_merged_goes_in_whichever_way_it_was_merged() {
     const SQUASH: &str = "git merge -q --squash w >/dev/null; git commit -qm squashed";
-    // A script for the worktree and one for the project; why `--merged` keeps the worktree, and why
-    // `--clean` does.
     let nothing = Some(StayReason::NothingCommitted);
     let (not, refused) = (Some(StayReason::NotMerged), Some(StayReason::Refused));
     let after = |first: &str| format!("{first}; echo later >c; git add c; git commit -qm later");
-    let rows: &[(&str, &str, Option<StayReason>, Option<StayReason>)] = &[
+    let rows: &[MergedRow<'_>] = &[
         ("", "", nothing, None),
         ("git switch -q --detach", "", nothing, None),
         ("", "echo x >src/a; git commit -qam x", nothing, None),
@@ -108,8 +106,67 @@ fn what_is_merged_goes_in_whichever_way_it_was_merged() {
             refused,
             refused,
         ),
-        ("COMMIT; git bisect start -q HEAD HEAD~1", "git merge -q w", None, None),
     ];
+    assert_stays(rows);
+}
+
+/// The bugs: a rebase that stopped at once, or another commit for a while, left `HEAD` at main. A merge
+/// driver kept one side, and `git cherry` compares changes without white space.
+#[test]
+fn what_only_looks_merged_stays() {
+    let not = Some(StayReason::NotMerged);
+    assert_stays(&[
+        // What is checked out for a while says nothing about the branch.
+        (
+            "COMMIT; git bisect start -q HEAD HEAD~1",
+            "git merge -q w",
+            Some(StayReason::UnderWay),
+            None,
+        ),
+        (
+            "COMMIT; P=$(git rev-parse --path-format=absolute --git-common-dir)
+            git -C \"$P/..\" commit -q --allow-empty -m x
+            GIT_SEQUENCE_EDITOR='sed -i 1ibreak' git rebase -q -i main 2>/dev/null",
+            "",
+            Some(StayReason::UnderWay),
+            None,
+        ),
+        ("COMMIT; git switch -q --detach main", "", not, None),
+        ("COMMIT; git switch -q -c other main; COMMIT", "git merge -q other", not, None),
+        (
+            "COMMIT; git switch -q --detach main",
+            "git merge -q w",
+            Some(StayReason::NothingCommitted),
+            None,
+        ),
+        // A merge driver that keeps one side, and changes that differ in white space alone.
+        (
+            "echo w >src/a; git commit -qam a",
+            "git config merge.ours.driver true; echo 'src/a merge=ours' >.git/info/attributes
+            echo x >src/a; git commit -qam x",
+            not,
+            None,
+        ),
+        (
+            ": >src/a; git commit -qam a",
+            "echo 'src/a merge=union' >.git/info/attributes; echo x >src/a; git commit -qam x",
+            not,
+            None,
+        ),
+        (
+            "echo '    a' >src/a; git commit -qam a",
+            "echo ' a' >src/a; git commit -qam a",
+            not,
+            None,
+        ),
+    ]);
+}
+
+/// A script for the worktree and one for the project; why `--merged` keeps the worktree, and why
+/// `--clean` does.
+type MergedRow<'a> = (&'a str, &'a str, Option<StayReason>, Option<StayReason>);
+
+fn assert_stays(rows: &[MergedRow<'_>]) {
     for &(there, here, merged, clean) in rows {
         let what = format!("{there:?}, then {here:?}");
         let desk = project();

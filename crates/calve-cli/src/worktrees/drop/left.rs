@@ -48,6 +48,9 @@ impl LeftDocument {
             StayReason::Missing => "its folder is gone".to_owned(),
             StayReason::Starting => "another process is starting it".to_owned(),
             StayReason::MadeByGit => "git made it: name it to drop it".to_owned(),
+            StayReason::UnderWay => {
+                "a rebase, a merge, a bisection or the like is under way in it".to_owned()
+            }
             StayReason::NothingCommitted => "nothing was committed in it".to_owned(),
             StayReason::NotMerged if into.is_empty() => {
                 "the project has no commit that it could be merged into".to_owned()

@@ -26,6 +26,9 @@ pub(crate) struct Tree {
     pub(crate) git_dir: PathBuf,
 }
 
+/// A state of [`Tree::under_way`].
+pub(super) const A_MERGE: &str = "a merge";
+
 const TRACKED: [&str; 4] = ["--literal-pathspecs", "ls-files", "-z", "--"];
 
 /// Like [`Tree::tracked`] for a folder without a `.git`, which may be in a working tree.
@@ -111,6 +114,28 @@ impl Tree {
     /// The working tree at `root` of a linked worktree. Its `.git` may be gone.
     pub(crate) fn of(registration: &Registration, root: &Path) -> Self {
         Self { root: root.to_owned(), git_dir: registration.folder.clone() }
+    }
+
+    /// What the working tree is in the middle of, by files of git in its folder.
+    pub(crate) fn under_way(&self) -> Vec<&'static str> {
+        let is_file = |name: &str| std::fs::symlink_metadata(self.git_dir.join(name)).is_ok();
+        // There the heads are references like others.
+        let has_tables = is_file("reftable");
+        let is_head = |name: &str| {
+            has_tables
+                && name.ends_with("_HEAD")
+                && self.git().args(["rev-parse", "-q", "--verify", name]).run().is_ok()
+        };
+        let is_there = |name: &&str| is_file(name) || is_head(name);
+        let states: [(&str, &[&str]); 5] = [
+            (A_MERGE, &["MERGE_HEAD"]),
+            ("a rebase", &["rebase-merge", "rebase-apply"]),
+            ("a cherry-pick", &["CHERRY_PICK_HEAD"]),
+            ("a revert", &["REVERT_HEAD"]),
+            ("a bisection", &["BISECT_LOG"]),
+        ];
+        let found = states.into_iter().filter(|(_, names)| names.iter().any(is_there));
+        found.map(|(state, _)| state).collect()
     }
 
     /// The commit that the tree has checked out. `None` before the first commit.

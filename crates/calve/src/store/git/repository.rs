@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs;
 
-use super::ask::{Tree, identity, is_absent};
+use super::ask::{A_MERGE, Tree, identity, is_absent};
 use super::registration::{
     COMMONDIR, REGISTRATIONS, Registration, absolute, leads_nowhere, leads_to, making,
     registrations, wait_for_next_step,
@@ -256,23 +256,9 @@ impl Repository {
     /// What the working tree is in the middle of, beside a merge: files of git, in its folder, that
     /// a new worktree does not get.
     pub(crate) fn under_way(&self) -> Vec<&'static str> {
-        let is_file = |name: &str| std::fs::symlink_metadata(self.git_dir.join(name)).is_ok();
-        // There the heads are references like others.
-        let has_tables = is_file("reftable");
-        let is_head = |name: &str| {
-            has_tables
-                && name.ends_with("_HEAD")
-                && self.git().args(["rev-parse", "-q", "--verify", name]).run().is_ok()
-        };
-        let is_there = |name: &&str| is_file(name) || is_head(name);
-        let states: [(&str, &[&str]); 4] = [
-            ("a rebase", &["rebase-merge", "rebase-apply"]),
-            ("a cherry-pick", &["CHERRY_PICK_HEAD"]),
-            ("a revert", &["REVERT_HEAD"]),
-            ("a bisection", &["BISECT_LOG"]),
-        ];
-        let found = states.into_iter().filter(|(_, names)| names.iter().any(is_there));
-        found.map(|(state, _)| state).collect()
+        let mut found = self.tree().under_way();
+        found.retain(|state| *state != A_MERGE);
+        found
     }
 
     /// Whether the working tree is a linked worktree.

@@ -8,7 +8,7 @@ use super::HEAD_LOG;
 use crate::error::Error;
 use crate::store::files::read_plain;
 use crate::store::git::branch::{Mainline, MergedBy};
-use crate::store::git::{self, Failure};
+use crate::store::git::{self, Failure, Repository};
 use crate::worktree::Worktree;
 
 /// What git says of a worktree's commits.
@@ -16,6 +16,8 @@ use crate::worktree::Worktree;
 pub(in crate::worktree) enum MergeState {
     /// It has no repository, or one of its own.
     NoRepository,
+    /// git is in the middle of something, such as a rebase: its `HEAD` says nothing.
+    UnderWay,
     /// Nothing was committed in it: `HEAD` is where calve put it.
     NothingCommitted,
     NotMerged,
@@ -64,12 +66,19 @@ impl Worktree {
         else {
             return Ok(MergeState::NoRepository);
         };
+        if !tree.under_way().is_empty() {
+            return Ok(MergeState::UnderWay);
+        }
+        let branch = git::branch_at(&tree.git_dir);
+        if self.left_unmerged(&project, branch.as_deref(), mainlines)? {
+            return Ok(MergeState::NotMerged);
+        }
         let Some(commit) = tree.head_commit()? else { return Ok(MergeState::NothingCommitted) };
         let merged = project.merged(&commit, mainlines)?;
         if commit == linked.commit && !matches!(merged, Some((_, MergedBy::Changes))) {
             // A branch that was there before the worktree may have been merged by now. One that
             // calve made has no more than it began with, and so has no branch at all.
-            let is_new = match git::branch_at(&tree.git_dir) {
+            let is_new = match branch {
                 Some(branch) if linked.is_adopted => project.is_branch_as_made(&branch)?,
                 Some(branch) => project.is_branch_made_for(&branch, &self.row.token)?,
                 None => true,
@@ -85,6 +94,28 @@ impl Worktree {
             Some((mainline, by)) => MergeState::Merged { into: mainline.name.clone(), by },
             None => MergeState::NotMerged,
         })
+    }
+
+    /// Whether the worktree's own branch has commits that no mainline has, and its `HEAD` is not
+    /// `on` it: another commit or branch is checked out for a while.
+    ///
+    /// # Errors
+    /// git could not be asked.
+    pub(super) fn left_unmerged(
+        &self,
+        project: &Repository,
+        on: Option<&str>,
+        mainlines: &[Mainline],
+    ) -> Result<bool, Failure> {
+        let Some(linked) = &self.row.git else { return Ok(false) };
+        let Some(own) = linked.branch.as_deref().filter(|own| Some(*own) != on) else {
+            return Ok(false);
+        };
+        let found = project.branches(&[own])?.into_iter().find(|found| found.name == own);
+        match found.filter(|found| found.commit != linked.commit) {
+            Some(found) => Ok(project.merged(&found.commit, mainlines)?.is_none()),
+            None => Ok(false),
+        }
     }
 }
 

@@ -80,6 +80,8 @@ pub enum StayReason {
     Starting,
     /// git or another tool made it.
     MadeByGit,
+    /// git is in the middle of something in it, such as a rebase or a merge.
+    UnderWay,
     /// Nothing was committed in it, so nothing is merged.
     NothingCommitted,
     /// Its commits are not merged.
@@ -101,6 +103,7 @@ impl StayReason {
             Self::Missing => "missing",
             Self::Starting => "starting",
             Self::MadeByGit => "made_by_git",
+            Self::UnderWay => "under_way",
             Self::NothingCommitted => "nothing_committed",
             Self::NotMerged => "not_merged",
             Self::NoRepository => "no_repository",
@@ -183,6 +186,7 @@ fn decide(filter: &DropFilter, facts: &DropFacts) -> Option<StayReason> {
     }
     match &facts.commits {
         Some(MergeState::NoRepository) if filter.merged => return Some(StayReason::NoRepository),
+        Some(MergeState::UnderWay) if filter.merged => return Some(StayReason::UnderWay),
         Some(MergeState::NothingCommitted) if filter.merged => {
             return Some(StayReason::NothingCommitted);
         }
@@ -367,6 +371,15 @@ mod tests {
             (true, None, There, not.clone(), None, false, Some(StayReason::NotMerged)),
             (true, None, There, not.clone(), None, true, Some(StayReason::NotMerged)),
             (true, None, There, none.clone(), None, false, Some(StayReason::NothingCommitted)),
+            (
+                true,
+                None,
+                There,
+                Some(MergeState::UnderWay),
+                None,
+                false,
+                Some(StayReason::UnderWay),
+            ),
             (true, None, There, no.clone(), None, false, Some(StayReason::NoRepository)),
             // A filter that was not asked for keeps no worktree.
             (false, None, There, not, hours(0), false, None),
