@@ -6,7 +6,8 @@
 
 use super::held::committed;
 use super::repository::{branch_at, first_entry};
-use super::work::whole;
+use super::run::Git;
+use super::work::{records, whole};
 use super::{Failure, Repository, branch_ref, line};
 
 /// git's words if a working tree uses the branch that it would fetch into.
@@ -49,6 +50,28 @@ impl Squashed {
             || self.has_each_change
             || self.has_whole_change
     }
+}
+
+/// The patch of each commit in what `git diff-tree --stdin` printed, without what differs between
+/// two commits with the same change: the numbers of lines, and the names of whole contents. Those of
+/// binary files stay, because nothing else says how these differ.
+fn patches_in(printed: &[u8], commits: &[&str]) -> Vec<Vec<u8>> {
+    let mut patches: Vec<Vec<u8>> = Vec::new();
+    let mut lines = printed.split_inclusive(|byte| *byte == b'\n').peekable();
+    while let Some(line) = lines.next() {
+        let mut is_binary = || lines.peek().is_some_and(|next| next.starts_with(b"Binary files "));
+        // Each line of a content begins with a sign or a space.
+        if commits.iter().any(|commit| line.strip_suffix(b"\n") == Some(commit.as_bytes())) {
+            patches.push(Vec::new());
+        } else if let Some(patch) = patches.last_mut() {
+            if line.starts_with(b"@@ ") {
+                patch.extend_from_slice(b"@@\n");
+            } else if !line.starts_with(b"index ") || is_binary() {
+                patch.extend_from_slice(line);
+            }
+        }
+    }
+    patches
 }
 
 impl Repository {
@@ -156,8 +179,10 @@ impl Repository {
         // It ends with 1 if there are conflicts. A git that does not know this command, and
         // histories that have nothing in common, count as not merged.
         let merge = ["merge-tree", "--write-tree", "--no-messages", other, commit];
-        match self.git().args(merge).may_end_with(1).run() {
-            Ok(output) => found.would_change_nothing = line(&output.bytes) == there,
+        match self.without_merge_drivers()?.args(merge).may_end_with(1).run() {
+            Ok(output) => {
+                found.would_change_nothing = output.code == 0 && line(&output.bytes) == there;
+            }
             Err(Failure::Refused(_)) => {}
             Err(failure) => return Err(failure),
         }
@@ -181,11 +206,52 @@ impl Repository {
         Ok(found)
     }
 
-    /// Whether `other` has, for each commit that only `commit` has, one with the same change.
+    /// A run of git in which each merge driver finds a conflict: one may keep the file of one side
+    /// (`merge=ours`), or the lines of both (`merge=union`), so that a merge brings nothing although
+    /// the other side does not have the change.
+    fn without_merge_drivers(&self) -> Result<Git, Failure> {
+        let asked = ["config", "-z", "--name-only", "--get-regexp", r"^merge\..*\.driver$"];
+        let set = whole(self.git().args(asked).whole().may_end_with(1).run()?)?;
+        let names = records(&set).map(String::from_utf8_lossy);
+        let names = names.chain(["merge.union.driver".into()]);
+        Ok(names.fold(self.git(), |git, name| git.args(["-c", &format!("{name}=false")])))
+    }
+
+    /// Whether `other` has, for each commit that only `commit` has, one with the same change, byte
+    /// for byte. `git cherry` takes changes for the same that differ in white space alone.
     fn has_changes_of(&self, other: &str, commit: &str) -> Result<bool, Failure> {
         let marks = self.git().args(["cherry", other, commit]).whole().run()?;
         let marks = line(&marks.bytes);
-        Ok(!marks.is_empty() && marks.lines().all(|mark| mark.starts_with('-')))
+        if marks.is_empty() || !marks.lines().all(|mark| mark.starts_with('-')) {
+            return Ok(false);
+        }
+        let alike = ["rev-list", "--no-merges", "--left-only", "--cherry-mark"];
+        let range = format!("{other}...{commit}");
+        let theirs = whole(self.git().args(alike).args([&range, "--"]).whole().run()?)?;
+        let theirs = line(&theirs);
+        let theirs = theirs.lines().filter_map(|mark| mark.strip_prefix('='));
+        let ours = marks.lines().filter_map(|mark| mark.strip_prefix("- "));
+        let (Some(ours), Some(theirs)) = (self.patches(ours)?, self.patches(theirs)?) else {
+            // Too large to be compared.
+            return Ok(false);
+        };
+        Ok(ours.iter().all(|patch| theirs.contains(patch)))
+    }
+
+    /// The changes of each of these commits. `None` if git prints more than calve reads.
+    fn patches<'a>(
+        &self,
+        commits: impl Iterator<Item = &'a str>,
+    ) -> Result<Option<Vec<Vec<u8>>>, Failure> {
+        let commits: Vec<&str> = commits.collect();
+        let output = self
+            .git()
+            .args(["diff-tree", "--stdin", "--always", "--root", "-p", "--full-index"])
+            .args(["--no-renames", "--no-ext-diff", "--no-textconv", "--no-color"])
+            .with_input((commits.join("\n") + "\n").into_bytes())
+            .whole()
+            .run()?;
+        Ok((!output.is_cut).then(|| patches_in(&output.bytes, &commits)))
     }
 
     /// Whether no working tree uses the branch.
@@ -240,6 +306,41 @@ impl Repository {
             }
             Err(failure @ (Failure::NotInstalled | Failure::NotRun(_))) => Err(failure),
             _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_patch_is_compared_byte_for_byte_but_for_its_place() {
+        let patch = |commit: &str, index: &str, body: &str| {
+            format!("{commit}\ndiff --git a/f b/f\nindex {index}\n{body}")
+        };
+        let text = "--- a/f\n+++ b/f\n";
+        let hunk = |line: &str| format!("{text}@@ -1 +1 @@\n-a\n+{line}\n");
+        for (row, one, other, expected) in [
+            ("the same", hunk("b"), hunk("b"), true),
+            ("other white space", hunk("    b"), hunk(" b"), false),
+            ("white space at the end", hunk("b "), hunk("b"), false),
+            ("further down", hunk("b"), format!("{text}@@ -9 +9 @@ f\n-a\n+b\n"), true),
+            ("lines that look like a head", hunk("index 1..2"), hunk("index 3..4"), false),
+            (
+                "two binary files",
+                "Binary files a/f and b/f differ\n".to_owned(),
+                "Binary files a/f and b/f differ\n".to_owned(),
+                false,
+            ),
+        ] {
+            let printed = patch("1111", "0a..0b 100644", &one)
+                + &patch("2222", "0c..0d 100644", &other)
+                + "3333\n";
+            let patches = patches_in(printed.as_bytes(), &["1111", "2222", "3333"]);
+            assert_eq!(patches.len(), 3, "{row}");
+            assert_eq!(patches[0] == patches[1], expected, "{row}");
+            assert!(patches[2].is_empty(), "{row}");
         }
     }
 }
