@@ -306,6 +306,14 @@ fn let_git(path: &Path, project: &Path, rebase: bool, session: Session<'_>) -> R
         own(if rebase { "rebase" } else { "merge into" }, path, ErrorKind::Git, why, hint)
     };
     let failed = |error: std::io::Error| Failure::io("run git in", vec![path.to_owned()], &error);
+    let under_way = || calve::git_under_way(path).map_err(|error| store_failure(&error));
+    if let Some(state) = under_way()?.first() {
+        // git would refuse as well, and what it stopped at would be taken for this command's.
+        return Err(refused(
+            &format!("{state} is under way there"),
+            "finish it or give it up first: 'git status' there says how".to_owned(),
+        ));
+    }
     let git = |root: &Path| {
         let mut git = without_another_repository(Command::new("git"));
         git.arg("-C").arg(root);
@@ -344,6 +352,14 @@ fn let_git(path: &Path, project: &Path, rebase: bool, session: Session<'_>) -> R
         let status = command.stdout(messages).status().map_err(failed)?;
         if !status.success() {
             let word = shell_word(path);
+            if under_way()?.is_empty() {
+                return Err(refused(
+                    &format!("git {verb} refused; calve brought nothing"),
+                    format!(
+                        "git says above what is in the way; commit or stash it there, then run 'calve update --{verb} {word}' again"
+                    ),
+                ));
+            }
             let [goes_on, gives_up] = match rebase {
                 true => [
                     format!("git -C {word} rebase --continue"),

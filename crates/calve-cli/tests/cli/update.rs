@@ -163,6 +163,35 @@ fn git_goes_first_and_where_it_stops_nothing_arrives() {
     }
 }
 
+/// The bug: the hint of `update --merge` was to abort a merge that somebody else had begun.
+#[test]
+fn what_is_under_way_is_not_given_up_and_what_never_began_has_no_abort() {
+    let test = "what_is_under_way_is_not_given_up_and_what_never_began_has_no_abort";
+    let cherry = "git cherry-pick main >/dev/null 2>&1; echo mine >f; git add f";
+    // What is done in the worktree; and what is said of it.
+    for (there, told) in [
+        ("git merge -q main >/dev/null 2>&1; echo mine >f; git add f", "a merge is under way"),
+        ("git rebase -q main >/dev/null 2>&1; echo mine >f; git add f", "a rebase is under way"),
+        (cherry, "a cherry-pick is under way"),
+        ("echo mine >f", "commit or stash it there"),
+    ] {
+        let Some((_scratch, root)) = repository() else { return not_run(test, "there is no git") };
+        let (app, w) = (root.join("app"), root.join("app.worktrees/w"));
+        done(&app, "start -q w");
+        sh(&w, "echo theirs >f; git commit -qam theirs");
+        sh(&app, "echo ours >f; git commit -qam ours");
+        sh(&w, &format!("{{ {there}; }} || :"));
+        let before = sh(&w, "git status");
+        for how in ["merge", "rebase"] {
+            let run = in_git(&app, &format!("update --{how} w"));
+            assert_eq!(run.code, Some(1), "{there}: {run:?}");
+            assert!(run.stderr.contains(told) && !run.stderr.contains("abort"), "{run:?}");
+        }
+        assert_eq!(sh(&w, "git status"), before, "{there}");
+        assert_eq!(read(w.join("f")), "mine\n", "{there}");
+    }
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_folder_in_which_a_process_works_is_replaced_by_force_alone() {

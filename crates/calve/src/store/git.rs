@@ -30,6 +30,7 @@ use std::path::{Path, PathBuf};
 
 use super::layout::REPOSITORY;
 
+pub use self::ask::git_under_way;
 pub(crate) use self::ask::{Tree, identity, is_absent, is_same, tracked_from_above};
 pub(crate) use self::held::{Commit, Tips, staged_in};
 pub(crate) use self::registration::{

@@ -16,6 +16,7 @@ use super::repository::head_commit;
 use super::run::{Failure, Git, Output};
 use super::work::{records, whole};
 use super::{PATH_MOST_BYTES, git_of};
+use crate::error::{Error, ErrorKind, Operation};
 use crate::store::files::{path_from, read_plain};
 use crate::tree::git_index::{self, Special};
 
@@ -37,6 +38,19 @@ const TRACKED: [&str; 4] = ["--literal-pathspecs", "ls-files", "-z", "--"];
 /// git could not be asked, or the folder is in no working tree.
 pub(crate) fn tracked_from_above(folder: &Path, paths: &[&Path]) -> Result<Output, Failure> {
     Git::new(folder).args(TRACKED).args(paths).run()
+}
+
+/// What git is in the middle of in the working tree at `root`: `a merge`, `a rebase` and the like.
+/// Empty if there is no repository.
+///
+/// # Errors
+/// [`ErrorKind::Git`](crate::ErrorKind::Git) if its `.git` leads to nothing, or to the folder of
+/// another working tree.
+pub fn git_under_way(root: &Path) -> Result<Vec<&'static str>, Error> {
+    let tree = Tree::at(root);
+    let tree =
+        tree.map_err(|failure| Error::new(ErrorKind::Git, Operation::AskGit, root, failure))?;
+    Ok(tree.map_or_else(Vec::new, |tree| tree.under_way()))
 }
 
 /// The device and the inode at a path, links followed. `None`: nothing is there.
