@@ -155,6 +155,9 @@ fn tell_stayed(worktree: &Worktree, report: &UpdateReport, session: Session<'_>)
             StayedReason::Changed => "changed here as well",
             StayedReason::Deleted => "deleted here",
             StayedReason::Unseen => "it has files that calve records in no snapshot",
+            StayedReason::Used if !worktree.path().join(path).is_dir() => {
+                "a process has it open, and may write to it ('calve update --force' replaces it nevertheless)"
+            }
             StayedReason::Used => {
                 "a process works in it ('calve update --force' replaces it nevertheless)"
             }

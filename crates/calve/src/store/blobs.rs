@@ -284,7 +284,7 @@ impl Intake {
         };
         match tells {
             false => Writers::Unknown,
-            true if sys::nobody_writes(file) => Writers::None,
+            true if sys::nobody_writes(file).unwrap_or(false) => Writers::None,
             true => Writers::Possible,
         }
     }

@@ -31,9 +31,11 @@ use super::remove::LivingProcess;
 use super::remove::processes::{Depth, living_in};
 use super::switch::Passed;
 use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::Meta;
+use crate::reflink::sys;
 use crate::report::Skipped;
-use crate::store::at::{last, open_parent};
+use crate::store::at::{is_gone, last, open_parent};
 use crate::store::bring::plan::{Trees, learn};
 use crate::store::bring::whole::{WholeFolders, has_unseen};
 use crate::store::catalog::{Based, Origin, State};
@@ -53,8 +55,9 @@ use crate::store::secrets::{record_without, secrets_of};
 use crate::store::snapshot::local;
 use crate::store::snapshot::record::{FoundList, Recording};
 use crate::store::{PROJECT, SnapshotOptions, StoreOptions, path_from};
+use crate::tree::read::open_unnoted;
 use crate::tree::running::Running;
-use decide::{Sides, UpdateDecision, UpdateScope, decide};
+use decide::{Sides, UpdateDecision, UpdateScope, decide, with_companions};
 pub use decide::{StayedPath, StayedReason};
 
 mod decide;
@@ -71,13 +74,13 @@ pub struct UpdateOptions {
 }
 
 impl UpdateOptions {
-    /// A folder in which a process works stays as it is.
+    /// A folder in which a process works, and a file that one has open for writing, stays as it is.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Whether calve also replaces folders in which processes work.
+    /// Whether calve also replaces folders in which processes work, and files that they write.
     #[must_use]
     pub fn force(mut self, yes: bool) -> Self {
         self.force = yes;
@@ -380,7 +383,7 @@ impl Worktree {
         Ok(Some([tree, from]))
     }
 
-    /// Decides, and decides again without the folders that turn out to be in use.
+    /// Decides, and decides again without the folders and files that turn out to be in use.
     fn decided(
         &self,
         sides: Sides<'_>,
@@ -403,13 +406,40 @@ impl Worktree {
                 }
             }
             for path in &decision.brought {
-                if is_hidden(root, path, sides, &decision) {
+                let is_whole = path.ancestors().any(|above| decision.whole.contains_key(above));
+                if is_whole {
+                    continue;
+                }
+                if is_hidden(root, path, sides) {
                     held.insert(path.clone(), StayedReason::Unseen);
+                } else if !force && with_companions(path).any(|it| self.is_written(root, &it)) {
+                    held.insert(path.clone(), StayedReason::Used);
                 }
             }
             if held.len() == before {
                 return Ok(decision);
             }
+        }
+    }
+
+    /// Whether a process has the file open for writing. What it writes after the file was replaced
+    /// would be in no folder. Where only `/proc` says it, each process counts that has it open.
+    fn is_written(&self, root: &OwnedFd, path: &Path) -> bool {
+        let opened = || -> io::Result<OwnedFd> {
+            Ok(open_unnoted(&open_parent(root, path)?, &last(path)?, SOURCE_FLAGS)?)
+        };
+        let asked = || -> io::Result<Option<bool>> {
+            let file = opened()?;
+            if Meta::of_file(&file)?.file_type() != FileType::RegularFile {
+                return Ok(Some(false));
+            }
+            let nobody = sys::nobody_writes(&file)?;
+            Ok((!nobody || sys::writers_are_known(&file)?).then_some(!nobody))
+        };
+        match asked() {
+            Ok(Some(is_written)) => is_written,
+            Err(error) if is_gone(&error) => false,
+            _ => !living_in(&self.path.join(path), Depth::Thorough).is_empty(),
         }
     }
 
@@ -475,11 +505,10 @@ impl Worktree {
 }
 
 /// Whether the tree has something that the scan did not see at a path that is to be made.
-fn is_hidden(root: &OwnedFd, path: &Path, sides: Sides<'_>, decision: &UpdateDecision) -> bool {
-    let is_whole = || path.ancestors().any(|above| decision.whole.contains_key(above));
+fn is_hidden(root: &OwnedFd, path: &Path, sides: Sides<'_>) -> bool {
     let is_folder = |found: &Meta| found.file_type() == FileType::Directory;
     let wanted = entry(sides.project, path);
-    if wanted.is_none() || entry(sides.worktree, path).is_some() || is_whole() {
+    if wanted.is_none() || entry(sides.worktree, path).is_some() {
         return false;
     }
     let found = open_parent(root, path).ok().zip(last(path).ok()).and_then(|(dir, name)| {

@@ -286,24 +286,30 @@ pub(crate) fn writers_are_known(file: impl AsFd) -> io::Result<bool> {
     Ok(matches!(kind, BTRFS | XFS | EXT4 | TMPFS))
 }
 
-/// Whether no process has `file`, which was opened for reading, open for writing. Also `false` if
-/// the system does not say: the file belongs to another user, or leases are off.
+/// Whether no process has `file`, which was opened for reading, open for writing. Fails if the
+/// system does not say: the file belongs to another user, or leases are off.
 ///
 /// The kernel grants a *read lease* (`F_SETLEASE`, fcntl(2)) only while nobody has the file open
 /// for writing. A shared mapping counts, because it keeps its file open. calve gives the lease back
 /// at once. If another process opens the file in between, it waits for that moment (with
 /// `O_NONBLOCK` it gets `EWOULDBLOCK`), and this process gets a signal. By default that is `SIGIO`,
 /// which ends a process. So calve asks for `SIGURG`, which is ignored by default.
-pub(crate) fn nobody_writes(file: impl AsFd) -> bool {
+#[expect(clippy::disallowed_methods, reason = "this is the errno of libc's own function")]
+pub(crate) fn nobody_writes(file: impl AsFd) -> io::Result<bool> {
     /// `F_SETSIG`, which libc does not name everywhere.
     const SET_SIGNAL: libc::c_int = 10;
     let call = |command, argument: libc::c_int| {
         // SAFETY: these commands take a number and touch no memory of ours; the descriptor is open.
         unsafe { libc::fcntl(file.as_fd().as_raw_fd(), command, argument) == 0 }
     };
-    call(SET_SIGNAL, libc::SIGURG)
+    let is_lent = call(SET_SIGNAL, libc::SIGURG)
         && call(libc::F_SETLEASE, libc::F_RDLCK)
-        && call(libc::F_SETLEASE, libc::F_UNLCK)
+        && call(libc::F_SETLEASE, libc::F_UNLCK);
+    match io::Error::last_os_error() {
+        _ if is_lent => Ok(true),
+        error if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        error => Err(error),
+    }
 }
 
 /// Whether a lock of a range (fcntl(2)) that the open file `one` has is refused to the open file

@@ -66,8 +66,8 @@ pub(crate) fn writers_are_known(_file: impl AsFd) -> io::Result<bool> {
 }
 
 /// See [`writers_are_known`].
-pub(crate) fn nobody_writes(_file: impl AsFd) -> bool {
-    false
+pub(crate) fn nobody_writes(_file: impl AsFd) -> io::Result<bool> {
+    Err(Errno::OPNOTSUPP.into())
 }
 
 /// See [`writers_are_known`].

@@ -12,8 +12,8 @@
 //! nothing can be lost, and so a folder comes back that was deleted to save space.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ffi::OsStr;
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::store::delta::{Counts, Delta, compare};
@@ -38,13 +38,18 @@ const WHOLE_NAMES: [&str; 12] = [
     "vendor",
 ];
 /// Folders that have an entry of this name are replaced whole, whatever their name is: environments
-/// of Python and conda, `target` of cargo, caches, build folders of CMake and Meson, repositories.
-const WHOLE_MARKS: [&str; 7] = [
+/// of Python and conda, `target` of cargo, caches, build folders of CMake and Meson, repositories,
+/// and those of databases: of servers, and of LevelDB and RocksDB (`CURRENT`).
+const WHOLE_MARKS: [&str; 11] = [
     ".git",
     CARGO_MARK,
     "CACHEDIR.TAG",
     "CMakeCache.txt",
+    "CURRENT",
+    "PG_VERSION",
+    "WiredTiger",
     "conda-meta",
+    "ibdata1",
     "meson-private",
     ENVIRONMENT_MARK,
 ];
@@ -60,6 +65,22 @@ const CACHES: [&str; 5] = [".cache", CARGO_MARK, ".vite", ".vite-temp", "__pycac
 /// The endings of the files that belong to a SQLite database.
 const OF_DATABASE: [&[u8]; 3] = [b"-journal", b"-shm", b"-wal"];
 
+/// The database that a file belongs to by its name. Every other file is one by itself.
+fn database_of(path: &Path) -> PathBuf {
+    let bytes = path.as_os_str().as_bytes();
+    let database = OF_DATABASE.iter().find_map(|end| bytes.strip_suffix(*end));
+    OsStr::from_bytes(database.unwrap_or(bytes)).into()
+}
+
+/// The files that are one database with a file, if it is one of a database at all.
+pub(super) fn with_companions(path: &Path) -> impl Iterator<Item = PathBuf> {
+    let database = database_of(path).into_os_string();
+    let ends = std::iter::once(&b""[..]).chain(OF_DATABASE);
+    ends.map(move |end| {
+        [&database, OsStr::from_bytes(end)].into_iter().collect::<OsString>().into()
+    })
+}
+
 /// Why something stays as the worktree has it, although the project has it otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
@@ -70,7 +91,7 @@ pub enum StayedReason {
     Deleted,
     /// It has files that no snapshot has, such as sockets and what `.calveignore` leaves out.
     Unseen,
-    /// A process works in it.
+    /// A process works in it, or has it open for writing.
     Used,
     /// git tracks files in it.
     Tracked,
@@ -382,12 +403,7 @@ impl Grouping<'_> {
         if let Some(clash) = clash {
             return Key::Paths(clash.to_owned());
         }
-        let bytes = path.as_os_str().as_bytes();
-        let database = OF_DATABASE.iter().find_map(|end| bytes.strip_suffix(*end));
-        Key::Paths(database.map_or_else(
-            || path.to_owned(),
-            |bytes| std::ffi::OsString::from_vec(bytes.to_owned()).into(),
-        ))
+        Key::Paths(database_of(path))
     }
 
     /// The outermost `node_modules` that one installer writes together with this one.
