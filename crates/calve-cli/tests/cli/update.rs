@@ -220,6 +220,92 @@ fn a_folder_in_which_a_process_works_is_replaced_by_force_alone() {
     server.wait().unwrap();
 }
 
+/// The bug: an update spared folders alone. A program's rows and lines went to a file that was gone.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_file_that_a_process_writes_is_replaced_by_force_alone() {
+    let Some((_scratch, root)) = repository() else {
+        let test = "a_file_that_a_process_writes_is_replaced_by_force_alone";
+        return not_run(test, "there is no git");
+    };
+    let (app, w) = (root.join("app"), root.join("app.worktrees/w"));
+    let plant =
+        "for it in log app.db app.db-wal read quiet; do echo $N >data/$it; done; echo $N >pg/base";
+    sh(
+        &app,
+        "printf 'data\npg\n' >.gitignore; git add .; git commit -qm ignore; mkdir data pg; echo 17 >pg/PG_VERSION",
+    );
+    sh(&app, &format!("N=1; {plant}"));
+    done(&app, "start -q w");
+    sh(&app, &format!("N=2; {plant}"));
+    // It appends to a log, has the log of a database open, reads a file, and serves a database.
+    let mut program = std::process::Command::new("sh")
+        .args(["-c", "exec 3>>../data/log 4<>../data/app.db-wal 5<../data/read; exec sleep 600"])
+        .current_dir(w.join("pg"))
+        .spawn()
+        .unwrap();
+    while fs::read_link(format!("/proc/{}/fd/5", program.id())).is_err() {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let run = done(&app, "update w");
+    let told = "data/app.db, data/log: a process has it open";
+    assert!(
+        run.stderr.contains(told) && run.stderr.contains("pg: a process works in it"),
+        "{run:?}"
+    );
+    let now = || {
+        ["log", "app.db", "app.db-wal", "read", "quiet", "../pg/base"]
+            .map(|it| read(w.join("data").join(it)).trim_end().to_owned())
+            .join(" ")
+    };
+    assert_eq!(now(), "1 1 1 2 2 1");
+    done(&app, "update --force w");
+    assert_eq!(now(), "2 2 2 2 2 2");
+    program.kill().unwrap();
+    program.wait().unwrap();
+}
+
+/// The bug: after a snapshot, as the refusal advised, an undo went to the base of the update, and so
+/// took back the work as well. And an undo took the folder of a cache for a change in its way.
+#[test]
+fn an_undo_takes_back_what_the_update_brought_and_no_work() {
+    let test = "an_undo_takes_back_what_the_update_brought_and_no_work";
+    // What is done in the project and in the worktree before the update.
+    for (row, project, worktree) in [
+        ("an update", "", ""),
+        (
+            "a package with a cache went away",
+            "rm -r node_modules/a",
+            "mkdir node_modules/a/.cache; echo c >node_modules/a/.cache/c",
+        ),
+    ] {
+        let Some((_scratch, root)) = repository() else { return not_run(test, "there is no git") };
+        let (app, w) = (root.join("app"), root.join("app.worktrees/w"));
+        sh(&app, INSTALL);
+        done(&app, "start -q w");
+        sh(&app, ANEW);
+        sh(&app, project);
+        sh(&w, worktree);
+        let files = "find . -name .git -prune -o -type f -print0 | sort -z | xargs -0 md5sum";
+        let before = sh(&w, files);
+        done(&app, "update w");
+        sh(&w, "echo work >f; echo new >new; echo later >.env");
+        let refused = in_git(&app, "undo w");
+        assert_eq!(refused.code, Some(1), "{row}: {refused:?}");
+        assert!(refused.stderr.contains(".env") && refused.stderr.contains("calve snapshot"));
+        done(&w, "snapshot -q");
+        done(&app, "undo w");
+        assert_eq!([read(w.join("f")), read(w.join("new"))], ["work\n", "new\n"], "{row}");
+        assert_eq!(read(w.join(".env")), "1\n", "{row}: the snapshot has the other one");
+        sh(&w, "git checkout -q f; rm new");
+        assert_eq!(sh(&w, files), before, "{row}");
+        assert!(in_git(&app, "undo w").stderr.contains("nothing to undo"), "{row}");
+        // What was taken back can come again.
+        done(&app, "update w");
+        assert_eq!(read(w.join("node_modules/b/index.js")), "2\n", "{row}");
+    }
+}
+
 #[test]
 fn secrets_that_are_to_stay_behind_do_not_arrive_later_and_those_that_are_there_stay() {
     let test = "secrets_that_are_to_stay_behind_do_not_arrive_later_and_those_that_are_there_stay";

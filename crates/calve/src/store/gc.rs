@@ -249,7 +249,7 @@ impl Collection<'_> {
             }
         }
         let (rows, dropped) = (catalog.worktrees()?, catalog.dropped()?);
-        let undone = rows.iter().filter_map(|row| self.store.registry().undo_goes_to(row));
+        let undone = rows.iter().flat_map(|row| self.store.registry().undo_needs(row));
         let dropped = dropped.iter().filter_map(|dropped| dropped.row.snapshot);
         for id in in_use(catalog)?.into_iter().chain(undone).chain(dropped) {
             ids.remove(&id);

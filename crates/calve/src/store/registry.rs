@@ -426,10 +426,10 @@ impl<'a> Registry<'a> {
         undo::home(&self.root_of(row), self.layout.tree(&row.token))
     }
 
-    /// The snapshot that an undo of a worktree would go back to.
-    pub(crate) fn undo_goes_to(self, row: &WorktreeRow) -> Option<SnapshotId> {
+    /// The snapshots that an undo of a worktree needs.
+    pub(crate) fn undo_needs(self, row: &WorktreeRow) -> Vec<SnapshotId> {
         let store = (row.name == PROJECT && row.path.is_empty()).then_some(self.layout.0);
-        undo::goes_to(&self.undo_home(row), store)
+        undo::needs(&self.undo_home(row), store)
     }
 
     /// The right to switch a worktree, or to drop it. `None`: another process has it and did not

@@ -32,11 +32,21 @@ const RECORD_MOST_BYTES: u64 = 1 << 30;
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(crate) from: SnapshotId,
+    /// The snapshots between which an update took the tree, and what came behind it. A snapshot that
+    /// was taken of the tree is between two steps, or behind the last one. Empty: it was no update.
+    pub(crate) steps: Vec<UndoStep>,
     /// Paths that had been deleted by hand.
     pub(crate) deleted: Vec<PathBuf>,
     /// Entries that got other metadata or another time and were not moved, as they were before, by
     /// path. Only the mode, owner, time, attributes and kind of these entries mean something.
     pub(crate) metadata: Vec<(PathBuf, Entry)>,
+}
+
+/// One change of a tree's base snapshot that an undo takes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct UndoStep {
+    pub(crate) from: SnapshotId,
+    pub(crate) to: SnapshotId,
 }
 
 /// The folder with the undo data of the tree at `path`. `kept` is what the store keeps of that tree
@@ -57,12 +67,19 @@ fn is_beside(path: &Path, kept: &Path) -> bool {
         && are_on_one_mount(path, kept) != Some(false)
 }
 
-/// The snapshot that an undo with the data in the folder `home` would go back to. For a project,
-/// `store` is its store.
-pub(crate) fn goes_to(home: &Path, store: Option<&Path>) -> Option<SnapshotId> {
-    let own = open_home(home, store).ok()?;
-    let undo = fs::openat(own, UNDO, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty()).ok()?;
-    Some(Record::read(&undo).ok()??.from)
+/// The snapshots that an undo with the data in the folder `home` needs. For a project, `store` is
+/// its store.
+pub(crate) fn needs(home: &Path, store: Option<&Path>) -> Vec<SnapshotId> {
+    let record = || -> Option<Record> {
+        let own = open_home(home, store).ok()?;
+        let undo = fs::openat(own, UNDO, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty()).ok()?;
+        Record::read(&undo).ok()?
+    };
+    let ends = |record: Record| {
+        let steps = record.steps.into_iter().flat_map(|step| [step.from, step.to]);
+        std::iter::once(record.from).chain(steps).collect()
+    };
+    record().map_or_else(Vec::new, ends)
 }
 
 /// Opens the folder with a tree's undo data. Links are not followed, with one exception: the folder
@@ -78,7 +95,13 @@ pub(crate) fn open_home(home: &Path, store: Option<&Path>) -> io::Result<OwnedFd
 
 impl Record {
     pub(crate) fn new(from: SnapshotId) -> Self {
-        Self { from, deleted: Vec::new(), metadata: Vec::new() }
+        Self { from, steps: Vec::new(), deleted: Vec::new(), metadata: Vec::new() }
+    }
+
+    /// Adds a step. One that was interrupted has the same start, and ends elsewhere now.
+    pub(crate) fn add_step(&mut self, new: UndoStep) {
+        self.steps.pop_if(|step| step.from == new.from);
+        self.steps.push(new);
     }
 
     /// Reads the record in the folder `undo`. `None` if the file there is no record.
@@ -90,6 +113,9 @@ impl Record {
     /// object, in hexadecimal digits.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut text = format!("calve undo 1\0{}\0", self.from).into_bytes();
+        for UndoStep { from, to } in &self.steps {
+            text.extend_from_slice(format!("S{from}:{to}\0").as_bytes());
+        }
         for path in &self.deleted {
             text.push(b'D');
             text.extend_from_slice(&bytes_of(path));
@@ -112,10 +138,14 @@ impl Record {
         if parts.next()? != b"calve undo 1" {
             return None;
         }
-        let from = id::from_hex(std::str::from_utf8(parts.next()?).ok()?)?;
-        let mut record = Self::new(SnapshotId::from_bytes(from));
+        let id = |digits: &str| Some(SnapshotId::from_bytes(id::from_hex(digits)?));
+        let mut record = Self::new(id(std::str::from_utf8(parts.next()?).ok()?)?);
         for part in parts {
             match part.split_first()? {
+                (b'S', ids) => {
+                    let (from, to) = std::str::from_utf8(ids).ok()?.split_once(':')?;
+                    record.steps.push(UndoStep { from: id(from)?, to: id(to)? });
+                }
                 (b'D', path) => record.deleted.push(safe(path)?),
                 (b'M', rest) => {
                     let end = rest.iter().position(|byte| *byte == b':')?;
@@ -168,6 +198,10 @@ mod tests {
         let folder = Kind::Directory(DirectoryId::from_bytes([0; 32]));
         let record = Record {
             from: SnapshotId::from_bytes([9; 32]),
+            steps: vec![UndoStep {
+                from: SnapshotId::from_bytes([9; 32]),
+                to: SnapshotId::from_bytes([8; 32]),
+            }],
             deleted: vec!["a/b".into(), "c\nd".into()],
             metadata: vec![
                 (PathBuf::new(), entry(Kind::Fifo { link: 0 })),

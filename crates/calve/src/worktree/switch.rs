@@ -47,7 +47,7 @@ use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::meta::Meta;
 use crate::report::{DestinationReport, SkipReason, Skipped};
 use crate::store::at::open_at;
-use crate::store::bring::plan::{self, Changes, LeftToUndo, Moves, Times, Trees};
+use crate::store::bring::plan::{self, Changes, Moves, Times, Trees};
 use crate::store::bring::whole::WholeFolders;
 use crate::store::bring::{Applied, Bring, Staged};
 use crate::store::catalog::{State, WorktreeRow};
@@ -65,6 +65,7 @@ use crate::store::paths::record::Digest;
 use crate::store::paths::secrets::{Secret, kind_at, tracked_within};
 use crate::store::registry::no_worktree;
 use crate::store::snapshot::modules;
+use crate::store::undo::UndoStep;
 use crate::store::{StoreOptions, locks, now};
 use crate::tree::mounts;
 use crate::tree::pool::cancelled;
@@ -365,10 +366,7 @@ impl Worktree {
             plan::learn(tree, known.local.as_ref(), now, &others)
                 .context(Operation::Read, || &self.path)?;
         }
-        let left_to_undo = undo.map(|undo| LeftToUndo {
-            files: undo.record.deleted.iter().chain(&undo.aside.files).cloned().collect(),
-            folders: undo.aside.directories.clone(),
-        });
+        let left_to_undo = undo.map(Undo::left);
         let mut trees = Trees {
             base,
             now: scan.manifest.as_ref().unwrap_or(base),
@@ -429,6 +427,9 @@ impl Worktree {
             // from a switch that is half done.
             let going_on = interrupted.is_some();
             self.note_undo(&root, &trees, &moves, from, going_on, metadata)?;
+        }
+        if undo.is_none() {
+            self.note_step(UndoStep { from, to }, moves_aside && transit.update.is_some())?;
         }
         self.store.registry().set_state(&row)?;
         if moves_aside {

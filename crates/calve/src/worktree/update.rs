@@ -161,6 +161,16 @@ struct UpdateTrees {
     others: Vec<Vec<u8>>,
 }
 
+/// Two snapshots' trees of which a new base is put together, and which of their files name a root.
+#[derive(Clone, Copy)]
+pub(super) struct TwoTrees<'a> {
+    /// The worktree's base.
+    pub(super) base: &'a Manifest,
+    pub(super) base_found: &'a Found,
+    pub(super) other: &'a Manifest,
+    pub(super) other_found: &'a Found,
+}
+
 impl UpdateTrees {
     fn now(&self) -> &Manifest {
         self.now.as_ref().unwrap_or(&self.base)
@@ -455,44 +465,50 @@ impl Worktree {
             return Ok(from);
         }
         let projects = || Origin { worktree: Some(PROJECT.to_owned()), branch: None };
-        let Some(had) = &looked.had else {
-            return self.record_with(&looked.base, looked, brought, from, &projects());
+        let both = TwoTrees {
+            base: &looked.base,
+            base_found: &looked.base_found,
+            other: &looked.project,
+            other_found: &looked.project_found,
         };
-        let had = self.record_with(had, looked, brought, from, &projects())?;
+        let Some(had) = &looked.had else {
+            return self.record_with(&looked.base, both, brought, (from, MESSAGE), &projects());
+        };
+        let had = self.record_with(had, both, brought, (from, MESSAGE), &projects())?;
         let own = Origin { worktree: Some(self.row.name.clone()), branch: None };
-        self.record_with(&looked.base, looked, brought, had, &own)
+        self.record_with(&looked.base, both, brought, (had, MESSAGE), &own)
     }
 
-    /// Records a tree with what is brought.
-    fn record_with(
+    /// Records `tree` with the paths `taken` as the other tree has them.
+    pub(super) fn record_with(
         &self,
-        base: &Manifest,
-        looked: &UpdateTrees,
-        brought: &BTreeSet<PathBuf>,
-        parent: SnapshotId,
+        tree: &Manifest,
+        both: TwoTrees<'_>,
+        taken: &BTreeSet<PathBuf>,
+        (parent, message): (SnapshotId, &str),
         origin: &Origin,
     ) -> Result<SnapshotId, Error> {
-        let UpdateTrees { base_found, project, project_found, .. } = looked;
-        let Merged { mut manifest, order } = merged(base, project, brought).ok_or_else(|| {
+        let TwoTrees { base, base_found, other, other_found } = both;
+        let Merged { mut manifest, order } = merged(tree, other, taken).ok_or_else(|| {
             let cause = io::Error::other("more than 4,294,967,295 entries");
             Error::io(Operation::Update, &self.path, cause)
         })?;
-        let directories = name_directories(&mut manifest, &order, Some(base), true);
-        let mut spellings = Spellings::fixed(project_found.roots.clone());
-        if base_found.roots.first() == project_found.roots.first() {
+        let directories = name_directories(&mut manifest, &order, Some(tree), true);
+        let mut spellings = Spellings::fixed(other_found.roots.clone());
+        if base_found.roots.first() == other_found.roots.first() {
             spellings.add(&base_found.roots);
         }
         let is_of_base = |path: &&Path| {
             entry(&manifest, path)
-                .zip(entry(&looked.base, path))
+                .zip(entry(base, path))
                 .is_some_and(|(is, was)| is.same_content(was))
         };
         let of_base = base_found.mentions.iter().map(|mention| mention.path.as_path());
         let read: Vec<PathBuf> = of_base.filter(is_of_base).map(Path::to_owned).collect();
-        let known = Some((project_found, project));
+        let known = Some((other_found, other));
         let found = Found::of(&self.store.project()?, spellings, &manifest, read, known);
         self.store.snapshots().record(&Recording {
-            encoding: &manifest.object(Some(parent), MESSAGE.to_owned()).encode(),
+            encoding: &manifest.object(Some(parent), message.to_owned()).encode(),
             tree: Some((&manifest, &directories)),
             arrived: None,
             found: Some(FoundList::Here(&found)),

@@ -366,7 +366,7 @@ impl Trees<'_> {
                 continue;
             }
             // A path that already is as the target has it is not a conflict.
-            if changed && (notes_all || !self.is_done(now, target)) {
+            if changed && (notes_all || !self.is_done(now, target)) && !self.takes_in(path) {
                 moves.conflicts.insert(path.clone());
             }
             self.way_is_clear(path, target, &mut moves);
@@ -515,6 +515,16 @@ impl Trees<'_> {
             }
             Some(false) => false,
         }
+    }
+
+    /// Whether an undo brings a folder back to where one is, which takes in what comes back. An
+    /// update leaves the folder of a cache, for example.
+    fn takes_in(&self, path: &Path) -> bool {
+        let is_folder = |of: &Manifest| find(of, path).is_some_and(|at| of.at(at).is_directory());
+        self.left_to_undo.is_some()
+            && self.find(self.base, path).is_none()
+            && is_folder(self.now)
+            && is_folder(self.target)
     }
 
     /// Adds all names of each hard-linked file, because they must become one file.

@@ -19,19 +19,25 @@ use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
 use crate::reflink::meta::Meta;
 use crate::store::at::{is_gone, last, make_parents, open_at, open_parent, remove_at};
-use crate::store::bring::plan::{Changes, Moves, Names, Times, Trees, with_names_of};
+use crate::store::bring::plan::{Changes, LeftToUndo, Moves, Names, Times, Trees, with_names_of};
 use crate::store::bring::{look_at, set_in_place};
+use crate::store::catalog::Origin;
+use crate::store::delta::{Counts, compare};
 use crate::store::id::SnapshotId;
 use crate::store::layout::{self, GIT_IGNORE, OWN, UNDO, UNDO_C, UNDO_FILES, UNDO_RECORD};
 use crate::store::marker::HIDES_ALL;
 use crate::store::object::Entry;
-use crate::store::undo::{Record, open_home};
+use crate::store::undo::{Record, UndoStep, open_home};
 use crate::store::{StoreOptions, listed};
 use crate::tree::across::rename_entry;
 use crate::tree::removal;
 use crate::tree::running::Running;
 use crate::tree::staging::{Stage, StagedFile, flush_filesystem, stage_name, sync_folder};
+use crate::worktree::update::TwoTrees;
 use crate::worktree::{Worktree, open_dir, shown};
+
+/// What the snapshot of a base that an undo put together says.
+const UNDONE: &str = "undo";
 
 impl Worktree {
     /// Takes back the last forced switch, or the last reset. The worktree gets the snapshot that it
@@ -73,7 +79,7 @@ impl Worktree {
         self.must_not_be_gits(&record, &aside)?;
         let undo = Undo { record, noted, aside };
         let record = &undo.record;
-        let (to, what) = (record.from, Changes::Respect);
+        let (to, what) = (self.taken_back(record)?, Changes::Respect);
         let undo = Some(&undo);
         let transit = Transit { to, what, undo, update: None, leave_secrets: None, dry_run };
         let Passed { mut report, times, .. } = self.transit(&transit, operation)?;
@@ -300,20 +306,10 @@ impl Worktree {
             record.metadata.iter().map(|(path, _)| path.clone()).collect();
         record.metadata.extend(metadata.into_iter().filter(|(path, _)| !noted.contains(path)));
         record.metadata.sort_by(|a, b| a.0.cmp(&b.0));
-        let encoded = record.encode();
         if !fresh {
-            // This record is all that is known of the files that the interrupted switch moved. So
-            // we replace it as a whole.
-            let write = || -> io::Result<()> {
-                let mut staged = StagedFile::new(&dir);
-                let file = fs::openat(&dir, &staged.path, NEW_FILE_FLAGS, Mode::RUSR | Mode::WUSR)?;
-                write_record(file, &encoded)?;
-                let undo = open_at(&dir, Path::new(UNDO))?;
-                staged.place(&undo, layout::UNDO_RECORD_C)?;
-                sync_folder(undo)
-            };
-            return write().context(Operation::Write, || undo.join(UNDO_RECORD));
+            return self.replace_record(&dir, &record);
         }
+        let encoded = record.encode();
         let parent = dir.try_clone().context(Operation::Open, || &own)?;
         let mut stage = Stage::empty(parent, &own).context(Operation::StageIn, || &own)?;
         let fill = || -> io::Result<()> {
@@ -338,6 +334,76 @@ impl Worktree {
             let _ = removal::remove(&dir, &earlier);
         }
         Ok(())
+    }
+
+    /// Notes that the worktree goes from one snapshot to another: an undo of an update takes back
+    /// these steps, and nothing else. `begins`: this is the update. What comes behind one is noted
+    /// as well.
+    pub(super) fn note_step(&self, step: UndoStep, begins: bool) -> Result<(), Error> {
+        let (Some(dir), Some((mut record, _))) = (self.open_home()?, self.record()?) else {
+            return Ok(());
+        };
+        if !begins && (step.from == step.to || record.steps.is_empty()) {
+            return Ok(());
+        }
+        record.add_step(step);
+        self.replace_record(&dir, &record)
+    }
+
+    /// Replaces the record as a whole: it is all that is known of the files that were moved aside.
+    /// It keeps its time, which is that of the first switch.
+    fn replace_record(&self, dir: &OwnedFd, record: &Record) -> Result<(), Error> {
+        let write = || -> io::Result<()> {
+            let undo = open_at(dir, Path::new(UNDO))?;
+            let (seconds, nanoseconds) =
+                Meta::of(&fs::statat(&undo, UNDO_RECORD, AtFlags::SYMLINK_NOFOLLOW)?).modified();
+            let mut staged = StagedFile::new(dir);
+            let file = fs::openat(dir, &staged.path, NEW_FILE_FLAGS, Mode::RUSR | Mode::WUSR)?;
+            write_record(file, &record.encode())?;
+            let omit = Timespec { tv_sec: 0, tv_nsec: fs::UTIME_OMIT };
+            let time = Timespec { tv_sec: seconds, tv_nsec: nanoseconds as _ };
+            let times = Timestamps { last_access: omit, last_modification: time };
+            fs::utimensat(dir, &staged.path, &times, AtFlags::SYMLINK_NOFOLLOW)?;
+            staged.place(&undo, layout::UNDO_RECORD_C)?;
+            sync_folder(undo)
+        };
+        write().context(Operation::Write, || self.undo_path().join(UNDO_RECORD))
+    }
+
+    /// The snapshot that takes back the steps of a record, and nothing else. A snapshot that was
+    /// taken of the worktree since has changes of its own, which stay.
+    fn taken_back(&self, record: &Record) -> Result<SnapshotId, Error> {
+        if record.steps.is_empty() {
+            return Ok(record.from);
+        }
+        let mut id = self.based_on()?;
+        for UndoStep { from, to } in record.steps.iter().rev() {
+            if id == *to {
+                id = *from;
+            } else if id != *from {
+                let read = |id: SnapshotId| -> Result<_, Error> {
+                    let object = self.store.catalog().object(id)?;
+                    let found = self.store.snapshots().found(id, &object)?;
+                    Ok((self.store.catalog().manifest(id, &object)?, found))
+                };
+                let ((own, own_found), (was, was_found)) = (read(id)?, read(*from)?);
+                let became = self.store.catalog().object(*to)?;
+                let became = self.store.catalog().manifest(*to, &became)?;
+                let deltas = compare(&was, &became, Counts::Everything);
+                let paths = deltas.into_iter().map(|delta| delta.path);
+                let paths = paths.filter(|path| !path.as_os_str().is_empty()).collect();
+                let both = TwoTrees {
+                    base: &own,
+                    base_found: &own_found,
+                    other: &was,
+                    other_found: &was_found,
+                };
+                let origin = Origin { worktree: Some(self.row.name.clone()), branch: None };
+                // An update compares with what came before the step, which is the parent then.
+                id = self.record_with(&own, both, &paths, (*from, UNDONE), &origin)?;
+            }
+        }
+        Ok(id)
     }
 
     /// Whether an entry was moved aside from this path.
@@ -466,6 +532,16 @@ pub(super) struct Undo {
     /// When the switch was made: the time of its record.
     pub(super) noted: (i64, u32),
     pub(super) aside: Aside,
+}
+
+impl Undo {
+    /// The paths that it handles itself when the tree is at the target.
+    pub(super) fn left(&self) -> LeftToUndo {
+        LeftToUndo {
+            files: self.record.deleted.iter().chain(&self.aside.files).cloned().collect(),
+            folders: self.aside.directories.clone(),
+        }
+    }
 }
 
 /// The entries that were moved aside, by the paths that they had.
