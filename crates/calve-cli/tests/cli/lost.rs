@@ -233,6 +233,48 @@ fn a_pruned_worktree_is_registered_again_with_the_head_that_it_had() {
     }
 }
 
+/// The bug: the new index had every file of the commit, so that git saw deletions outside of a sparse
+/// checkout, and the local edit of a file that it was told not to look at.
+#[test]
+fn a_worktree_that_is_registered_again_is_as_clean_as_it_was() {
+    let name = "a_worktree_that_is_registered_again_is_as_clean_as_it_was";
+    for (row, project) in [
+        ("sparse", "git sparse-checkout set --no-cone /f"),
+        ("skipped", "git update-index --skip-worktree d/g; echo local >d/g"),
+        ("unchanged", "git update-index --assume-unchanged d/g; echo local >d/g"),
+    ] {
+        let Some((_scratch, root)) = repository() else { return not_run(name, "there is no git") };
+        let (app, w) = (root.join("app"), root.join("app.worktrees/w"));
+        sh(&app, project);
+        assert_eq!(in_git(&app, "start -q w").code, Some(0), "{row}");
+        let told = || sh(&w, "git status --short; git ls-files -v");
+        let before = told();
+        sh(
+            &app,
+            "mv ../app.worktrees ../away; git worktree prune --expire now; mv ../away ../app.worktrees",
+        );
+        let list = in_git(&app, "list");
+        assert!(list.stderr.contains("registered it again"), "{row}: {list:?}");
+        assert_eq!(told(), before, "{row}");
+        sh(&w, "echo x >>f; git commit -qam agent");
+        assert_eq!(sh(&w, "git show --format= --name-only HEAD").as_deref(), Some("f\n"), "{row}");
+    }
+}
+
+/// The bug: the command that wrote `.git` again showed the `HEAD`, and did not note it.
+#[test]
+fn a_head_that_a_list_showed_is_noted_also_if_it_mended_the_tree() {
+    let name = "a_head_that_a_list_showed_is_noted_also_if_it_mended_the_tree";
+    let Some((_scratch, root)) = repository() else { return not_run(name, "there is no git") };
+    let (app, w) = (root.join("app"), root.join("app.worktrees/w"));
+    assert_eq!(in_git(&app, "start -q --detach w").code, Some(0));
+    let head = sh(&w, "git commit -q --allow-empty -m 2; git rev-parse HEAD; rm .git");
+    assert_eq!(in_git(&app, "list").code, Some(0));
+    sh(&app, "rm ../app.worktrees/w/.git; git worktree prune --expire now");
+    assert_eq!(in_git(&app, "list").code, Some(0));
+    assert_eq!(sh(&w, "git rev-parse HEAD"), head);
+}
+
 #[test]
 fn a_worktree_on_another_mount_is_locked_so_that_git_keeps_it_and_drop_removes_it() {
     let name = "a_worktree_on_another_mount_is_locked_so_that_git_keeps_it_and_drop_removes_it";

@@ -335,6 +335,7 @@ impl<'a> Registry<'a> {
             false => project.repair(&root).is_ok(),
         };
         if is_mended {
+            self.note_head(row, &entry);
             let before = Modules::new(&project, was, &led);
             // Of a submodule that is not led anew git says what is wrong, as before.
             let _ = Modules::new(&project, &root, &entry.folder).lead_as(&before, &root);

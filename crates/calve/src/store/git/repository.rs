@@ -1,6 +1,6 @@
 //! A repository: finding it, its branches, and its linked worktrees.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -14,6 +14,7 @@ use super::registration::{
     registrations, wait_for_next_step,
 };
 use super::run::{Failure, Git};
+use super::work::{records, whole};
 use super::{PATH_MOST_BYTES, branch_ref, git_of, line};
 use crate::store::files::{path_from, read_plain};
 
@@ -606,14 +607,38 @@ impl Repository {
         commit_called(self.git(), &head)
     }
 
-    /// Fills the index of a linked worktree from its `HEAD`, without looking at its files.
+    /// Fills the index of a linked worktree from its `HEAD`, without looking at its files. What git
+    /// does without in the project, or takes for unchanged there, it does here, too: a start had
+    /// given the worktree the project's index.
     ///
     /// # Errors
     /// git could not do it.
     pub(crate) fn read_index(&self, registration: &Registration) -> Result<(), Failure> {
         let index = registration.folder.join("index");
         let head = format!("worktrees/{}/HEAD", registration.id().to_string_lossy());
-        self.git().with_index(&index).args(["read-tree", &head]).run().map(drop)
+        let git = || self.git().with_index(&index);
+        git().args(["read-tree", &head]).run()?;
+        let marked = whole(self.git().args(["ls-files", "-v", "-z"]).whole().run()?)?;
+        let of = |is: fn(u8) -> bool| {
+            let of_it = move |record: &&[u8]| record.first().is_some_and(|tag| is(*tag));
+            records(&marked).filter(of_it).filter_map(|record| record.get(2..))
+        };
+        // `S` is a file that git does without; a small letter, one that it takes for unchanged.
+        let (lacking, unchanged): (Vec<_>, Vec<_>) = (
+            of(|tag| tag.eq_ignore_ascii_case(&b'S')).collect(),
+            of(|tag| tag.is_ascii_lowercase()).collect(),
+        );
+        if lacking.is_empty() && unchanged.is_empty() {
+            return Ok(());
+        }
+        let there = whole(git().args(["ls-files", "-z"]).whole().run()?)?;
+        let there: HashSet<&[u8]> = records(&there).collect();
+        for (flag, mut paths) in [("--skip-worktree", lacking), ("--assume-unchanged", unchanged)] {
+            paths.retain(|path| there.contains(path));
+            let input = paths.iter().flat_map(|path| [path, &b"\0"[..]].concat()).collect();
+            git().args(["update-index", flag, "-z", "--stdin"]).with_input(input).run()?;
+        }
+        Ok(())
     }
 
     /// What may say where a branch is and where it was: two files, or a folder (reftable).

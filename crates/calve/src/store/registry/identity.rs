@@ -121,6 +121,7 @@ impl Registry<'_> {
         let git_file = git::git_of(root);
         if entry.git_file.as_ref() == Some(&git_file) && self.is_noted_root(row, root) {
             let _ = write_whole(root, &git_file, &entry.git_file_text());
+            self.note_head(row, &entry);
         }
         true
     }
