@@ -369,7 +369,8 @@ fn bring_back(
     session: Session<'_>,
 ) -> Result<Exit, Failure> {
     let kept = store.dropped_worktrees().map_err(|error| store_failure(&error))?;
-    let was_on = kept.into_iter().find(|it| it.name == name).and_then(|it| it.branch);
+    let kept = kept.into_iter().find(|it| it.name == name);
+    let (was_on, was_at) = kept.map_or((None, None), |it| (it.branch, it.commit));
     let worktree = store.restore_dropped(name, new_name).map_err(|error| {
         let failure = store_failure(&error);
         let hint = match error.kind() {
@@ -390,6 +391,15 @@ fn bring_back(
         |options: &StoreOptions| Ok(store.git_status(std::slice::from_ref(&worktree), options));
     let asked = session.work(Total::Unknown, ask).map_err(|error| store_failure(&error))?;
     match (asked.into_iter().next(), was_on) {
+        (Some(Ok(Some(status))), _) if status.branch.is_none() && status.commit != was_at => {
+            let [was_at, is_at] = [was_at, status.commit].map(Option::unwrap_or_default);
+            let short = |id: &str| id.get(..10).unwrap_or(id).to_owned();
+            output.summary(format_args!(
+                "git does not have its commit {} any more (its branch was deleted): its HEAD is detached at {}, the project's, \
+                 so what was committed in it counts as changes; 'git switch -c BRANCH' there makes a branch for them",
+                short(&was_at), short(&is_at)
+            ));
+        }
         (Some(Ok(Some(status))), Some(was_on)) if status.branch.as_ref() != Some(&was_on) => {
             output.summary(on_another_branch(&was_on, status.branch.as_deref()));
         }

@@ -23,6 +23,8 @@ pub struct KeptWorktree {
     pub snapshot: Option<SnapshotId>,
     /// The branch of git that it was on, if it was a linked worktree.
     pub branch: Option<String>,
+    /// The commit that it had checked out, if it was a linked worktree.
+    pub commit: Option<String>,
     /// When it was dropped.
     pub dropped: SystemTime,
     /// It is kept until then. After that, the next drop or [`Store::gc`] deletes it.
@@ -38,6 +40,7 @@ impl KeptWorktree {
             path: path_from(&row.row.path),
             snapshot: row.row.snapshot,
             branch: row.row.git.as_ref().and_then(|linked| linked.branch.clone()),
+            commit: row.row.git.as_ref().map(|linked| linked.commit.clone()),
             dropped,
             until: dropped.checked_add(KEPT).unwrap_or(dropped),
         }
@@ -62,7 +65,8 @@ impl Store {
     ///
     /// A linked worktree of git has its index and its state again. Its `HEAD` is at its branch if
     /// the branch is where it was and no other working tree has it checked out, else at the commit.
-    /// Of a branch without a commit, it is at a new name beside it then: `BRANCH-2`.
+    /// Of a branch without a commit, it is at a new name beside it then: `BRANCH-2`. If git does not
+    /// have the commit any more, it is at the project's, and its index is that commit's.
     ///
     /// # Errors
     /// [`ErrorKind::WorktreeNotFound`](crate::ErrorKind::WorktreeNotFound) if none is kept;

@@ -715,6 +715,33 @@ fn a_linked_worktree_that_is_brought_back_is_for_git_as_it_was() {
     }
 }
 
+/// The bug: it could not come back, for ever, although the store had all of its files.
+#[test]
+fn a_worktree_whose_commit_git_has_collected_comes_back_with_its_files() {
+    let desk = project();
+    let worktree = desk.worktree("w");
+    let root = worktree.path().to_owned();
+    script(
+        &root,
+        "echo committed >src/a; git commit -qam 2; echo staged >s; git add s; echo work >work",
+    );
+    let _kept = worktree.drop(&DropOptions::new().force(true), &options()).unwrap();
+    script(
+        &desk.project,
+        "for it in $(git for-each-ref --format='%(refname)' refs/calve); do git update-ref -d $it; done
+        git branch -qD w; git reflog expire --expire=now --all; git gc -q --prune=now",
+    );
+    let back = desk.store.restore_dropped("w", "w").unwrap();
+    let told = |words: &[&str]| sh(git(back.path()).args(words));
+    assert_eq!(told(&["status", "--porcelain"]), " M src/a\n?? s\n?? work\n");
+    let project = sh(git(&desk.project).args(["rev-parse", "HEAD"]));
+    assert_eq!(told(&["rev-parse", "HEAD"]), project);
+    script(
+        back.path(),
+        "git switch -q -c again; git add -A; git commit -qm again; git fsck --no-dangling",
+    );
+}
+
 /// Without a commit no `HEAD` can be detached: it was written as the id of no object, and git said
 /// that there was no repository.
 #[test]

@@ -706,6 +706,15 @@ pub(crate) fn detach(root: &Path, commit: &str) -> Result<(), Failure> {
     set_head(root, &["update-ref", "--no-deref", "-m", "calve restore", "HEAD", commit])
 }
 
+/// Removes the entries of the reflog of `HEAD` that name commits which git does not have.
+///
+/// # Errors
+/// git could not do it.
+pub(crate) fn forget_lost_commits(root: &Path) -> Result<(), Failure> {
+    let never = ["--expire=never", "--expire-unreachable=never"];
+    set_head(root, &["reflog", "expire", "--stale-fix", never[0], never[1], "HEAD"])
+}
+
 /// Lets the `HEAD` of the working tree at `root` point to a branch that does not exist yet. The files
 /// and the index stay as they are.
 ///

@@ -114,9 +114,8 @@ impl Registry<'_> {
                 }
                 None => None,
             };
-            let led = match &head {
-                NewHead::Commit(commit) if registration.is_some() => git::detach(&place, commit),
-                NewHead::Unborn(name) if registration.is_some() => git::to_unborn(&place, name),
+            let led = match (&registration, &repository) {
+                (Some(entry), Some(repository)) => head.give(&place, repository, entry),
                 _ => Ok(()),
             };
             let moved = match led {
@@ -177,8 +176,14 @@ impl Registry<'_> {
             Ok(_) => linked.branch.clone(),
             Err(_) => git::branch_at(&kept),
         };
-        let Some(branch) = branch else { return Ok(NewHead::AsItIs) };
         let ask = || -> Result<NewHead, Failure> {
+            if !git::is_no_commit(&linked.commit)
+                && repository.commit(&linked.commit)?.is_err()
+                && let Some(other) = repository.head_commit()?
+            {
+                return Ok(NewHead::Instead(other));
+            }
+            let Some(branch) = branch else { return Ok(NewHead::AsItIs) };
             if git::is_no_commit(&linked.commit) {
                 let free = free_for_unborn(repository, &branch)?;
                 return Ok(if free == branch { NewHead::AsItIs } else { NewHead::Unborn(free) });
@@ -405,6 +410,32 @@ enum NewHead {
     Commit(String),
     /// A branch without a commit, as it was on one. Without a commit, no `HEAD` can be detached.
     Unborn(String),
+    /// The commit that the project has checked out. git does not have the worktree's any more: its
+    /// branch was deleted since, and the commit collected.
+    Instead(String),
+}
+
+impl NewHead {
+    /// Gives it to the tree at `place`, which has the registration `entry` again.
+    fn give(
+        &self,
+        place: &Path,
+        repository: &Repository,
+        entry: &Registration,
+    ) -> Result<(), Failure> {
+        match self {
+            Self::AsItIs => Ok(()),
+            Self::Commit(commit) => git::detach(place, commit),
+            Self::Unborn(name) => git::to_unborn(place, name),
+            Self::Instead(commit) => {
+                git::detach(place, commit)?;
+                // git does without the lost commits; only its fsck would complain.
+                let _ = git::forget_lost_commits(place);
+                // What was staged may be gone as well. The files have it.
+                repository.read_index(entry)
+            }
+        }
+    }
 }
 
 /// The first of `branch`, `branch-2`, `branch-3` … that neither exists nor is checked out in a
