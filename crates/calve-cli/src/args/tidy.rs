@@ -28,8 +28,7 @@ pub(crate) struct TidyArgs {
     /// Drop worktrees that are merged and in which nothing changed for TIME [default: 7d]
     #[arg(long, value_name = "TIME", value_parser = parse_time, help_heading = None,
         long_help = format!(
-            "Drop worktrees that are merged and in which nothing changed for TIME [default: 7d]\n\nWith \
-             --max-size, dropped worktrees wait no longer than this to be brought back. {TIMES}"))]
+            "Drop worktrees that are merged and in which nothing changed for TIME [default: 7d]\n\n{TIMES}"))]
     pub(crate) max_age: Option<Duration>,
 
     /// Remove build output from worktrees in which nothing changed for TIME [default: 2h]

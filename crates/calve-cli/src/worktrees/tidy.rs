@@ -80,8 +80,8 @@ pub(crate) fn run(args: &TidyArgs, session: Session<'_>) -> Result<Exit, Failure
         if session.signals.cancel().is_cancelled() {
             return Ok(session.signals.exit());
         }
-        if !is_due(step, tidying.bound()) {
-            continue;
+        if !is_due(tidying.bound()) {
+            break;
         }
         let done = tidying.step(step)?;
         done.tell(rules.dry_run, session);
@@ -169,7 +169,6 @@ impl Tidying<'_> {
             Step::Collect => self.collect(&mut done),
             Step::Drop => self.drop_merged(&mut done),
             Step::Shed => self.shed(&mut done),
-            Step::Forget => self.forget(&mut done),
         };
         match failed {
             Err(error) if error.kind() == ErrorKind::Cancelled => {
@@ -310,19 +309,6 @@ impl Tidying<'_> {
                 let path = shown(&folder.path);
                 done.did(format!("{}/{path}", worktree.name()), folder.allocated_bytes);
             }
-        }
-        Ok(())
-    }
-
-    fn forget(&self, done: &mut StepDocument) -> Result<(), calve::Error> {
-        let old = |time: SystemTime| since(Some(time)) >= self.rules.max_age;
-        let all = self.store.dropped_worktrees()?;
-        let names = all.into_iter().filter(|it| old(it.dropped)).map(|it| it.name);
-        done.names.extend(names);
-        if !done.names.is_empty() && !self.rules.dry_run {
-            let options = GcOptions::new().dropped(self.rules.max_age);
-            self.work(|common| self.store.gc(&options, common))?;
-            self.store.empty_trash()?;
         }
         Ok(())
     }

@@ -58,6 +58,12 @@ fn what_is_merged_or_comes_from_a_build_goes_and_work_stays() {
     assert_eq!(bound.code, Some(3), "{bound:?}");
     assert!(bound.stderr.contains("more than 1.0 kB"), "{bound:?}");
     assert_eq!(fs::read_to_string(w.join("work/work")).unwrap(), "work\nmore\n");
+    // What a drop keeps until a day that it named, stays until then.
+    let dropped = in_git(&app, "drop --force work");
+    assert!(dropped.stderr.contains("are kept until"), "{dropped:?}");
+    assert_eq!(in_git(&app, "tidy --max-age 0s --idle 0s").code, Some(3));
+    assert_eq!(in_git(&app, "undo work").code, Some(0));
+    assert_eq!(fs::read_to_string(w.join("work/work")).unwrap(), "work\nmore\n");
     let enough = in_git(&app, "tidy --max-size 1T");
     assert_eq!(enough.code, Some(0), "{enough:?}");
     assert!(!enough.stderr.contains("shed"), "{enough:?}");

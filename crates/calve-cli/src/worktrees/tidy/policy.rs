@@ -14,13 +14,10 @@ pub(super) enum Step {
     Drop,
     /// What a build gives back goes from idle worktrees.
     Shed,
-    /// Dropped worktrees that wait to be brought back are deleted before their time.
-    Forget,
 }
 
 impl Step {
-    pub(super) const ALL: [Self; 5] =
-        [Self::Reshare, Self::Collect, Self::Drop, Self::Shed, Self::Forget];
+    pub(super) const ALL: [Self; 4] = [Self::Reshare, Self::Collect, Self::Drop, Self::Shed];
 
     /// The name that the JSON output uses.
     pub(super) fn as_str(self) -> &'static str {
@@ -29,7 +26,6 @@ impl Step {
             Self::Collect => "collect",
             Self::Drop => "drop",
             Self::Shed => "shed",
-            Self::Forget => "forget",
         }
     }
 }
@@ -47,13 +43,10 @@ impl Bound {
     }
 }
 
-/// Whether a step is done. Without a bound, each is that takes nothing that somebody may want back;
-/// with one, each until the bound holds.
-pub(super) fn is_due(step: Step, bound: Option<Bound>) -> bool {
-    match bound {
-        None => step != Step::Forget,
-        Some(bound) => bound.excess() > 0,
-    }
+/// Whether the next step is done: without a bound each, with one until it holds. No step deletes a
+/// dropped worktree before the time until which a drop said that it is kept.
+pub(super) fn is_due(bound: Option<Bound>) -> bool {
+    bound.is_none_or(|bound| bound.excess() > 0)
 }
 
 /// A worktree of which something can go.
@@ -87,18 +80,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_step_is_done_until_the_bound_holds_and_the_last_only_then() {
+    fn each_step_is_done_until_the_bound_holds() {
         let bound = |taken, most| Some(Bound { taken, most });
         for (bound, expected) in [
-            (None, &Step::ALL[..4]),
-            (bound(10, 20), &[]),
-            (bound(20, 20), &[]),
-            (bound(21, 20), &Step::ALL[..]),
-            (bound(1, 0), &Step::ALL[..]),
+            (None, true),
+            (bound(10, 20), false),
+            (bound(20, 20), false),
+            (bound(21, 20), true),
+            (bound(1, 0), true),
         ] {
-            let due: Vec<Step> =
-                Step::ALL.into_iter().filter(|step| is_due(*step, bound)).collect();
-            assert_eq!(due, expected, "{bound:?}");
+            assert_eq!(is_due(bound), expected, "{bound:?}");
         }
         assert!(Step::ALL.is_sorted(), "they are in their order");
     }
