@@ -8,139 +8,98 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::macros::named;
+
 pub use operation::Operation;
 
 mod operation;
 
-/// What went wrong, as far as a caller can act on it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ErrorKind {
-    /// The source does not exist.
-    SourceNotFound,
-    /// The source is not a directory.
-    SourceNotADirectory,
-    /// The destination exists, and [`Existing::Fail`](crate::Existing::Fail) was asked for.
-    DestinationExists,
-    /// The folder that is to hold the destination does not exist.
-    ParentNotFound,
-    /// Source and destination are the same, the destination holds the source, or two destinations
-    /// are one. Or a worktree holds other worktrees, or a folder is a copy of a worktree.
-    Overlap,
-    /// A merge met a file where the source has a directory, or a directory where it has a file.
-    Conflict,
-    /// [`Reflink::Always`](crate::Reflink::Always) was asked for and a file could not be reflinked.
-    ReflinkRefused,
-    /// There is no store at this path, or in any folder above.
-    StoreNotFound,
-    /// A store already exists at this path.
-    StoreExists,
-    /// A later version of calve made the store, or the store needs a feature that this version does
-    /// not have.
-    StoreIncompatible,
-    /// The process sees a worktree at the project's path (`Worktree::show_at_project`), where calve
-    /// does not work.
-    StoreHidden,
-    /// calve found a store that the caller did not name, and the store belongs to another user, or
-    /// to a project at another path.
-    StoreUntrusted,
-    /// Something in the store has changed since calve put it there.
-    Damaged,
-    /// The store cannot be written to.
-    ReadOnly,
-    /// Another process is using it, and did not finish in time.
-    Busy,
-    /// No snapshot has this name or id.
-    SnapshotNotFound,
-    /// The ids of more than one snapshot start like this.
-    SnapshotAmbiguous,
-    /// No worktree has this name or is at this path.
-    WorktreeNotFound,
-    /// A worktree with this name exists, or is being started.
-    WorktreeExists,
-    /// The worktree's folder is gone, or is not the one that was started.
-    WorktreeMissing,
-    /// The worktree was changed by hand, and the operation would lose these changes; see
-    /// [`Error::details`].
-    Changed,
-    /// The worktree has commits that no branch, tag or other reference holds, and the operation
-    /// would lose them; see [`Error::details`].
-    CommitsOnlyHere,
-    /// The branch exists, or another working tree has it checked out.
-    BranchExists,
-    /// git has no commit of this name, or the name may mean several.
-    CommitNotFound,
-    /// git is not installed, or refused what calve asked for. The message has git's words.
-    Git,
-    /// No remote is at this URL.
-    RemoteNotFound,
-    /// A remote is at this URL already.
-    RemoteExists,
-    /// The server at this URL cannot do what a remote needs: it accepts a second write under one
-    /// key, or cannot send a part of an object. Or it is a web server, which can only be read, and
-    /// the operation needs more.
-    RemoteUnfit,
-    /// None of the configured keys vouches for a name of a remote, or the name means something
-    /// older than it did before.
-    Untrusted,
-    /// The system gives the process no mount namespace of its own, or lets it mount nothing there.
-    NamespaceRefused,
-    /// The name is not allowed.
-    InvalidName,
-    /// The [`Cancel`](crate::Cancel) token was set.
-    Cancelled,
-    /// calve does not understand a glob or an ignore file.
-    InvalidPattern,
-    /// The disk, or the quota, is full.
-    StorageFull,
-    /// The process lacks a permission.
-    PermissionDenied,
-    /// Any other error of the operating system; see [`Error::io_error`].
-    Io,
-}
-
-impl ErrorKind {
-    /// The name of the kind in the JSON output of the command.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::SourceNotFound => "source_not_found",
-            Self::SourceNotADirectory => "source_not_a_directory",
-            Self::DestinationExists => "destination_exists",
-            Self::ParentNotFound => "parent_not_found",
-            Self::Overlap => "overlap",
-            Self::Conflict => "conflict",
-            Self::ReflinkRefused => "reflink_refused",
-            Self::StoreNotFound => "store_not_found",
-            Self::StoreExists => "store_exists",
-            Self::StoreIncompatible => "store_incompatible",
-            Self::StoreHidden => "store_hidden",
-            Self::StoreUntrusted => "store_untrusted",
-            Self::Damaged => "damaged",
-            Self::ReadOnly => "read_only",
-            Self::Busy => "busy",
-            Self::SnapshotNotFound => "snapshot_not_found",
-            Self::SnapshotAmbiguous => "snapshot_ambiguous",
-            Self::WorktreeNotFound => "worktree_not_found",
-            Self::WorktreeExists => "worktree_exists",
-            Self::WorktreeMissing => "worktree_missing",
-            Self::Changed => "changed",
-            Self::CommitsOnlyHere => "commits_only_here",
-            Self::BranchExists => "branch_exists",
-            Self::CommitNotFound => "commit_not_found",
-            Self::Git => "git",
-            Self::RemoteNotFound => "remote_not_found",
-            Self::RemoteExists => "remote_exists",
-            Self::RemoteUnfit => "remote_unfit",
-            Self::Untrusted => "untrusted",
-            Self::NamespaceRefused => "namespace_refused",
-            Self::InvalidName => "invalid_name",
-            Self::Cancelled => "cancelled",
-            Self::InvalidPattern => "invalid_pattern",
-            Self::StorageFull => "storage_full",
-            Self::PermissionDenied => "permission_denied",
-            Self::Io => "io",
-        }
+named! {
+    /// What went wrong, as far as a caller can act on it.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+    #[non_exhaustive]
+    pub enum ErrorKind {
+        /// The source does not exist.
+        SourceNotFound = "source_not_found",
+        /// The source is not a directory.
+        SourceNotADirectory = "source_not_a_directory",
+        /// The destination exists, and [`Existing::Fail`](crate::Existing::Fail) was asked for.
+        DestinationExists = "destination_exists",
+        /// The folder that is to hold the destination does not exist.
+        ParentNotFound = "parent_not_found",
+        /// Source and destination are the same, the destination holds the source, or two destinations
+        /// are one. Or a worktree holds other worktrees, or a folder is a copy of a worktree.
+        Overlap = "overlap",
+        /// A merge met a file where the source has a directory, or a directory where it has a file.
+        Conflict = "conflict",
+        /// [`Reflink::Always`](crate::Reflink::Always) was asked for and a file could not be reflinked.
+        ReflinkRefused = "reflink_refused",
+        /// There is no store at this path, or in any folder above.
+        StoreNotFound = "store_not_found",
+        /// A store already exists at this path.
+        StoreExists = "store_exists",
+        /// A later version of calve made the store, or the store needs a feature that this version does
+        /// not have.
+        StoreIncompatible = "store_incompatible",
+        /// The process sees a worktree at the project's path (`Worktree::show_at_project`), where calve
+        /// does not work.
+        StoreHidden = "store_hidden",
+        /// calve found a store that the caller did not name, and the store belongs to another user, or
+        /// to a project at another path.
+        StoreUntrusted = "store_untrusted",
+        /// Something in the store has changed since calve put it there.
+        Damaged = "damaged",
+        /// The store cannot be written to.
+        ReadOnly = "read_only",
+        /// Another process is using it, and did not finish in time.
+        Busy = "busy",
+        /// No snapshot has this name or id.
+        SnapshotNotFound = "snapshot_not_found",
+        /// The ids of more than one snapshot start like this.
+        SnapshotAmbiguous = "snapshot_ambiguous",
+        /// No worktree has this name or is at this path.
+        WorktreeNotFound = "worktree_not_found",
+        /// A worktree with this name exists, or is being started.
+        WorktreeExists = "worktree_exists",
+        /// The worktree's folder is gone, or is not the one that was started.
+        WorktreeMissing = "worktree_missing",
+        /// The worktree was changed by hand, and the operation would lose these changes; see
+        /// [`Error::details`].
+        Changed = "changed",
+        /// The worktree has commits that no branch, tag or other reference holds, and the operation
+        /// would lose them; see [`Error::details`].
+        CommitsOnlyHere = "commits_only_here",
+        /// The branch exists, or another working tree has it checked out.
+        BranchExists = "branch_exists",
+        /// git has no commit of this name, or the name may mean several.
+        CommitNotFound = "commit_not_found",
+        /// git is not installed, or refused what calve asked for. The message has git's words.
+        Git = "git",
+        /// No remote is at this URL.
+        RemoteNotFound = "remote_not_found",
+        /// A remote is at this URL already.
+        RemoteExists = "remote_exists",
+        /// The server at this URL cannot do what a remote needs: it accepts a second write under one
+        /// key, or cannot send a part of an object. Or it is a web server, which can only be read, and
+        /// the operation needs more.
+        RemoteUnfit = "remote_unfit",
+        /// None of the configured keys vouches for a name of a remote, or the name means something
+        /// older than it did before.
+        Untrusted = "untrusted",
+        /// The system gives the process no mount namespace of its own, or lets it mount nothing there.
+        NamespaceRefused = "namespace_refused",
+        /// The name is not allowed.
+        InvalidName = "invalid_name",
+        /// The [`Cancel`](crate::Cancel) token was set.
+        Cancelled = "cancelled",
+        /// calve does not understand a glob or an ignore file.
+        InvalidPattern = "invalid_pattern",
+        /// The disk, or the quota, is full.
+        StorageFull = "storage_full",
+        /// The process lacks a permission.
+        PermissionDenied = "permission_denied",
+        /// Any other error of the operating system; see [`Error::io_error`].
+        Io = "io",
     }
 }
 

@@ -198,6 +198,7 @@ compile_error!("the checking build compares with the store: it needs the feature
 #[cfg(calve_check)]
 mod check;
 mod error;
+mod macros;
 mod reflink;
 mod report;
 mod tree;

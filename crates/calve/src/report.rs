@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::macros::named;
+
 /// What [`clone_tree`](crate::clone_tree) did.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -174,47 +176,27 @@ impl LinkedBecause {
     }
 }
 
-/// How the files of a destination arrived, taken together.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Method {
-    /// Nothing with content arrived (an empty tree, a skipped destination, a dry run).
-    #[default]
-    None,
-    /// Every file shares its blocks with the source.
-    Reflink,
-    /// The whole tree is a btrfs subvolume snapshot. This took constant time, and calve did not
-    /// walk the tree.
-    Snapshot,
-    /// Every file was copied.
-    Copy,
-    /// Every file is a hard link to the source's file.
-    Hardlink,
-    /// Every file is a symbolic link to the source's file.
-    Symlink,
-    /// The files arrived in more than one of these ways.
-    Mixed,
-}
-
-impl Method {
-    /// The name that the JSON output uses.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Reflink => "reflink",
-            Self::Snapshot => "snapshot",
-            Self::Copy => "copy",
-            Self::Hardlink => "hardlink",
-            Self::Symlink => "symlink",
-            Self::Mixed => "mixed",
-        }
-    }
-}
-
-impl std::fmt::Display for Method {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(self.as_str())
+named! {
+    /// How the files of a destination arrived, taken together.
+    #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+    #[non_exhaustive]
+    pub enum Method {
+        /// Nothing with content arrived (an empty tree, a skipped destination, a dry run).
+        #[default]
+        None = "none",
+        /// Every file shares its blocks with the source.
+        Reflink = "reflink",
+        /// The whole tree is a btrfs subvolume snapshot. This took constant time, and calve did not
+        /// walk the tree.
+        Snapshot = "snapshot",
+        /// Every file was copied.
+        Copy = "copy",
+        /// Every file is a hard link to the source's file.
+        Hardlink = "hardlink",
+        /// Every file is a symbolic link to the source's file.
+        Symlink = "symlink",
+        /// The files arrived in more than one of these ways.
+        Mixed = "mixed",
     }
 }
 

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::macros::setters;
 use crate::reflink::filesystem::Filesystem;
 use crate::report::{Cancel, Progress};
 use crate::tree::running::Running;
@@ -119,31 +120,19 @@ impl StoreOptions {
         Self::default()
     }
 
-    /// How many threads work.
-    #[must_use]
-    pub fn jobs(mut self, jobs: NonZeroUsize) -> Self {
-        self.jobs = Some(jobs);
-        self
-    }
-
-    /// A token by which the operation can be stopped.
-    #[must_use]
-    pub fn cancel(mut self, cancel: &Cancel) -> Self {
-        self.cancel = cancel.clone();
-        self
-    }
-
-    /// Counters that another thread may read during the call.
-    #[must_use]
-    pub fn progress(mut self, progress: &Arc<Progress>) -> Self {
-        self.progress = Arc::clone(progress);
-        self
-    }
-
     /// An operation with these options.
     pub(crate) fn operation(&self) -> Running {
         Running::new(self.jobs, &self.cancel, &self.progress)
     }
+}
+
+setters! { StoreOptions:
+    /// How many threads work.
+    pub jobs: NonZeroUsize = Some(jobs),
+    /// A token by which the operation can be stopped.
+    pub cancel: &Cancel = cancel.clone(),
+    /// Counters that another thread may read during the call.
+    pub progress: &Arc<Progress> = Arc::clone(progress),
 }
 
 /// A store of snapshots. Cheap to clone: clones are the same open store.

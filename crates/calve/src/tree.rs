@@ -15,6 +15,7 @@ use std::sync::Arc;
 pub use list::TreeEntry;
 
 use crate::error::{Error, ErrorKind, Operation};
+use crate::macros::setters;
 use crate::report::{Cancel, CloneReport, Progress};
 
 #[cfg(unix)]
@@ -335,21 +336,6 @@ impl CloneOptions {
         }
     }
 
-    /// How a regular file arrives.
-    #[must_use]
-    pub fn mode(mut self, mode: CloneMode) -> Self {
-        self.mode = mode;
-        self
-    }
-
-    /// Whether cloned files share blocks: all files in [`CloneMode::Clone`]; in the link modes the
-    /// mutable files, and those that the filesystem did not link.
-    #[must_use]
-    pub fn reflink(mut self, reflink: Reflink) -> Self {
-        self.reflink = reflink;
-        self
-    }
-
     /// In [`CloneMode::Clone`]: a file that cannot be cloned becomes a hard link to the source's
     /// file, and a copy only if that is refused, too. **Such a link is not isolated**, see
     /// [`CloneMode::Hardlink`]. Files that are [`mutable`](Self::mutable), or that need another mode
@@ -399,13 +385,6 @@ impl CloneOptions {
     #[cfg(unix)]
     pub(crate) fn links_instead(&self) -> bool {
         self.mode == CloneMode::Clone && self.links().next().is_some()
-    }
-
-    /// What to do where the destination exists.
-    #[must_use]
-    pub fn existing(mut self, existing: Existing) -> Self {
-        self.existing = existing;
-        self
     }
 
     /// Leaves out entries that match, by gitignore's rules for one pattern. A pattern without a
@@ -492,6 +471,25 @@ impl CloneOptions {
         self
     }
 
+    /// Lists the entries that a merge replaced or kept in the report
+    /// ([`DestinationReport::replaced`](crate::DestinationReport::replaced),
+    /// [`kept`](crate::DestinationReport::kept)), and does not only count them. The lists take
+    /// memory for each path.
+    #[must_use]
+    pub fn list_existing(mut self) -> Self {
+        self.list_existing = true;
+        self
+    }
+}
+
+setters! { CloneOptions:
+    /// How a regular file arrives.
+    pub mode: CloneMode,
+    /// Whether cloned files share blocks: all files in [`CloneMode::Clone`]; in the link modes the
+    /// mutable files, and those that the filesystem did not link.
+    pub reflink: Reflink,
+    /// What to do where the destination exists.
+    pub existing: Existing,
     /// Begins with what `linker` remembers of earlier calls, and adds what this one learns: see
     /// [`Linker`](crate::Linker).
     /// ```
@@ -509,85 +507,31 @@ impl CloneOptions {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[cfg(unix)]
-    #[must_use]
-    pub fn linker(mut self, linker: &linker::Linker) -> Self {
-        self.linker = Some(linker.clone());
-        self
-    }
-
+    pub linker: &linker::Linker = Some(linker.clone()),
     /// Leaves out entries that the tree's `.gitignore` files (and `.git/info/exclude` of the root)
     /// name. calve reads no ignore file outside of the source: neither of a parent folder nor of
     /// the user. It reads no ignore file of more than 1 MiB.
     #[cfg(feature = "patterns")]
-    #[must_use]
-    pub fn gitignore(mut self, yes: bool) -> Self {
-        self.gitignore = yes;
-        self
-    }
-
+    pub gitignore: bool,
     /// Whether extended attributes and ACLs are carried over. They are by default.
-    #[must_use]
-    pub fn xattrs(mut self, yes: bool) -> Self {
-        self.xattrs = yes;
-        self
-    }
-
+    pub xattrs: bool,
     /// How calve treats the indexes of git repositories. By default they arrive unchanged: a clone
     /// has the source's bytes, unless the caller chooses otherwise. The command `calve clone` does
     /// choose otherwise.
     #[cfg(feature = "git-index")]
-    #[must_use]
-    pub fn git_index(mut self, git_index: GitIndex) -> Self {
-        self.git_index = git_index;
-        self
-    }
-
+    pub git_index: GitIndex,
     /// Flushes everything to the disk before the destination appears, and its name after.
-    #[must_use]
-    pub fn durable(mut self, yes: bool) -> Self {
-        self.durable = yes;
-        self
-    }
-
-    /// Lists the entries that a merge replaced or kept in the report
-    /// ([`DestinationReport::replaced`](crate::DestinationReport::replaced),
-    /// [`kept`](crate::DestinationReport::kept)), and does not only count them. The lists take
-    /// memory for each path.
-    #[must_use]
-    pub fn list_existing(mut self) -> Self {
-        self.list_existing = true;
-        self
-    }
-
+    pub durable: bool,
     /// Walks and counts, and changes nothing. The report says what would arrive. Only a real
     /// attempt shows by which method, see [`probe_between`](crate::probe_between). A dry run does
     /// not look for entries that a merge would replace or keep.
-    #[must_use]
-    pub fn dry_run(mut self, yes: bool) -> Self {
-        self.dry_run = yes;
-        self
-    }
-
+    pub dry_run: bool,
     /// The number of threads. By default there are as many as processors, but at most 8.
-    #[must_use]
-    pub fn jobs(mut self, jobs: NonZeroUsize) -> Self {
-        self.jobs = Some(jobs);
-        self
-    }
-
+    pub jobs: NonZeroUsize = Some(jobs),
     /// A token by which the operation can be stopped.
-    #[must_use]
-    pub fn cancel(mut self, cancel: &Cancel) -> Self {
-        self.cancel = cancel.clone();
-        self
-    }
-
+    pub cancel: &Cancel = cancel.clone(),
     /// Counters that another thread may read during the call.
-    #[must_use]
-    pub fn progress(mut self, progress: &Arc<Progress>) -> Self {
-        self.progress = Arc::clone(progress);
-        self
-    }
+    pub progress: &Arc<Progress> = Arc::clone(progress),
 }
 
 /// Clones the directory tree at `source` to every one of `destinations`, in one walk.

@@ -1,29 +1,25 @@
 //! The operations that an error can name.
 
-/// Declares the enum and the names of its variants from one table.
+use crate::macros::named;
+
+/// Adds each operation's name to its documentation.
 macro_rules! operations {
     ($($variant:ident = $text:literal,)*) => {
-        /// What calve was doing when it failed.
-        ///
-        /// The text of an [`Error`](crate::Error) starts with the operation's name; the paths
-        /// follow. If the name ends with `of`, `in`, `from` or `with`, the path is the thing that
-        /// the operation works on, mostly the store.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        #[non_exhaustive]
-        pub enum Operation {
-            $(#[doc = concat!("`", $text, "`")] $variant,)*
+        named! {
+            /// What calve was doing when it failed.
+            ///
+            /// The text of an [`Error`](crate::Error) starts with the operation's name; the paths
+            /// follow. If the name ends with `of`, `in`, `from` or `with`, the path is the thing
+            /// that the operation works on, mostly the store.
+            #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+            #[non_exhaustive]
+            pub enum Operation {
+                $(#[doc = concat!("`", $text, "`")] $variant = $text,)*
+            }
         }
 
+        #[cfg(test)]
         impl Operation {
-            /// The name of the operation in messages and JSON: `clone to`, `read directory`, …
-            #[must_use]
-            pub fn as_str(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $text,)*
-                }
-            }
-
-            #[cfg(test)]
             const ALL: &[Self] = &[$(Self::$variant,)*];
         }
     };

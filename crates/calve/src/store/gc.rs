@@ -63,6 +63,7 @@ use super::reach::Reach;
 use super::registry::KEPT;
 use super::{Store, StoreOptions, locks, room, trash};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::macros::setters;
 use crate::tree::removal;
 use crate::tree::running::Running;
 
@@ -93,38 +94,21 @@ impl GcOptions {
     pub fn new() -> Self {
         Self::default()
     }
+}
 
+setters! { GcOptions:
     /// Keeps content that changed within this time, needed or not.
-    #[must_use]
-    pub fn grace(mut self, grace: Duration) -> Self {
-        self.grace = grace;
-        self
-    }
-
+    pub grace: Duration,
     /// How long calve tries to get the store for itself.
-    #[must_use]
-    pub fn patience(mut self, patience: Duration) -> Self {
-        self.patience = patience;
-        self
-    }
-
+    pub patience: Duration,
     /// Forgets snapshots that are older than this. It keeps those that have a name, the base and
     /// the target of each worktree, those of dropped worktrees that can be brought back, and the
     /// project's latest. A snapshot whose parent is forgotten
     /// still names that parent.
-    #[must_use]
-    pub fn expire(mut self, age: Option<Duration>) -> Self {
-        self.expire = age;
-        self
-    }
-
+    pub expire: Option<Duration>,
     /// Deletes the trees of worktrees that were dropped by force longer ago than this: seven days,
     /// unless this says otherwise.
-    #[must_use]
-    pub fn dropped(mut self, age: Duration) -> Self {
-        self.dropped = age;
-        self
-    }
+    pub dropped: Duration,
 }
 
 /// What [`Store::gc`] removed.

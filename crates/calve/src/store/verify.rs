@@ -28,6 +28,7 @@ use super::pack::Location;
 use super::reach::{Reach, Thing, places};
 use super::{Store, open_plain};
 use crate::error::{Context as _, Error, Operation};
+use crate::macros::named;
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::tree::pool;
@@ -37,51 +38,29 @@ use crate::tree::running::Running;
 const LOOKS: u32 = 10;
 const LOOK: Duration = Duration::from_millis(30);
 
-/// What is damaged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[non_exhaustive]
-pub enum DamageKind {
-    /// The database cannot be read as a whole.
-    Database,
-    /// A snapshot's object.
-    Snapshot,
-    /// A directory's object.
-    Directory,
-    /// A needed content has no mirror and no pack.
-    Missing,
-    /// A mirror does not have the content that its name says.
-    Mirror,
-    /// calve cannot read a content from its pack.
-    Packed,
-    /// A pack's own index.
-    Pack,
-    /// The index of a worktree. Losing it costs only time.
-    Index,
-    /// A ready tree that is not as calve made it. No start uses it.
-    ReadyTree,
-}
-
-impl DamageKind {
-    /// The name that the JSON output uses.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Database => "database",
-            Self::Snapshot => "snapshot",
-            Self::Directory => "directory",
-            Self::Missing => "missing",
-            Self::Mirror => "mirror",
-            Self::Packed => "packed",
-            Self::Pack => "pack",
-            Self::Index => "index",
-            Self::ReadyTree => "ready-tree",
-        }
-    }
-}
-
-impl std::fmt::Display for DamageKind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(self.as_str())
+named! {
+    /// What is damaged.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+    #[non_exhaustive]
+    pub enum DamageKind {
+        /// The database cannot be read as a whole.
+        Database = "database",
+        /// A snapshot's object.
+        Snapshot = "snapshot",
+        /// A directory's object.
+        Directory = "directory",
+        /// A needed content has no mirror and no pack.
+        Missing = "missing",
+        /// A mirror does not have the content that its name says.
+        Mirror = "mirror",
+        /// calve cannot read a content from its pack.
+        Packed = "packed",
+        /// A pack's own index.
+        Pack = "pack",
+        /// The index of a worktree. Losing it costs only time.
+        Index = "index",
+        /// A ready tree that is not as calve made it. No start uses it.
+        ReadyTree = "ready-tree",
     }
 }
 

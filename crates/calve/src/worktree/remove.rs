@@ -22,6 +22,7 @@ use super::git::{DoomedBranch, KeptCommits, Loss};
 use super::scope::{ChangeScope, Judge};
 use super::{Worktree, shown};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::macros::setters;
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::store::at;
@@ -65,28 +66,20 @@ impl DropOptions {
     pub fn new() -> Self {
         Self::default()
     }
+}
 
+setters! { DropOptions:
     /// Whether a worktree is dropped although it has local changes. Then its tree is kept for a
     /// while, and [`Store::restore_dropped`](crate::Store::restore_dropped) brings it back. Commits
     /// that nothing else holds get a reference `refs/calve/dropped/NAME` in the project's
     /// repository: see [`DroppedWorktree::kept`]. If something else is at the worktree's path, the
     /// worktree loses only its name, and the path stays as it is.
-    #[must_use]
-    pub fn force(mut self, yes: bool) -> Self {
-        self.force = yes;
-        self
-    }
-
+    pub force: bool,
     /// Whether [`DropOptions::force`] keeps no tree: local changes are lost at once. Commits are
     /// kept all the same. If commits are in a submodule of which the project has no repository, the
     /// tree is kept. Of a worktree whose folder is gone, what is staged is lost if git cannot make a
     /// commit of it; without this, such a drop fails with [`ErrorKind::Git`].
-    #[must_use]
-    pub fn discard(mut self, yes: bool) -> Self {
-        self.discard = yes;
-        self
-    }
-
+    pub discard: bool,
     /// Whether the branch of a linked worktree is deleted with the worktree, and its part of git's
     /// configuration. Only a branch that calve made for this worktree is deleted, and none that
     /// another working tree uses; [`DroppedWorktree::problems`] says why a branch stays.
@@ -95,11 +88,7 @@ impl DropOptions {
     /// project or a remote has checked out has the branch's changes, as after a squash or a rebase.
     /// Then a reference keeps its commits: see [`DroppedWorktree::kept`]. If it is not merged, the
     /// drop fails with [`ErrorKind::CommitsOnlyHere`].
-    #[must_use]
-    pub fn delete_branch(mut self, yes: bool) -> Self {
-        self.delete_branch = yes;
-        self
-    }
+    pub delete_branch: bool,
 }
 
 /// A worktree that was dropped. It has no name any more, and its files wait to be deleted or are

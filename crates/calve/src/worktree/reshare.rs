@@ -21,6 +21,7 @@ use rustix::io::Errno;
 
 use super::Worktree;
 use crate::error::{Error, ErrorKind, Operation};
+use crate::macros::named;
 use crate::reflink::imp::{DIR_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::Meta;
 use crate::reflink::sys::{self, Place};
@@ -56,33 +57,24 @@ impl ReshareOptions {
     }
 }
 
-/// Why a file was not shared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[non_exhaustive]
-pub enum NotReshared {
-    /// The file's filesystem cannot share blocks between files.
-    Filesystem,
-    /// The process may not: the file is another user's, or it is immutable.
-    Permission,
-    /// The filesystem refuses this file: it is a swap file, or only one of the two files has
-    /// checksums (`chattr +C`).
-    File,
-    /// Another process changed, replaced or removed the file.
-    Changed,
+named! {
+    /// Why a file was not shared.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+    #[non_exhaustive]
+    pub enum NotReshared {
+        /// The file's filesystem cannot share blocks between files.
+        Filesystem = "filesystem",
+        /// The process may not: the file is another user's, or it is immutable.
+        Permission = "permission",
+        /// The filesystem refuses this file: it is a swap file, or only one of the two files has
+        /// checksums (`chattr +C`).
+        File = "file",
+        /// Another process changed, replaced or removed the file.
+        Changed = "changed",
+    }
 }
 
 impl NotReshared {
-    /// The name of the reason in the JSON output of the command.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Filesystem => "filesystem",
-            Self::Permission => "permission",
-            Self::File => "file",
-            Self::Changed => "changed",
-        }
-    }
-
     /// `None` for an error that another file would meet, too: a failing or full disk.
     fn of(error: &io::Error) -> Option<Self> {
         match Errno::from_io_error(error)? {

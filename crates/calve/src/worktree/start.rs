@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::Worktree;
 use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::macros::setters;
 use crate::reflink::ReflinkOutcome;
 use crate::reflink::sys;
 use crate::report::DestinationReport;
@@ -113,30 +114,6 @@ impl StartOptions {
         Self::default()
     }
 
-    /// Starts from this snapshot. calve does not look at the project then.
-    #[must_use]
-    pub fn from(mut self, snapshot: SnapshotId) -> Self {
-        self.from = Some(snapshot);
-        self
-    }
-
-    /// What the worktrees get of the project's git repository. By default they are linked to the
-    /// repository, if the project has one.
-    #[must_use]
-    pub fn git(mut self, git: GitMode) -> Self {
-        self.git = git;
-        self
-    }
-
-    /// The `HEAD` of linked worktrees. By default each worktree has a branch of its own name, made
-    /// at the commit of the project's `HEAD`. An existing branch is used if it is at that commit
-    /// and no other working tree has it checked out.
-    #[must_use]
-    pub fn branch(mut self, branch: StartBranch) -> Self {
-        self.branch = branch;
-        self
-    }
-
     /// Starts linked worktrees at this commit, which may have any name that git knows: a branch, a
     /// tag, an id, `HEAD~3`.
     ///
@@ -194,14 +171,6 @@ impl StartOptions {
         self
     }
 
-    /// What becomes of files that name the project's root. By default each worktree gets them with
-    /// its own path.
-    #[must_use]
-    pub fn paths(mut self, paths: PathMode) -> Self {
-        self.paths = paths;
-        self
-    }
-
     /// What [`Store::find_branches`] said of the branches of the worktrees a moment ago. If it found
     /// none of them, the start does not ask git for them again. A branch that appeared since lets
     /// the start fail.
@@ -224,17 +193,6 @@ impl StartOptions {
         self
     }
 
-    /// Whether copies are allowed. With [`Reflink::Always`] calve tries a clone from the project
-    /// into the store, and from the store into the folder of the worktrees. If one of them is
-    /// refused, [`Store::start`] fails with [`ErrorKind::ReflinkRefused`] before it makes anything.
-    /// A single file that the system refuses later is copied, and the report counts it.
-    /// [`Reflink::Never`] means the same as [`Reflink::Auto`].
-    #[must_use]
-    pub fn reflink(mut self, reflink: Reflink) -> Self {
-        self.reflink = reflink;
-        self
-    }
-
     /// Makes the worktrees in this folder, each under its name. The default is `PROJECT.worktrees`
     /// beside the project. If that folder would be on another filesystem than the store or may not
     /// be made, the default is a folder beside the store (`NAME.worktrees` for a store
@@ -244,6 +202,27 @@ impl StartOptions {
         self.at = Some(folder.into());
         self
     }
+}
+
+setters! { StartOptions:
+    /// Starts from this snapshot. calve does not look at the project then.
+    pub from: SnapshotId = Some(from),
+    /// What the worktrees get of the project's git repository. By default they are linked to the
+    /// repository, if the project has one.
+    pub git: GitMode,
+    /// The `HEAD` of linked worktrees. By default each worktree has a branch of its own name, made
+    /// at the commit of the project's `HEAD`. An existing branch is used if it is at that commit
+    /// and no other working tree has it checked out.
+    pub branch: StartBranch,
+    /// What becomes of files that name the project's root. By default each worktree gets them with
+    /// its own path.
+    pub paths: PathMode,
+    /// Whether copies are allowed. With [`Reflink::Always`] calve tries a clone from the project
+    /// into the store, and from the store into the folder of the worktrees. If one of them is
+    /// refused, [`Store::start`] fails with [`ErrorKind::ReflinkRefused`] before it makes anything.
+    /// A single file that the system refuses later is copied, and the report counts it.
+    /// [`Reflink::Never`] means the same as [`Reflink::Auto`].
+    pub reflink: Reflink,
 }
 
 /// What [`Store::start`] did.

@@ -44,6 +44,7 @@ use rustix::process::geteuid;
 
 use super::{Worktree, shown};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::macros::setters;
 use crate::reflink::meta::Meta;
 use crate::report::{DestinationReport, SkipReason, Skipped};
 use crate::store::at::open_at;
@@ -95,22 +96,6 @@ impl SwitchOptions {
         Self::default()
     }
 
-    /// Whether calve moves local changes aside if they are in the way. [`Worktree::undo`] brings
-    /// them back.
-    #[must_use]
-    pub fn force(mut self, yes: bool) -> Self {
-        self.force = yes;
-        self
-    }
-
-    /// Whether calve moves *all* local changes aside, so that the tree equals the snapshot
-    /// afterwards. [`Worktree::undo`] brings them back.
-    #[must_use]
-    pub fn whole(mut self, yes: bool) -> Self {
-        self.whole = yes;
-        self
-    }
-
     /// Leaves files alone that look like secrets, that git does not track, and that the snapshot
     /// does not have, if `leave` says so. The snapshot may have been made without secrets, as a
     /// start makes it with [`StartOptions::leave_secrets`](crate::StartOptions::leave_secrets). One
@@ -131,6 +116,15 @@ impl SwitchOptions {
             (false, false) => Changes::Respect,
         }
     }
+}
+
+setters! { SwitchOptions:
+    /// Whether calve moves local changes aside if they are in the way. [`Worktree::undo`] brings
+    /// them back.
+    pub force: bool,
+    /// Whether calve moves *all* local changes aside, so that the tree equals the snapshot
+    /// afterwards. [`Worktree::undo`] brings them back.
+    pub whole: bool,
 }
 
 /// One switch, reset, undo or update.

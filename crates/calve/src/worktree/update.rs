@@ -31,6 +31,7 @@ use super::remove::LivingProcess;
 use super::remove::processes::{Depth, living_in};
 use super::switch::Passed;
 use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::macros::setters;
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::reflink::sys;
@@ -79,28 +80,16 @@ impl UpdateOptions {
     pub fn new() -> Self {
         Self::default()
     }
+}
 
+setters! { UpdateOptions:
     /// Whether calve also replaces folders in which processes work, and files that they write.
-    #[must_use]
-    pub fn force(mut self, yes: bool) -> Self {
-        self.force = yes;
-        self
-    }
-
+    pub force: bool,
     /// Whether calve only says what it would do. The project is recorded nevertheless.
-    #[must_use]
-    pub fn dry_run(mut self, yes: bool) -> Self {
-        self.dry_run = yes;
-        self
-    }
-
+    pub dry_run: bool,
     /// Whether files of the project stay behind that look like secrets and that git does not track.
     /// The worktree keeps those that it has, but for those in folders that are replaced whole.
-    #[must_use]
-    pub fn leave_secrets(mut self, yes: bool) -> Self {
-        self.leave_secrets = yes;
-        self
-    }
+    pub leave_secrets: bool,
 }
 
 /// What [`Worktree::update`] did, or would do.

@@ -14,6 +14,7 @@ use super::local::{Tree, tracked};
 use super::secrets::{Secret, SecretKind, candidates, tracked_within};
 use super::spelling::{SPELLINGS_MOST, Spellings};
 use super::{CONFIG, MOST_BYTES, PathKind, in_environment, living};
+use crate::macros::named;
 use crate::store::delta::At;
 use crate::store::files::{bytes_of, path_from, read_plain};
 use crate::store::layout;
@@ -29,34 +30,22 @@ const ROOT_MOST_BYTES: usize = 4096;
 /// How many files are read where no other content is.
 const READ_FIRST_MOST: usize = 256;
 
-/// Why a file keeps the path that it has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[non_exhaustive]
-pub enum PathKept {
-    /// calve does not know the format.
-    UnknownFormat,
-    /// git tracks the file.
-    Tracked,
-    /// The file is in another repository.
-    OtherRepository,
-    /// The file cannot be translated so that a snapshot gets it back as it was: it names the
-    /// worktree already, it has several names, or its format cannot hold the worktree's path.
-    NotTranslatable,
-    /// The caller asked for it.
-    Wanted,
-}
-
-impl PathKept {
-    /// The reason's name in JSON.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::UnknownFormat => "unknown_format",
-            Self::Tracked => "tracked",
-            Self::OtherRepository => "other_repository",
-            Self::NotTranslatable => "not_translatable",
-            Self::Wanted => "wanted",
-        }
+named! {
+    /// Why a file keeps the path that it has.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+    #[non_exhaustive]
+    pub enum PathKept {
+        /// calve does not know the format.
+        UnknownFormat = "unknown_format",
+        /// git tracks the file.
+        Tracked = "tracked",
+        /// The file is in another repository.
+        OtherRepository = "other_repository",
+        /// The file cannot be translated so that a snapshot gets it back as it was: it names the
+        /// worktree already, it has several names, or its format cannot hold the worktree's path.
+        NotTranslatable = "not_translatable",
+        /// The caller asked for it.
+        Wanted = "wanted",
     }
 }
 
@@ -328,7 +317,7 @@ impl Found {
                 Some(PathKept::OtherRepository) => 3,
                 Some(PathKept::NotTranslatable | PathKept::Wanted) => 4,
             };
-            bytes.extend([b'a' + mention.kind.number(), b'0' + kept]);
+            bytes.extend([b'a' + mention.kind as u8, b'0' + kept]);
             bytes.extend(bytes_of(&mention.path));
             bytes.push(0);
         }

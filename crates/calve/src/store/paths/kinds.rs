@@ -8,96 +8,53 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-/// What kind of file names the project's root.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[non_exhaustive]
-pub enum PathKind {
-    /// `pyvenv.cfg`, the description of a Python environment.
-    EnvironmentConfig,
-    /// `activate` and its forms for other shells.
-    Activation,
-    /// The first line of a program in a Python environment names the environment's interpreter.
-    Script,
-    /// A `.pth` or `.egg-link` file: a folder that Python imports from.
-    PathFile,
-    /// The module that finds a package which is installed in editable form.
-    EditableFinder,
-    /// `direct_url.json`: the place that a package was installed from.
-    DirectUrl,
-    /// `RECORD`: the hashes of a package's files.
-    Record,
-    /// A symbolic link with an absolute target.
-    Link,
-    /// CMake's cache, and the files for build programs that CMake and Meson write.
-    Build,
-    /// A program in `node_modules/.bin`.
-    NodeShim,
-    /// `.envrc` or `.env`.
-    ShellEnvironment,
-    /// A list of the sources that a compiler read.
-    DependencyInfo,
-    /// Any other text.
-    Other,
-    /// An environment of conda or pixi.
-    Conda,
-    /// A symbolic link that leads out of the tree, from where another link leads back.
-    LinkBack,
-    /// What cargo notes of a build, for itself.
-    BuildRecord,
-    /// A file that names a running process: a pid file, or the note of a daemon.
-    Process,
+use crate::macros::named;
+
+named! {
+    listed:
+    /// What kind of file names the project's root.
+    // A kind's place here is its number in a store.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+    #[non_exhaustive]
+    pub enum PathKind {
+        /// `pyvenv.cfg`, the description of a Python environment.
+        EnvironmentConfig = "environment_config",
+        /// `activate` and its forms for other shells.
+        Activation = "activation",
+        /// The first line of a program in a Python environment names the environment's interpreter.
+        Script = "script",
+        /// A `.pth` or `.egg-link` file: a folder that Python imports from.
+        PathFile = "path_file",
+        /// The module that finds a package which is installed in editable form.
+        EditableFinder = "editable_finder",
+        /// `direct_url.json`: the place that a package was installed from.
+        DirectUrl = "direct_url",
+        /// `RECORD`: the hashes of a package's files.
+        Record = "record",
+        /// A symbolic link with an absolute target.
+        Link = "link",
+        /// CMake's cache, and the files for build programs that CMake and Meson write.
+        Build = "build",
+        /// A program in `node_modules/.bin`.
+        NodeShim = "node_shim",
+        /// `.envrc` or `.env`.
+        ShellEnvironment = "shell_environment",
+        /// A list of the sources that a compiler read.
+        DependencyInfo = "dependency_info",
+        /// Any other text.
+        Other = "other",
+        /// An environment of conda or pixi.
+        Conda = "conda",
+        /// A symbolic link that leads out of the tree, from where another link leads back.
+        LinkBack = "link_back",
+        /// What cargo notes of a build, for itself.
+        BuildRecord = "build_record",
+        /// A file that names a running process: a pid file, or the note of a daemon.
+        Process = "process",
+    }
 }
 
 impl PathKind {
-    /// All kinds; a kind's place is its number in a store.
-    pub(super) const ALL: [Self; 17] = [
-        Self::EnvironmentConfig,
-        Self::Activation,
-        Self::Script,
-        Self::PathFile,
-        Self::EditableFinder,
-        Self::DirectUrl,
-        Self::Record,
-        Self::Link,
-        Self::Build,
-        Self::NodeShim,
-        Self::ShellEnvironment,
-        Self::DependencyInfo,
-        Self::Other,
-        Self::Conda,
-        Self::LinkBack,
-        Self::BuildRecord,
-        Self::Process,
-    ];
-
-    /// The kind's name in JSON.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::EnvironmentConfig => "environment_config",
-            Self::Activation => "activation",
-            Self::Script => "script",
-            Self::PathFile => "path_file",
-            Self::EditableFinder => "editable_finder",
-            Self::DirectUrl => "direct_url",
-            Self::Record => "record",
-            Self::Link => "link",
-            Self::Build => "build",
-            Self::NodeShim => "node_shim",
-            Self::ShellEnvironment => "shell_environment",
-            Self::DependencyInfo => "dependency_info",
-            Self::Other => "other",
-            Self::Conda => "conda",
-            Self::LinkBack => "link_back",
-            Self::BuildRecord => "build_record",
-            Self::Process => "process",
-        }
-    }
-
-    pub(super) fn number(self) -> u8 {
-        (0..).zip(Self::ALL).find(|(_, kind)| *kind == self).map_or(u8::MAX, |(number, _)| number)
-    }
-
     pub(super) fn of_number(number: u8) -> Option<Self> {
         Self::ALL.get(usize::from(number)).copied()
     }
@@ -108,34 +65,22 @@ impl PathKind {
     }
 }
 
-/// What it means for a worktree that one of its files names the project's root.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[non_exhaustive]
-pub enum PathMeaning {
-    /// A build, a test or a program that uses the file takes the project's sources, and says
-    /// nothing.
-    FalseGreen,
-    /// A process runs that uses the project's files, and the file leads to it.
-    Living,
-    /// A program that reads the file finds the project's files.
-    LeadsBack,
-    /// The tool that wrote the file sees for itself that it is elsewhere.
-    Harmless,
-    /// The worktree has the file with its own path.
-    Rewritten,
-}
-
-impl PathMeaning {
-    /// The name in JSON.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::FalseGreen => "false_green",
-            Self::Living => "living",
-            Self::LeadsBack => "leads_back",
-            Self::Harmless => "harmless",
-            Self::Rewritten => "rewritten",
-        }
+named! {
+    /// What it means for a worktree that one of its files names the project's root.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+    #[non_exhaustive]
+    pub enum PathMeaning {
+        /// A build, a test or a program that uses the file takes the project's sources, and says
+        /// nothing.
+        FalseGreen = "false_green",
+        /// A process runs that uses the project's files, and the file leads to it.
+        Living = "living",
+        /// A program that reads the file finds the project's files.
+        LeadsBack = "leads_back",
+        /// The tool that wrote the file sees for itself that it is elsewhere.
+        Harmless = "harmless",
+        /// The worktree has the file with its own path.
+        Rewritten = "rewritten",
     }
 }
 
@@ -413,7 +358,7 @@ mod tests {
         names.dedup();
         assert_eq!(names.len(), PathKind::ALL.len());
         for kind in PathKind::ALL {
-            assert_eq!(PathKind::of_number(kind.number()), Some(kind));
+            assert_eq!(PathKind::of_number(*kind as u8), Some(*kind));
         }
     }
 }

@@ -11,6 +11,7 @@ use memchr::memmem;
 use rustix::fs;
 
 use super::local::known_tracked;
+use crate::macros::named;
 use crate::store::files::read_plain;
 use crate::store::id::BlobId;
 use crate::store::layout;
@@ -27,34 +28,21 @@ const PACKAGES: [&str; 4] = ["node_modules", "site-packages", "dist-packages", "
 const TEMPLATES: [&str; 7] =
     ["example", "sample", "template", "tmpl", "dist", "defaults", "schema"];
 
-/// What kind of secret a file looks like.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[non_exhaustive]
-pub enum SecretKind {
-    /// Settings that a program takes from its environment, such as `.env`.
-    Settings,
-    /// A private key, or a store of keys.
-    PrivateKey,
-    /// A token of a package registry.
-    Token,
-    /// Credentials of a service.
-    Credentials,
-}
-
-impl SecretKind {
-    /// All kinds; a kind's place is its number in a store.
-    pub(super) const ALL: [Self; 4] =
-        [Self::Settings, Self::PrivateKey, Self::Token, Self::Credentials];
-
-    /// The kind's name in JSON.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Settings => "settings",
-            Self::PrivateKey => "private_key",
-            Self::Token => "token",
-            Self::Credentials => "credentials",
-        }
+named! {
+    listed:
+    /// What kind of secret a file looks like.
+    // A kind's place here is its number in a store.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+    #[non_exhaustive]
+    pub enum SecretKind {
+        /// Settings that a program takes from its environment, such as `.env`.
+        Settings = "settings",
+        /// A private key, or a store of keys.
+        PrivateKey = "private_key",
+        /// A token of a package registry.
+        Token = "token",
+        /// Credentials of a service.
+        Credentials = "credentials",
     }
 }
 

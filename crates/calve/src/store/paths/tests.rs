@@ -334,7 +334,7 @@ proptest! {
             Just("\""), Just("#!"), Just("#!/bin/sh\n"), Just("'''exec' "), Just("\" \"$0\" \"$@\"\n' '''\n"),
             Just(" "), Just("bin/python"), Just("x"), Just("2"), Just("file://"), Just("%20"), Just("\r\n"),
         ], 0..12),
-        kind in proptest::sample::select(&PathKind::ALL[..]),
+        kind in proptest::sample::select(PathKind::ALL),
         to in proptest::sample::select(&["/w/x", "/a/app/.calve/w", "/w/a b", LONG, "/a/app2", "/a"][..]),
         other in proptest::sample::select(&[None, Some("/b/app"), Some("/app"), Some("/a"), Some("/w")][..]),
     ) {

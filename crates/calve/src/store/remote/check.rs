@@ -19,6 +19,7 @@ use super::push::LARGE_BYTES;
 use super::record::{ObjectId, PackRef, PartRef, Recipe};
 use super::{Remote, found_key, name, pack_key, part_key, snapshot_key, steps};
 use crate::error::{Error, ErrorKind, Operation};
+use crate::macros::named;
 use crate::tree::pool::lock;
 use crate::tree::running::Running;
 
@@ -50,27 +51,17 @@ impl RemoteVerifyOptions {
     }
 }
 
-/// What is wrong with an object of a remote.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[non_exhaustive]
-pub enum RemoteDamageKind {
-    /// It is needed and not there.
-    Missing,
-    /// It is not what its name says.
-    Damaged,
-    /// A record does not name everything that its snapshot needs.
-    Incomplete,
-}
-
-impl RemoteDamageKind {
-    /// The name that the JSON output uses.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Missing => "missing",
-            Self::Damaged => "damaged",
-            Self::Incomplete => "incomplete",
-        }
+named! {
+    /// What is wrong with an object of a remote.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+    #[non_exhaustive]
+    pub enum RemoteDamageKind {
+        /// It is needed and not there.
+        Missing = "missing",
+        /// It is not what its name says.
+        Damaged = "damaged",
+        /// A record does not name everything that its snapshot needs.
+        Incomplete = "incomplete",
     }
 }
 

@@ -38,6 +38,7 @@ use super::underway::{
 };
 use super::{CANARIES, FOLDERS, Remote, steps};
 use crate::error::{Error, ErrorKind, Operation};
+use crate::macros::setters;
 use crate::tree::pool::lock;
 use crate::tree::running::Running;
 
@@ -81,28 +82,16 @@ impl RemoteGcOptions {
     pub fn new() -> Self {
         Self::default()
     }
+}
 
+setters! { RemoteGcOptions:
     /// How old something must be to be condemned, and how long it stays after that. It should be
     /// longer than any push or pull takes; one that takes longer starts over.
-    #[must_use]
-    pub fn grace(mut self, grace: Duration) -> Self {
-        self.grace = grace;
-        self
-    }
-
+    pub grace: Duration,
     /// How many older changes of each name stay, beside the newest one.
-    #[must_use]
-    pub fn keep(mut self, changes: u64) -> Self {
-        self.keep = changes;
-        self
-    }
-
+    pub keep: u64,
     /// Whether it only says what it would do.
-    #[must_use]
-    pub fn dry_run(mut self, yes: bool) -> Self {
-        self.dry_run = yes;
-        self
-    }
+    pub dry_run: bool,
 }
 
 /// Things on a remote that nobody needs.

@@ -12,6 +12,7 @@ use super::super::idle::LastChange;
 use super::super::{Worktree, WorktreeState};
 use super::CheckedWorktree;
 use crate::error::{Error, ErrorKind, Operation};
+use crate::macros::{named, setters};
 use crate::store::git::Failure;
 use crate::store::git::branch::{Mainline, MergedBy};
 use crate::store::{Store, StoreOptions};
@@ -35,31 +36,6 @@ impl DropFilter {
         Self::default()
     }
 
-    /// Whether only worktrees are chosen in which something was committed and whose commit is
-    /// merged: the commit that the project has checked out, or the branch that a remote has checked
-    /// out, has it as an ancestor, or has its changes, as after a squash or a rebase.
-    #[must_use]
-    pub fn merged(mut self, yes: bool) -> Self {
-        self.merged = yes;
-        self
-    }
-
-    /// Only worktrees are chosen in which nothing changed for so long: see
-    /// [`Worktree::last_change`].
-    #[must_use]
-    pub fn idle(mut self, time: Duration) -> Self {
-        self.idle = Some(time);
-        self
-    }
-
-    /// Whether worktrees that git or another tool made are not chosen, although a command has worked
-    /// on them: nobody asked calve to look after them.
-    #[must_use]
-    pub fn only_calves(mut self, yes: bool) -> Self {
-        self.only_calves = yes;
-        self
-    }
-
     /// The folder in which the caller stands. The worktree around it is not chosen.
     #[must_use]
     pub fn not_around(mut self, folder: impl Into<PathBuf>) -> Self {
@@ -68,48 +44,44 @@ impl DropFilter {
     }
 }
 
-/// Why a worktree is not chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[non_exhaustive]
-pub enum StayReason {
-    /// The caller stands in it.
-    Current,
-    /// Its folder is gone.
-    Missing,
-    /// Another process is starting it.
-    Starting,
-    /// git or another tool made it.
-    MadeByGit,
-    /// git is in the middle of something in it, such as a rebase or a merge.
-    UnderWay,
-    /// Nothing was committed in it, so nothing is merged.
-    NothingCommitted,
-    /// Its commits are not merged.
-    NotMerged,
-    /// It has no repository, or one of its own, so calve cannot say what is merged.
-    NoRepository,
-    /// Something in it changed not long ago.
-    NotIdle,
-    /// [`StayingWorktree::error`] says why.
-    Refused,
+setters! { DropFilter:
+    /// Whether only worktrees are chosen in which something was committed and whose commit is
+    /// merged: the commit that the project has checked out, or the branch that a remote has checked
+    /// out, has it as an ancestor, or has its changes, as after a squash or a rebase.
+    pub merged: bool,
+    /// Only worktrees are chosen in which nothing changed for so long: see
+    /// [`Worktree::last_change`].
+    pub idle: Duration = Some(idle),
+    /// Whether worktrees that git or another tool made are not chosen, although a command has worked
+    /// on them: nobody asked calve to look after them.
+    pub only_calves: bool,
 }
 
-impl StayReason {
-    /// The reason as JSON documents have it. For [`StayReason::Refused`] they have the error's kind.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Current => "current",
-            Self::Missing => "missing",
-            Self::Starting => "starting",
-            Self::MadeByGit => "made_by_git",
-            Self::UnderWay => "under_way",
-            Self::NothingCommitted => "nothing_committed",
-            Self::NotMerged => "not_merged",
-            Self::NoRepository => "no_repository",
-            Self::NotIdle => "not_idle",
-            Self::Refused => "refused",
-        }
+named! {
+    /// Why a worktree is not chosen.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+    #[non_exhaustive]
+    pub enum StayReason {
+        /// The caller stands in it.
+        Current = "current",
+        /// Its folder is gone.
+        Missing = "missing",
+        /// Another process is starting it.
+        Starting = "starting",
+        /// git or another tool made it.
+        MadeByGit = "made_by_git",
+        /// git is in the middle of something in it, such as a rebase or a merge.
+        UnderWay = "under_way",
+        /// Nothing was committed in it, so nothing is merged.
+        NothingCommitted = "nothing_committed",
+        /// Its commits are not merged.
+        NotMerged = "not_merged",
+        /// It has no repository, or one of its own, so calve cannot say what is merged.
+        NoRepository = "no_repository",
+        /// Something in it changed not long ago.
+        NotIdle = "not_idle",
+        /// [`StayingWorktree::error`] says why. JSON documents have that error's kind.
+        Refused = "refused",
     }
 }
 

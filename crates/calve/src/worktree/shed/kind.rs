@@ -12,38 +12,27 @@ use std::path::Path;
 
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 
+use crate::macros::named;
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::store::at;
 use crate::store::files::{listed, path_from, read_plain};
 
-/// Which program gives a folder back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[non_exhaustive]
-pub enum ShedKind {
-    /// cargo's `target`.
-    Cargo,
-    /// A cache of a tool that calve knows, with a `CACHEDIR.TAG`.
-    Cache,
-    /// `node_modules` that an installer wrote, beside a `package.json`.
-    NodeModules,
-    /// `__pycache__` with nothing but compiled modules.
-    PythonCache,
-    /// A build folder of CMake, whose sources are elsewhere in the worktree.
-    Cmake,
-}
-
-impl ShedKind {
-    /// The kind as JSON documents have it.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Cargo => "cargo",
-            Self::Cache => "cache",
-            Self::NodeModules => "node_modules",
-            Self::PythonCache => "python_cache",
-            Self::Cmake => "cmake",
-        }
+named! {
+    /// Which program gives a folder back.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+    #[non_exhaustive]
+    pub enum ShedKind {
+        /// cargo's `target`.
+        Cargo = "cargo",
+        /// A cache of a tool that calve knows, with a `CACHEDIR.TAG`.
+        Cache = "cache",
+        /// `node_modules` that an installer wrote, beside a `package.json`.
+        NodeModules = "node_modules",
+        /// `__pycache__` with nothing but compiled modules.
+        PythonCache = "python_cache",
+        /// A build folder of CMake, whose sources are elsewhere in the worktree.
+        Cmake = "cmake",
     }
 }
 

@@ -16,6 +16,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::macros::named;
 use crate::store::delta::{Counts, Delta, compare};
 use crate::store::manifest::Manifest;
 use crate::store::object::Entry;
@@ -81,36 +82,23 @@ pub(super) fn with_companions(path: &Path) -> impl Iterator<Item = PathBuf> {
     })
 }
 
-/// Why something stays as the worktree has it, although the project has it otherwise.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[non_exhaustive]
-pub enum StayedReason {
-    /// The worktree changed it, too.
-    Changed,
-    /// The worktree deleted it.
-    Deleted,
-    /// It has files that no snapshot has, such as sockets and what `.calveignore` leaves out.
-    Unseen,
-    /// A process works in it, or has it open for writing.
-    Used,
-    /// git tracks files in it.
-    Tracked,
-    /// It looks like a secret, and secrets are not to come along.
-    Secret,
-}
-
-impl StayedReason {
-    /// The reason as JSON documents have it.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Changed => "changed",
-            Self::Deleted => "deleted",
-            Self::Unseen => "unseen",
-            Self::Used => "used",
-            Self::Tracked => "tracked",
-            Self::Secret => "secret",
-        }
+named! {
+    /// Why something stays as the worktree has it, although the project has it otherwise.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+    #[non_exhaustive]
+    pub enum StayedReason {
+        /// The worktree changed it, too.
+        Changed = "changed",
+        /// The worktree deleted it.
+        Deleted = "deleted",
+        /// It has files that no snapshot has, such as sockets and what `.calveignore` leaves out.
+        Unseen = "unseen",
+        /// A process works in it, or has it open for writing.
+        Used = "used",
+        /// git tracks files in it.
+        Tracked = "tracked",
+        /// It looks like a secret, and secrets are not to come along.
+        Secret = "secret",
     }
 }
 
