@@ -19,17 +19,15 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
-use rustix::fs::{self, AtFlags, FileType, OFlags};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::blobs::{Blobs, Counts, Intake, Noted};
 use super::id::{BlobId, SnapshotId};
-use super::index::{Boot, Index, PackedStats, Stat};
-use super::layout::{self, Within};
-use super::manifest::{self, Manifest, NO_ID, os};
+use super::index::{Boot, Index, Stat};
+use super::manifest::{self, Manifest, NO_ID};
 use super::metadata::Maker;
 use super::object::{Entry, Kind, Time};
-use super::paths::living::{may_be_owned, owner_of};
 use super::paths::local::{Local, Tree};
 use super::paths::spelling::{Spellings, kind_to_learn_from};
 use crate::error::{Context as _, Error, Operation};
@@ -42,18 +40,21 @@ use crate::tree::filter::IgnoreChain;
 use crate::tree::listing::{self, Before, Names, Rest};
 use crate::tree::node::{self, Handles, OpenDirs};
 use crate::tree::pool::{self, Queue, lock};
-use crate::tree::read::{open_unnoted, read_rules};
+use crate::tree::read::open_unnoted;
 use crate::tree::running::Running;
 
 mod assemble;
 pub(crate) mod databases;
+mod entries;
 pub(crate) mod files;
+mod found;
 mod trust;
 
 use assemble::Assembly;
 pub(crate) use assemble::{group_of, link_again, name_directories};
 use files::read_small;
 pub(crate) use files::{attributes, entry_of};
+use found::{Inode, Listed, Scanned, What};
 
 /// The rules for entries that a snapshot leaves out, in gitignore's syntax.
 pub(crate) const IGNORE_FILE: &CStr = c".calveignore";
@@ -192,163 +193,6 @@ impl Mentions {
     pub(crate) fn extend(&mut self, other: Self) {
         self.paths.extend(other.paths);
         self.spellings.add(other.spellings.known());
-    }
-}
-
-/// An entry that was found in a directory.
-struct Found(What);
-
-/// The entries that were found in a directory, by name.
-enum Listed {
-    /// They are those of the base, with the inodes that the index has, and none of them has another
-    /// name. So a tree in which little has changed takes no memory for each of its files. Here are
-    /// the places of those that are directories.
-    Known(Vec<u32>),
-    /// None of them is a directory or has another name, and all are on the directory's device. They
-    /// are all in [`Scanned::others`]; or that is empty, and they are those of the base, which only
-    /// a look finds. Here are their inodes and change times.
-    Leaf(PackedStats),
-    Each(Vec<Found>),
-}
-
-enum What {
-    /// The entry equals the one in this slot of the base.
-    Same(u32, Inode),
-    Other(Box<Entry>, Inode),
-    /// The same, with the entry's position in [`Scanned::others`].
-    Kept(u32, Inode),
-    /// A directory, by its place among the scanned directories.
-    Directory(u32),
-    /// A batch fills this in. It stays if the batch could not get the file.
-    Pending,
-}
-
-/// The identity of an entry on disk: its device, its inode and its link count. A scan holds one for
-/// each entry, so the fields are in an order that leaves no gaps.
-#[derive(Clone, Copy)]
-struct Inode {
-    ino: u64,
-    dev: u64,
-    changed_seconds: i64,
-    changed_nanoseconds: u32,
-    /// Whether the entry has more than one name.
-    has_links: bool,
-}
-
-impl Inode {
-    fn of(meta: &Meta) -> Self {
-        let Stat { ino, changed: (changed_seconds, changed_nanoseconds) } = Stat::of(meta);
-        let has_links = meta.links > 1 && meta.ino != 0;
-        Self { ino, dev: meta.dev, changed_seconds, changed_nanoseconds, has_links }
-    }
-
-    /// The inode of a file that may change, or has changed, without a trace. No index vouches for a
-    /// file that changed at the end of time.
-    fn untraced(meta: &Meta) -> Self {
-        Self { changed_seconds: i64::MAX, changed_nanoseconds: 0, ..Self::of(meta) }
-    }
-
-    /// The inode of an entry with one name, by what an index has.
-    fn known(stat: &Stat, dev: u64) -> Self {
-        let (changed_seconds, changed_nanoseconds) = stat.changed;
-        Self { ino: stat.ino, dev, changed_seconds, changed_nanoseconds, has_links: false }
-    }
-
-    fn stat(&self) -> Stat {
-        Stat { ino: self.ino, changed: (self.changed_seconds, self.changed_nanoseconds) }
-    }
-}
-
-/// A directory that was read.
-struct Scanned {
-    own: Entry,
-    inode: Inode,
-    base: Option<u32>,
-    found: Listed,
-    /// Entries that are not as in the base.
-    others: Vec<Entry>,
-}
-
-impl Scanned {
-    /// The entries, where they are listed one by one.
-    fn found(&self) -> &[Found] {
-        match &self.found {
-            Listed::Known(_) | Listed::Leaf(_) => &[],
-            Listed::Each(found) => found,
-        }
-    }
-
-    /// Lists the entries one by one.
-    fn expand(&mut self, request: &Request<'_>) {
-        let places = match &self.found {
-            Listed::Known(places) => places,
-            Listed::Leaf(stats) => {
-                let is_other = self.others.len() == stats.count;
-                let found = (0..).zip(stats.iter()).map(|(at, stat)| {
-                    let inode = Inode::known(&stat, self.inode.dev);
-                    Found(if is_other { What::Kept(at, inode) } else { What::Same(at, inode) })
-                });
-                self.found = Listed::Each(found.collect());
-                return;
-            }
-            Listed::Each(_) => return,
-        };
-        let base = self.base.and_then(|place| request.base?.directories.get(place as usize));
-        let stats = base.and_then(|base| request.known_stats(base)).unwrap_or_default();
-        let mut places = places.iter();
-        let entries = base.map_or(&[][..], |base| &base.entries);
-        let found = (0..).zip(entries).zip(stats).filter_map(|((slot, entry), stat)| {
-            Some(Found(match entry.is_directory() {
-                true => What::Directory(*places.next()?),
-                false => What::Same(slot, Inode::known(stat, self.inode.dev)),
-            }))
-        });
-        self.found = Listed::Each(found.collect());
-    }
-
-    /// Adds the files of all batches, and moves the entries that were found into one piece of
-    /// memory, which the manifest takes over. Each entry in memory of its own, and then once more
-    /// in the manifest, would take twice as much.
-    fn complete(&mut self, looked: Vec<Looked>, request: &Request<'_>) {
-        let Listed::Each(all) = &mut self.found else { return };
-        for (at, what) in looked {
-            all[at as usize].0 = what;
-        }
-        let is_other = |found: &&Found| matches!(found.0, What::Other(..));
-        self.others.reserve_exact(all.iter().filter(is_other).count());
-        for found in &mut *all {
-            found.0 = match std::mem::replace(&mut found.0, What::Pending) {
-                What::Other(entry, inode) => match u32::try_from(self.others.len()) {
-                    Ok(at) => {
-                        self.others.push(*entry);
-                        What::Kept(at, inode)
-                    }
-                    Err(_) => What::Other(entry, inode),
-                },
-                what => what,
-            };
-        }
-        let base = self.base.filter(|_| request.looks_only);
-        let base = base.and_then(|place| request.base?.directories.get(place as usize));
-        let is_base = base.is_some_and(|base| base.entries.len() == all.len());
-        let stats: Option<PackedStats> = (0..)
-            .zip(&*all)
-            .map(|(at, found)| match &found.0 {
-                What::Kept(slot, inode) if *slot == at => Some(inode),
-                What::Same(slot, inode) if *slot == at && is_base && self.others.is_empty() => {
-                    Some(inode)
-                }
-                _ => None,
-            })
-            .map(|inode| {
-                inode
-                    .filter(|inode| !inode.has_links && inode.dev == self.inode.dev)
-                    .map(Inode::stat)
-            })
-            .collect();
-        if let Some(stats) = stats {
-            self.found = Listed::Leaf(stats);
-        }
     }
 }
 
@@ -574,263 +418,6 @@ impl Scanner<'_> {
         Ok(entry)
     }
 
-    fn list(
-        &self,
-        worker: &mut Worker,
-        dir: &OwnedFd,
-        before: Before,
-        in_root: bool,
-    ) -> rustix::io::Result<(Vec<(CString, FileType)>, Rest)> {
-        let rest = worker.names.list(dir, before, &mut worker.buffer)?;
-        let entries = worker.names.iter().map(|(name, _)| name.to_bytes());
-        let within = if in_root { Within::root(entries) } else { Within::below(entries) };
-        let mut names = Vec::new();
-        for (name, kind) in worker.names.iter() {
-            if layout::is_content(name.to_bytes(), within) {
-                names.push((name.to_owned(), kind));
-            }
-        }
-        names.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        // Some filesystems list a name twice.
-        names.dedup_by(|a, b| a.0 == b.0);
-        Ok((names, rest))
-    }
-
-    /// The ignore rules that hold in a directory, on top of the rules of the directories above it.
-    fn rules(
-        &self,
-        above: Option<Arc<IgnoreChain>>,
-        dir: &OwnedFd,
-        names: &[(CString, FileType)],
-        path: impl FnOnce() -> PathBuf,
-    ) -> Result<Option<Arc<IgnoreChain>>, Error> {
-        if names.binary_search_by(|(name, _)| name.as_c_str().cmp(IGNORE_FILE)).is_err() {
-            return Ok(above);
-        }
-        let path = path();
-        let text = read_rules(dir, &[IGNORE_FILE])
-            .context(Operation::Read, || self.full_path(&path).join(os(IGNORE_FILE.to_bytes())))?;
-        Ok(match text {
-            Some(text) => Some(IgnoreChain::push(above, &path, &text)),
-            None => above,
-        })
-    }
-
-    #[expect(
-        clippy::too_many_lines,
-        reason = "a snapshot, a comparison and a look share one pass over the names"
-    )]
-    fn entries(
-        &self,
-        worker: &mut Worker,
-        dir: &Arc<Node>,
-        (place, dev): (u32, u64),
-        names: Vec<(CString, FileType)>,
-        queue: &Queue<Task>,
-    ) -> Result<Listed, Error> {
-        let handles = self.handles(dir)?;
-        let fd = &handles.sides[0];
-        let base = dir.base.and_then(|place| self.request.base?.directories.get(place as usize));
-        let mut found: Vec<Found> = Vec::with_capacity(names.len());
-        let mut files: Vec<Wanted> = Vec::new();
-        let mut directories = Vec::new();
-        let mut next = 0;
-        // Whether every entry until now is the base's, with the inode that the index has.
-        let mut is_known = base.is_some_and(|base| self.request.known_stats(base).is_some());
-        let base_path = dir.chain.is_some().then(|| dir.path());
-        for (name, mut kind) in names {
-            if queue.stopped() {
-                return Err(pool::cancelled(Operation::Read, self.request.path));
-            }
-            let vanished = |worker: &mut Worker| {
-                worker
-                    .skipped
-                    .push(Skipped { path: dir.path_of(&name), reason: SkipReason::Vanished });
-            };
-            // Both lists are sorted by name.
-            let slot = base.and_then(|base| {
-                let entries = &base.entries;
-                while next < entries.len() && *entries[next].name < *name.to_bytes() {
-                    next += 1;
-                }
-                let is_it = entries.get(next).is_some_and(|entry| *entry.name == *name.to_bytes());
-                is_it.then(|| u32::try_from(next).ok()).flatten()
-            });
-            // A new regular file is opened in any case, and its stat is then taken by descriptor.
-            let mut meta = None;
-            if kind == FileType::Unknown || (kind != FileType::Directory && slot.is_some()) {
-                match fs::statat(fd, &name, AtFlags::SYMLINK_NOFOLLOW) {
-                    Ok(stat) => {
-                        let stat = Meta::of(&stat);
-                        kind = stat.file_type();
-                        meta = Some(stat);
-                    }
-                    Err(Errno::NOENT) => {
-                        vanished(worker);
-                        continue;
-                    }
-                    Err(errno) => {
-                        return Err(Error::io(
-                            Operation::Read,
-                            self.full_path(&dir.path_of(&name)),
-                            errno,
-                        ));
-                    }
-                }
-            }
-            let is_dir = kind == FileType::Directory;
-            if let (Some(chain), Some(path)) = (&dir.chain, &base_path)
-                && chain.excludes(&path.join(os(name.to_bytes())), is_dir)
-            {
-                self.left_out.store(true, Ordering::Relaxed);
-                continue;
-            }
-            // A comparison sees the file if the base has it, so that none seems to be deleted.
-            if matches!(kind, FileType::RegularFile | FileType::Symlink)
-                && (self.request.intake.is_some() || slot.is_none())
-                && may_be_owned(name.to_bytes())
-                && let path = dir.path_of(&name)
-                && let Some(pid) = owner_of(self.request.tree(), &path)
-            {
-                worker.skipped.push(Skipped { path, reason: SkipReason::Living(pid) });
-                continue;
-            }
-            let (mut what, mut is_same) = (What::Pending, false);
-            let trusted = meta.as_ref().zip(base).zip(slot).and_then(|((meta, base), slot)| {
-                let entry = &base.entries[slot as usize];
-                let is_it = !is_dir && self.trusted(entry, base.first + slot, meta, (dir, &name));
-                is_it.then_some((meta, entry, slot))
-            });
-            if let Some((meta, entry, slot)) = trusted
-                && self.times_tell_all(entry, fd, &name, meta)
-            {
-                #[cfg(calve_check)]
-                if let Kind::File { blob, .. } = entry.kind
-                    && self.request.local_at(dir, &name).is_none()
-                {
-                    crate::check::known_file(fd, &name, meta, blob);
-                }
-                what = What::Same(slot, Inode::of(meta));
-                is_same = meta.links == 1 && meta.dev == dev;
-            } else {
-                match kind {
-                    FileType::Directory => {
-                        let child = self.places.fetch_add(1, Ordering::Relaxed);
-                        let known = base.and_then(|base| base.child(slot?));
-                        is_same = known.is_some();
-                        directories.push((name.clone(), child, known));
-                        what = What::Directory(child);
-                    }
-                    FileType::RegularFile => {
-                        // Without an intake, only files that may be equal to the base are worth a
-                        // look.
-                        let known = base.zip(slot).map(|(base, slot)| &base.entries[slot as usize]);
-                        let on = self.request.operation.filesystems();
-                        let differs = |meta: &Meta| match known.map(|entry| &entry.kind) {
-                            Some(Kind::File { size, .. }) => {
-                                self.request.looks_only
-                                    || *size != meta.size && on.of(fd, meta.dev).sizes
-                            }
-                            _ => true,
-                        };
-                        if self.request.intake.is_none()
-                            && !(slot.is_some() && self.request.local_at(dir, &name).is_some())
-                        {
-                            let meta = match meta {
-                                Some(meta) => meta,
-                                None => match Meta::at(fd, &name) {
-                                    Ok(meta) => meta,
-                                    Err(Errno::NOENT) => {
-                                        vanished(worker);
-                                        continue;
-                                    }
-                                    Err(errno) => {
-                                        let path = self.full_path(&dir.path_of(&name));
-                                        return Err(Error::io(Operation::Read, path, errno));
-                                    }
-                                },
-                            };
-                            if differs(&meta) {
-                                let kind = Kind::File { size: meta.size, link: 0, blob: UNKNOWN };
-                                let entry = entry_of(name.to_bytes(), &meta, None, kind);
-                                what = What::Other(Box::new(entry), Inode::of(&meta));
-                            }
-                        }
-                        if matches!(what, What::Pending) {
-                            let known = trusted.and_then(|(_, entry, slot)| match entry.kind {
-                                Kind::File { blob, .. } => Some((slot, blob)),
-                                _ => None,
-                            });
-                            // A directory with more entries has no numbers for them.
-                            let at = u32::try_from(found.len()).unwrap_or(u32::MAX);
-                            files.push(Wanted { name: name.clone(), at, known });
-                        }
-                    }
-                    FileType::Symlink | FileType::Fifo => {
-                        match self.special(dir, fd, &name, kind) {
-                            Ok(Some(other)) => what = other,
-                            Ok(None) => {
-                                vanished(worker);
-                                continue;
-                            }
-                            Err(error) => {
-                                let path = self.full_path(&dir.path_of(&name));
-                                return Err(Error::io(Operation::Read, path, error));
-                            }
-                        }
-                    }
-                    FileType::Socket
-                    | FileType::BlockDevice
-                    | FileType::CharacterDevice
-                    | FileType::Unknown => {
-                        let reason = if kind == FileType::Socket {
-                            SkipReason::Socket
-                        } else {
-                            SkipReason::Device
-                        };
-                        worker.skipped.push(Skipped { path: dir.path_of(&name), reason });
-                        continue;
-                    }
-                }
-            }
-            if self.request.looks_only
-                && let (What::Other(entry, inode), Some(base), Some(slot)) = (&what, base, slot)
-                && base.entries[slot as usize] == **entry
-            {
-                what = What::Same(slot, *inode);
-            }
-            is_known &= is_same && slot.is_some_and(|slot| slot as usize == found.len());
-            found.push(Found(what));
-        }
-        // Files that must be opened are counted when they have been read.
-        let known = found.iter().filter(|it| matches!(it.0, What::Same(..) | What::Other(..)));
-        self.request.operation.files_done(known.count() as u64);
-        dir.add_pending(directories.len());
-        let places = directories.iter().map(|(_, child, _)| *child);
-        let known = base.filter(|base| is_known && base.entries.len() == found.len());
-        let known = known.map(|_| Listed::Known(places.collect()));
-        // Directories are queued first, because the last task that is queued is done first: while
-        // this thread works on the files, the directories wait for the other threads.
-        queue.extend(directories.into_iter().map(|(name, place, base)| Task::Directory {
-            parent: Some(Arc::clone(dir)),
-            name,
-            place,
-            base,
-        }));
-        while files.len() > BATCH_FILES {
-            let batch = files.split_off(files.len() - BATCH_FILES);
-            dir.add_pending(1);
-            queue.push(Task::Files { dir: Arc::clone(dir), place, files: batch });
-        }
-        if let Some(known) = known {
-            return Ok(known);
-        }
-        for (at, what) in self.files(worker, dir, place, files, queue)? {
-            found[at as usize].0 = what;
-        }
-        Ok(Listed::Each(found))
-    }
-
     /// Combines the results of the threads.
     fn assemble(&self, workers: Vec<Worker>) -> Result<Scan, Error> {
         let places = self.places.load(Ordering::Relaxed) as usize;
@@ -889,7 +476,7 @@ impl Scanner<'_> {
         let takes_in = self.request.intake.is_some();
         let is_linked = || {
             let inodes = scanned.iter().flatten().flat_map(Scanned::found);
-            inodes.into_iter().any(|found| matches!(found.0, What::Same(_, it) if it.has_links))
+            inodes.into_iter().any(|found| matches!(found, What::Same(_, it) if it.has_links))
                 || base.entries().any(|(_, _, entry)| entry.link() != 0)
         };
         scanned.len() == base.directories.len()
@@ -898,7 +485,7 @@ impl Scanner<'_> {
             && scanned.iter().all(|directory| {
                 let Some(directory) = directory else { return false };
                 let Some(place) = directory.base else { return false };
-                let known = |found: &Found| matches!(found.0, What::Same(..) | What::Directory(_));
+                let known = |found: &What| matches!(found, What::Same(..) | What::Directory(_));
                 let (own, was) = (&directory.own, base.entry_of(place));
                 let is_complete = match &directory.found {
                     Listed::Known(_) => true,
@@ -930,7 +517,7 @@ fn stats_of_base(base: &Manifest, index: Option<&Index>, scanned: &[Option<Scann
         stats[base.number_of(place) as usize] = directory.inode.stat();
         let first = base.directories[place as usize].first;
         for found in directory.found() {
-            if let What::Same(slot, inode) = &found.0 {
+            if let What::Same(slot, inode) = found {
                 stats[(first + slot) as usize] = inode.stat();
             }
         }

@@ -73,7 +73,7 @@ impl Assembly<'_> {
             let all = directory.found().len();
             let are_kept = (0..)
                 .zip(directory.found())
-                .all(|(number, found)| matches!(found.0, What::Kept(at, _) if at == number));
+                .all(|(number, found)| matches!(found, What::Kept(at, _) if *at == number));
             // If a directory has no other entries, its entries stay where they are in memory.
             let (mut entries, others) = match are_kept && directory.others.len() == all {
                 true => (directory.others, Vec::new()),
@@ -81,7 +81,7 @@ impl Assembly<'_> {
             };
             let Listed::Each(found) = directory.found else { continue };
             for found in found {
-                let (entry, inode) = match found.0 {
+                let (entry, inode) = match found {
                     What::Same(slot, inode) => {
                         let Some(base) = base else { continue };
                         (base.entries[slot as usize].clone(), inode)

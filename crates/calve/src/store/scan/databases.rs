@@ -29,7 +29,7 @@ use rustix::io::{Errno, pread, retry_on_intr};
 
 use super::super::blobs::Intake;
 use super::super::manifest::os;
-use super::{Found, Listed, Mentions, Node, Scanned, Scanner, Stat, Wanted, What, Worker};
+use super::{Listed, Mentions, Node, Scanned, Scanner, Stat, Wanted, What, Worker};
 use crate::error::{Context as _, Error, Operation};
 use crate::reflink::imp::{DIR_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::Meta;
@@ -364,9 +364,9 @@ impl Scanner<'_> {
 
     /// Whether the entry that was found still has the content of the file: every change since then
     /// would show.
-    fn holds(&self, found: &Found, meta: &Meta) -> bool {
+    fn holds(&self, found: &What, meta: &Meta) -> bool {
         let stamp = (self.request.stamp.0, i64::from(self.request.stamp.1));
-        let (What::Same(_, inode) | What::Other(_, inode) | What::Kept(_, inode)) = &found.0 else {
+        let (What::Same(_, inode) | What::Other(_, inode) | What::Kept(_, inode)) = found else {
             return false;
         };
         inode.stat() == Stat::of(meta) && inode.dev == meta.dev && meta.changed < stamp
@@ -376,9 +376,9 @@ impl Scanner<'_> {
         &'a self,
         scanned: &'a [Option<Scanned>],
         directory: &'a Scanned,
-        found: &'a Found,
+        found: &'a What,
     ) -> Option<&'a [u8]> {
-        match &found.0 {
+        match found {
             What::Same(slot, _) => {
                 let base = self.request.base?.directories.get(directory.base? as usize)?;
                 Some(&base.entries.get(*slot as usize)?.name)
@@ -421,8 +421,8 @@ impl Scanner<'_> {
         let Some(directory) = &mut scanned[place as usize] else { return false };
         let Listed::Each(found) = &mut directory.found else { return false };
         match (position, what) {
-            (Ok(at), what) => found[at].0 = what.unwrap_or(What::Pending),
-            (Err(at), Some(what)) => found.insert(at, Found(what)),
+            (Ok(at), what) => found[at] = what.unwrap_or(What::Pending),
+            (Err(at), Some(what)) => found.insert(at, what),
             (Err(_), None) => return false,
         }
         true

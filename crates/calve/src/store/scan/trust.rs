@@ -130,7 +130,7 @@ impl Scanner<'_> {
             hold(base.number_of(place), directory.inode);
             let first = base.directories[place as usize].first;
             for found in directory.found() {
-                if let What::Same(slot, inode) = found.0 {
+                if let &What::Same(slot, inode) = found {
                     hold(first + slot, inode);
                 }
             }
