@@ -27,7 +27,7 @@ use crate::store::unnamed::{self, Unnamed};
 use crate::store::{Marker, format, path_from};
 use crate::tree::CloneOptions;
 use crate::tree::filter::{Decision, Filter, IgnoreChain};
-use crate::worktree::patch::{self, Change, Side, lines};
+use crate::worktree::patch::{self, PathChange, Side, lines};
 
 mod database;
 #[cfg(feature = "remote")]
@@ -402,17 +402,17 @@ pub fn lines(data: &[u8]) {
     let mut out = Vec::new();
     let modes = [0o100_644, 0o100_755, 0o120_777];
     let side = |content, mode: u8| Side { mode: modes[usize::from(mode) % 3], content };
-    let change = Change::Modified { old: side(old, mode), new: side(new, mode) };
+    let change = PathChange::Modified { old: side(old, mode), new: side(new, mode) };
     patch::write(&mut out, b"a file", &change);
     let text = old != new && patch::stat_counts(old, new).is_some();
     if text {
         assert_eq!(apply(&out, old), new);
     }
     for change in [
-        Change::Added(side(new, mode)),
-        Change::Deleted(side(old, mode)),
-        Change::Modified { old: side(old, mode), new: side(new, mode / 3) },
-        Change::Renamed { from: old, old_mode: modes[0], new: side(new, mode) },
+        PathChange::Added(side(new, mode)),
+        PathChange::Deleted(side(old, mode)),
+        PathChange::Modified { old: side(old, mode), new: side(new, mode / 3) },
+        PathChange::Renamed { from: old, old_mode: modes[0], new: side(new, mode) },
     ] {
         patch::write(&mut out, new, &change);
     }

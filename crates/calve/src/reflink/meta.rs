@@ -518,7 +518,7 @@ pub(crate) fn apply(
     let mut refused = Vec::new();
     let mut permissions = meta.permissions();
     let owned = chown(meta, created, |uid, gid| fs::fchown(file, uid, gid))?;
-    if owned == Owned::Refused {
+    if owned == NewOwner::Refused {
         // A set-ID bit means "run as the owner", and this is another owner.
         for (bit, name) in [(0o4000, "set-user-ID"), (0o2000, "set-group-ID")] {
             if permissions & bit != 0 {
@@ -620,7 +620,7 @@ pub(crate) fn apply_at(
 }
 
 #[derive(PartialEq, Eq)]
-enum Owned {
+enum NewOwner {
     AsTheSource,
     Refused,
 }
@@ -630,21 +630,21 @@ fn chown(
     meta: &Meta,
     created: Created,
     set: impl Fn(Option<Uid>, Option<Gid>) -> rustix::io::Result<()>,
-) -> io::Result<Owned> {
+) -> io::Result<NewOwner> {
     if created.owner == (meta.uid, meta.gid) {
-        return Ok(Owned::AsTheSource);
+        return Ok(NewOwner::AsTheSource);
     }
     let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
     let own = created.owner.0 == meta.uid;
     if (created.privileged || own)
         && SystemCall::ChangeOwner.if_available(set((!own).then_some(uid), Some(gid)))?.is_some()
     {
-        return Ok(Owned::AsTheSource);
+        return Ok(NewOwner::AsTheSource);
     }
     if !own && created.owner.1 != meta.gid {
         SystemCall::ChangeOwner.if_available(set(None, Some(gid)))?;
     }
-    Ok(Owned::Refused)
+    Ok(NewOwner::Refused)
 }
 
 /// Removes the ACLs that a new entry inherited from its directory.

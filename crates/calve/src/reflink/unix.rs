@@ -84,13 +84,13 @@ fn open_parent(path: &Path) -> io::Result<(OwnedFd, CString)> {
 }
 
 /// A file that calve removes unless it is kept.
-struct NewFile<'a> {
+struct UnfinishedFile<'a> {
     dir: BorrowedFd<'a>,
     name: CString,
     kept: bool,
 }
 
-impl Drop for NewFile<'_> {
+impl Drop for UnfinishedFile<'_> {
     fn drop(&mut self) {
         if !self.kept {
             let _ = fs::unlinkat(self.dir, &self.name, AtFlags::empty());
@@ -124,7 +124,7 @@ fn clone_to<'a>(
     source: &Source,
     dir: BorrowedFd<'a>,
     name: CString,
-) -> io::Result<(NewFile<'a>, ReflinkOutcome, Option<OwnedFd>)> {
+) -> io::Result<(UnfinishedFile<'a>, ReflinkOutcome, Option<OwnedFd>)> {
     if sys::CLONE_MAKES_THE_FILE {
         let (outcome, _) = super::outcome(
             Patience::new(FILE_PATIENCE).retry(|| sys::clone_at(&source.fd, dir, &name)),
@@ -132,16 +132,16 @@ fn clone_to<'a>(
         if outcome == ReflinkOutcome::Cloned {
             // The clone brought its metadata, except the set-ID bits. To restore these needs no
             // descriptor.
-            let file = NewFile { dir, name, kept: false };
+            let file = UnfinishedFile { dir, name, kept: false };
             let fd = fs::openat(dir, &file.name, SOURCE_FLAGS, Mode::empty())?;
             meta::apply(&fd, &source.meta, None, meta::created_by_us(false), None)?;
             return Ok((file, outcome, None));
         }
         let fd = fs::openat(dir, &name, NEW_FILE_FLAGS, Mode::RUSR | Mode::WUSR)?;
-        return Ok((NewFile { dir, name, kept: false }, outcome, Some(fd)));
+        return Ok((UnfinishedFile { dir, name, kept: false }, outcome, Some(fd)));
     }
     let fd = fs::openat(dir, &name, NEW_READABLE_FLAGS, Mode::RUSR | Mode::WUSR)?;
-    let file = NewFile { dir, name, kept: false };
+    let file = UnfinishedFile { dir, name, kept: false };
     let (outcome, _) = retry_of(source, &fd)?;
     if outcome == ReflinkOutcome::Cloned {
         finish(source, &fd)?;
@@ -212,7 +212,7 @@ pub(crate) fn probe(source: &Path, dest: &Path) -> io::Result<(ReflinkOutcome, O
             // A clone call reads the source, so this file is open for reading and writing.
             match fs::openat(dir, &name, NEW_READABLE_FLAGS, Mode::RUSR | Mode::WUSR) {
                 Ok(fd) => {
-                    let new = NewFile { dir: dir.as_fd(), name, kept: false };
+                    let new = UnfinishedFile { dir: dir.as_fd(), name, kept: false };
                     named = (!is_tested(dir)).then_some(new);
                     let mut file = File::from(fd);
                     file.write_all(&[0xca; PROBE_BYTES])?;
@@ -229,7 +229,7 @@ pub(crate) fn probe(source: &Path, dest: &Path) -> io::Result<(ReflinkOutcome, O
         Err(errno) => return Err((*errno).into()),
     };
     let name = CString::new(temporary_name())?;
-    let file = NewFile { dir: dest.as_fd(), name, kept: false };
+    let file = UnfinishedFile { dir: dest.as_fd(), name, kept: false };
     let result = if sys::CLONE_MAKES_THE_FILE {
         sys::clone_at(&fd, &dest, &file.name)
     } else {

@@ -111,7 +111,7 @@ pub(crate) enum Mirror {
 
 /// What became of a file that was to be taken in.
 #[derive(Debug)]
-pub(crate) enum Taken {
+pub(crate) enum IntakeOutcome {
     /// It is stored: what it was when it was taken in, and how many bytes it had. Where a file has
     /// no size (procfs) these are not what its metadata says. `writers`: who could write to it.
     /// `traced`: every change since would show in the file's times, so the index may vouch for it.
@@ -169,7 +169,7 @@ pub(crate) fn is_traced(
 
 /// The counts of contents that were taken in.
 #[derive(Debug, Default, Clone, Copy)]
-pub(crate) struct Counts {
+pub(crate) struct IntakeCounts {
     /// Files that were read.
     pub(crate) read_files: u64,
     pub(crate) read_bytes: u64,
@@ -185,7 +185,7 @@ pub(crate) struct Counts {
 pub(crate) struct Intake {
     buffer: Vec<u8>,
     copier: Copier,
-    pub(crate) counts: Counts,
+    pub(crate) counts: IntakeCounts,
     /// Blobs that are to be sealed when they are on the disk.
     pub(crate) unsealed: Vec<BlobId>,
     noted: Noted,
@@ -222,10 +222,10 @@ impl Noted {
     }
 
     /// The mirrors that were made until now.
-    pub(crate) fn made(&self) -> Made {
+    pub(crate) fn made(&self) -> MadeMirrors {
         let mut starts = lock(&self.0.made).clone();
         starts.sort_unstable();
-        Made(starts)
+        MadeMirrors(starts)
     }
 }
 
@@ -234,9 +234,9 @@ impl Noted {
 /// It has only the first eight bytes of each id, because whole ids take 32 MB for a million files.
 /// Two ids may begin alike, so nobody may remove a mirror because of this alone.
 #[derive(Debug)]
-pub(crate) struct Made(Vec<u64>);
+pub(crate) struct MadeMirrors(Vec<u64>);
 
-impl Made {
+impl MadeMirrors {
     /// Whether a mirror may be one of them. No other mirror is, except by chance.
     pub(crate) fn may_have(&self, id: BlobId) -> bool {
         self.0.binary_search(&start_of(id)).is_ok()
@@ -257,7 +257,7 @@ impl Intake {
         Self {
             buffer: Vec::new(),
             copier: Copier::new(false),
-            counts: Counts::default(),
+            counts: IntakeCounts::default(),
             unsealed: Vec::new(),
             noted: noted.clone(),
             roots: Roots::default(),
@@ -546,7 +546,7 @@ impl Blobs {
         mut meta: Meta,
         stamp: (i64, i64),
         stop: &dyn Fn() -> bool,
-    ) -> io::Result<Taken> {
+    ) -> io::Result<IntakeOutcome> {
         for attempt in 0..TRIES {
             intake.counts.read_files += u64::from(attempt == 0);
             // Elsewhere the times may go on by themselves.
@@ -575,12 +575,12 @@ impl Blobs {
                 TakeInAttempt::Stored { blob, size, meta, rested } => {
                     intake.counts.read_bytes += size;
                     let traced = rested && is_traced(writers, protected, meta.changed, stamp);
-                    return Ok(Taken::Stored { blob, size, meta, traced, writers });
+                    return Ok(IntakeOutcome::Stored { blob, size, meta, traced, writers });
                 }
                 TakeInAttempt::Changed => meta = Meta::of_file(file)?,
             }
         }
-        Ok(Taken::Changing)
+        Ok(IntakeOutcome::Changing)
     }
 
     /// Whether a file was cloned into `new`, which is empty, or not there, if not.

@@ -56,7 +56,7 @@ pub(crate) struct Catalog {
 
 /// The number of rows of each kind.
 #[derive(Debug)]
-pub(crate) struct Counts {
+pub(crate) struct RowCounts {
     pub(crate) snapshots: u64,
     pub(crate) names: u64,
     /// The project is not counted.
@@ -209,13 +209,13 @@ impl Catalog {
         })
     }
 
-    pub(crate) fn counts(&self) -> Result<Counts, Error> {
+    pub(crate) fn counts(&self) -> Result<RowCounts, Error> {
         self.read(|db| {
             let count = |table: &str| {
                 let sql = format!("SELECT count(*) FROM {table}");
                 db.query_row(&sql, [], |row| row.get::<_, i64>(0)).map(i64::unsigned_abs)
             };
-            Ok(Counts {
+            Ok(RowCounts {
                 snapshots: count("snapshots")?,
                 names: count("names")?,
                 worktrees: count(&format!("worktrees WHERE name <> '{PROJECT}'"))?,

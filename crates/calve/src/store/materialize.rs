@@ -24,10 +24,10 @@ use crate::report::DestinationReport;
 use crate::tree::engine::Worker;
 use crate::tree::file::Job;
 use crate::tree::links::FileKey;
-use crate::tree::op::{Dest, DestState, Node, Op, OpenNode, Task};
+use crate::tree::op::{Dest, DestState, NewNode, Op, OpenNode, Task};
 use crate::tree::pool::lock;
 use crate::tree::running::Running;
-use crate::tree::source::{Named, Opened, Source};
+use crate::tree::source::{NamedEntry, Opened, Source};
 use crate::tree::special::Special;
 use crate::tree::tally::{self, Because};
 use crate::tree::{CloneMode, CloneOptions};
@@ -63,7 +63,7 @@ struct Tree<'a> {
 type Stats = Vec<Mutex<Vec<Stat>>>;
 
 /// The data that one thread keeps.
-struct Thread {
+struct IntakeThread {
     intake: Intake,
     stats: Arc<Stats>,
 }
@@ -131,15 +131,15 @@ impl Source for Tree<'_> {
     /// The directory's place in the manifest.
     type Directory = u32;
     type Child = u32;
-    type Thread = Thread;
+    type Thread = IntakeThread;
 
     const OPERATION: Operation = Operation::Make;
     const SIDES: usize = 0;
     const CLONES_HAVE_METADATA: bool = false;
     const NOTES: bool = true;
 
-    fn thread(&self) -> Thread {
-        Thread { intake: Intake::noting(&self.noted), stats: Arc::clone(&self.stats) }
+    fn thread(&self) -> IntakeThread {
+        IntakeThread { intake: Intake::noting(&self.noted), stats: Arc::clone(&self.stats) }
     }
 
     fn open(
@@ -171,7 +171,7 @@ impl Source for Tree<'_> {
             }
             let name = CString::new(&*entry.name)
                 .context(Operation::Make, || op.from.path(node.own).join(os(&entry.name)))?;
-            let named = Named { name: &name, kind: wanted(entry).file_type(), number };
+            let named = NamedEntry { name: &name, kind: wanted(entry).file_type(), number };
             // The manifest does not say how many names a file has.
             let file = (FileKey::certain((0, entry.link())), u64::MAX);
             let first = match entry.link() {
@@ -203,7 +203,7 @@ impl Source for Tree<'_> {
     fn file(
         worker: &mut Worker<'_, '_, Self>,
         node: &OpenNode<Self>,
-        named: Named<'_>,
+        named: NamedEntry<'_>,
     ) -> Result<Option<Job<Self>>, Error> {
         let entry = worker.op.from.entry(node, named.number);
         open_content(worker, node, named, entry).map(Some)
@@ -212,12 +212,12 @@ impl Source for Tree<'_> {
     fn special(
         worker: &mut Worker<'_, '_, Self>,
         node: &OpenNode<Self>,
-        named: Named<'_>,
+        named: NamedEntry<'_>,
     ) -> Result<Option<Special<Self>>, Error> {
         special(worker.op.from.entry(node, named.number), named, node, worker.op).map(Some)
     }
 
-    fn attributes(&self, node: &Node<Self>, job: &Job<Self>) -> io::Result<Option<Box<Attrs>>> {
+    fn attributes(&self, node: &NewNode<Self>, job: &Job<Self>) -> io::Result<Option<Box<Attrs>>> {
         Ok(attrs(self.entry(node, job.number())).map(Box::new))
     }
 
@@ -234,13 +234,13 @@ impl Source for Tree<'_> {
         }
     }
 
-    fn note(thread: &mut Thread, dest: usize, number: u32, found: &Meta) {
+    fn note(thread: &mut IntakeThread, dest: usize, number: u32, found: &Meta) {
         // A hard link changes the change time of the names that were made before it. The rounds
         // follow each other, so the last one that is written is the last that was seen.
         lock(&thread.stats[dest])[number as usize] = Stat::of(found);
     }
 
-    fn number(&self, node: &Node<Self>) -> u32 {
+    fn number(&self, node: &NewNode<Self>) -> u32 {
         self.plan.manifest.number_of(node.own)
     }
 }
@@ -252,12 +252,12 @@ impl<'a> Tree<'a> {
         Opened { name, side: None, meta: wanted(entry), attrs, own: place }
     }
 
-    fn at(&self, node: &Node<Self>) -> &'a manifest::Directory {
+    fn at(&self, node: &NewNode<Self>) -> &'a manifest::Directory {
         &self.plan.manifest.directories[node.own as usize]
     }
 
     /// The entry of a directory with this number.
-    fn entry(&self, node: &Node<Self>, number: u32) -> &'a Entry {
+    fn entry(&self, node: &NewNode<Self>, number: u32) -> &'a Entry {
         let directory = self.at(node);
         &directory.entries[(number - directory.first) as usize]
     }
@@ -272,8 +272,8 @@ impl<'a> Tree<'a> {
 /// Opens the content of a file.
 fn open_content<'a>(
     worker: &mut Worker<'_, '_, Tree<'a>>,
-    node: &Node<Tree<'a>>,
-    named: Named<'_>,
+    node: &NewNode<Tree<'a>>,
+    named: NamedEntry<'_>,
     entry: &Entry,
 ) -> Result<Job<Tree<'a>>, Error> {
     let op = worker.op;
@@ -291,8 +291,8 @@ fn open_content<'a>(
 
 fn special<'a>(
     entry: &Entry,
-    named: Named<'_>,
-    node: &Node<Tree<'a>>,
+    named: NamedEntry<'_>,
+    node: &NewNode<Tree<'a>>,
     op: &Op<'_, Tree<'a>>,
 ) -> Result<Special<Tree<'a>>, Error> {
     let target = match &entry.kind {

@@ -203,7 +203,7 @@ fn lend_rules(
 }
 
 /// What stays of the tree below.
-struct Rest {
+struct Remainder {
     /// For each directory: whether it is gone with all that is in it.
     gone: Vec<bool>,
     /// For each directory: whether it stays if nothing is put into it. A directory does not stay if
@@ -226,7 +226,7 @@ fn lost(base: &Manifest, place: u32, paths: &[Vec<u8>], gone: &HashSet<Vec<u8>>)
     directory.entries.iter().map(is_gone).collect()
 }
 
-impl Rest {
+impl Remainder {
     fn of(base: &Manifest, gone_paths: &HashSet<Vec<u8>>) -> (Self, Vec<Vec<bool>>) {
         let count = base.directories.len();
         // A directory comes after the one that it is in.
@@ -273,7 +273,7 @@ fn overlay(
     over: &Manifest,
     time: (i64, u32),
 ) -> Option<Both> {
-    let (rest, lost) = Rest::of(base, gone);
+    let (rest, lost) = Remainder::of(base, gone);
     let changes = |below: u32, above: Option<u32>| {
         let brings = above.is_some_and(|above| {
             let below = &base.directories[below as usize];

@@ -66,7 +66,7 @@ pub use name::{PublicKey, SigningKey};
 pub use pull::{PullOptions, PullReport};
 pub use push::{PushOptions, PushReport};
 
-use name::{NAME_MOST_BYTES, Named, Vouched};
+use name::{NAME_MOST_BYTES, Named, VouchedName};
 use objects::Patient;
 use record::{ObjectId, RECORD_MOST_BYTES, Record};
 
@@ -110,7 +110,7 @@ struct RemotePlace {
     /// The remote's own id, from its object `format`.
     id: String,
     objects: Patient,
-    times: underway::Times,
+    times: underway::AnnouncementTimes,
 }
 
 /// What a name of a remote means.
@@ -274,7 +274,7 @@ fn place_of(url: &str, settings: &RemoteSettings) -> Result<Patient, Error> {
     if !path.starts_with('/') {
         return Err(wrong("a remote in a folder is file:// and the folder's absolute path"));
     }
-    Ok(Patient::new(Box::new(folder::Folder::new(PathBuf::from(path)))))
+    Ok(Patient::new(Box::new(folder::RemoteFolder::new(PathBuf::from(path)))))
 }
 
 impl Remote {
@@ -389,7 +389,7 @@ impl Remote {
                 error(ErrorKind::RemoteNotFound, "no remote is there: it has no object 'format'")
             })?;
         let id = read_format(&format).map_err(|why| error(ErrorKind::StoreIncompatible, &why))?;
-        let times = underway::Times::USUAL;
+        let times = underway::AnnouncementTimes::USUAL;
         let place = RemotePlace { url: url.to_owned(), id, objects, times };
         Ok(Self { place: Arc::new(place), keys: Vec::new() })
     }
@@ -488,7 +488,7 @@ impl Remote {
         at(&self.place.url, key)
     }
 
-    fn list(&self, prefix: &str) -> Result<Vec<objects::Listed>, Error> {
+    fn list(&self, prefix: &str) -> Result<Vec<objects::ListedObject>, Error> {
         self.objects()
             .list(prefix)
             .map_err(|error| self.failed(Operation::ReadRemote, prefix, error))
@@ -560,7 +560,7 @@ impl Remote {
 
     /// A change of a name as it is stored, with the keys that vouch for it. `None`: it was removed
     /// since it was listed.
-    fn named(&self, name: &str, sequence: u64) -> Result<Option<Vouched>, Error> {
+    fn named(&self, name: &str, sequence: u64) -> Result<Option<VouchedName>, Error> {
         let key = name::key_of(&name::encoded(name)?, sequence);
         let Some(bytes) = self.read(&key, NAME_MOST_BYTES)? else { return Ok(None) };
         let Some((named, signers)) = Named::decode(&bytes) else {
@@ -875,7 +875,7 @@ mod tests {
             Ok(true)
         }
 
-        fn list(&self, _: &str, _: &mut dyn FnMut(objects::Listed)) -> io::Result<()> {
+        fn list(&self, _: &str, _: &mut dyn FnMut(objects::ListedObject)) -> io::Result<()> {
             Ok(())
         }
 
@@ -959,7 +959,11 @@ mod tests {
             self.kept.create(key, content)
         }
 
-        fn list(&self, prefix: &str, each: &mut dyn FnMut(objects::Listed)) -> io::Result<()> {
+        fn list(
+            &self,
+            prefix: &str,
+            each: &mut dyn FnMut(objects::ListedObject),
+        ) -> io::Result<()> {
             self.kept.list(prefix, each)
         }
 

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{self, AtFlags, FileType, Mode};
 
-use super::blobs::{Intake, Noted, Taken, path_of};
+use super::blobs::{Intake, IntakeOutcome, Noted, path_of};
 use super::contents::Contents;
 use super::files::open_dir;
 use super::id::{BlobId, SnapshotId};
@@ -30,7 +30,7 @@ use super::packing::{Cold, From, write_packs};
 use super::reach::Reach;
 use super::ready::{Deletion, Which};
 use super::verify::{
-    self, Bad, Damage, DamageKind, Eye, Mendable, Mirror, VerifyOptions, VerifyReport,
+    self, Bad, Damage, DamageKind, Eye, Mendable, MirrorState, VerifyOptions, VerifyReport,
 };
 use super::{Store, StoreOptions, is_pack_name, locks};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
@@ -181,13 +181,13 @@ impl<'a> Repair<'a> {
     fn mend(&mut self, id: BlobId) -> Result<(), Error> {
         let Eye { contents, operation, .. } = self.eye;
         let mut state = self.eye.look_at(id)?;
-        if matches!(state.mirror, Mirror::Bad { how: Bad::Closed, .. }) {
+        if matches!(state.mirror, MirrorState::Bad { how: Bad::Closed, .. }) {
             open_again(contents.blobs.dir(), &path_of(id));
             state = self.eye.look_at(id)?;
         }
         // Each mirror is flushed by itself, because the kernel reports a failed write once: a flush
         // of the whole filesystem may succeed after it.
-        if let Mirror::Good { sealed: false, size } = state.mirror {
+        if let MirrorState::Good { sealed: false, size } = state.mirror {
             let stop = || operation.is_cancelled();
             let path = || contents.blobs.mirror_path(id);
             let good = contents.blobs.good(&mut self.eye.intake, id, size, &stop);
@@ -196,12 +196,12 @@ impl<'a> Repair<'a> {
             }
         }
         match (state.mirror, state.packed) {
-            (Mirror::Good { .. }, packed) => {
+            (MirrorState::Good { .. }, packed) => {
                 if let Some((_, Err(_))) = packed {
                     contents.catalog.forget_packed(id)?;
                 }
             }
-            (Mirror::Bad { .. }, Some((pack, Ok(())))) => {
+            (MirrorState::Bad { .. }, Some((pack, Ok(())))) => {
                 let Some((_, at)) = contents.catalog.packed(id)? else { return Ok(()) };
                 let aside = set_aside(contents, id)?;
                 let unpack = |file: &mut File| contents.open_pack(&pack)?.read_into(id, at, file);
@@ -215,16 +215,17 @@ impl<'a> Repair<'a> {
                 let _ = removal::remove(&trash, &aside);
             }
             (
-                Mirror::Bad {
-                    how: Bad::Young | Bad::Worthless | Bad::Unsealed | Bad::Empty, ..
+                MirrorState::Bad {
+                    how: Bad::Young | Bad::Worthless | Bad::Unsealed | Bad::Empty,
+                    ..
                 },
                 _,
             ) => {
                 set_aside(contents, id)?;
             }
             // Another day it may be readable, and there is nothing else.
-            (Mirror::Bad { how: Bad::Closed | Bad::Unreadable, .. }, _) => {}
-            (Mirror::Missing, _) => {}
+            (MirrorState::Bad { how: Bad::Closed | Bad::Unreadable, .. }, _) => {}
+            (MirrorState::Missing, _) => {}
         }
         Ok(())
     }
@@ -252,7 +253,7 @@ impl<'a> Repair<'a> {
                     }
                     let stamp = (seconds, nanoseconds.into());
                     let taken = contents.blobs.take_in(intake, &file, meta, stamp, &stop)?;
-                    Ok(matches!(taken, Taken::Stored { blob, .. } if blob == id))
+                    Ok(matches!(taken, IntakeOutcome::Stored { blob, .. } if blob == id))
                 };
                 if take(&mut self.eye.intake).unwrap_or(false) {
                     return Ok(());

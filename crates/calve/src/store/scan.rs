@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::blobs::{Blobs, Counts, Intake, Noted};
+use super::blobs::{Blobs, Intake, IntakeCounts, Noted};
 use super::id::{BlobId, SnapshotId};
 use super::index::{Boot, Index, Stat};
 use super::manifest::{self, Manifest, NO_ID};
@@ -121,7 +121,7 @@ impl AlikeFiles {
 impl Request<'_> {
     /// The roots of the tree's files, if the file in `dir` may have another content, size or time
     /// here than in a snapshot.
-    fn local_at(&self, dir: &Node, name: &CStr) -> Option<&Local> {
+    fn local_at(&self, dir: &ScanNode, name: &CStr) -> Option<&Local> {
         let local = self.local?;
         local.may_differ(&dir.path_of(name)).then_some(local)
     }
@@ -151,7 +151,7 @@ pub(crate) struct Scan {
     pub(crate) directories: Vec<u32>,
     pub(crate) skipped: Vec<Skipped>,
     pub(crate) mentions: Mentions,
-    pub(crate) counts: Counts,
+    pub(crate) counts: IntakeCounts,
     /// Blobs that must be sealed after a flush.
     pub(crate) unsealed: Vec<BlobId>,
     /// Whether ignore rules of the tree left anything out.
@@ -197,27 +197,27 @@ impl Mentions {
 }
 
 /// A directory that is being read.
-type Node = node::Node<Directory>;
+type ScanNode = node::Node<Directory>;
 
 struct Directory {
     /// The directory's place in the base.
     base: Option<u32>,
     chain: Option<Arc<IgnoreChain>>,
-    progress: Mutex<Progress>,
+    progress: Mutex<ScanProgress>,
 }
 
 /// What the threads found in a directory until now.
 #[derive(Default)]
-struct Progress {
+struct ScanProgress {
     /// The place of the directory, and the directory without the files of batches.
     scanned: Option<(u32, Scanned)>,
     /// The files of batches.
     looked: Vec<Looked>,
 }
 
-enum Task {
-    Directory { parent: Option<Arc<Node>>, name: CString, place: u32, base: Option<u32> },
-    Files { dir: Arc<Node>, place: u32, files: Vec<Wanted> },
+enum ScanTask {
+    Directory { parent: Option<Arc<ScanNode>>, name: CString, place: u32, base: Option<u32> },
+    Files { dir: Arc<ScanNode>, place: u32, files: Vec<Wanted> },
 }
 
 /// A file that must be opened.
@@ -233,7 +233,7 @@ struct Wanted {
 /// The position of a file among the entries that were found in its directory, and the file.
 type Looked = (u32, What);
 
-struct Worker {
+struct ScanWorker {
     intake: Intake,
     buffer: Vec<MaybeUninit<u8>>,
     names: Names,
@@ -262,7 +262,7 @@ pub(crate) fn scan(request: &Request<'_>) -> Result<Scan, Error> {
     let left_out = AtomicBool::new(false);
     let scanner = Scanner { request, boot, dirs, places, gone, left_out };
     let base = request.base.map(|_| 0);
-    let first = Task::Directory { parent: None, name: CString::default(), place: 0, base };
+    let first = ScanTask::Directory { parent: None, name: CString::default(), place: 0, base };
     if let Some(base) = request.base {
         let files = u64::from(base.count).saturating_sub(base.directories.len() as u64);
         request.operation.expect(files);
@@ -271,7 +271,7 @@ pub(crate) fn scan(request: &Request<'_>) -> Result<Scan, Error> {
         &request.operation.with_jobs(budget.jobs),
         (Operation::Read, request.path),
         vec![first],
-        |_| Worker {
+        |_| ScanWorker {
             intake: request
                 .intake
                 .map_or_else(Intake::new, Intake::noting)
@@ -289,15 +289,20 @@ pub(crate) fn scan(request: &Request<'_>) -> Result<Scan, Error> {
 }
 
 impl Scanner<'_> {
-    fn work(&self, worker: &mut Worker, task: Task, queue: &Queue<Task>) -> Result<(), Error> {
+    fn work(
+        &self,
+        worker: &mut ScanWorker,
+        task: ScanTask,
+        queue: &Queue<ScanTask>,
+    ) -> Result<(), Error> {
         let dir = match task {
-            Task::Directory { parent, name, place, base } => {
+            ScanTask::Directory { parent, name, place, base } => {
                 match self.directory(worker, parent.as_ref(), name, place, base, queue)? {
                     Some(dir) => Some(dir),
                     None => parent,
                 }
             }
-            Task::Files { dir, place, files } => {
+            ScanTask::Files { dir, place, files } => {
                 let looked = self.files(worker, &dir, place, files, queue)?;
                 lock(&dir.progress).looked.extend(looked);
                 Some(dir)
@@ -305,7 +310,7 @@ impl Scanner<'_> {
         };
         match dir {
             Some(dir) => dir.one_done(&self.dirs, |dir| {
-                let Progress { scanned, looked } = std::mem::take(&mut *lock(&dir.progress));
+                let ScanProgress { scanned, looked } = std::mem::take(&mut *lock(&dir.progress));
                 if let Some((place, mut scanned)) = scanned {
                     scanned.complete(looked, self.request);
                     worker.scanned.push((place, scanned));
@@ -320,20 +325,20 @@ impl Scanner<'_> {
         self.request.path.join(path)
     }
 
-    fn handles(&self, dir: &Arc<Node>) -> Result<Arc<Handles>, Error> {
+    fn handles(&self, dir: &Arc<ScanNode>) -> Result<Arc<Handles>, Error> {
         dir.handles(&self.dirs).context(Operation::OpenDirectory, || self.full_path(&dir.path()))
     }
 
     /// Reads a directory. `None` if it is gone or not a part of the tree.
     fn directory(
         &self,
-        worker: &mut Worker,
-        parent: Option<&Arc<Node>>,
+        worker: &mut ScanWorker,
+        parent: Option<&Arc<ScanNode>>,
         name: CString,
         place: u32,
         base: Option<u32>,
-        queue: &Queue<Task>,
-    ) -> Result<Option<Arc<Node>>, Error> {
+        queue: &Queue<ScanTask>,
+    ) -> Result<Option<Arc<ScanNode>>, Error> {
         let request = self.request;
         let path_of = || parent.map_or_else(PathBuf::new, |parent| parent.path_of(&name));
         let since = listing::now();
@@ -384,8 +389,8 @@ impl Scanner<'_> {
         let chain = self.rules(above, &fd, &names, path_of)?;
         let data = Directory { base, chain, progress: Mutex::default() };
         let dir = match parent {
-            Some(parent) => Node::below(parent, name, data, vec![fd], &self.dirs),
-            None => Node::root(data, vec![fd], &self.dirs),
+            Some(parent) => ScanNode::below(parent, name, data, vec![fd], &self.dirs),
+            None => ScanNode::root(data, vec![fd], &self.dirs),
         };
         self.note_databases(worker, &dir, place, &names);
         let found = self.entries(worker, &dir, (place, meta.dev), names, queue)?;
@@ -419,11 +424,12 @@ impl Scanner<'_> {
     }
 
     /// Combines the results of the threads.
-    fn assemble(&self, workers: Vec<Worker>) -> Result<Scan, Error> {
+    fn assemble(&self, workers: Vec<ScanWorker>) -> Result<Scan, Error> {
         let places = self.places.load(Ordering::Relaxed) as usize;
         let mut scanned: Vec<Option<Scanned>> = Vec::with_capacity(places);
         scanned.resize_with(places, || None);
-        let (mut counts, mut unsealed, mut skipped) = (Counts::default(), Vec::new(), Vec::new());
+        let (mut counts, mut unsealed, mut skipped) =
+            (IntakeCounts::default(), Vec::new(), Vec::new());
         let mut databases = Vec::new();
         let mut mentions = Mentions::of(self.request);
         for worker in workers {
@@ -525,7 +531,7 @@ fn stats_of_base(base: &Manifest, index: Option<&Index>, scanned: &[Option<Scann
     stats
 }
 
-impl Counts {
+impl IntakeCounts {
     fn add(&mut self, other: &Self) {
         self.read_files += other.read_files;
         self.read_bytes += other.read_bytes;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{self, Mode};
 
-use super::blobs::{Counts, Intake, Noted};
+use super::blobs::{Intake, IntakeCounts, Noted};
 use super::catalog::{Based, Origin, WorktreeRow};
 use super::freeing::taking_in;
 use super::git;
@@ -330,7 +330,7 @@ impl Known {
         store: &Store,
         index: Index,
         taking: &SnapshotOptions,
-        counts: &Counts,
+        counts: &IntakeCounts,
     ) -> Result<(), Error> {
         if let Some(name) = &taking.name {
             set_name(store, name, index.snapshot)?;

@@ -54,7 +54,7 @@ use crate::reflink::imp::DIR_FLAGS;
 use crate::tree::pool::cancelled;
 use crate::tree::running::Running;
 use naming::{By, Holder, read_contents, settle, witness};
-use record::Opened;
+use record::OpenedUnnamed;
 
 mod naming;
 mod record;
@@ -211,10 +211,10 @@ fn name_one(
     };
     let _guard = store.share()?;
     let mut unnamed = match Unnamed::open(path).context(Operation::Read, || path)? {
-        Opened::Gone => return Ok(()),
+        OpenedUnnamed::Gone => return Ok(()),
         // It says nothing: the worktrees are compared with the project's next snapshot.
-        Opened::Damaged => return remove(),
-        Opened::Whole(unnamed) => unnamed,
+        OpenedUnnamed::Damaged => return remove(),
+        OpenedUnnamed::Whole(unnamed) => unnamed,
     };
     let is_one = |row: &&WorktreeRow| {
         row.snapshot.is_none() && unnamed.tokens().any(|token| *token == row.token)

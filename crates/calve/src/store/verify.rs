@@ -156,7 +156,7 @@ enum VerifyTask {
 
 /// How the mirror of a blob is.
 #[derive(Debug)]
-pub(super) enum Mirror {
+pub(super) enum MirrorState {
     Missing,
     Good { sealed: bool, size: u64 },
     Bad { why: String, how: Bad },
@@ -219,13 +219,14 @@ pub(super) struct Eye<'a> {
 
 /// A blob, looked at closely.
 pub(super) struct BlobState {
-    pub(super) mirror: Mirror,
+    pub(super) mirror: MirrorState,
     pub(super) packed: Option<(String, Result<(), String>)>,
 }
 
 impl BlobState {
     pub(super) fn is_lost(&self) -> bool {
-        !matches!(self.mirror, Mirror::Good { .. }) && !matches!(self.packed, Some((_, Ok(()))))
+        !matches!(self.mirror, MirrorState::Good { .. })
+            && !matches!(self.packed, Some((_, Ok(()))))
     }
 }
 
@@ -332,7 +333,7 @@ impl Eye<'_> {
         let stop = || operation.is_cancelled();
         let mut look = || read_mirror(contents, &mut self.intake, id, &stop);
         let mut mirror = look()?;
-        while self.looks > 0 && matches!(mirror, Mirror::Bad { how: Bad::Young, .. }) {
+        while self.looks > 0 && matches!(mirror, MirrorState::Bad { how: Bad::Young, .. }) {
             self.looks -= 1;
             std::thread::sleep(LOOK);
             mirror = look()?;
@@ -341,7 +342,7 @@ impl Eye<'_> {
             let read = read_packed(contents, id, &pack, at);
             (pack, read)
         });
-        if matches!(mirror, Mirror::Missing) && packed.is_none() {
+        if matches!(mirror, MirrorState::Missing) && packed.is_none() {
             // It may have come a moment ago.
             mirror = look()?;
         }
@@ -357,7 +358,7 @@ impl Eye<'_> {
             |kind, path, why| Damage { blob: Some(id), lost, ..Damage::new(kind, path, why) };
         let mut found = Vec::new();
         let is_packed = matches!(state.packed, Some((_, Ok(()))));
-        if let Mirror::Bad { why, how } = state.mirror
+        if let MirrorState::Bad { why, how } = state.mirror
             // A mirror that nobody needs and nobody vouched for was begun and given up, or a
             // process makes it just now.
             && (needed || state.packed.is_some() || !matches!(how, Bad::Empty | Bad::Unsealed | Bad::Young))
@@ -411,7 +412,7 @@ fn read_all(contents: Contents<'_>, operation: &Running) -> Result<SeenBlob, Err
                 VerifyTask::Mirror(at) => {
                     let id = mirrors[at];
                     match read_mirror(contents, intake, id, &stop)? {
-                        Mirror::Good { sealed, size } => {
+                        MirrorState::Good { sealed, size } => {
                             seen.mirrors += 1;
                             seen.mirror_bytes += size;
                             good[at].store(true, Ordering::Relaxed);
@@ -419,8 +420,8 @@ fn read_all(contents: Contents<'_>, operation: &Running) -> Result<SeenBlob, Err
                                 seen.unsealed.push(id);
                             }
                         }
-                        Mirror::Missing => {}
-                        Mirror::Bad { .. } => {
+                        MirrorState::Missing => {}
+                        MirrorState::Bad { .. } => {
                             seen.mirrors += 1;
                             seen.mirror_bytes += size;
                             seen.suspects.insert(id);
@@ -464,12 +465,12 @@ fn read_mirror(
     intake: &mut Intake,
     id: BlobId,
     stop: &dyn Fn() -> bool,
-) -> Result<Mirror, Error> {
-    let bad = |why: &str, how| Ok(Mirror::Bad { why: why.to_owned(), how });
+) -> Result<MirrorState, Error> {
+    let bad = |why: &str, how| Ok(MirrorState::Bad { why: why.to_owned(), how });
     let file: OwnedFd =
         match fs::openat(contents.blobs.dir(), path_of(id), SOURCE_FLAGS, Mode::empty()) {
             Ok(file) => file,
-            Err(Errno::NOENT) => return Ok(Mirror::Missing),
+            Err(Errno::NOENT) => return Ok(MirrorState::Missing),
             Err(Errno::LOOP) => return bad("it is a symbolic link", Bad::Worthless),
             Err(Errno::NXIO) => return bad("it is a socket or a device", Bad::Worthless),
             Err(errno @ (Errno::ACCESS | Errno::PERM)) => {
@@ -503,7 +504,7 @@ fn read_mirror(
         Ok((hash, size)) if hash == id => {
             // It was sealed, or its size was set, while it was read.
             let sealed = sealed || look(&file)?.modified() == seal_of(id);
-            Ok(Mirror::Good { sealed, size })
+            Ok(MirrorState::Good { sealed, size })
         }
         Ok(_) => bad("its content is not what it was when it was stored", worthless),
         Err(_) if stop() => Err(pool::cancelled(Operation::Verify, contents.layout.0)),

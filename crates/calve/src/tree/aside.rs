@@ -46,12 +46,12 @@ pub(crate) struct Aside {
     held: AtomicBool,
     /// With [`Existing::Keep`]: how the files arrived that are no reflinks. A file that another
     /// process made first is no longer counted.
-    arrived: Mutex<HashMap<PathBuf, Arrived>>,
+    arrived: Mutex<HashMap<PathBuf, FileArrival>>,
 }
 
 /// How a file arrived.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Arrived {
+pub(super) enum FileArrival {
     /// It is a link.
     Linked(FileLink),
     /// It was cloned, or copied for a reason. In the link modes the second value says why it is no
@@ -81,9 +81,9 @@ impl Aside {
         &self,
         options: &CloneOptions,
         path: impl FnOnce() -> PathBuf,
-        how: Arrived,
+        how: FileArrival,
     ) {
-        if options.existing == Existing::Keep && !matches!(how, Arrived::Filled(None, None)) {
+        if options.existing == Existing::Keep && !matches!(how, FileArrival::Filled(None, None)) {
             lock(&self.arrived).insert(path(), how);
         }
     }
@@ -121,13 +121,13 @@ impl Aside {
             match (meta.map(Meta::file_type), arrived.get(path)) {
                 (None, _) => {}
                 (Some(FileType::Fifo), _) => taken_back.fifos += 1,
-                (Some(_), Some(Arrived::Linked(linked))) => {
+                (Some(_), Some(FileArrival::Linked(linked))) => {
                     tally::count_linked(taken_back, *linked);
                 }
                 (Some(FileType::Symlink), _) => taken_back.symlinks += 1,
                 (Some(_), how) => {
                     let (copied, unlinked) = match how {
-                        Some(Arrived::Filled(copied, unlinked)) => (*copied, *unlinked),
+                        Some(FileArrival::Filled(copied, unlinked)) => (*copied, *unlinked),
                         _ => (None, None),
                     };
                     tally::count(taken_back, copied, meta.map_or(0, |meta| meta.size));
@@ -188,20 +188,20 @@ pub(super) enum Met {
 }
 
 /// The paths of the source and of the destination, for messages.
-pub(super) struct Roots<'a> {
+pub(super) struct MergeRoots<'a> {
     pub(super) source: &'a Path,
     pub(super) dest: &'a Path,
 }
 
 /// A directory that exists in the stage and at the destination.
-struct Level {
+struct MergedLevel {
     from: OwnedFd,
     into: OwnedFd,
     path: PathBuf,
     names: Vec<CString>,
 }
 
-impl Level {
+impl MergedLevel {
     fn open(from: OwnedFd, into: OwnedFd, path: PathBuf) -> io::Result<Self> {
         // Its mode may be its source's, which may shut out its owner. It goes away.
         fs::fchmod(&from, Mode::RWXU)?;
@@ -223,7 +223,7 @@ impl Level {
 /// Entries that have been renamed before stay, each of them whole.
 pub(super) fn join(
     (from, into, path): (OwnedFd, OwnedFd, PathBuf),
-    roots: &Roots<'_>,
+    roots: &MergeRoots<'_>,
     options: &CloneOptions,
 ) -> Result<Vec<(PathBuf, Met)>, Error> {
     let failed = |path: &Path, error: io::Error| {
@@ -231,7 +231,7 @@ pub(super) fn join(
     };
     let mut met = vec![(path.clone(), Met::Directory)];
     let open = |from, into, path: PathBuf| {
-        Level::open(from, into, path.clone()).map_err(|error| failed(&path, error))
+        MergedLevel::open(from, into, path.clone()).map_err(|error| failed(&path, error))
     };
     // A list, no recursion: a tree may be deeper than the stack.
     let mut levels = vec![open(from, into, path)?];
@@ -258,7 +258,7 @@ pub(super) fn join(
 }
 
 /// The error for an entry that cannot be merged over another kind of entry.
-pub(super) fn conflict(staged: FileType, roots: &Roots<'_>, path: &Path) -> Error {
+pub(super) fn conflict(staged: FileType, roots: &MergeRoots<'_>, path: &Path) -> Error {
     let (operation, kind, what) = match staged {
         FileType::Directory => (
             Operation::MergeDirectory,
@@ -295,8 +295,8 @@ impl From<Errno> for Refused {
 }
 
 /// Moves one entry of the staged folder.
-fn move_in(level: &Level, name: &CStr, options: &CloneOptions) -> Result<Moved, Refused> {
-    let Level { from, into, .. } = level;
+fn move_in(level: &MergedLevel, name: &CStr, options: &CloneOptions) -> Result<Moved, Refused> {
+    let MergedLevel { from, into, .. } = level;
     let staged = Meta::at(from, name)?;
     let kind = staged.file_type();
     if kind == FileType::Directory {
@@ -328,7 +328,7 @@ fn move_in(level: &Level, name: &CStr, options: &CloneOptions) -> Result<Moved, 
 }
 
 fn move_folder_in(
-    Level { from, into, .. }: &Level,
+    MergedLevel { from, into, .. }: &MergedLevel,
     name: &CStr,
     staged: &Meta,
 ) -> Result<Moved, Refused> {

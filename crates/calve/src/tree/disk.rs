@@ -164,7 +164,7 @@ pub(crate) struct Freed {
 
 /// By whom the content of a tree is shared. Each byte counts once.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Sharing {
+pub(crate) struct SharedWith {
     /// Nobody.
     pub(crate) own: u64,
     /// By the trees of each group, the first group that has it.
@@ -195,9 +195,9 @@ impl Census {
 
     /// With whom the tree with this number shares, where `group` says of each other tree in which
     /// group it is.
-    pub(crate) fn sharing(&self, tree: usize, group: impl Fn(usize) -> usize) -> Sharing {
+    pub(crate) fn sharing(&self, tree: usize, group: impl Fn(usize) -> usize) -> SharedWith {
         let own = self.trees.get(tree).map_or(0, |it| it.own.saturating_add(it.unknown));
-        let mut sharing = Sharing { own, ..Sharing::default() };
+        let mut sharing = SharedWith { own, ..SharedWith::default() };
         for shared in self.shared.iter().filter(|it| it.trees.contains(&tree)) {
             let others = shared.trees.iter().filter(|it| **it != tree);
             let sum = match others.map(|other| group(*other)).min() {
@@ -587,7 +587,7 @@ mod tests {
         // Tree 0 is the project, 3 the store, and the others are worktrees.
         let group = |tree| [0, 2, 2, 1][tree];
         let sharing = census.sharing(1, group);
-        let expected = Sharing { own: 2 + 128, groups: [48, 0, 0], elsewhere: 64 };
+        let expected = SharedWith { own: 2 + 128, groups: [48, 0, 0], elsewhere: 64 };
         assert_eq!(sharing, expected);
         assert_eq!(census.sharing(0, group).groups, [0, 0, 16 + 32 + 256]);
     }

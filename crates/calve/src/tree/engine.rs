@@ -22,12 +22,12 @@ use rustix::io::Errno;
 
 use super::aside::{self, Aside};
 use super::file::Job;
-use super::links::{FileKey, Further, Name, Seen};
+use super::links::{FileKey, FirstOrLater, Further, LaterName};
 use super::names::Placed;
 use super::node::Handles;
-use super::op::{Batch, DestState, Dir, Directory, First, Node, Op, OpenNode, Task};
+use super::op::{Batch, DestState, Dir, Directory, FirstName, NewNode, Op, OpenNode, Task};
 use super::pool::{Thread, lock};
-use super::source::{Named, Opened, Source};
+use super::source::{NamedEntry, Opened, Source};
 use super::staging::{self, Stage};
 use super::tally::Because;
 use super::{CloneMode, tally, two_names};
@@ -110,7 +110,7 @@ pub(crate) struct Worker<'a, 'b, S: Source> {
     /// How often this thread waited for a lease.
     pub(super) lease_pauses: u32,
     /// Names in the directory that the thread is reading which calve links later.
-    pub(super) further: Vec<Name<Dir<S>>>,
+    pub(super) further: Vec<LaterName<Dir<S>>>,
 }
 
 impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
@@ -160,7 +160,7 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
     }
 
     /// Tells `node` that one thing that it waits for is done.
-    fn finish(&mut self, node: &Arc<Node<S>>) -> Result<(), Error> {
+    fn finish(&mut self, node: &Arc<NewNode<S>>) -> Result<(), Error> {
         let op = self.op;
         node.one_done(&op.dirs, |node| {
             if node.dests.iter().any(|dest| dest.made) {
@@ -189,7 +189,7 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
         self.finish(node)
     }
 
-    fn set_directory_metadata(&mut self, node: &Arc<Node<S>>) -> Result<(), Error> {
+    fn set_directory_metadata(&mut self, node: &Arc<NewNode<S>>) -> Result<(), Error> {
         let op = self.op;
         let dest_path = |dest: usize| op.dests[dest].path.join(node.path());
         let open = node.open(&op.dirs).context(Operation::OpenDirectory, || dest_path(0))?;
@@ -241,7 +241,7 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
             if aside.place(into, node.name()).context(Operation::RenameIntoPlace, path)? {
                 return Ok(());
             }
-            let roots = aside::Roots { source: op.source, dest: &op.dests[dest].path };
+            let roots = aside::MergeRoots { source: op.source, dest: &op.dests[dest].path };
             match fs::openat(into, node.name(), DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty()) {
                 Ok(there) => {
                     let staged = node.at(dest).try_clone();
@@ -283,7 +283,7 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
     }
 
     /// Reads a directory and makes its entries.
-    fn directory(&mut self, node: &Arc<Node<S>>) -> Result<(), Error> {
+    fn directory(&mut self, node: &Arc<NewNode<S>>) -> Result<(), Error> {
         let op = self.op;
         let open = op.open(node)?;
         S::read(self, &open)?;
@@ -296,9 +296,9 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
     /// no part of the tree.
     fn open_directory(
         &mut self,
-        parent: &Arc<Node<S>>,
+        parent: &Arc<NewNode<S>>,
         child: S::Child,
-    ) -> Result<Option<Arc<Node<S>>>, Error> {
+    ) -> Result<Option<Arc<NewNode<S>>>, Error> {
         let op = self.op;
         let above = op.open(parent)?;
         let Some(opened) = S::open(self, &above, child)? else { return Ok(None) };
@@ -338,7 +338,7 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
         &mut self,
         dest: usize,
         dir: &OwnedFd,
-        parent: &Arc<Node<S>>,
+        parent: &Arc<NewNode<S>>,
         name: &CStr,
         meta: &Meta,
     ) -> Result<Option<(OwnedFd, DestState)>, Error> {
@@ -368,7 +368,7 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
         &mut self,
         dest: usize,
         dir: &OwnedFd,
-        parent: &Arc<Node<S>>,
+        parent: &Arc<NewNode<S>>,
     ) -> Result<bool, Error> {
         let (op, state) = (self.op, &parent.dests[dest]);
         let Some(stage) = &op.dests[dest].merge_stage else { return Ok(false) };
@@ -392,7 +392,7 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
     fn make_aside(
         &mut self,
         dest: usize,
-        parent: &Arc<Node<S>>,
+        parent: &Arc<NewNode<S>>,
         name: &CStr,
         meta: &Meta,
     ) -> Result<(OwnedFd, DestState), Error> {
@@ -411,7 +411,7 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
         &mut self,
         dest: usize,
         dir: &OwnedFd,
-        parent: &Arc<Node<S>>,
+        parent: &Arc<NewNode<S>>,
         name: &CStr,
     ) -> Result<Option<(OwnedFd, DestState)>, Error> {
         let op = self.op;
@@ -436,7 +436,7 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
             Ok(fd) => fd,
             Err(Errno::NOTDIR | Errno::LOOP) if op.options.picked.is_some() => return Ok(None),
             Err(Errno::NOTDIR | Errno::LOOP) => {
-                let roots = aside::Roots { source: op.source, dest: &op.dests[dest].path };
+                let roots = aside::MergeRoots { source: op.source, dest: &op.dests[dest].path };
                 let path = parent.path_of(name);
                 return Err(aside::conflict(FileType::Directory, &roots, &path));
             }
@@ -463,7 +463,7 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
     }
 
     /// Lets the folders that are made aside, and that `node` is in, wait for all links.
-    fn hold_asides(&self, node: &Arc<Node<S>>) {
+    fn hold_asides(&self, node: &Arc<NewNode<S>>) {
         for (dest, state) in node.dests.iter().enumerate() {
             if !state.aside.as_ref().is_some_and(|aside| aside.must_be_held()) {
                 continue;
@@ -484,22 +484,22 @@ impl<'a, 'b, S: Source> Worker<'a, 'b, S> {
     pub(crate) fn first_name(
         &mut self,
         node: &OpenNode<S>,
-        entry: Named<'_>,
+        entry: NamedEntry<'_>,
         (file, names): (FileKey, u64),
         unlinked: Option<&[Option<Because>]>,
-    ) -> Result<Option<Arc<First<S>>>, Error> {
+    ) -> Result<Option<Arc<FirstName<S>>>, Error> {
         let op = self.op;
         node.remember(&node.handles)
             .context(Operation::ReadDirectory, || op.source_path(node, entry.name))?;
         match op.links.see(file, names, node, entry.name, entry.number) {
-            Seen::First(first) => {
+            FirstOrLater::First(first) => {
                 self.hold_asides(node);
                 Ok(Some(first))
             }
-            Seen::Before(first, is_certain) => {
+            FirstOrLater::Before(first, is_certain) => {
                 let (name, unlinked) = (entry.name.to_owned(), unlinked.map(<[_]>::to_vec));
-                let Named { kind, number, .. } = entry;
-                self.further.push(Name { name, kind, number, first, is_certain, unlinked });
+                let NamedEntry { kind, number, .. } = entry;
+                self.further.push(LaterName { name, kind, number, first, is_certain, unlinked });
                 Ok(None)
             }
         }

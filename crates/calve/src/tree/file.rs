@@ -15,13 +15,13 @@ use std::time::Duration;
 use rustix::fs::{self, AtFlags, FileType, Mode};
 use rustix::io::Errno;
 
-use super::aside::{self, Arrived};
+use super::aside::{self, FileArrival};
 use super::engine::Worker;
-use super::links::{FileKey, Name};
+use super::links::{FileKey, LaterName};
 use super::node::Handles;
-use super::op::{Dir, First, Node, Op, OpenNode};
+use super::op::{Dir, FirstName, NewNode, Op, OpenNode};
 use super::sharing::{NewFile, Tried};
-use super::source::{Named, Source};
+use super::source::{NamedEntry, Source};
 use super::staging::{self, stage_name};
 use super::tally::{Because, FileLink};
 use super::walk::Live;
@@ -51,7 +51,7 @@ pub(crate) struct Job<S: Source> {
     /// The metadata that the new file gets.
     meta: Meta,
     /// Set if this is the first name of a file that has several.
-    first: Option<Arc<First<S>>>,
+    first: Option<Arc<FirstName<S>>>,
     /// Whether the file may become a link to the source's file.
     pub(super) may_be_link: bool,
     outs: Vec<Out>,
@@ -59,12 +59,12 @@ pub(crate) struct Job<S: Source> {
 
 impl<S: Source> Job<S> {
     /// An entry with the content of an open file, whose metadata comes with it; or without content.
-    pub(crate) fn new(entry: Named<'_>, content: Option<(OwnedFd, Meta)>, meta: Meta) -> Self {
+    pub(crate) fn new(entry: NamedEntry<'_>, content: Option<(OwnedFd, Meta)>, meta: Meta) -> Self {
         let (source, from) = match content {
             Some((source, from)) => (Some(source), from),
             None => (None, meta),
         };
-        let Named { name, number, .. } = entry;
+        let NamedEntry { name, number, .. } = entry;
         Self {
             name: name.to_owned(),
             number,
@@ -77,7 +77,7 @@ impl<S: Source> Job<S> {
         }
     }
 
-    pub(crate) fn with_first(self, first: Option<Arc<First<S>>>) -> Self {
+    pub(crate) fn with_first(self, first: Option<Arc<FirstName<S>>>) -> Self {
         Self { first, ..self }
     }
 
@@ -190,7 +190,7 @@ impl Out {
 
 /// What became of a regular file that calve was asked to make.
 #[expect(clippy::large_enum_variant, reason = "a box would be an allocation for each file")]
-enum Created<'a> {
+enum FileOutcome<'a> {
     Job(Job<Live<'a>>),
     /// The file is complete at every destination.
     Done,
@@ -216,21 +216,21 @@ impl<'l> Worker<'_, '_, Live<'l>> {
         for _ in 0..3 {
             let changed = match kind {
                 FileType::RegularFile => {
-                    let entry = Named { name: &name, kind, number: 0 };
+                    let entry = NamedEntry { name: &name, kind, number: 0 };
                     let is_mutable = || mutable || self.op.changes_mode(node, &name);
                     let unlinked = self.unlinked(node, entry, is_mutable)?;
                     match self.create(node, &name, unlinked.as_deref())? {
-                        Created::Job(job) => {
+                        FileOutcome::Job(job) => {
                             return Ok(Some(Job { may_be_link: !mutable, ..job }));
                         }
-                        Created::Done => return Ok(None),
-                        Created::Changed => true,
+                        FileOutcome::Done => return Ok(None),
+                        FileOutcome::Changed => true,
                     }
                 }
                 // A file that was to be replaced is another entry by now.
                 FileType::Symlink | FileType::Fifo if self.replaces(node, &name).is_some() => false,
                 FileType::Symlink | FileType::Fifo => {
-                    let entry = Named { name: &name, kind, number: 0 };
+                    let entry = NamedEntry { name: &name, kind, number: 0 };
                     self.special_entry(node, entry)?
                 }
                 FileType::Socket => {
@@ -268,16 +268,16 @@ impl<'l> Worker<'_, '_, Live<'l>> {
         node: &OpenNode<Live<'l>>,
         name: &CStr,
         unlinked: Option<&[Option<Because>]>,
-    ) -> Result<Created<'l>, Error> {
+    ) -> Result<FileOutcome<'l>, Error> {
         let op = self.op;
         if unlinked.is_some_and(|unlinked| unlinked.iter().all(Option::is_none)) {
-            return Ok(Created::Done);
+            return Ok(FileOutcome::Done);
         }
         let Some(mut job) = self.open_file(node, name)? else {
-            return Ok(Created::Changed);
+            return Ok(FileOutcome::Changed);
         };
         if self.counts_only() {
-            return Ok(Created::Done);
+            return Ok(FileOutcome::Done);
         }
         // calve does not link the file's other names to it in two cases: it is a link to the source
         // somewhere, or it must be a copy of its own.
@@ -286,17 +286,17 @@ impl<'l> Worker<'_, '_, Live<'l>> {
                 unlinked.iter().any(|because| matches!(because, None | Some(Because::Mutable)))
             });
         if let Some(file) = job.key(op).filter(|_| !apart) {
-            let entry = Named { name, kind: FileType::RegularFile, number: 0 };
+            let entry = NamedEntry { name, kind: FileType::RegularFile, number: 0 };
             match self.first_name(node, entry, (file, job.meta.links), unlinked)? {
                 Some(first) => job = job.with_first(Some(first)),
-                None => return Ok(Created::Done),
+                None => return Ok(FileOutcome::Done),
             }
         }
         if let Some(unlinked) = unlinked {
             self.create_unlinked(node, &mut job, unlinked)?;
         }
         // Without links, `create_batch` creates the file together with its batch.
-        Ok(Created::Job(job))
+        Ok(FileOutcome::Job(job))
     }
 
     /// Opens a regular file of the source. `None` if it is gone, or is no regular file any more.
@@ -314,7 +314,7 @@ impl<'l> Worker<'_, '_, Live<'l>> {
         if !op.options.xattrs && !op.dests.is_empty() {
             meta = meta.leaving_acl(&source).context(Operation::ReadAttributes, path)?;
         }
-        let entry = Named { name, kind: FileType::RegularFile, number: 0 };
+        let entry = NamedEntry { name, kind: FileType::RegularFile, number: 0 };
         let wanted = op.wanted(node, name, meta);
         Ok(Some(Job::new(entry, Some((source, meta)), wanted)))
     }
@@ -322,7 +322,7 @@ impl<'l> Worker<'_, '_, Live<'l>> {
 
 impl Op<'_, Live<'_>> {
     /// The metadata that the new file gets.
-    fn wanted(&self, node: &Node<Live<'_>>, name: &CStr, meta: Meta) -> Meta {
+    fn wanted(&self, node: &NewNode<Live<'_>>, name: &CStr, meta: Meta) -> Meta {
         match &self.options.file_mode {
             Some(Callback(mode)) => {
                 meta.with_permissions(mode(&node.path_of(name), meta.permissions()) & 0o7777)
@@ -344,7 +344,7 @@ impl<S: Source> Worker<'_, '_, S> {
     pub(super) fn unlinked(
         &mut self,
         node: &OpenNode<S>,
-        entry: Named<'_>,
+        entry: NamedEntry<'_>,
         is_mutable: impl Fn() -> bool,
     ) -> Result<Option<Unlinked>, Error> {
         let op = self.op;
@@ -364,7 +364,7 @@ impl<S: Source> Worker<'_, '_, S> {
     }
 
     /// Whether links stand in for clones, which no destination takes.
-    fn refuses_all(&self, node: &OpenNode<S>, entry: Named<'_>) -> bool {
+    fn refuses_all(&self, node: &OpenNode<S>, entry: NamedEntry<'_>) -> bool {
         let op = self.op;
         op.options.links_instead()
             && S::original(op, node, entry).is_some_and(|original| {
@@ -382,7 +382,7 @@ impl<S: Source> Worker<'_, '_, S> {
         out: &mut Out,
     ) -> Result<Option<LinkKind>, Error> {
         let (op, kind) = (self.op, FileType::RegularFile);
-        let entry = Named { name: &job.name, kind, number: job.number };
+        let entry = NamedEntry { name: &job.name, kind, number: job.number };
         if !job.may_be_link || job.has_another_mode() {
             return Ok(None);
         }
@@ -496,7 +496,7 @@ impl<S: Source> Worker<'_, '_, S> {
     pub(super) fn file_apart(
         &mut self,
         node: &OpenNode<S>,
-        name: &Name<Dir<S>>,
+        name: &LaterName<Dir<S>>,
         (broken, is_another): (&[usize], bool),
     ) -> Result<(), Error> {
         let Some(mut job) = S::file(self, node, name.named())? else {
@@ -522,11 +522,11 @@ impl<S: Source> Worker<'_, '_, S> {
     pub(super) fn count_link(
         &mut self,
         dest: usize,
-        node: &Node<S>,
+        node: &NewNode<S>,
         name: &CStr,
         linked: FileLink,
     ) {
-        self.note_arrived(dest, node, name, Arrived::Linked(linked));
+        self.note_arrived(dest, node, name, FileArrival::Linked(linked));
         tally::count_linked(&mut self.tallies[dest], linked);
         let method = match linked.kind {
             LinkKind::Hard => Method::Hardlink,
@@ -537,7 +537,7 @@ impl<S: Source> Worker<'_, '_, S> {
     }
 
     /// Notes how a file arrived in a folder that is made aside.
-    fn note_arrived(&self, dest: usize, node: &Node<S>, name: &CStr, how: Arrived) {
+    fn note_arrived(&self, dest: usize, node: &NewNode<S>, name: &CStr, how: FileArrival) {
         if let Some(aside) = &node.dests[dest].aside {
             aside.arrived(self.op.options, || node.path_of(name), how);
         }
@@ -654,12 +654,12 @@ impl<S: Source> Worker<'_, '_, S> {
     }
 
     /// The stats of a picked file that shall replace the destination's file.
-    fn replaces(&self, node: &Node<S>, name: &CStr) -> Option<&[Meta; 2]> {
+    fn replaces(&self, node: &NewNode<S>, name: &CStr) -> Option<&[Meta; 2]> {
         self.op.options.picked.as_ref()?.replaces(&node.path_of(name))
     }
 
     /// Counts an entry that the merge replaced or kept.
-    pub(super) fn count_existing(&mut self, dest: usize, node: &Node<S>, name: &CStr) {
+    pub(super) fn count_existing(&mut self, dest: usize, node: &NewNode<S>, name: &CStr) {
         let options = self.op.options;
         let path = || node.path_of(name);
         tally::count_existing(
@@ -824,7 +824,7 @@ impl<S: Source> Worker<'_, '_, S> {
         }
         let replaced = result.map_err(|errno| match errno {
             Errno::ISDIR | Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR => {
-                let roots = aside::Roots { source: op.source, dest: &op.dests[dest].path };
+                let roots = aside::MergeRoots { source: op.source, dest: &op.dests[dest].path };
                 aside::conflict(FileType::RegularFile, &roots, &node.path_of(name))
             }
             errno => Error::io(Operation::RenameIntoPlace, op.dest_path(dest, node, name), errno),
@@ -985,7 +985,7 @@ impl<S: Source> Worker<'_, '_, S> {
         if copy.as_ref().is_some_and(|copy| !copy.rested) {
             op.skip(Some(dest), node.path_of(&job.name), SkipReason::Torn);
         }
-        self.note_arrived(dest, node, &job.name, Arrived::Filled(copied, out.because));
+        self.note_arrived(dest, node, &job.name, FileArrival::Filled(copied, out.because));
         let bytes = copy.map_or_else(|| job.size(), |copy| copy.bytes);
         tally::count(&mut self.tallies[dest], copied, bytes);
         if let Some(because) = out.because {
@@ -1000,7 +1000,7 @@ impl<S: Source> Worker<'_, '_, S> {
     fn tell(
         &self,
         dest: usize,
-        node: &Node<S>,
+        node: &NewNode<S>,
         name: &CStr,
         method: Method,
         because: Option<Because>,

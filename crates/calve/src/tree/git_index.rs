@@ -72,7 +72,7 @@ const MODULE_FOLDERS_MOST: usize = 10_000;
 const MODULES_DEEP: usize = 32;
 
 /// A tree and its clone, which no other process changes yet.
-pub(crate) struct Trees<'a> {
+pub(crate) struct TreeAndClone<'a> {
     pub(crate) source: Source<'a>,
     pub(crate) clone: &'a OwnedFd,
     /// Where calve writes the new index before it renames the index into place. `None`: beside the
@@ -142,7 +142,7 @@ pub(crate) struct Folder {
     pub(crate) clone: u32,
 }
 
-impl Trees<'_> {
+impl TreeAndClone<'_> {
     /// A file of the clone that changed at this time or later was made by this operation. In a
     /// stage, every file was. A tree made of a snapshot may have files that are older than its
     /// stage.
@@ -188,7 +188,7 @@ pub(crate) fn tracked(git: &OwnedFd) -> Option<HashSet<Vec<u8>>> {
 /// What an index says of paths, beside their content.
 #[cfg(feature = "store")]
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Special {
+pub(crate) struct SpecialPaths {
     pub(crate) submodules: Vec<PathBuf>,
     /// The files that git takes for unchanged without a look, and those outside of a sparse
     /// checkout.
@@ -202,8 +202,8 @@ pub(crate) struct Special {
 /// index; only git can be asked then. `edited` is a working tree of which nobody edited a file
 /// before that second: its files are looked at, if the index records a change since then.
 #[cfg(feature = "store")]
-pub(crate) fn special_in(git: &Path, edited: Option<(&Path, i64)>) -> Option<Special> {
-    let mut special = Special::default();
+pub(crate) fn special_in(git: &Path, edited: Option<(&Path, i64)>) -> Option<SpecialPaths> {
+    let mut special = SpecialPaths::default();
     if std::fs::symlink_metadata(git.join("index"))
         .is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
     {
@@ -317,7 +317,7 @@ struct IndexedRepository {
 /// Rewrites the index of each of the `directories` that has a directory `.git`, and the indexes of
 /// its submodules. The directories are paths from the root. Returns the number of rewritten
 /// entries.
-pub(crate) fn make_ready(trees: &Trees<'_>, directories: &[PathBuf]) -> u64 {
+pub(crate) fn make_ready(trees: &TreeAndClone<'_>, directories: &[PathBuf]) -> u64 {
     let mut rewritten = 0;
     for directory in directories {
         let git = directory.join(".git");
@@ -332,17 +332,17 @@ pub(crate) fn make_ready(trees: &Trees<'_>, directories: &[PathBuf]) -> u64 {
 
 /// Like `make_ready`, for an index in the directory `git`, which is outside of the tree. `tree` is
 /// the working tree, as a path from the clone's root.
-pub(crate) fn make_ready_elsewhere(trees: &Trees<'_>, git: &OwnedFd, tree: &Path) -> u64 {
+pub(crate) fn make_ready_elsewhere(trees: &TreeAndClone<'_>, git: &OwnedFd, tree: &Path) -> u64 {
     make_ready_in(trees, git, tree).unwrap_or(0)
 }
 
 /// `None` if the index stays as it was cloned.
-fn make_one_ready(trees: &Trees<'_>, repository: &IndexedRepository) -> Option<u64> {
+fn make_one_ready(trees: &TreeAndClone<'_>, repository: &IndexedRepository) -> Option<u64> {
     let git = open_below(trees.clone, &repository.git)?;
     make_ready_in(trees, &git, &repository.tree)
 }
 
-fn make_ready_in(trees: &Trees<'_>, git: &OwnedFd, tree: &Path) -> Option<u64> {
+fn make_ready_in(trees: &TreeAndClone<'_>, git: &OwnedFd, tree: &Path) -> Option<u64> {
     // The process that holds the lock will replace the index.
     if fs::statat(git, c"index.lock", AtFlags::SYMLINK_NOFOLLOW).is_ok() {
         return None;
@@ -361,7 +361,7 @@ fn make_ready_in(trees: &Trees<'_>, git: &OwnedFd, tree: &Path) -> Option<u64> {
 /// working tree, as a path from the clone's root. Returns how many entries record the clone's
 /// files. `None`: no entry was changed, and the caller must not use the index.
 pub(crate) fn make_bytes_ready(
-    trees: &Trees<'_>,
+    trees: &TreeAndClone<'_>,
     bytes: &mut [u8],
     written: Time,
     tree: &Path,
@@ -393,7 +393,7 @@ struct ChangedEntries {
 
 /// Rewrites the entries with several threads, each of which takes one chunk after the other.
 fn rewrite(
-    trees: &Trees<'_>,
+    trees: &TreeAndClone<'_>,
     layout: &IndexLayout,
     bytes: &mut [u8],
     roots: (&IndexedDirectory<'_>, &OwnedFd),

@@ -196,7 +196,7 @@ mod tests {
     use std::process::Command;
 
     use super::*;
-    use crate::tree::verdicts::Known;
+    use crate::tree::verdicts::KnownClones;
     use crate::{CloneOptions, clone_tree};
 
     fn open(folder: &Path) -> OwnedFd {
@@ -217,7 +217,7 @@ mod tests {
             let options = CloneOptions::new().linker(&linker);
             clone_tree(&source, &[dest.join(number.to_string())], &options).unwrap();
             let dev = Meta::of(&rustix::fs::fstat(open(&source)).unwrap()).dev;
-            linker.answers(&open(&dest)).sharing.known(dev) != Known::default()
+            linker.answers(&open(&dest)).sharing.known(dev) != KnownClones::default()
         });
         assert!(learned);
     }

@@ -19,7 +19,7 @@ use rustix::fs::FileType;
 
 use super::node::Node;
 use super::pool::lock;
-use super::source::Named;
+use super::source::NamedEntry;
 use super::tally::Because;
 use crate::reflink::meta::Meta;
 
@@ -31,17 +31,17 @@ const OWNER_MAY_REACH: u32 = 0o500;
 /// The files with several names that calve has seen so far.
 #[derive(Debug)]
 pub(crate) struct Links<D> {
-    shards: Vec<Mutex<HashMap<FileKey, Known<D>>>>,
+    shards: Vec<Mutex<HashMap<FileKey, KnownFile<D>>>>,
     further: Mutex<Vec<Further<D>>>,
 }
 
 /// Two numbers that identify a file: in a live directory, its device and inode.
-type Inode = (u64, u64);
+type FileNumbers = (u64, u64);
 
 /// What identifies a file of the source.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct FileKey {
-    inode: Inode,
+    inode: FileNumbers,
     /// Where inode numbers are not believed: the rest of its stat, and the target of a symbolic
     /// link. Then the bytes must be the same, too.
     also: Option<Also>,
@@ -52,7 +52,7 @@ type Also = (u64, u32, [(i64, i64); 2], Option<CString>);
 
 impl FileKey {
     /// Two numbers that no two files have.
-    pub(crate) fn certain(inode: Inode) -> Self {
+    pub(crate) fn certain(inode: FileNumbers) -> Self {
         Self { inode, also: None }
     }
 
@@ -73,7 +73,7 @@ impl FileKey {
 }
 
 #[derive(Debug)]
-struct Known<D> {
+struct KnownFile<D> {
     first: Arc<First<D>>,
     /// How many names calve has not seen yet.
     missing: u64,
@@ -88,19 +88,19 @@ pub(crate) struct First<D> {
     pub(crate) number: u32,
     /// In a merge, for each destination: the inode that calve put there. Another process may put
     /// another one in its place.
-    put: OnceLock<Vec<OnceLock<Inode>>>,
+    put: OnceLock<Vec<OnceLock<FileNumbers>>>,
 }
 
 /// The further names of one directory. If there are none, the directory only waits for all links.
 #[derive(Debug)]
 pub(crate) struct Further<D> {
     pub(crate) dir: Arc<Node<D>>,
-    pub(crate) names: Vec<Name<D>>,
+    pub(crate) names: Vec<LaterName<D>>,
 }
 
 /// A further name of a file.
 #[derive(Debug)]
-pub(crate) struct Name<D> {
+pub(crate) struct LaterName<D> {
     pub(crate) name: CString,
     pub(crate) kind: FileType,
     pub(crate) number: u32,
@@ -111,14 +111,14 @@ pub(crate) struct Name<D> {
     pub(crate) unlinked: Option<Vec<Option<Because>>>,
 }
 
-impl<D> Name<D> {
-    pub(crate) fn named(&self) -> Named<'_> {
-        Named { name: &self.name, kind: self.kind, number: self.number }
+impl<D> LaterName<D> {
+    pub(crate) fn named(&self) -> NamedEntry<'_> {
+        NamedEntry { name: &self.name, kind: self.kind, number: self.number }
     }
 }
 
 /// Whether a name is the first of its file, or the file had a name before.
-pub(crate) enum Seen<D> {
+pub(crate) enum FirstOrLater<D> {
     First(Arc<First<D>>),
     /// The value says whether that is certain.
     Before(Arc<First<D>>, bool),
@@ -153,7 +153,7 @@ impl<D> Links<D> {
         dir: &Arc<Node<D>>,
         name: &CStr,
         number: u32,
-    ) -> Seen<D> {
+    ) -> FirstOrLater<D> {
         let shard = usize::try_from(file.inode.1 % SHARDS as u64).unwrap_or(0);
         let mut shard = lock(&self.shards[shard]);
         let is_certain = file.is_certain();
@@ -162,8 +162,8 @@ impl<D> Links<D> {
                 let (dir, name) = (Arc::clone(dir), name.to_owned());
                 let first = Arc::new(First { dir, name, number, put: OnceLock::new() });
                 let missing = names.saturating_sub(1);
-                vacant.insert(Known { first: Arc::clone(&first), missing });
-                Seen::First(first)
+                vacant.insert(KnownFile { first: Arc::clone(&first), missing });
+                FirstOrLater::First(first)
             }
             Entry::Occupied(mut occupied) => {
                 let known = occupied.get_mut();
@@ -172,13 +172,13 @@ impl<D> Links<D> {
                 if known.missing == 0 {
                     occupied.remove();
                 }
-                Seen::Before(first, is_certain)
+                FirstOrLater::Before(first, is_certain)
             }
         }
     }
 
     /// Notes names to link later. Their directory waits for them.
-    pub(crate) fn link_later(&self, dir: &Arc<Node<D>>, names: Vec<Name<D>>) {
+    pub(crate) fn link_later(&self, dir: &Arc<Node<D>>, names: Vec<LaterName<D>>) {
         if !names.is_empty() {
             self.wait(dir, names);
         }
@@ -196,7 +196,7 @@ impl<D> Links<D> {
         self.wait(dir, Vec::new());
     }
 
-    fn wait(&self, dir: &Arc<Node<D>>, names: Vec<Name<D>>) {
+    fn wait(&self, dir: &Arc<Node<D>>, names: Vec<LaterName<D>>) {
         dir.add_pending(1);
         lock(&self.further).push(Further { dir: Arc::clone(dir), names });
     }

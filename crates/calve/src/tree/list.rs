@@ -18,9 +18,9 @@ use rustix::fs::{self, CWD, FileType};
 use super::engine::Worker;
 use super::file::Job;
 use super::filter::{Decision, Filter};
-use super::op::{Node, Op, OpenNode, Task};
+use super::op::{NewNode, Op, OpenNode, Task};
 use super::pool::lock;
-use super::source::{Named, Opened, Original, Source};
+use super::source::{NamedEntry, Opened, Original, Source};
 use super::special::Special;
 use super::staging::PREFIX;
 use super::tally::Because;
@@ -263,7 +263,7 @@ impl List {
         Meta::made_now(u32::from(kind.as_raw_mode()) | mode, self.owner)
     }
 
-    fn listed(&self, node: &Node<Self>, number: u32) -> &ListedEntry {
+    fn listed(&self, node: &NewNode<Self>, number: u32) -> &ListedEntry {
         &self.folders[node.own as usize].entries[number as usize]
     }
 
@@ -339,7 +339,7 @@ impl Source for List {
         for (number, listed) in (0..).zip(&folder.entries) {
             op.check()?;
             let kind = if listed.is_link { FileType::Symlink } else { FileType::RegularFile };
-            let entry = Named { name: &listed.name, kind, number };
+            let entry = NamedEntry { name: &listed.name, kind, number };
             if listed.is_link {
                 worker.link_of_list(node, entry, listed)?;
                 continue;
@@ -357,7 +357,7 @@ impl Source for List {
     fn file(
         worker: &mut Worker<'_, '_, Self>,
         node: &OpenNode<Self>,
-        entry: Named<'_>,
+        entry: NamedEntry<'_>,
     ) -> Result<Option<Job<Self>>, Error> {
         let listed = worker.op.from.listed(node, entry.number);
         worker.open_listed(entry, listed).map(Some)
@@ -366,7 +366,7 @@ impl Source for List {
     fn special(
         worker: &mut Worker<'_, '_, Self>,
         node: &OpenNode<Self>,
-        entry: Named<'_>,
+        entry: NamedEntry<'_>,
     ) -> Result<Option<Special<Self>>, Error> {
         Ok(Some(worker.op.from.special(entry, worker.op.from.listed(node, entry.number))))
     }
@@ -374,7 +374,7 @@ impl Source for List {
     fn original<'h>(
         op: &'h Op<'_, Self>,
         node: &'h OpenNode<Self>,
-        entry: Named<'h>,
+        entry: NamedEntry<'h>,
     ) -> Option<Original<'h>> {
         let listed = op.from.listed(node, entry.number);
         let from = listed.from();
@@ -387,7 +387,7 @@ impl Source for List {
     }
 
     /// The path of the listed file.
-    fn path_of(op: &Op<'_, Self>, node: &Node<Self>, name: &CStr) -> PathBuf {
+    fn path_of(op: &Op<'_, Self>, node: &NewNode<Self>, name: &CStr) -> PathBuf {
         let entries = &op.from.folders[node.own as usize].entries;
         match entries.binary_search_by(|entry| entry.name.as_c_str().cmp(name)) {
             Ok(found) => entries[found].from(),
@@ -395,7 +395,7 @@ impl Source for List {
         }
     }
 
-    fn attributes(&self, node: &Node<Self>, job: &Job<Self>) -> io::Result<Option<Box<Attrs>>> {
+    fn attributes(&self, node: &NewNode<Self>, job: &Job<Self>) -> io::Result<Option<Box<Attrs>>> {
         let attrs = job.source.as_ref().map_or(Ok(None), Attrs::read)?;
         Ok(match self.listed(node, job.number()).mode {
             Some(_) => attrs.and_then(|attrs| attrs.without_acls()),
@@ -413,13 +413,13 @@ impl Source for List {
 
     fn note((): &mut (), _: usize, _: u32, _: &Meta) {}
 
-    fn number(&self, _: &Node<Self>) -> u32 {
+    fn number(&self, _: &NewNode<Self>) -> u32 {
         0
     }
 }
 
 impl List {
-    fn special(&self, entry: Named<'_>, listed: &ListedEntry) -> Special<Self> {
+    fn special(&self, entry: NamedEntry<'_>, listed: &ListedEntry) -> Special<Self> {
         let target = Some(listed.from.clone());
         let meta = self.meta(FileType::Symlink, 0o777);
         Special { meta, target, number: entry.number, first: None }
@@ -431,7 +431,7 @@ impl Worker<'_, '_, List> {
     fn link_of_list(
         &mut self,
         node: &OpenNode<List>,
-        entry: Named<'_>,
+        entry: NamedEntry<'_>,
         listed: &ListedEntry,
     ) -> Result<(), Error> {
         if self.op.dests.is_empty() {
@@ -448,7 +448,7 @@ impl Worker<'_, '_, List> {
     fn file_of_list(
         &mut self,
         node: &OpenNode<List>,
-        entry: Named<'_>,
+        entry: NamedEntry<'_>,
         listed: &ListedEntry,
     ) -> Result<Option<Job<List>>, Error> {
         // A link has the mode that its file has.
@@ -473,7 +473,11 @@ impl Worker<'_, '_, List> {
         Ok(Some(job))
     }
 
-    fn open_listed(&mut self, entry: Named<'_>, listed: &ListedEntry) -> Result<Job<List>, Error> {
+    fn open_listed(
+        &mut self,
+        entry: NamedEntry<'_>,
+        listed: &ListedEntry,
+    ) -> Result<Job<List>, Error> {
         let op = self.op;
         let Some((file, found)) = self.open_regular(CWD, &listed.from, || listed.from())? else {
             let cause = io::Error::new(io::ErrorKind::NotFound, "there is no regular file");

@@ -147,13 +147,13 @@ pub(crate) struct Directory<O> {
 pub(crate) type Dir<S> = Directory<<S as Source>::Directory>;
 
 /// A directory that calve is making.
-pub(crate) type Node<S> = super::node::Node<Dir<S>>;
+pub(crate) type NewNode<S> = super::node::Node<Dir<S>>;
 
 /// Such a directory, with its descriptors.
 pub(crate) type OpenNode<S> = super::node::HeldNode<Dir<S>>;
 
 /// The first name of a file that has several.
-pub(crate) type First<S> = super::links::First<Dir<S>>;
+pub(crate) type FirstName<S> = super::links::First<Dir<S>>;
 
 /// A directory's state at one destination.
 #[derive(Debug)]
@@ -195,9 +195,9 @@ impl DestState {
 }
 
 pub(crate) enum Task<S: Source> {
-    Root(Arc<Node<S>>),
+    Root(Arc<NewNode<S>>),
     Directory {
-        parent: Arc<Node<S>>,
+        parent: Arc<NewNode<S>>,
         child: S::Child,
     },
     Fill(Batch<S>),
@@ -280,20 +280,20 @@ impl<'a, S: Source> Op<'a, S> {
 
     /// Whether entries arrive in this directory one by one, because others may see it. Otherwise
     /// calve makes them in their place.
-    pub(super) fn merges_into(&self, dest: usize, node: &Node<S>) -> bool {
+    pub(super) fn merges_into(&self, dest: usize, node: &NewNode<S>) -> bool {
         self.dests[dest].merge_stage.is_some() && node.dests[dest].aside.is_none()
     }
 
     /// The path of a directory, for messages.
-    pub(super) fn path(&self, node: &Node<S>) -> PathBuf {
+    pub(super) fn path(&self, node: &NewNode<S>) -> PathBuf {
         self.source.join(node.path())
     }
 
-    pub(super) fn open(&self, node: &Arc<Node<S>>) -> Result<OpenNode<S>, Error> {
+    pub(super) fn open(&self, node: &Arc<NewNode<S>>) -> Result<OpenNode<S>, Error> {
         node.open(&self.dirs).context(Operation::OpenDirectory, || self.path(node))
     }
 
-    pub(super) fn source_path(&self, node: &Node<S>, name: &CStr) -> PathBuf {
+    pub(super) fn source_path(&self, node: &NewNode<S>, name: &CStr) -> PathBuf {
         S::path_of(self, node, name)
     }
 
@@ -307,7 +307,7 @@ impl<'a, S: Source> Op<'a, S> {
     }
 
     /// The error for two entries of the source that the destination of a merge takes for one.
-    pub(super) fn one_place(&self, node: &Node<S>, first: &CStr, name: &CStr) -> Error {
+    pub(super) fn one_place(&self, node: &NewNode<S>, first: &CStr, name: &CStr) -> Error {
         let cause = io::Error::new(
             io::ErrorKind::AlreadyExists,
             "the destination takes their names for one (it ignores case, or how letters are composed)",
@@ -316,7 +316,7 @@ impl<'a, S: Source> Op<'a, S> {
             .with_other(self.source_path(node, name))
     }
 
-    pub(super) fn dest_path(&self, dest: usize, node: &Node<S>, name: &CStr) -> PathBuf {
+    pub(super) fn dest_path(&self, dest: usize, node: &NewNode<S>, name: &CStr) -> PathBuf {
         self.dests[dest].path.join(node.path_of(name))
     }
 }

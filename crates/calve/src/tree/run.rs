@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{self, AtFlags, Mode as Permissions, OFlags};
 use rustix::io::Errno;
 
-use super::aside::{self, Aside, Met, Roots};
+use super::aside::{self, Aside, MergeRoots, Met};
 use super::excluded::Excluded;
 use super::filter::Filter;
 #[cfg(feature = "git-index")]
@@ -46,7 +46,7 @@ use crate::report::{CloneReport, DestinationReport, Method};
 const PATIENCE_ALWAYS: Duration = Duration::from_secs(10);
 
 /// What calve made for a destination before the walk.
-enum Made {
+enum Prepared {
     /// The destination exists, and stays as it is.
     Skipped,
     /// The stage that will get the destination's name.
@@ -273,22 +273,22 @@ fn snapshots(
 }
 
 /// Makes a stage for every destination, or opens the folder to merge into.
-fn prepare(call: &Call<'_>) -> Result<Vec<Made>, Error> {
+fn prepare(call: &Call<'_>) -> Result<Vec<Prepared>, Error> {
     let (targets, options) = (&call.targets, call.options);
-    let mut made: Vec<Made> = Vec::with_capacity(targets.len());
+    let mut made: Vec<Prepared> = Vec::with_capacity(targets.len());
     for target in targets {
         let path = || &target.path;
         if call.skips(target) {
-            made.push(Made::Skipped);
+            made.push(Prepared::Skipped);
         } else if let Some(root) = &target.followed {
             let root = root.try_clone().context(Operation::OpenDirectory, path)?;
             staging::sweep(&root);
-            made.push(Made::Merging { root, new: None });
+            made.push(Prepared::Merging { root, new: None });
         } else if options.existing.merges() {
             if target.existing.is_none()
                 && let Some(stage) = stage_merge(target)?
             {
-                made.push(Made::Staged(stage));
+                made.push(Prepared::Staged(stage));
                 continue;
             }
             let parent =
@@ -318,7 +318,7 @@ fn prepare(call: &Call<'_>) -> Result<Vec<Made>, Error> {
                 meta::give_mode(&root, unfinished).context(Operation::SetMetadata, path)?;
             }
             staging::sweep(&root);
-            made.push(Made::Merging { root, new });
+            made.push(Prepared::Merging { root, new });
         } else {
             let parent =
                 target.parent.try_clone().context(Operation::Open, || &target.parent_path)?;
@@ -328,7 +328,7 @@ fn prepare(call: &Call<'_>) -> Result<Vec<Made>, Error> {
                     sys::create_subvolume(parent, name)
                 }),
             };
-            made.push(Made::Staged(stage.context(Operation::Stage, path)?));
+            made.push(Prepared::Staged(stage.context(Operation::Stage, path)?));
         }
     }
     Ok(made)
@@ -359,23 +359,23 @@ struct Places {
 }
 
 impl Places {
-    fn of(call: &Call<'_>, made: Vec<Made>) -> Result<Self, Error> {
+    fn of(call: &Call<'_>, made: Vec<Prepared>) -> Result<Self, Error> {
         let asides = call.targets.iter().map(|_| Arc::default()).collect();
         let mut places = Self { asides, ..Self::default() };
         for (index, (target, made)) in call.targets.iter().zip(made).enumerate() {
             let path = || target.path.clone();
             let (dir, new, merge_stage) = match made {
-                Made::Skipped => {
+                Prepared::Skipped => {
                     places.stages.push(None);
                     continue;
                 }
-                Made::Staged(stage) => {
+                Prepared::Staged(stage) => {
                     // The walk leaves out stages by their names.
                     let dir = stage.dir().try_clone().context(Operation::Stage, path)?;
                     places.stages.push(Some(stage));
                     (dir, true, None)
                 }
-                Made::Merging { root, new } => {
+                Prepared::Merging { root, new } => {
                     let inside = root.try_clone().context(Operation::Stage, path)?;
                     let made = new.is_some();
                     places.new_roots.extend(new);
@@ -512,7 +512,7 @@ impl Ready for Live<'_> {
         }
         let directories = lock(&op.from.repositories);
         let ready = |(clone, dest): (&OwnedFd, &Dest)| {
-            let trees = git_index::Trees {
+            let trees = git_index::TreeAndClone {
                 source: git_index::Source::Tree(roots.source(), None),
                 clone,
                 stage: dest.merge_stage.as_ref().map(Stage::dir),
@@ -668,6 +668,6 @@ fn join(
         Err(errno) => return Err(Error::io(Operation::OpenDirectory, path(), errno)),
     };
     let staged = stage.dir().try_clone().context(Operation::Stage, path)?;
-    let roots = Roots { source: call.source, dest: &target.path };
+    let roots = MergeRoots { source: call.source, dest: &target.path };
     aside::join((staged, root, PathBuf::new()), &roots, call.options).map(Some)
 }

@@ -10,7 +10,7 @@ use rustix::fs::{self, AtFlags, Mode};
 use rustix::io::Errno;
 
 use super::tally::Because;
-use super::verdicts::{Known, Verdicts};
+use super::verdicts::{KnownClones, Verdicts};
 use crate::reflink::copy::{have_same_bytes, have_same_sample};
 use crate::reflink::filesystem::Filesystems;
 use crate::reflink::imp::SOURCE_FLAGS;
@@ -90,7 +90,7 @@ fn prove(
 
 impl Sharing {
     /// What calve knows of clones from a device.
-    pub(crate) fn known(&self, dev: u64) -> Known {
+    pub(crate) fn known(&self, dev: u64) -> KnownClones {
         self.verdicts.known(dev)
     }
 

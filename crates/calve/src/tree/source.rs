@@ -14,8 +14,8 @@ use rustix::fs::FileType;
 
 use super::engine::Worker;
 use super::file::Job;
-use super::links::Name;
-use super::op::{Dir, Node, Op, OpenNode};
+use super::links::LaterName;
+use super::op::{Dir, NewNode, Op, OpenNode};
 use super::special::Special;
 use super::tally::Because;
 use crate::error::{Error, Operation};
@@ -56,27 +56,27 @@ pub(crate) trait Source: Sized + Sync {
     fn file(
         worker: &mut Worker<'_, '_, Self>,
         node: &OpenNode<Self>,
-        entry: Named<'_>,
+        entry: NamedEntry<'_>,
     ) -> Result<Option<Job<Self>>, Error>;
 
     /// Looks at a symbolic link or a FIFO. `None` if the entry is gone, or is neither any more.
     fn special(
         worker: &mut Worker<'_, '_, Self>,
         node: &OpenNode<Self>,
-        entry: Named<'_>,
+        entry: NamedEntry<'_>,
     ) -> Result<Option<Special<Self>>, Error>;
 
     /// Where a regular file is, for links to it. `None` if no file of this source is linked to.
     fn original<'h>(
         _op: &'h Op<'_, Self>,
         _node: &'h OpenNode<Self>,
-        _entry: Named<'h>,
+        _entry: NamedEntry<'h>,
     ) -> Option<Original<'h>> {
         None
     }
 
     /// The path of an entry in the source, for messages.
-    fn path_of(op: &Op<'_, Self>, node: &Node<Self>, name: &CStr) -> PathBuf {
+    fn path_of(op: &Op<'_, Self>, node: &NewNode<Self>, name: &CStr) -> PathBuf {
         op.source.join(node.path_of(name))
     }
 
@@ -85,13 +85,13 @@ pub(crate) trait Source: Sized + Sync {
     fn is_same_file(
         _worker: &mut Worker<'_, '_, Self>,
         _node: &OpenNode<Self>,
-        _name: &Name<Dir<Self>>,
+        _name: &LaterName<Dir<Self>>,
     ) -> Result<bool, Error> {
         Ok(true)
     }
 
     /// The extended attributes that a file gets.
-    fn attributes(&self, node: &Node<Self>, job: &Job<Self>) -> io::Result<Option<Box<Attrs>>>;
+    fn attributes(&self, node: &NewNode<Self>, job: &Job<Self>) -> io::Result<Option<Box<Attrs>>>;
 
     /// The error for a file that could not be made.
     fn failed(source: PathBuf, dest: PathBuf, error: io::Error) -> Error;
@@ -104,12 +104,12 @@ pub(crate) trait Source: Sized + Sync {
     fn note(thread: &mut Self::Thread, dest: usize, number: u32, found: &Meta);
 
     /// The number of a directory, where entries have numbers.
-    fn number(&self, node: &Node<Self>) -> u32;
+    fn number(&self, node: &NewNode<Self>) -> u32;
 }
 
 /// An entry of a directory.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Named<'a> {
+pub(crate) struct NamedEntry<'a> {
     pub(crate) name: &'a CStr,
     pub(crate) kind: FileType,
     /// The entry's number, where entries have numbers.

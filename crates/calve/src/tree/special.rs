@@ -11,9 +11,9 @@ use rustix::io::Errno;
 
 use super::engine::Worker;
 use super::file::{Settled, Unlinked};
-use super::links::{FileKey, Further, Name};
-use super::op::{Dir, First, OpenNode};
-use super::source::{Named, Original, Source};
+use super::links::{FileKey, Further, LaterName};
+use super::op::{Dir, FirstName, OpenNode};
+use super::source::{NamedEntry, Original, Source};
 use super::tally::{Because, FileLink};
 use super::walk::Live;
 use super::{CloneMode, Existing, LinkKind, two_names};
@@ -62,7 +62,7 @@ impl<S: Source> Worker<'_, '_, S> {
     pub(super) fn link_to_first(
         &mut self,
         dest: usize,
-        first: &First<S>,
+        first: &FirstName<S>,
         node: &OpenNode<S>,
         name: &CStr,
     ) -> Result<Option<Settled>, Error> {
@@ -132,7 +132,7 @@ impl<S: Source> Worker<'_, '_, S> {
     fn special_apart(
         &mut self,
         node: &OpenNode<S>,
-        name: &Name<Dir<S>>,
+        name: &LaterName<Dir<S>>,
         broken: &[usize],
     ) -> Result<(), Error> {
         let Some(special) = S::special(self, node, name.named())? else {
@@ -213,7 +213,11 @@ impl<S: Source> Worker<'_, '_, S> {
     }
 
     /// In the link modes: links the file at every destination that allows it.
-    pub(super) fn link(&mut self, node: &OpenNode<S>, entry: Named<'_>) -> Result<Unlinked, Error> {
+    pub(super) fn link(
+        &mut self,
+        node: &OpenNode<S>,
+        entry: NamedEntry<'_>,
+    ) -> Result<Unlinked, Error> {
         let (op, name) = (self.op, entry.name);
         let Some(original) = S::original(op, node, entry) else {
             return Ok(vec![Some(Because::File); op.dests.len()]);
@@ -323,7 +327,7 @@ pub(crate) struct Special<S: Source> {
     pub(crate) target: Option<CString>,
     pub(crate) number: u32,
     /// Set if this is the first name of an entry that has several.
-    pub(crate) first: Option<Arc<First<S>>>,
+    pub(crate) first: Option<Arc<FirstName<S>>>,
 }
 
 impl<S: Source> Special<S> {
@@ -340,7 +344,7 @@ impl<'l> Worker<'_, '_, Live<'l>> {
     pub(super) fn look_at_special(
         &self,
         node: &OpenNode<Live<'l>>,
-        Named { name, kind, number }: Named<'_>,
+        NamedEntry { name, kind, number }: NamedEntry<'_>,
     ) -> Result<Option<Special<Live<'l>>>, Error> {
         let path = || self.op.source_path(node, name);
         let target = match kind {
@@ -373,7 +377,7 @@ impl<'l> Worker<'_, '_, Live<'l>> {
     pub(super) fn special_entry(
         &mut self,
         node: &OpenNode<Live<'l>>,
-        entry: Named<'_>,
+        entry: NamedEntry<'_>,
     ) -> Result<bool, Error> {
         let op = self.op;
         let Some(mut special) = self.look_at_special(node, entry)? else {

@@ -107,16 +107,16 @@ const LOCK_TRIES: u32 = 100;
 
 /// The process that made a stage, and the boot in which it did.
 #[derive(Debug, PartialEq, Eq)]
-struct Maker {
+struct StageMaker {
     /// The boot in the upper half, the PID namespace in the lower one.
     world: u64,
     pid: u32,
     start: u64,
 }
 
-impl Maker {
+impl StageMaker {
     fn this() -> &'static Self {
-        static THIS: OnceLock<Maker> = OnceLock::new();
+        static THIS: OnceLock<StageMaker> = OnceLock::new();
         THIS.get_or_init(|| {
             let pid = std::process::id();
             Self { world: world(), pid, start: start_time(pid).unwrap_or(0) }
@@ -175,25 +175,26 @@ fn start_time(pid: u32) -> Option<u64> {
 /// process made it.
 pub(crate) fn stage_name() -> String {
     use std::hash::{BuildHasher, Hasher, RandomState};
-    format!("{}{:016x}", Maker::this().prefix(), RandomState::new().build_hasher().finish())
+    format!("{}{:016x}", StageMaker::this().prefix(), RandomState::new().build_hasher().finish())
 }
 
 /// Whether the process that made a [`stage_name`] lives. `None` if this process cannot tell.
 pub(crate) fn maker_lives(name: &str) -> Option<bool> {
-    Maker::parse(name.as_bytes())?.lives()
+    StageMaker::parse(name.as_bytes())?.lives()
 }
 
 /// Whether a process of another boot, or of another machine, made a [`stage_name`].
 pub(crate) fn is_of_another_boot(name: &str) -> bool {
-    let here = Maker::this().world & BOOT;
-    Maker::parse(name.as_bytes())
+    let here = StageMaker::this().world & BOOT;
+    StageMaker::parse(name.as_bytes())
         .map(|maker| maker.world & BOOT)
         .is_some_and(|boot| boot != here && boot != 0 && here != 0)
 }
 
 /// Whether the process that made a stage of this name is at work on it.
 pub(super) fn is_at_work(name: &[u8]) -> bool {
-    Maker::parse(name).is_some_and(|maker| maker == *Maker::this() || maker.lives() == Some(true))
+    StageMaker::parse(name)
+        .is_some_and(|maker| maker == *StageMaker::this() || maker.lives() == Some(true))
 }
 
 /// The stages that could not be removed when they were given up.
@@ -658,7 +659,7 @@ pub(crate) fn is_in(dir: &OwnedFd) -> bool {
 }
 
 fn sweep_one(parent: &OwnedFd, name: &CStr) -> io::Result<()> {
-    let Some(maker) = Maker::parse(name.to_bytes()) else { return Ok(()) };
+    let Some(maker) = StageMaker::parse(name.to_bytes()) else { return Ok(()) };
     let lives = maker.lives();
     if lives == Some(true) {
         return Ok(());
@@ -712,17 +713,17 @@ mod tests {
 
     #[test]
     fn a_stage_names_its_maker_and_only_the_dead_are_dead() {
-        let this = Maker::this();
+        let this = StageMaker::this();
         let name = format!("{}0123", this.prefix());
-        assert_eq!(Maker::parse(name.as_bytes()).as_ref(), Some(this));
+        assert_eq!(StageMaker::parse(name.as_bytes()).as_ref(), Some(this));
         assert_eq!(this.lives(), Some(true));
         // The same process id, started at another time, was another process.
-        assert_eq!(Maker { start: this.start + 1, ..*this }.lives(), Some(false));
-        assert_eq!(Maker { world: this.world ^ 1, ..*this }.lives(), None);
+        assert_eq!(StageMaker { start: this.start + 1, ..*this }.lives(), Some(false));
+        assert_eq!(StageMaker { world: this.world ^ 1, ..*this }.lives(), None);
         for foreign in
             ["", ".calve-stage-", ".calve-stage-x-1-1-0", ".calve-stage-1-1-1", ".calve-other"]
         {
-            assert_eq!(Maker::parse(foreign.as_bytes()), None, "{foreign}");
+            assert_eq!(StageMaker::parse(foreign.as_bytes()), None, "{foreign}");
         }
     }
 
@@ -766,8 +767,8 @@ mod tests {
         const STRANGER: u32 = 65534;
         let temp = tempfile::tempdir().unwrap();
         let path = temp.path().join("folder");
-        let this = Maker::this();
-        let dead = Maker { start: this.start + 1, ..*this }.prefix() + "0123";
+        let this = StageMaker::this();
+        let dead = StageMaker { start: this.start + 1, ..*this }.prefix() + "0123";
         let own = geteuid().as_raw();
         for (folder, folder_owner, mode, owner, swept) in [
             // A user who may rename entries here may also delete them.
@@ -814,15 +815,15 @@ mod tests {
     #[test]
     fn only_what_the_dead_left_is_swept_at_once_and_nothing_that_is_held() {
         let temp = tempfile::tempdir().unwrap();
-        let this = Maker::this();
-        let dead = || Maker { start: this.start + 1, ..*this };
-        let stranger = || Maker { world: this.world ^ 1, ..*this };
+        let this = StageMaker::this();
+        let dead = || StageMaker { start: this.start + 1, ..*this };
+        let stranger = || StageMaker { world: this.world ^ 1, ..*this };
         for (row, maker, is_file, held, swept) in [
             ("a file of the dead", dead(), true, false, true),
             ("a folder of the dead", dead(), false, false, true),
             ("one that somebody holds", dead(), false, true, false),
-            ("a file of the living", Maker { ..*this }, true, false, false),
-            ("a folder of the living", Maker { ..*this }, false, false, false),
+            ("a file of the living", StageMaker { ..*this }, true, false, false),
+            ("a folder of the living", StageMaker { ..*this }, false, false, false),
             // A maker that calve knows nothing about may live.
             ("a stranger's file", stranger(), true, false, false),
             ("a stranger's new folder", stranger(), false, false, false),

@@ -12,11 +12,11 @@ use crate::reflink::verdict::{Verdict, classify};
 const REFUSALS_MOST: u32 = 3;
 
 #[derive(Debug, Default)]
-pub(crate) struct Verdicts(RwLock<Vec<(u64, Known)>>);
+pub(crate) struct Verdicts(RwLock<Vec<(u64, KnownClones)>>);
 
 /// What calve knows of clones from one source device to the destination.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Known {
+pub(crate) struct KnownClones {
     pub(crate) works: bool,
     pub(crate) refused: bool,
     /// Whether a clone that succeeded turned out to have its source's content.
@@ -25,12 +25,12 @@ pub(crate) struct Known {
 }
 
 impl Verdicts {
-    pub(crate) fn known(&self, source_dev: u64) -> Known {
+    pub(crate) fn known(&self, source_dev: u64) -> KnownClones {
         let pairs = self.0.read().unwrap_or_else(PoisonError::into_inner);
         pairs
             .iter()
             .find(|(dev, _)| *dev == source_dev)
-            .map_or(Known::default(), |(_, known)| *known)
+            .map_or(KnownClones::default(), |(_, known)| *known)
     }
 
     /// Remembers the result of a clone. Returns `None` if it succeeded, otherwise why this file is
@@ -58,7 +58,7 @@ impl Verdicts {
     /// Remembers that a file was cloned.
     pub(crate) fn worked(&self, source_dev: u64) {
         let known = self.known(source_dev);
-        let worked = Known { works: true, refused: false, refusals: 0, ..known };
+        let worked = KnownClones { works: true, refused: false, refusals: 0, ..known };
         if known != worked {
             self.change(source_dev, |known| *known = worked);
         }
@@ -80,10 +80,10 @@ impl Verdicts {
         });
     }
 
-    fn change(&self, source_dev: u64, change: impl FnOnce(&mut Known)) {
+    fn change(&self, source_dev: u64, change: impl FnOnce(&mut KnownClones)) {
         let mut pairs = self.0.write().unwrap_or_else(PoisonError::into_inner);
         if !pairs.iter().any(|(dev, _)| *dev == source_dev) {
-            pairs.push((source_dev, Known::default()));
+            pairs.push((source_dev, KnownClones::default()));
         }
         if let Some((_, known)) = pairs.iter_mut().find(|(dev, _)| *dev == source_dev) {
             change(known);

@@ -28,11 +28,11 @@ use crate::reflink::meta::Meta;
 const FILE_DESCRIPTORS: usize = 2;
 
 /// A directory that is being looked at. Its data is the number of its tree.
-pub(crate) type Node = node::Node<Place>;
+pub(crate) type VisitedNode = node::Node<VisitedPlace>;
 
 /// The place of a directory.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Place {
+pub(crate) struct VisitedPlace {
     /// The number of its tree.
     tree: usize,
     /// The device of the tree's root.
@@ -47,7 +47,7 @@ pub(crate) struct Found<'a> {
     pub(crate) dir: &'a OwnedFd,
     pub(crate) name: &'a CStr,
     pub(crate) meta: Meta,
-    node: &'a Arc<Node>,
+    node: &'a Arc<VisitedNode>,
 }
 
 impl Found<'_> {
@@ -74,7 +74,7 @@ struct VisitThread<W> {
 }
 
 /// A directory to look at: the one above it and its name, or the root of a tree.
-type VisitTask = Result<(Arc<Node>, CString), usize>;
+type VisitTask = Result<(Arc<VisitedNode>, CString), usize>;
 
 /// Looks at everything in `trees`, but not into directories that are in `excluded`, unless they are
 /// the trees' roots. `operation` and the first tree's path name the work in errors.
@@ -114,7 +114,7 @@ pub(crate) fn visit<W: Send>(
 struct Visit<'a, V> {
     trees: &'a [&'a Path],
     excluded: &'a HashSet<(u64, u64)>,
-    dirs: &'a OpenDirs<Place>,
+    dirs: &'a OpenDirs<VisitedPlace>,
     visitor: &'a V,
     queue: &'a Queue<VisitTask>,
 }
@@ -137,7 +137,11 @@ impl<V> Visit<'_, V> {
         }
     }
 
-    fn root<W>(&self, thread: &mut VisitThread<W>, tree: usize) -> Result<Option<Arc<Node>>, Error>
+    fn root<W>(
+        &self,
+        thread: &mut VisitThread<W>,
+        tree: usize,
+    ) -> Result<Option<Arc<VisitedNode>>, Error>
     where
         V: Visitor<W>,
     {
@@ -149,7 +153,7 @@ impl<V> Visit<'_, V> {
             Err(errno) => return Err(Error::io(Operation::OpenDirectory, path, errno)),
         };
         let meta = Meta::of_file(&fd).context(Operation::Read, || path)?;
-        let node = Node::root(Place { tree, dev: meta.dev }, vec![fd], self.dirs);
+        let node = VisitedNode::root(VisitedPlace { tree, dev: meta.dev }, vec![fd], self.dirs);
         self.entries(thread, &node, &meta, since)?;
         Ok(Some(node))
     }
@@ -158,9 +162,9 @@ impl<V> Visit<'_, V> {
     fn below<W>(
         &self,
         thread: &mut VisitThread<W>,
-        parent: &Arc<Node>,
+        parent: &Arc<VisitedNode>,
         name: CString,
-    ) -> Result<Option<Arc<Node>>, Error>
+    ) -> Result<Option<Arc<VisitedNode>>, Error>
     where
         V: Visitor<W>,
     {
@@ -182,7 +186,7 @@ impl<V> Visit<'_, V> {
         if self.excluded.contains(&meta.id()) || meta.dev != place.dev && is_mount_root(&fd) {
             return Ok(None);
         }
-        let node = Node::below(parent, name, place, vec![fd], self.dirs);
+        let node = VisitedNode::below(parent, name, place, vec![fd], self.dirs);
         self.entries(thread, &node, &meta, since)?;
         Ok(Some(node))
     }
@@ -190,7 +194,7 @@ impl<V> Visit<'_, V> {
     fn entries<W>(
         &self,
         thread: &mut VisitThread<W>,
-        node: &Arc<Node>,
+        node: &Arc<VisitedNode>,
         meta: &Meta,
         since: listing::Time,
     ) -> Result<(), Error>
@@ -238,7 +242,7 @@ impl<V> Visit<'_, V> {
         Ok(())
     }
 
-    fn descend(&self, node: &Arc<Node>, name: &CStr) {
+    fn descend(&self, node: &Arc<VisitedNode>, name: &CStr) {
         node.add_pending(1);
         self.queue.push(Ok((Arc::clone(node), name.to_owned())));
     }

@@ -18,13 +18,13 @@ use super::engine::Worker;
 use super::excluded::Excluded;
 use super::file::Job;
 use super::filter::{Decision, Filter, IgnoreChain};
-use super::links::Name;
+use super::links::LaterName;
 use super::listing::{self, Before, Names, Rest};
-use super::op::{Dir, Node, Op, OpenNode, Task};
+use super::op::{Dir, NewNode, Op, OpenNode, Task};
 use super::pick::Picked;
 use super::pool::lock;
 use super::read::{open_unnoted, read_rules};
-use super::source::{Named, Opened, Original, Source};
+use super::source::{NamedEntry, Opened, Original, Source};
 use super::special::Special;
 use super::staging::{self, PREFIX};
 use super::tally::Because;
@@ -143,7 +143,7 @@ impl Source for Live<'_> {
     fn file(
         worker: &mut Worker<'_, '_, Self>,
         node: &OpenNode<Self>,
-        entry: Named<'_>,
+        entry: NamedEntry<'_>,
     ) -> Result<Option<Job<Self>>, Error> {
         worker.open_file(node, entry.name)
     }
@@ -151,7 +151,7 @@ impl Source for Live<'_> {
     fn special(
         worker: &mut Worker<'_, '_, Self>,
         node: &OpenNode<Self>,
-        entry: Named<'_>,
+        entry: NamedEntry<'_>,
     ) -> Result<Option<Special<Self>>, Error> {
         worker.look_at_special(node, entry)
     }
@@ -159,7 +159,7 @@ impl Source for Live<'_> {
     fn original<'h>(
         op: &'h Op<'_, Self>,
         node: &'h OpenNode<Self>,
-        entry: Named<'h>,
+        entry: NamedEntry<'h>,
     ) -> Option<Original<'h>> {
         let absolute = match op.options.links().any(|kind| kind == LinkKind::Symbolic) {
             true => op.from.absolute.join(node.path_of(entry.name)),
@@ -176,7 +176,7 @@ impl Source for Live<'_> {
     fn is_same_file(
         worker: &mut Worker<'_, '_, Self>,
         node: &OpenNode<Self>,
-        name: &Name<Dir<Self>>,
+        name: &LaterName<Dir<Self>>,
     ) -> Result<bool, Error> {
         let op = worker.op;
         let path = || op.source_path(node, &name.name);
@@ -197,7 +197,7 @@ impl Source for Live<'_> {
         })
     }
 
-    fn attributes(&self, _: &Node<Self>, job: &Job<Self>) -> io::Result<Option<Box<Attrs>>> {
+    fn attributes(&self, _: &NewNode<Self>, job: &Job<Self>) -> io::Result<Option<Box<Attrs>>> {
         let attrs = job.source.as_ref().map_or(Ok(None), Attrs::read)?;
         Ok(match job.has_another_mode() {
             true => attrs.and_then(|attrs| attrs.without_acls()),
@@ -215,7 +215,7 @@ impl Source for Live<'_> {
 
     fn note(_: &mut LiveThread, _: usize, _: u32, _: &Meta) {}
 
-    fn number(&self, _: &Node<Self>) -> u32 {
+    fn number(&self, _: &NewNode<Self>) -> u32 {
         0
     }
 }
@@ -269,7 +269,7 @@ impl Worker<'_, '_, Live<'_>> {
 
     /// Whether links to the directory's entries would turn one store into two with the same files,
     /// or share one worktree's marker between two worktrees.
-    fn is_own(&self, node: &Node<Live<'_>>) -> bool {
+    fn is_own(&self, node: &NewNode<Live<'_>>) -> bool {
         let options = self.op.options;
         let links = options.links().next().is_some();
         // The source itself may be such a folder, or the repository around it.

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs;
 
-use super::patch::{self, Change as Text, Side};
+use super::patch::{self, PathChange as Text, Side};
 use super::{ChangeKind, ChangeScope, Worktree};
 use crate::error::{Context as _, Error, Operation};
 use crate::reflink::imp::SOURCE_FLAGS;

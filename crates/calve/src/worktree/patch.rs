@@ -63,7 +63,7 @@ impl Side<'_> {
 
 /// How one path changed.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Change<'a> {
+pub(crate) enum PathChange<'a> {
     Added(Side<'a>),
     Deleted(Side<'a>),
     /// Content, mode or type changed, or several of these.
@@ -81,21 +81,21 @@ pub(crate) enum Change<'a> {
 
 /// Appends the patch for `path`, which is relative, to `out`. Appends nothing if there is no change
 /// that git knows.
-pub(crate) fn write(out: &mut Vec<u8>, path: &[u8], change: &Change<'_>) {
+pub(crate) fn write(out: &mut Vec<u8>, path: &[u8], change: &PathChange<'_>) {
     match *change {
-        Change::Added(new) => write_file(out, path, None, Some(new)),
-        Change::Deleted(old) => write_file(out, path, Some(old), None),
+        PathChange::Added(new) => write_file(out, path, None, Some(new)),
+        PathChange::Deleted(old) => write_file(out, path, Some(old), None),
         // Git has no patch that changes one type to the other.
-        Change::Modified { old, new } if old.is_symlink() != new.is_symlink() => {
+        PathChange::Modified { old, new } if old.is_symlink() != new.is_symlink() => {
             write_file(out, path, Some(old), None);
             write_file(out, path, None, Some(new));
         }
-        Change::Modified { old, new } => {
+        PathChange::Modified { old, new } => {
             if old.git_mode() != new.git_mode() || old.content != new.content {
                 write_file(out, path, Some(old), Some(new));
             }
         }
-        Change::Renamed { from, old_mode, new } => {
+        PathChange::Renamed { from, old_mode, new } => {
             let old = Side { mode: old_mode, content: new.content };
             if old.is_symlink() != new.is_symlink() {
                 write_file(out, from, Some(old), None);

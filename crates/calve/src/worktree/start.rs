@@ -59,7 +59,7 @@ pub use git::{GitMode, GitOutcome, LinkedWorktree, NoRepository};
 use git::{GitPlan, not_brought, other_settings};
 use later::Cloned;
 pub use links::StartBranch;
-use links::{Links, WantedLinks};
+use links::{NewLinks, WantedLinks};
 use plan::{StartFacts, StartPlan};
 
 /// How many files are open beside the stages: locks, the database of a new snapshot, and the least
@@ -449,7 +449,7 @@ impl Store {
         if let Some(path) = paths.first().filter(|_| is_copy) {
             notes = other_settings(&root, path);
         }
-        let worktree = |((name, tree), slot): ((&&str, Started), _)| StartedWorktree {
+        let worktree = |((name, tree), slot): ((&&str, StartedTree), _)| StartedWorktree {
             not_linked: not_linked.clone(),
             git_notes: notes.clone(),
             slot,
@@ -661,7 +661,7 @@ impl Store {
         how: Outfit<'_>,
         operation: &Running,
         claim: Claim<'_>,
-    ) -> Result<Vec<Started>, Error> {
+    ) -> Result<Vec<StartedTree>, Error> {
         // From here on garbage collection keeps what the rows need, because they name the snapshot.
         // But the snapshot may have been forgotten just before.
         self.catalog().object(tree.id)?;
@@ -670,7 +670,7 @@ impl Store {
         let rows = claim.rows();
         // git works while the trees arrive. What it makes is taken back with the claim.
         let (arrived, registered) = std::thread::scope(|scope| {
-            let register = |links: &Links| links.register(self, rows, operation);
+            let register = |links: &NewLinks| links.register(self, rows, operation);
             let spawn = |links| {
                 std::thread::Builder::new().spawn_scoped(scope, move || register(links)).ok()
             };
@@ -692,7 +692,7 @@ impl Store {
         mut arrived: Vec<Arrived>,
         places: &[TreePlace],
         mut claim: Claim<'_>,
-    ) -> Result<Vec<Started>, Error> {
+    ) -> Result<Vec<StartedTree>, Error> {
         let outcomes = dressing.dress(Some(claim.rows()), &arrived, places)?;
         let repository = dressing.how.git.repository();
         dressing.prepare_seals(&arrived, &outcomes);
@@ -853,10 +853,10 @@ fn prepare_links(
 }
 
 /// How the files of a published tree were made, and what it was dressed with.
-type Started = (DestinationReport, Dressed);
+type StartedTree = (DestinationReport, Dressed);
 
 /// What is told of trees that were published.
-fn started(arrived: Vec<Arrived>, dressed: Vec<Dressed>) -> Vec<Started> {
+fn started(arrived: Vec<Arrived>, dressed: Vec<Dressed>) -> Vec<StartedTree> {
     arrived.into_iter().map(|tree| tree.report).zip(dressed).collect()
 }
 

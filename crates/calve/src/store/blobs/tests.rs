@@ -68,13 +68,13 @@ fn what_may_change_without_a_trace_is_cloned_before_it_is_read() {
         };
         let mut intake = Intake::new();
         let taken = blobs.take_in(&mut intake, &file, meta, stamp, &stop).unwrap();
-        let Taken::Stored { blob, .. } = taken else { panic!("{row}: {taken:?}") };
+        let IntakeOutcome::Stored { blob, .. } = taken else { panic!("{row}: {taken:?}") };
         assert_eq!(blob, BlobId::of(b"content"), "{row}");
         assert_eq!(clones_as_it_is_read.get(), Some(&expected), "{row}");
         assert_eq!(std::fs::read(blobs.mirror_path(blob)).unwrap(), b"content", "{row}");
         assert_eq!(std::fs::read_dir(&stage).unwrap().count(), 0, "{row}");
         // Where the filesystem can clone, it does so either way.
-        let Counts { cloned_files: cloned, copied_files, copied_bytes, .. } = intake.counts;
+        let IntakeCounts { cloned_files: cloned, copied_files, copied_bytes, .. } = intake.counts;
         assert_eq!((cloned + copied_files, copied_bytes), (1, 7 * copied_files), "{row}");
         assert_eq!(cloned, *clones_of_the_first.get_or_init(|| cloned), "{row}");
         blobs.remove(blob).unwrap();
@@ -159,7 +159,7 @@ fn a_file_that_changes_as_it_is_taken_in_is_stored_as_it_was_at_one_moment() {
                 change();
             }
             let taken = blobs.take_in(&mut Intake::new(), &file, meta, (stamp, 0), &stop).unwrap();
-            let Taken::Stored { blob, meta, traced, .. } = taken else {
+            let IntakeOutcome::Stored { blob, meta, traced, .. } = taken else {
                 panic!("{row}: {taken:?}")
             };
             let stored = std::fs::read(blobs.mirror_path(blob)).unwrap();
@@ -265,7 +265,10 @@ fn what_is_damaged_at_the_name_of_a_content_is_replaced_as_that_is_taken_in() {
             let meta = Meta::of(&fs::fstat(&file).unwrap());
             let taken =
                 blobs.take_in(&mut Intake::new(), &file, meta, (stamp, 0), &|| false).unwrap();
-            assert!(matches!(taken, Taken::Stored { blob, size: 7, .. } if blob == id), "{row}");
+            assert!(
+                matches!(taken, IntakeOutcome::Stored { blob, size: 7, .. } if blob == id),
+                "{row}"
+            );
             let mirror = std::fs::read(blobs.mirror_path(id)).unwrap();
             assert_eq!(mirror, b"content", "{row}, stamp {stamp}");
         }

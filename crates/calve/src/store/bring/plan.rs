@@ -220,7 +220,7 @@ fn look(root: &OwnedFd, path: &Path) -> io::Result<Option<Meta>> {
 
 /// The names of a file on disk, beside those that the snapshot gives it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Names {
+pub(crate) enum NamesOnDisk {
     /// Exactly those of the snapshot.
     Same,
     /// Some of them are missing, or are other files.
@@ -234,7 +234,7 @@ pub(crate) fn with_names_of(
     snapshot: &Manifest,
     root: &OwnedFd,
     paths: Vec<PathBuf>,
-) -> io::Result<Vec<(PathBuf, Meta, Names)>> {
+) -> io::Result<Vec<(PathBuf, Meta, NamesOnDisk)>> {
     let mut groups: HashMap<u64, Vec<PathBuf>> = HashMap::new();
     let link_at = |path: &Path| find(snapshot, path).map_or(0, |at| snapshot.at(at).link());
     if paths.iter().any(|path| link_at(path) != 0) {
@@ -256,9 +256,9 @@ pub(crate) fn with_names_of(
             }
         }
         let names = match meta.links == found {
-            false => Names::Others,
-            true if found == expected => Names::Same,
-            true => Names::Fewer,
+            false => NamesOnDisk::Others,
+            true if found == expected => NamesOnDisk::Same,
+            true => NamesOnDisk::Fewer,
         };
         files.push((path, meta, names));
     }
@@ -475,7 +475,7 @@ impl Trees<'_> {
         let me = rustix::process::geteuid();
         let found = with_names_of(self.target, root, self.other_metadata())?;
         let is_ours = |meta: &Meta| rights::can_give_to_all() || meta.uid == me.as_raw();
-        let of = found.into_iter().filter(|it| it.2 == Names::Same && is_ours(&it.1));
+        let of = found.into_iter().filter(|it| it.2 == NamesOnDisk::Same && is_ours(&it.1));
         self.in_place = of.map(|(path, ..)| path).collect();
         Ok(())
     }

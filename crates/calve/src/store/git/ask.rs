@@ -18,7 +18,7 @@ use super::work::{records, whole};
 use super::{PATH_MOST_BYTES, git_of};
 use crate::error::{Error, ErrorKind, Operation};
 use crate::store::files::{path_from, read_plain};
-use crate::tree::git_index::{self, Special};
+use crate::tree::git_index::{self, SpecialPaths};
 
 /// A working tree, and the folder of a repository that belongs to it alone.
 #[derive(Debug, Clone)]
@@ -167,13 +167,13 @@ impl Tree {
     ///
     /// # Errors
     /// git could not be asked.
-    pub(super) fn special(&self, edited: Option<i64>) -> Result<Special, Failure> {
+    pub(super) fn special(&self, edited: Option<i64>) -> Result<SpecialPaths, Failure> {
         let edited = edited.map(|since| (self.root.as_path(), since));
         if let Some(special) = git_index::special_in(&self.git_dir, edited) {
             return Ok(special);
         }
         let output = self.git().args(["ls-files", "-z", "-v", "--stage"]).whole().run()?;
-        let mut special = Special::default();
+        let mut special = SpecialPaths::default();
         for record in records(&whole(output)?) {
             // A letter, the mode, the id and the stage, and a tab before the path.
             let tab = record.iter().position(|byte| *byte == b'\t').unwrap_or(record.len());

@@ -261,7 +261,7 @@ impl Folders<'_> {
                         self.trees.discard(Which::At(&stage.path()), Deletion::Later);
                         continue;
                     };
-                    let counts = tripwire::Counts::of(manifest, about.is_copied());
+                    let counts = tripwire::EntryCounts::of(manifest, about.is_copied());
                     (counts.report(), ArrivedIndex::Made(index))
                 }
             };

@@ -38,12 +38,12 @@ use super::super::index::Index;
 use super::super::layout::READY_GIT_INDEX;
 use super::super::manifest::{Manifest, NO_ID};
 use super::super::object::{Entry, Kind};
-use super::vouched::{Known, Snapshots, length};
+use super::vouched::{KnownWorktree, Snapshots, length};
 use super::{SnapshotTree, seal};
 use crate::reflink::imp::NEW_FILE_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::reflink::sys;
-use crate::tree::git_index::{Trees, make_bytes_ready};
+use crate::tree::git_index::{TreeAndClone, make_bytes_ready};
 use crate::tree::running::Running;
 use crate::tree::staging::write_whole;
 
@@ -307,9 +307,9 @@ fn for_tree(
         &[target.manifest().ok()?],
     )
     .ok()??;
-    let known = Known::with(&snapshots, index);
+    let known = KnownWorktree::with(&snapshots, index);
     let (source, before_walk) = known.source();
-    let trees = Trees {
+    let trees = TreeAndClone {
         source,
         clone: tree,
         stage: None,

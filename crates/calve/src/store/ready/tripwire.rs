@@ -54,14 +54,14 @@ pub(super) struct About {
     boot: Boot,
     /// The name of the tree, in the folder that it waits in. No other tree has it.
     pub(super) tree: String,
-    counts: Counts,
+    counts: EntryCounts,
     /// The folders of the tree, the root first, with their paths. Empty: listing leaves no trace.
     folders: Vec<(PathBuf, Stat)>,
 }
 
 /// How many entries a tree has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Counts {
+pub(super) struct EntryCounts {
     is_copied: bool,
     files: u64,
     bytes: u64,
@@ -71,7 +71,7 @@ pub(super) struct Counts {
     fifos: u64,
 }
 
-impl Counts {
+impl EntryCounts {
     /// `is_copied`: the files are copies. Otherwise all of them share their blocks.
     pub(super) fn of(manifest: &Manifest, is_copied: bool) -> Self {
         let mut counts = Self { is_copied, directories: 1, ..Self::default() };
@@ -146,7 +146,7 @@ impl About {
             snapshot: index.snapshot,
             boot: index.boot,
             tree: name,
-            counts: Counts::of(manifest, is_copied),
+            counts: EntryCounts::of(manifest, is_copied),
             folders: folders.unwrap_or_default(),
         }
     }
@@ -248,7 +248,7 @@ impl About {
         let is_name =
             |name: &&str| !name.is_empty() && !name.starts_with('.') && !name.contains('/');
         let tree = tree.ok().filter(is_name).ok_or(Malformed("it has no name"))?.to_owned();
-        let mut counts = Counts { is_copied: reader.varint()? != 0, ..Counts::default() };
+        let mut counts = EntryCounts { is_copied: reader.varint()? != 0, ..EntryCounts::default() };
         for number in counts.numbers() {
             *number = reader.varint()?;
         }
@@ -347,7 +347,7 @@ mod tests {
             ),
             at in any::<prop::sample::Index>(),
         ) {
-            let mut counts = Counts { is_copied, ..Counts::default() };
+            let mut counts = EntryCounts { is_copied, ..EntryCounts::default() };
             for (to, from) in counts.numbers().into_iter().zip(numbers) {
                 *to = from;
             }
@@ -377,7 +377,7 @@ mod tests {
                 snapshot: SnapshotId::from_bytes([7; 32]),
                 boot: Boot([8; 16]),
                 tree: name.to_owned(),
-                counts: Counts::default(),
+                counts: EntryCounts::default(),
                 folders: Vec::new(),
             };
             assert_eq!(About::decode(&about.encode()), Err(Malformed("it has no name")), "{name}");

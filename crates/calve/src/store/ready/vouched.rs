@@ -89,7 +89,7 @@ impl Vouches for Snapshots {
 /// The same for one worktree whose tree has just been made: the store's index of it has the stats
 /// of its files. On btrfs a look at each file of a new snapshot would read every inode from the
 /// disk.
-pub(crate) struct Known<'a> {
+pub(crate) struct KnownWorktree<'a> {
     snapshots: &'a Snapshots,
     /// `None` if the store has no index of the worktree.
     index: Option<Cow<'a, Index>>,
@@ -97,7 +97,7 @@ pub(crate) struct Known<'a> {
     maker: Option<(u32, u32)>,
 }
 
-impl<'a> Known<'a> {
+impl<'a> KnownWorktree<'a> {
     pub(crate) fn of(snapshots: &'a Snapshots, store: &Store, row: &WorktreeRow) -> Self {
         let id = row.snapshot.unwrap_or(snapshots.index.snapshot);
         let index = store.registry().index(&row.token, id, snapshots.made());
@@ -120,7 +120,7 @@ impl<'a> Known<'a> {
     }
 }
 
-impl Vouches for Known<'_> {
+impl Vouches for KnownWorktree<'_> {
     fn folder(&self, above: Folder, name: &[u8]) -> Option<Folder> {
         self.snapshots.folder(above, name)
     }
@@ -165,7 +165,7 @@ impl Vouches for Clones<'_> {
         true
     }
 
-    /// If this were wrong, git would read the file, as with [`Known`].
+    /// If this were wrong, git would read the file, as with [`KnownWorktree`].
     fn cloned(&self, folder: Folder, name: &[u8]) -> Option<Meta> {
         let (stat, meta) = known_of((self.manifest, self.index), folder, name)?;
         (stat.changed < self.index.stamp).then_some(meta)

@@ -22,7 +22,7 @@ use object_store::{
 use tokio::runtime::{Builder, Runtime};
 use url::Url;
 
-use super::objects::{Listed, Objects, Source};
+use super::objects::{ListedObject, Objects, Source};
 use crate::tree::pool::lock;
 
 /// How long one request may take. A pack of 16 MiB arrives in that time at 60 kB/s.
@@ -279,7 +279,7 @@ impl Objects for Cloud {
         self.landed(key, content, made)
     }
 
-    fn list(&self, prefix: &str, each: &mut dyn FnMut(Listed)) -> io::Result<()> {
+    fn list(&self, prefix: &str, each: &mut dyn FnMut(ListedObject)) -> io::Result<()> {
         let folder = self.key(prefix.trim_end_matches('/'))?;
         // What the server's keys begin with, and ours do not.
         let own = match self.prefix.as_ref() {
@@ -291,7 +291,7 @@ impl Objects for Cloud {
             while let Some(meta) = found.try_next().await.map_err(said)? {
                 let Some(key) = meta.location.as_ref().get(own..) else { continue };
                 let modified = meta.last_modified.timestamp();
-                each(Listed { key: key.to_owned(), size: meta.size, modified });
+                each(ListedObject { key: key.to_owned(), size: meta.size, modified });
             }
             Ok(())
         })

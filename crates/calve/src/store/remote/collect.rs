@@ -31,7 +31,7 @@ use super::super::clock;
 use super::super::id::{BlobId, SnapshotId, from_hex, is_token};
 use super::super::room::is_full;
 use super::name;
-use super::objects::Listed;
+use super::objects::ListedObject;
 use super::record::{ObjectId, Record};
 use super::underway::{
     Announced, CLOCK, FOLDER, PUSHER, PUSHING_MOST_BYTES, counts, is_announcement, pushed,
@@ -175,7 +175,7 @@ impl Policy {
 }
 
 /// The changes of a name with their numbers, the newest first.
-type NameChanges = Vec<(u64, Listed)>;
+type NameChanges = Vec<(u64, ListedObject)>;
 
 /// What a change of a name needs.
 #[derive(Debug, Clone, Copy)]
@@ -300,7 +300,8 @@ impl Remote {
         let listed = self.list(FOLDER)?;
         let now = probe.time(&listed).unwrap_or_else(|| clock::now().0);
         let life = self.place.times.life_seconds();
-        let is_dead = |one: &&Listed| is_announcement(&one.key) && !counts(one.modified, now, life);
+        let is_dead =
+            |one: &&ListedObject| is_announcement(&one.key) && !counts(one.modified, now, life);
         for one in listed.iter().filter(is_dead) {
             self.remove(Operation::CollectRemote, &one.key)?;
         }
@@ -314,7 +315,7 @@ impl Remote {
             let listed = self.objects().unfinished(folder);
             let listed =
                 listed.map_err(|error| self.failed(Operation::ReadRemote, folder, error))?;
-            for Listed { key, size, modified } in listed {
+            for ListedObject { key, size, modified } in listed {
                 if now.saturating_sub(modified) >= UNFINISHED_LIFE {
                     if !dry_run {
                         self.remove(Operation::CollectRemote, &key)?;
@@ -474,7 +475,7 @@ impl Remote {
                                 .push((listed.key, ChangeNeeds { keeps_snapshot, ..change }));
                         }
                     } else if !ends.iter().any(|end| steps::is_step(sequence, *end)) {
-                        let Listed { key, size, .. } = listed;
+                        let ListedObject { key, size, .. } = listed;
                         lock(&garbage).push(Garbage { class: Class::Change, key, size });
                     }
                     superseded = Some(modified);
@@ -513,7 +514,7 @@ impl Remote {
                         .is_some_and(|id| id.to_string() == rest),
                 };
                 if is_own && policy.is_old(one.modified) && !known.needed.contains(&one.key) {
-                    let Listed { key, size, .. } = one;
+                    let ListedObject { key, size, .. } = one;
                     garbage.push(Garbage { class: Class::Object, key, size });
                 }
             }

@@ -26,7 +26,7 @@ use rustix::io::Errno;
 use super::super::at::{last, open_at, open_parent};
 use super::super::files::listed;
 use super::super::id::{is_token, token};
-use super::objects::{Listed, Objects, Source};
+use super::objects::{ListedObject, Objects, Source};
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::{self, Meta};
 
@@ -39,7 +39,7 @@ const DEEPEST: usize = 8;
 const PASSED_ON: u32 = 0o3777;
 
 #[derive(Debug)]
-pub(crate) struct Folder {
+pub(crate) struct RemoteFolder {
     path: PathBuf,
     root: OnceLock<OwnedFd>,
 }
@@ -59,7 +59,7 @@ fn is_missing(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound
 }
 
-impl Folder {
+impl RemoteFolder {
     pub(crate) fn new(path: PathBuf) -> Self {
         Self { path, root: OnceLock::new() }
     }
@@ -100,7 +100,7 @@ impl Folder {
         &self,
         prefix: &str,
         wanted: fn(&str) -> bool,
-        each: &mut dyn FnMut(Listed),
+        each: &mut dyn FnMut(ListedObject),
     ) -> io::Result<()> {
         match open_at(self.root()?, Path::new(prefix)) {
             Ok(folder) => list_folder(&folder, prefix, wanted, each),
@@ -153,7 +153,7 @@ fn list_folder(
     folder: &OwnedFd,
     prefix: &str,
     wanted: fn(&str) -> bool,
-    each: &mut dyn FnMut(Listed),
+    each: &mut dyn FnMut(ListedObject),
 ) -> io::Result<()> {
     if prefix.matches('/').count() > DEEPEST {
         let why = "it has more folders in folders than a remote";
@@ -177,7 +177,7 @@ fn list_folder(
             }
         } else if !is_folder && wanted(name) {
             let (size, modified) = (meta.size, meta.modified().0);
-            each(Listed { key: format!("{prefix}{name}"), size, modified });
+            each(ListedObject { key: format!("{prefix}{name}"), size, modified });
         }
     }
     Ok(())
@@ -206,7 +206,7 @@ fn set_mode(file: &OwnedFd, mode: u32) -> io::Result<()> {
     }
 }
 
-impl Source for Folder {
+impl Source for RemoteFolder {
     fn get_into(&self, key: &str, range: Range<u64>, into: &mut Vec<u8>) -> io::Result<()> {
         let (file, size) = self.open(key)?;
         // Objects are whole or absent, so it does not grow.
@@ -237,7 +237,7 @@ impl Source for Folder {
     }
 }
 
-impl Objects for Folder {
+impl Objects for RemoteFolder {
     fn create(&self, key: &str, content: &[u8]) -> io::Result<bool> {
         let mode = Meta::of_file(self.root()?)?.permissions();
         let folder = self.made_parent(key, mode)?;
@@ -262,11 +262,11 @@ impl Objects for Folder {
         written
     }
 
-    fn list(&self, prefix: &str, each: &mut dyn FnMut(Listed)) -> io::Result<()> {
+    fn list(&self, prefix: &str, each: &mut dyn FnMut(ListedObject)) -> io::Result<()> {
         self.list_all(prefix, is_shown, each)
     }
 
-    fn unfinished(&self, prefix: &str, each: &mut dyn FnMut(Listed)) -> io::Result<()> {
+    fn unfinished(&self, prefix: &str, each: &mut dyn FnMut(ListedObject)) -> io::Result<()> {
         self.list_all(prefix, is_unfinished, each)
     }
 
@@ -291,7 +291,7 @@ mod tests {
     #[test]
     fn an_object_is_made_once_and_nothing_unfinished_is_listed() {
         let dir = tempfile::tempdir().unwrap();
-        let folder = Folder::new(dir.path().to_owned());
+        let folder = RemoteFolder::new(dir.path().to_owned());
         assert!(folder.create("a/b/c", b"first").unwrap());
         assert!(!folder.create("a/b/c", b"second").unwrap());
         let unfinished = format!("{UNFINISHED}{}", token());
@@ -321,7 +321,7 @@ mod tests {
     #[test]
     fn of_many_who_make_one_object_at_once_one_does() {
         let dir = tempfile::tempdir().unwrap();
-        let folder = Folder::new(dir.path().to_owned());
+        let folder = RemoteFolder::new(dir.path().to_owned());
         let made = std::thread::scope(|scope| {
             let all: Vec<_> = (0..16_u8)
                 .map(|n| {
@@ -350,7 +350,7 @@ mod tests {
             let root = dir.path().join(format!("{mode:o}"));
             std::fs::create_dir(&root).unwrap();
             std::fs::set_permissions(&root, Permissions::from_mode(mode)).unwrap();
-            let folder = Folder::new(root.clone());
+            let folder = RemoteFolder::new(root.clone());
             assert!(folder.create("names/a/1", b"first").unwrap());
             let got = |path: &str| std::fs::metadata(root.join(path)).unwrap().mode() & 0o7777;
             assert_eq!(
@@ -366,7 +366,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("secret"), "secret").unwrap();
         symlink("secret", dir.path().join("link")).unwrap();
-        let folder = Folder::new(dir.path().to_owned());
+        let folder = RemoteFolder::new(dir.path().to_owned());
         let error = folder.read("link", 100).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
         assert!(!folder.create("link", b"new").unwrap());
@@ -390,7 +390,7 @@ mod tests {
             }
             symlink("../outside", root.join("packs")).unwrap();
             symlink(&outside, root.join("names/b")).unwrap();
-            let folder = Folder::new(root.clone());
+            let folder = RemoteFolder::new(root.clone());
             if key == "names/c/1" {
                 // It is swapped after the root was opened.
                 folder.list("names/", &mut |_| ()).unwrap();
@@ -423,7 +423,7 @@ mod tests {
     #[test]
     fn only_a_folder_that_is_ours_and_empty_gets_the_roots_mode() {
         let dir = tempfile::tempdir().unwrap();
-        let folder = Folder::new(dir.path().to_owned());
+        let folder = RemoteFolder::new(dir.path().to_owned());
         let full = dir.path().join("full");
         std::fs::create_dir(&full).unwrap();
         std::fs::write(full.join("file"), "").unwrap();
@@ -442,7 +442,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let deep: PathBuf = std::iter::repeat_n("d", 200).collect();
         std::fs::create_dir_all(dir.path().join("names").join(deep)).unwrap();
-        let folder = Folder::new(dir.path().to_owned());
+        let folder = RemoteFolder::new(dir.path().to_owned());
         let error = folder.list("names/", &mut |_| ()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
     }

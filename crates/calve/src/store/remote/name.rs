@@ -123,7 +123,7 @@ pub(crate) struct Named {
 }
 
 /// A change of a name, and the keys whose signatures of it are right.
-pub(crate) type Vouched = (Named, Vec<PublicKey>);
+pub(crate) type VouchedName = (Named, Vec<PublicKey>);
 
 impl Named {
     fn signed_part(&self) -> String {
@@ -148,7 +148,7 @@ impl Named {
 
     /// Reads what `encode` writes, and nothing else; with the public keys whose signatures are
     /// right.
-    pub(crate) fn decode(bytes: &[u8]) -> Option<Vouched> {
+    pub(crate) fn decode(bytes: &[u8]) -> Option<VouchedName> {
         let text = std::str::from_utf8(bytes).ok()?;
         let signed = text.find("\nsignature ").map_or(text.len(), |at| at + 1);
         let (signed, signatures) = text.split_at(signed);

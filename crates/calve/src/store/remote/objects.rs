@@ -20,7 +20,7 @@ const PAUSES: [Duration; 3] =
 
 /// An object, as a listing has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Listed {
+pub(crate) struct ListedObject {
     pub(crate) key: String,
     pub(crate) size: u64,
     /// Seconds since 1970, by the clock of the place that keeps the object.
@@ -51,12 +51,12 @@ pub(crate) trait Objects: Source {
     /// Makes the object, whole and durable. `false`: the key exists, and nothing was changed.
     fn create(&self, key: &str, content: &[u8]) -> io::Result<bool>;
     /// All objects whose keys begin with `prefix`, which ends with a slash.
-    fn list(&self, prefix: &str, each: &mut dyn FnMut(Listed)) -> io::Result<()>;
+    fn list(&self, prefix: &str, each: &mut dyn FnMut(ListedObject)) -> io::Result<()>;
     /// Removes the object. It is no error if there is none.
     fn remove(&self, key: &str) -> io::Result<()>;
     /// What begins with `prefix`, which ends with a slash, and is no object: what writers left that
     /// are at work or were killed. [`remove`](Self::remove) removes it. Servers leave nothing.
-    fn unfinished(&self, _prefix: &str, _each: &mut dyn FnMut(Listed)) -> io::Result<()> {
+    fn unfinished(&self, _prefix: &str, _each: &mut dyn FnMut(ListedObject)) -> io::Result<()> {
         Ok(())
     }
 }
@@ -186,19 +186,19 @@ impl Patient {
     }
 
     /// See [`Objects::list`].
-    pub(crate) fn list(&self, prefix: &str) -> io::Result<Vec<Listed>> {
+    pub(crate) fn list(&self, prefix: &str) -> io::Result<Vec<ListedObject>> {
         self.all(|objects, each| objects.list(prefix, each))
     }
 
     /// See [`Objects::unfinished`].
-    pub(crate) fn unfinished(&self, prefix: &str) -> io::Result<Vec<Listed>> {
+    pub(crate) fn unfinished(&self, prefix: &str) -> io::Result<Vec<ListedObject>> {
         self.all(|objects, each| objects.unfinished(prefix, each))
     }
 
     fn all(
         &self,
-        list: impl Fn(&dyn Objects, &mut dyn FnMut(Listed)) -> io::Result<()>,
-    ) -> io::Result<Vec<Listed>> {
+        list: impl Fn(&dyn Objects, &mut dyn FnMut(ListedObject)) -> io::Result<()>,
+    ) -> io::Result<Vec<ListedObject>> {
         let objects = self.kept()?;
         self.patiently(|| {
             let mut all = Vec::new();

@@ -38,7 +38,7 @@ use super::super::snapshot::check_name;
 use super::super::snapshot::record::{FoundList, Recording};
 use super::super::sparse::SparseWriter;
 use super::super::{Store, StoreOptions};
-use super::name::{self, PublicKey, Vouched};
+use super::name::{self, PublicKey, VouchedName};
 use super::push::LARGE_BYTES;
 use super::record::{PackRef, PartRef, Recipe, Record};
 use super::{Remote, found_key, pack_key};
@@ -263,7 +263,11 @@ impl Remote {
     }
 
     /// What `what` means now, as far as somebody vouches for it.
-    fn resolve(&self, store: &Store, what: &str) -> Result<(SnapshotId, Option<Vouched>), Error> {
+    fn resolve(
+        &self,
+        store: &Store,
+        what: &str,
+    ) -> Result<(SnapshotId, Option<VouchedName>), Error> {
         if let Some(id) = from_hex(what) {
             return Ok((SnapshotId::from_bytes(id), None));
         }

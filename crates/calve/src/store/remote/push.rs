@@ -1054,9 +1054,9 @@ mod tests {
     use std::sync::{Arc, Condvar};
 
     use super::super::RemotePlace;
-    use super::super::folder::Folder;
-    use super::super::objects::{Listed, Objects, Patient, Source};
-    use super::super::underway::Times;
+    use super::super::folder::RemoteFolder;
+    use super::super::objects::{ListedObject, Objects, Patient, Source};
+    use super::super::underway::AnnouncementTimes;
     use super::*;
     use crate::store::SnapshotOptions;
 
@@ -1095,7 +1095,7 @@ mod tests {
     /// under way at once.
     #[derive(Debug)]
     struct Slow {
-        folder: Folder,
+        folder: RemoteFolder,
         wanted: usize,
         packs: Reads,
         parts: Reads,
@@ -1140,7 +1140,7 @@ mod tests {
             self.folder.create(key, content)
         }
 
-        fn list(&self, prefix: &str, each: &mut dyn FnMut(Listed)) -> io::Result<()> {
+        fn list(&self, prefix: &str, each: &mut dyn FnMut(ListedObject)) -> io::Result<()> {
             self.folder.list(prefix, each)
         }
 
@@ -1151,8 +1151,12 @@ mod tests {
 
     fn remote(objects: Patient) -> Remote {
         let id = "0123456789abcdef0123456789abcdef".to_owned();
-        let place =
-            RemotePlace { url: "file:///slow".to_owned(), id, objects, times: Times::USUAL };
+        let place = RemotePlace {
+            url: "file:///slow".to_owned(),
+            id,
+            objects,
+            times: AnnouncementTimes::USUAL,
+        };
         Remote { place: Arc::new(place), keys: Vec::new() }
     }
 
@@ -1171,7 +1175,7 @@ mod tests {
                 std::fs::create_dir(&folder).unwrap();
                 std::fs::write(folder.join("a"), format!("content {number}")).unwrap();
             }
-            let folder = Folder::new(place.path().to_owned());
+            let folder = RemoteFolder::new(place.path().to_owned());
             let remote = remote(Patient::new(Box::new(folder)));
             remote.push(&stores[0], snapshot(&stores[0]), &named, &few).unwrap();
         }
@@ -1179,7 +1183,7 @@ mod tests {
             std::fs::write(there.path().join("more"), format!("only here, {wanted}")).unwrap();
             let id = snapshot(&stores[1]);
             let slow = Arc::new(Slow {
-                folder: Folder::new(place.path().to_owned()),
+                folder: RemoteFolder::new(place.path().to_owned()),
                 wanted,
                 packs: Reads::default(),
                 parts: Reads::default(),

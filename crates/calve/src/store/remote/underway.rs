@@ -12,7 +12,7 @@
 //! least one of two sees the other. `docs/design/remote.md` has the whole argument.
 //!
 //! # Those who died
-//! An announcement counts for [`Times::life`] by the place's clock. The process that made it acts
+//! An announcement counts for [`AnnouncementTimes::life`] by the place's clock. The process that made it acts
 //! on it for at most half of that time by its own clock, so that a request that is under way at the
 //! end of this half still arrives in time.
 
@@ -23,7 +23,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::super::id::{from_hex, is_token, token};
 use super::Remote;
-use super::objects::Listed;
+use super::objects::ListedObject;
 use super::record::{ObjectId, RECORD_MOST_BYTES};
 use crate::error::{Error, ErrorKind, Operation};
 use crate::tree::running::Running;
@@ -61,13 +61,13 @@ pub(super) fn pushed(announced: &[u8]) -> (&[u8], Option<ObjectId>) {
 
 /// How long announcements count, and how long a pusher waits for a collector.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Times {
+pub(super) struct AnnouncementTimes {
     pub(super) life: Duration,
     pub(super) patience: Duration,
     pub(super) poll: Duration,
 }
 
-impl Times {
+impl AnnouncementTimes {
     pub(super) const USUAL: Self = Self {
         life: Duration::from_secs(3600),
         patience: Duration::from_secs(60),
@@ -136,7 +136,7 @@ impl<'a> Announced<'a> {
     }
 
     /// The time now by the place's clock. `None`: somebody removed the announcement.
-    pub(super) fn time(&self, listed: &[Listed]) -> Option<i64> {
+    pub(super) fn time(&self, listed: &[ListedObject]) -> Option<i64> {
         let own = listed.iter().find(|one| one.key == self.key)?;
         let passed = i64::try_from(self.since.elapsed().as_secs()).unwrap_or(i64::MAX);
         Some(own.modified.saturating_add(passed))

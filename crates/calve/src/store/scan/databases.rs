@@ -29,7 +29,7 @@ use rustix::io::{Errno, pread, retry_on_intr};
 
 use super::super::blobs::Intake;
 use super::super::manifest::os;
-use super::{Listed, Mentions, Node, Scanned, Scanner, Stat, Wanted, What, Worker};
+use super::{Listed, Mentions, ScanNode, ScanWorker, Scanned, Scanner, Stat, Wanted, What};
 use crate::error::{Context as _, Error, Operation};
 use crate::reflink::imp::{DIR_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::Meta;
@@ -54,7 +54,7 @@ const PAUSE: Duration = Duration::from_millis(3);
 /// A file that may be a database in use.
 pub(super) struct Candidate {
     place: u32,
-    dir: Arc<Node>,
+    dir: Arc<ScanNode>,
     name: CString,
 }
 
@@ -143,8 +143,8 @@ impl Scanner<'_> {
     /// Notes the files of a directory that have a companion. `names` are sorted.
     pub(super) fn note_databases(
         &self,
-        worker: &mut Worker,
-        dir: &Arc<Node>,
+        worker: &mut ScanWorker,
+        dir: &Arc<ScanNode>,
         place: u32,
         names: &[(CString, FileType)],
     ) {
@@ -167,8 +167,8 @@ impl Scanner<'_> {
 
     pub(super) fn note_database(
         &self,
-        worker: &mut Worker,
-        dir: &Arc<Node>,
+        worker: &mut ScanWorker,
+        dir: &Arc<ScanNode>,
         place: u32,
         name: &CStr,
     ) {

@@ -16,7 +16,7 @@ use super::super::object::{Entry, Kind};
 use super::super::paths::living::{may_be_owned, owner_of};
 use super::files::entry_of;
 use super::found::{Inode, Listed, What};
-use super::{BATCH_FILES, IGNORE_FILE, Node, Scanner, Task, UNKNOWN, Wanted, Worker};
+use super::{BATCH_FILES, IGNORE_FILE, ScanNode, ScanTask, ScanWorker, Scanner, UNKNOWN, Wanted};
 use crate::error::{Context as _, Error, Operation};
 use crate::reflink::meta::Meta;
 use crate::report::{SkipReason, Skipped};
@@ -27,7 +27,7 @@ use crate::tree::read::read_rules;
 
 /// The pass over the names of one directory.
 struct Pass<'a> {
-    dir: &'a Arc<Node>,
+    dir: &'a Arc<ScanNode>,
     fd: &'a OwnedFd,
     dev: u64,
     /// The directory in the base.
@@ -44,7 +44,7 @@ struct Pass<'a> {
 }
 
 /// What a pass makes of one name.
-enum Seen {
+enum SeenEntry {
     /// An entry of the tree, and whether it is the base's with the inode that the index has.
     Entry(What, bool),
     Skipped(SkipReason),
@@ -83,7 +83,7 @@ impl<'a> Pass<'a> {
 impl Scanner<'_> {
     pub(super) fn list(
         &self,
-        worker: &mut Worker,
+        worker: &mut ScanWorker,
         dir: &OwnedFd,
         before: Before,
         in_root: bool,
@@ -126,11 +126,11 @@ impl Scanner<'_> {
     /// Looks at the entries of a directory, queues its directories, and reads its files.
     pub(super) fn entries(
         &self,
-        worker: &mut Worker,
-        dir: &Arc<Node>,
+        worker: &mut ScanWorker,
+        dir: &Arc<ScanNode>,
         (place, dev): (u32, u64),
         names: Vec<(CString, FileType)>,
-        queue: &Queue<Task>,
+        queue: &Queue<ScanTask>,
     ) -> Result<Listed, Error> {
         let handles = self.handles(dir)?;
         let base = dir.base.and_then(|place| self.request.base?.directories.get(place as usize));
@@ -152,15 +152,15 @@ impl Scanner<'_> {
             }
             let slot = pass.slot_of(&name);
             match self.seen(&mut pass, &name, kind, slot)? {
-                Seen::Entry(what, is_same) => {
+                SeenEntry::Entry(what, is_same) => {
                     pass.is_known &=
                         is_same && slot.is_some_and(|slot| slot as usize == pass.found.len());
                     pass.found.push(self.as_in_base(&pass, what, slot));
                 }
-                Seen::Skipped(reason) => {
+                SeenEntry::Skipped(reason) => {
                     worker.skipped.push(Skipped { path: dir.path_of(&name), reason });
                 }
-                Seen::LeftOut => self.left_out.store(true, Ordering::Relaxed),
+                SeenEntry::LeftOut => self.left_out.store(true, Ordering::Relaxed),
             }
         }
         self.hand_out(worker, pass, place, queue)
@@ -173,18 +173,18 @@ impl Scanner<'_> {
         name: &CStr,
         mut kind: FileType,
         slot: Option<u32>,
-    ) -> Result<Seen, Error> {
+    ) -> Result<SeenEntry, Error> {
         // A new regular file is opened in any case, and its stat is then taken by descriptor.
         let mut meta = None;
         if kind == FileType::Unknown || (kind != FileType::Directory && slot.is_some()) {
             let Some(now) = self.meta(pass, name)? else {
-                return Ok(Seen::Skipped(SkipReason::Vanished));
+                return Ok(SeenEntry::Skipped(SkipReason::Vanished));
             };
             kind = now.file_type();
             meta = Some(now);
         }
         if pass.is_excluded(name, kind) {
-            return Ok(Seen::LeftOut);
+            return Ok(SeenEntry::LeftOut);
         }
         // A comparison sees the file if the base has it, so that none seems to be deleted.
         if matches!(kind, FileType::RegularFile | FileType::Symlink)
@@ -192,7 +192,7 @@ impl Scanner<'_> {
             && may_be_owned(name.to_bytes())
             && let Some(pid) = owner_of(self.request.tree(), &pass.dir.path_of(name))
         {
-            return Ok(Seen::Skipped(SkipReason::Living(pid)));
+            return Ok(SeenEntry::Skipped(SkipReason::Living(pid)));
         }
         let mut trusted: Trusted<'_> = None;
         if let (Some(meta), Some(base), Some(slot)) = (&meta, pass.base, slot)
@@ -208,7 +208,7 @@ impl Scanner<'_> {
                     crate::check::known_file(pass.fd, name, meta, blob);
                 }
                 let is_same = meta.links == 1 && meta.dev == pass.dev;
-                return Ok(Seen::Entry(What::Same(slot, Inode::of(meta)), is_same));
+                return Ok(SeenEntry::Entry(What::Same(slot, Inode::of(meta)), is_same));
             }
             trusted = Some((entry, slot));
         }
@@ -217,19 +217,19 @@ impl Scanner<'_> {
                 let child = self.places.fetch_add(1, Ordering::Relaxed);
                 let known = pass.base.and_then(|base| base.child(slot?));
                 pass.directories.push((name.to_owned(), child, known));
-                Ok(Seen::Entry(What::Directory(child), known.is_some()))
+                Ok(SeenEntry::Entry(What::Directory(child), known.is_some()))
             }
             FileType::RegularFile => self.regular(pass, name, meta, slot, trusted),
             FileType::Symlink | FileType::Fifo => {
                 let special = self.special(pass.dir, pass.fd, name, kind);
                 Ok(match special.map_err(|error| self.unread(pass, name, error))? {
-                    Some(other) => Seen::Entry(other, false),
-                    None => Seen::Skipped(SkipReason::Vanished),
+                    Some(other) => SeenEntry::Entry(other, false),
+                    None => SeenEntry::Skipped(SkipReason::Vanished),
                 })
             }
-            FileType::Socket => Ok(Seen::Skipped(SkipReason::Socket)),
+            FileType::Socket => Ok(SeenEntry::Skipped(SkipReason::Socket)),
             FileType::BlockDevice | FileType::CharacterDevice | FileType::Unknown => {
-                Ok(Seen::Skipped(SkipReason::Device))
+                Ok(SeenEntry::Skipped(SkipReason::Device))
             }
         }
     }
@@ -243,7 +243,7 @@ impl Scanner<'_> {
         meta: Option<Meta>,
         slot: Option<u32>,
         trusted: Trusted<'_>,
-    ) -> Result<Seen, Error> {
+    ) -> Result<SeenEntry, Error> {
         let request = self.request;
         let is_local = || slot.is_some() && request.local_at(pass.dir, name).is_some();
         if request.intake.is_none() && !is_local() {
@@ -251,7 +251,7 @@ impl Scanner<'_> {
                 Some(meta) => Some(meta),
                 None => self.meta(pass, name)?,
             };
-            let Some(meta) = meta else { return Ok(Seen::Skipped(SkipReason::Vanished)) };
+            let Some(meta) = meta else { return Ok(SeenEntry::Skipped(SkipReason::Vanished)) };
             let on = request.operation.filesystems();
             let differs = match pass.entry(slot).map(|entry| &entry.kind) {
                 Some(Kind::File { size, .. }) => {
@@ -262,7 +262,7 @@ impl Scanner<'_> {
             if differs {
                 let kind = Kind::File { size: meta.size, link: 0, blob: UNKNOWN };
                 let entry = entry_of(name.to_bytes(), &meta, None, kind);
-                return Ok(Seen::Entry(What::Other(Box::new(entry), Inode::of(&meta)), false));
+                return Ok(SeenEntry::Entry(What::Other(Box::new(entry), Inode::of(&meta)), false));
             }
         }
         let known = trusted.and_then(|(entry, slot)| match entry.kind {
@@ -272,7 +272,7 @@ impl Scanner<'_> {
         // A directory with more entries has no numbers for them.
         let at = u32::try_from(pass.found.len()).unwrap_or(u32::MAX);
         pass.files.push(Wanted { name: name.to_owned(), at, known });
-        Ok(Seen::Entry(What::Pending, false))
+        Ok(SeenEntry::Entry(What::Pending, false))
     }
 
     /// A bare look compares entries with those of the look before it, whose memory they share.
@@ -290,10 +290,10 @@ impl Scanner<'_> {
     /// Queues the directories and all files but one batch, which this thread reads.
     fn hand_out(
         &self,
-        worker: &mut Worker,
+        worker: &mut ScanWorker,
         pass: Pass<'_>,
         place: u32,
-        queue: &Queue<Task>,
+        queue: &Queue<ScanTask>,
     ) -> Result<Listed, Error> {
         let Pass { dir, base, is_known, mut found, mut files, directories, .. } = pass;
         // Files that must be opened are counted when they have been read.
@@ -305,7 +305,7 @@ impl Scanner<'_> {
         let known = known.map(|_| Listed::Known(places.collect()));
         // Directories are queued first, because the last task that is queued is done first: while
         // this thread works on the files, the directories wait for the other threads.
-        queue.extend(directories.into_iter().map(|(name, place, base)| Task::Directory {
+        queue.extend(directories.into_iter().map(|(name, place, base)| ScanTask::Directory {
             parent: Some(Arc::clone(dir)),
             name,
             place,
@@ -314,7 +314,7 @@ impl Scanner<'_> {
         while files.len() > BATCH_FILES {
             let batch = files.split_off(files.len() - BATCH_FILES);
             dir.add_pending(1);
-            queue.push(Task::Files { dir: Arc::clone(dir), place, files: batch });
+            queue.push(ScanTask::Files { dir: Arc::clone(dir), place, files: batch });
         }
         if let Some(known) = known {
             return Ok(known);

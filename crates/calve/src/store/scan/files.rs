@@ -9,13 +9,15 @@ use std::sync::Arc;
 use rustix::fs::{self, FileType};
 use rustix::io::{Errno, pread, retry_on_intr};
 
-use super::super::blobs::{Intake, Taken, Writers, is_traced};
+use super::super::blobs::{Intake, IntakeOutcome, Writers, is_traced};
 use super::super::id::BlobId;
 use super::super::object::{Attributes, Entry, Kind};
 use super::super::paths::MOST_BYTES;
 use super::super::paths::spelling::kind_to_learn_from;
 use super::databases::may_be_database;
-use super::{Inode, Looked, Mentions, Node, Scanner, Task, Wanted, What, Worker, mtime_of};
+use super::{
+    Inode, Looked, Mentions, ScanNode, ScanTask, ScanWorker, Scanner, Wanted, What, mtime_of,
+};
 use crate::error::{Context as _, Error, Operation};
 use crate::reflink::copy::TRIES;
 use crate::reflink::imp::SOURCE_FLAGS;
@@ -50,7 +52,7 @@ impl Scanner<'_> {
     /// Looks at a symbolic link or a FIFO. `None` if it is gone.
     pub(super) fn special(
         &self,
-        dir: &Node,
+        dir: &ScanNode,
         fd: &OwnedFd,
         name: &CStr,
         kind: FileType,
@@ -92,7 +94,7 @@ impl Scanner<'_> {
     }
 
     /// The entry that the base has under this name.
-    fn known(&self, dir: &Node, name: &CStr) -> Option<&Entry> {
+    fn known(&self, dir: &ScanNode, name: &CStr) -> Option<&Entry> {
         let base = self.request.base?.directories.get(dir.base? as usize)?;
         Some(&base.entries[base.find(name.to_bytes())? as usize])
     }
@@ -109,11 +111,11 @@ impl Scanner<'_> {
 
     pub(super) fn files(
         &self,
-        worker: &mut Worker,
-        dir: &Arc<Node>,
+        worker: &mut ScanWorker,
+        dir: &Arc<ScanNode>,
         place: u32,
         files: Vec<Wanted>,
-        queue: &Queue<Task>,
+        queue: &Queue<ScanTask>,
     ) -> Result<Vec<Looked>, Error> {
         if files.is_empty() {
             return Ok(Vec::new());
@@ -141,8 +143,8 @@ impl Scanner<'_> {
     /// Takes in a regular file, or only compares it.
     fn file(
         &self,
-        worker: &mut Worker,
-        (dir, place): (&Arc<Node>, u32),
+        worker: &mut ScanWorker,
+        (dir, place): (&Arc<ScanNode>, u32),
         fd: &OwnedFd,
         wanted: &Wanted,
         stop: &dyn Fn() -> bool,
@@ -174,7 +176,7 @@ impl Scanner<'_> {
     pub(super) fn content(
         &self,
         (intake, mentions): (&mut Intake, &mut Mentions),
-        dir: &Node,
+        dir: &ScanNode,
         file: &OwnedFd,
         meta: Meta,
         wanted: &Wanted,
@@ -197,14 +199,14 @@ impl Scanner<'_> {
             (Some(_), None) => {
                 let blobs = self.request.blobs;
                 match blobs.take_in(intake, file, meta, stamp, stop)? {
-                    Taken::Stored { blob, size, meta, traced, writers } => {
+                    IntakeOutcome::Stored { blob, size, meta, traced, writers } => {
                         let text = self.request.local.is_none().then_some((file, size));
                         let path = dir.path_of(&wanted.name);
                         mentions.note(&path, intake.mentions_root, text);
                         let kind = Kind::File { size, link: 0, blob };
                         (kind, meta, attributes(file)?, traced, writers)
                     }
-                    Taken::Changing => {
+                    IntakeOutcome::Changing => {
                         return Ok((Err(SkipReason::Changing), Writers::Possible));
                     }
                 }
@@ -250,7 +252,7 @@ impl Scanner<'_> {
     fn canonical(
         &self,
         (intake, mentions): (&mut Intake, &mut Mentions),
-        dir: &Node,
+        dir: &ScanNode,
         file: &OwnedFd,
         mut meta: Meta,
         wanted: &Wanted,

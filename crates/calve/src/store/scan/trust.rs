@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use super::super::blobs::Mirror;
 use super::super::index::{Index, Stat};
 use super::super::object::{Entry, Kind, Time};
-use super::{Inode, Listed, Node, Scanned, Scanner, What, mtime_of};
+use super::{Inode, Listed, ScanNode, Scanned, Scanner, What, mtime_of};
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::reflink::sys::{self, Overwrites};
@@ -25,7 +25,7 @@ impl Scanner<'_> {
         entry: &Entry,
         number: u32,
         meta: &Meta,
-        (dir, name): (&Node, &CStr),
+        (dir, name): (&ScanNode, &CStr),
     ) -> bool {
         if !self.is_as_known(entry, number, meta) {
             return false;

@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use rustix::fs::{self, FileType, Mode};
 
 use super::super::at::{is_gone, open_at};
-use super::super::blobs::{Intake, Noted, Taken};
+use super::super::blobs::{Intake, IntakeOutcome, Noted};
 use super::super::id::{BlobId, SnapshotId};
 use super::super::index::{Index, Stat};
 use super::super::manifest::{Builder, Entries, Manifest, os};
@@ -47,7 +47,7 @@ pub(super) enum By {
 }
 
 /// The result of naming the content of a file.
-enum Named {
+enum NamedFile {
     /// It has this name now.
     Content {
         blob: BlobId,
@@ -189,7 +189,7 @@ impl Naming<'_> {
                 .context(Operation::TakeIn, of_file)?;
             self.operation.file_done(length(&entry));
             let (is, exception) = match named {
-                Named::Content { blob, attributes, by } => {
+                NamedFile::Content { blob, attributes, by } => {
                     let Kind::File { size, link, .. } = entry.kind else { continue };
                     let exception = match by {
                         By::Project => None,
@@ -198,8 +198,8 @@ impl Naming<'_> {
                     let kind = Kind::File { size, link, blob };
                     (Entry { attributes, kind, ..entry }, exception)
                 }
-                Named::Instead(other, stat) => (*other, Some(Exception::Instead(stat))),
-                Named::Nothing => (entry, Some(Exception::Gone)),
+                NamedFile::Instead(other, stat) => (*other, Some(Exception::Instead(stat))),
+                NamedFile::Nothing => (entry, Some(Exception::Gone)),
             };
             lock(entries)[slot as usize] = is;
             exceptions.extend(exception.map(|exception| (number, exception)));
@@ -224,7 +224,7 @@ impl Naming<'_> {
         (intake, mentions): (&mut Intake, &mut Mentions),
         (path, number, entry): (&Path, u32, &Entry),
         opened: &mut [Option<Option<OwnedFd>>],
-    ) -> io::Result<Named> {
+    ) -> io::Result<NamedFile> {
         let stop = || self.operation.is_cancelled();
         let name = CString::new(&*entry.name)?;
         let mut in_project = None;
@@ -257,37 +257,37 @@ impl Naming<'_> {
             {
                 #[cfg(calve_check)]
                 crate::check::known_file(dir, &name, &meta, blob);
-                return Ok(Named::Content { blob, attributes: entry.attributes.clone(), by });
+                return Ok(NamedFile::Content { blob, attributes: entry.attributes.clone(), by });
             }
             match self.store.blobs().take_in(intake, &file, meta, stamp, &stop)? {
-                Taken::Stored { blob, size, meta: after, traced, .. }
+                IntakeOutcome::Stored { blob, size, meta: after, traced, .. }
                     if is_as_recorded(entry, &stat, &after)
                         && size == length(entry)
                         && (traced || by != By::Project) =>
                 {
                     let path = path.join(os(&entry.name));
                     mentions.note(&path, intake.mentions_root, Some((&file, size)));
-                    return Ok(Named::Content { blob, attributes: attributes(&file)?, by });
+                    return Ok(NamedFile::Content { blob, attributes: attributes(&file)?, by });
                 }
                 _ if by == By::Project => in_project = Some((file, meta)),
                 _ => {}
             }
         }
-        let Some((file, _)) = in_project else { return Ok(Named::Nothing) };
+        let Some((file, _)) = in_project else { return Ok(NamedFile::Nothing) };
         // As it is now, by the rules of every snapshot.
         let (meta, stamp) = (Meta::of_file(&file)?, (i64::MIN, 0));
         Ok(match self.store.blobs().take_in(intake, &file, meta, stamp, &stop)? {
-            Taken::Stored { blob, size, meta, .. } => {
+            IntakeOutcome::Stored { blob, size, meta, .. } => {
                 let path = path.join(os(&entry.name));
                 mentions.note(&path, intake.mentions_root, Some((&file, size)));
                 let kind = Kind::File { size, link: 0, blob };
                 let entry = entry_of(&entry.name, &meta, attributes(&file)?, kind);
-                Named::Instead(
+                NamedFile::Instead(
                     Box::new(entry),
                     Stat { changed: UNTRACED.changed, ..Stat::of(&meta) },
                 )
             }
-            Taken::Changing => Named::Nothing,
+            IntakeOutcome::Changing => NamedFile::Nothing,
         })
     }
 

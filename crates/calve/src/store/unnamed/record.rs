@@ -123,9 +123,11 @@ impl Unnamed {
     }
 
     /// Reads the record at `path`.
-    pub(super) fn open(path: &Path) -> io::Result<Opened> {
+    pub(super) fn open(path: &Path) -> io::Result<OpenedUnnamed> {
         let (file, length) = match open_plain(fs::CWD, path, MOST_BYTES) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Opened::Gone),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(OpenedUnnamed::Gone);
+            }
             opened => opened?,
         };
         match Self::read(io::BufReader::new(file), length) {
@@ -133,9 +135,9 @@ impl Unnamed {
                 if error.get_ref().is_some_and(|cause| cause.is::<Malformed>())
                     || error.kind() == io::ErrorKind::UnexpectedEof =>
             {
-                Ok(Opened::Damaged)
+                Ok(OpenedUnnamed::Damaged)
             }
-            read => read.map(|unnamed| Opened::Whole(Box::new(unnamed))),
+            read => read.map(|unnamed| OpenedUnnamed::Whole(Box::new(unnamed))),
         }
     }
 
@@ -237,7 +239,7 @@ impl<R: io::Read> Pieces<R> {
 const VARINT_MOST_BYTES: usize = 10;
 
 /// The file of an unnamed snapshot.
-pub(super) enum Opened {
+pub(super) enum OpenedUnnamed {
     Gone,
     Damaged,
     Whole(Box<Unnamed>),

@@ -41,15 +41,15 @@ fn patch(old: &Tree, new: &Tree, renames: bool) -> Vec<u8> {
     let paths: std::collections::BTreeSet<_> = old.keys().chain(new.keys()).collect();
     for path in paths {
         let change = match (old.get(path), new.get(path)) {
-            (Some(old), Some(new)) => Change::Modified { old: side(old), new: side(new) },
+            (Some(old), Some(new)) => PathChange::Modified { old: side(old), new: side(new) },
             (Some(old), None) if gone.iter().any(|(gone, _)| *gone == path) => {
-                Change::Deleted(side(old))
+                PathChange::Deleted(side(old))
             }
             (None, Some(new)) => match came.get(path) {
                 Some((from, (old_mode, _))) => {
-                    Change::Renamed { from, old_mode: *old_mode, new: side(new) }
+                    PathChange::Renamed { from, old_mode: *old_mode, new: side(new) }
                 }
-                None => Change::Added(side(new)),
+                None => PathChange::Added(side(new)),
             },
             _ => continue,
         };
@@ -392,7 +392,7 @@ fn a_rename_that_is_also_another_type_is_a_deletion_and_a_creation() {
     let new = tree([(b"new", SYMLINK, b"target")]);
     let mut out = Vec::new();
     let side = Side { mode: SYMLINK, content: b"target" };
-    write(&mut out, b"new", &Change::Renamed { from: b"old", old_mode: FILE, new: side });
+    write(&mut out, b"new", &PathChange::Renamed { from: b"old", old_mode: FILE, new: side });
     assert_applies("file to link", &old, &new, &out);
 }
 
@@ -417,7 +417,7 @@ fn changes_that_git_does_not_know_of_are_no_patch() {
     let side = |mode| Side { mode, content: b"content" };
     for (old, new) in [(0o100_644, 0o100_600), (0o100_755, 0o104_711), (0o120_777, 0o120_000)] {
         let mut out = Vec::new();
-        write(&mut out, b"path", &Change::Modified { old: side(old), new: side(new) });
+        write(&mut out, b"path", &PathChange::Modified { old: side(old), new: side(new) });
         assert_eq!(String::from_utf8(out).unwrap(), "", "{old:o} {new:o}");
     }
 }

@@ -14,7 +14,7 @@ use rustix::fs::{self, AtFlags, Mode, Timespec, Timestamps};
 
 use super::PathMode;
 use super::git::{GitOutcome, GitPlan, LinkedWorktree};
-use super::links::{GivenIndex, Links};
+use super::links::{GivenIndex, NewLinks};
 use crate::error::{Context as _, Error, Operation};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::{self, Meta};
@@ -36,11 +36,11 @@ use crate::store::paths::found::{Found, PathMention, keep_living, number_at};
 use crate::store::paths::local::Tree;
 use crate::store::ready::git_index::ReadyGitIndex;
 use crate::store::ready::seal::{self, WorktreeSeal};
-use crate::store::ready::vouched::{Clones, Known, Snapshots};
+use crate::store::ready::vouched::{Clones, KnownWorktree, Snapshots};
 use crate::store::ready::{Arrived, ArrivedGitIndex, TreePlace};
 use crate::store::stamps::stamp_of;
 use crate::store::{PROJECT, Store, path_from};
-use crate::tree::git_index::{self, Nobody, Source, Trees, Vouches};
+use crate::tree::git_index::{self, Nobody, Source, TreeAndClone, Vouches};
 use crate::tree::running::Running;
 use crate::tree::staging::{Stage, sync_filesystem};
 use crate::worktree::Worktree;
@@ -299,7 +299,7 @@ impl Dressing<'_> {
     /// submodules that lead to repositories of the worktree.
     fn link(
         &self,
-        links: &Links,
+        links: &NewLinks,
         rows: &[WorktreeRow],
         arrived: &[Arrived],
         places: &[TreePlace],
@@ -323,7 +323,7 @@ impl Dressing<'_> {
         let trees = rows.iter().zip(&links.links).zip(arrived).zip(places).zip(registered.iter());
         for (at, ((((row, link), tree), tree_place), registration)) in trees.enumerate() {
             let stage = &tree.stage;
-            let lead = || -> io::Result<()> { Links::lead(registration, stage.dir()) };
+            let lead = || -> io::Result<()> { NewLinks::lead(registration, stage.dir()) };
             lead().context(Operation::Link, || &tree_place.path)?;
             let (modules, led) =
                 self.connect(links, row, (stage, &tree_place.path), registration, &submodules)?;
@@ -334,13 +334,13 @@ impl Dressing<'_> {
                 links.read_index(registration).map_err(failed)?;
                 0
             } else if let Some(base) = &links.base {
-                Links::give_index_of(registration, base).map_err(failed)?;
+                NewLinks::give_index_of(registration, base).map_err(failed)?;
                 // The base's own index knows of the files; the snapshots know of submodules.
                 let snapshots = match modules.is_empty() {
                     true => None,
                     false => self.snapshots(&snapshots)?,
                 };
-                let known = snapshots.map(|them| Known::of(them, self.store, row));
+                let known = snapshots.map(|them| KnownWorktree::of(them, self.store, row));
                 let base = (Source::Snapshot(&**base), base.stamp());
                 self.ready_indexes(Some(base), known.as_ref(), stage, (registration, &modules))
                     .map_err(failed)?
@@ -359,7 +359,7 @@ impl Dressing<'_> {
                     entries
                 } else {
                     let known = self.snapshots(&snapshots)?;
-                    let known = known.map(|them| Known::of(them, self.store, row));
+                    let known = known.map(|them| KnownWorktree::of(them, self.store, row));
                     let clones = self.clones(at);
                     let source = match self.origin {
                         Origin::Project { root, before_walk, .. } => {
@@ -439,7 +439,7 @@ impl Dressing<'_> {
     fn ready_indexes<'t>(
         &'t self,
         source: Option<(Source<'t>, (i64, i64))>,
-        known: Option<&'t Known<'t>>,
+        known: Option<&'t KnownWorktree<'t>>,
         stage: &'t Stage,
         (registration, modules): (&Registration, &[Module]),
     ) -> io::Result<u64> {
@@ -458,7 +458,7 @@ impl Dressing<'_> {
     }
 
     /// The files `.git` in the snapshot, if the project has submodules.
-    fn files_of_submodules(&self, links: &Links) -> Result<Vec<PathBuf>, Error> {
+    fn files_of_submodules(&self, links: &NewLinks) -> Result<Vec<PathBuf>, Error> {
         if !links.have_submodules() {
             return Ok(Vec::new());
         }
@@ -479,7 +479,7 @@ impl Dressing<'_> {
     /// submodules whose repositories are new, and the files.
     fn connect(
         &self,
-        links: &Links,
+        links: &NewLinks,
         row: &WorktreeRow,
         (stage, path): (&Stage, &Path),
         registration: &Registration,
@@ -554,8 +554,8 @@ impl Dressing<'_> {
         &'t self,
         (source, before_walk): (Source<'t>, (i64, i64)),
         stage: &'t Stage,
-    ) -> Trees<'t> {
-        Trees {
+    ) -> TreeAndClone<'t> {
+        TreeAndClone {
             source,
             clone: stage.dir(),
             stage: None,

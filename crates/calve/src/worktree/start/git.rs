@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{self, Mode};
 
-use super::links::{Links, Refusal, StartBranch, WantedLinks};
+use super::links::{NewLinks, Refusal, StartBranch, WantedLinks};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::report::DestinationReport;
@@ -84,7 +84,7 @@ pub enum NoRepository {
 #[derive(Debug)]
 pub(super) enum GitPlan {
     /// Register these linked worktrees.
-    Link(Links),
+    Link(NewLinks),
     /// Copy this repository.
     Copy(PathBuf),
     None(NoRepository),
@@ -95,7 +95,7 @@ impl GitPlan {
     /// [`GitMode::Best`] was asked for and the project has a repository, the text says why.
     ///
     /// # Errors
-    /// [`ErrorKind::Git`] if the worktrees must be linked and cannot be; those of [`Links::plan`].
+    /// [`ErrorKind::Git`] if the worktrees must be linked and cannot be; those of [`NewLinks::plan`].
     pub(super) fn for_new(
         mode: GitMode,
         wanted: WantedLinks<'_>,
@@ -112,7 +112,7 @@ impl GitPlan {
         }
         let is_told = matches!(wanted.onto, StartBranch::Named(_) | StartBranch::Detached)
             || wanted.base.is_some();
-        match Links::plan(&project, names, wanted)? {
+        match NewLinks::plan(&project, names, wanted)? {
             Ok(links) => Ok((Self::Link(links), None)),
             Err(why) if mode == GitMode::Linked || is_told => {
                 let cause = std::io::Error::other(why.to_string());
@@ -142,7 +142,7 @@ impl GitPlan {
     /// its copy of the repository, or without one.
     ///
     /// # Errors
-    /// [`ErrorKind::Git`] if `mode` asks for something else; those of [`Links::plan`].
+    /// [`ErrorKind::Git`] if `mode` asks for something else; those of [`NewLinks::plan`].
     pub(super) fn for_fork(
         mode: GitMode,
         onto: &StartBranch,
@@ -159,7 +159,7 @@ impl GitPlan {
         }
         if worktree.row.git.is_some() {
             let wanted = WantedLinks { onto, base: None, found: None };
-            return match (mode, Links::plan(root, names, wanted)?) {
+            return match (mode, NewLinks::plan(root, names, wanted)?) {
                 (GitMode::Copy, _) => {
                     refused("it is a linked worktree, and so are its forks".into())
                 }
@@ -201,7 +201,7 @@ impl GitPlan {
         registry.unregister_begun(row)?;
         let registered = registry.registered(row)?.into_iter().next();
         let project = store.project()?;
-        let plan = Links::again(&project, linked, registered)?;
+        let plan = NewLinks::again(&project, linked, registered)?;
         plan.map(Self::Link).map_err(|why| {
             let cause = std::io::Error::other(why.to_string());
             Error::new(ErrorKind::Git, Operation::LinkWorktrees, project, cause)
@@ -209,7 +209,7 @@ impl GitPlan {
     }
 
     /// The linked worktrees that are to be made, if they are to be linked.
-    pub(super) fn links(&self) -> Option<&Links> {
+    pub(super) fn links(&self) -> Option<&NewLinks> {
         match self {
             Self::Link(links) => Some(links),
             Self::Copy(_) | Self::None(_) => None,

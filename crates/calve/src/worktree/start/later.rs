@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use rustix::fs::{self, Mode};
 
-use super::Started;
+use super::StartedTree;
 use super::dress::{Dressing, Origin, Outfit};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::filesystem::{Filesystem, SharesBlocks};
@@ -65,7 +65,7 @@ pub(super) struct Cloned {
     trees: Vec<Index>,
     /// The subvolume that all stages are snapshots of, and its seal. They have one index then.
     ready: Option<(Stage, Vec<u8>)>,
-    /// See [`Trees::before_walk`](crate::tree::git_index::Trees).
+    /// See [`TreeAndClone::before_walk`](crate::tree::git_index::TreeAndClone).
     before_walk: (i64, i64),
     /// The files of the project that name its root, as far as their names say.
     found: Found,
@@ -182,18 +182,18 @@ fn pairs<'m>(
 }
 
 /// The contents and attributes of files, by number, where they are known without reading.
-type Contents = Vec<Option<(BlobId, Option<Box<Attributes>>)>>;
+type KnownContents = Vec<Option<(BlobId, Option<Box<Attributes>>)>>;
 
 /// The contents that the files of `seen`, a look at the project, have in the project's snapshot, if
 /// the project's index vouches for that. Also returns how many bytes the other files have.
-fn known_contents(seen: &Manifest, stats: &[Stat], known: &Known) -> (Contents, u64) {
+fn known_contents(seen: &Manifest, stats: &[Stat], known: &Known) -> (KnownContents, u64) {
     let (Some((_, _, base)), Some(index)) = (&known.base, &known.index) else {
         return (Vec::new(), seen.files().1);
     };
     if index.boot != Boot::this() {
         return (Vec::new(), seen.files().1);
     }
-    let mut contents: Contents = vec![None; seen.count as usize];
+    let mut contents: KnownContents = vec![None; seen.count as usize];
     // The place that each directory has in the base.
     let mut places = vec![None; seen.directories.len()];
     if let Some(root) = places.first_mut() {
@@ -230,7 +230,7 @@ fn known_contents(seen: &Manifest, stats: &[Stat], known: &Known) -> (Contents, 
 }
 
 /// Gives the files of the clone the contents that are known of the project's, where both agree.
-fn take_over(clone: &mut Manifest, contents: Contents, agree: &[bool]) {
+fn take_over(clone: &mut Manifest, contents: KnownContents, agree: &[bool]) {
     if contents.is_empty() {
         return;
     }
@@ -482,7 +482,7 @@ impl Store {
         how: Outfit<'_>,
         operation: &Running,
         claim: Claim<'_>,
-    ) -> Result<Vec<Started>, Error> {
+    ) -> Result<Vec<StartedTree>, Error> {
         let Cloned { arrived, manifest, base, project, trees, ready, before_walk, found } = cloned;
         let path = self.project()?;
         let root = super::super::open_dir(&path)?;

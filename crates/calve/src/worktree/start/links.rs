@@ -2,7 +2,7 @@
 //!
 //! calve checks everything that it can refuse before it makes anything: the branches, their names,
 //! and whether git works with the project. Another thread makes the registrations while the trees
-//! arrive ([`Links::register`]).
+//! arrive ([`NewLinks::register`]).
 //!
 //! # The index
 //! The worktree's index is a copy of the project's index at this moment. So entries that are
@@ -65,7 +65,7 @@ const MOST_BYTES: u64 = 512 * 1024 * 1024;
 
 /// The linked worktrees that are to be made.
 #[derive(Debug)]
-pub(super) struct Links {
+pub(super) struct NewLinks {
     pub(super) repository: Repository,
     /// One link for each worktree.
     pub(super) links: Vec<Link>,
@@ -107,7 +107,7 @@ impl std::fmt::Display for Refusal {
     }
 }
 
-impl Links {
+impl NewLinks {
     /// Plans a linked worktree again whose tree is gone. If its registration is gone, its branch
     /// may be gone too, or checked out elsewhere. Then its `HEAD` is detached.
     ///
@@ -386,7 +386,7 @@ impl Links {
     }
 }
 
-/// Which index [`Links::give_index`] gave.
+/// Which index [`NewLinks::give_index`] gave.
 #[derive(Debug)]
 pub(super) enum GivenIndex {
     /// A ready index, in which this many entries record the worktree's files.

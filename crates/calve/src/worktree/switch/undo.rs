@@ -19,7 +19,9 @@ use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
 use crate::reflink::meta::Meta;
 use crate::store::at::{is_gone, last, make_parents, open_at, open_parent, remove_at};
-use crate::store::bring::plan::{Changes, LeftToUndo, Moves, Names, Times, Trees, with_names_of};
+use crate::store::bring::plan::{
+    Changes, LeftToUndo, Moves, NamesOnDisk, Times, Trees, with_names_of,
+};
 use crate::store::bring::{look_at, set_in_place};
 use crate::store::catalog::Origin;
 use crate::store::delta::{Counts, compare};
@@ -126,7 +128,7 @@ impl Worktree {
     }
 
     /// The record of the last forced switch or reset, and its time.
-    fn record(&self) -> Result<Option<Noted>, Error> {
+    fn record(&self) -> Result<Option<NotedRecord>, Error> {
         let Some(undo) = self.open_undo()? else { return Ok(None) };
         let read = || -> io::Result<_> {
             let record = Record::read(&undo)?;
@@ -523,7 +525,7 @@ fn found(opened: io::Result<OwnedFd>) -> io::Result<Option<OwnedFd>> {
 }
 
 /// A record and the time at which it was written.
-type Noted = (Record, (i64, u32));
+type NotedRecord = (Record, (i64, u32));
 
 /// The switch that an undo takes back.
 #[derive(Debug)]
@@ -669,7 +671,7 @@ impl Trees<'_> {
         };
         let paths = noted.iter().filter_map(is_other).collect();
         let files = with_names_of(self.base, root, paths)?;
-        let others = files.into_iter().filter(|it| it.2 == Names::Others);
+        let others = files.into_iter().filter(|it| it.2 == NamesOnDisk::Others);
         moves.conflicts.extend(others.map(|(path, ..)| path));
         Ok(())
     }

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::{Arc, Condvar};
 
 use super::super::objects::{Objects, Patient, Source};
-use super::super::underway::Times;
+use super::super::underway::AnnouncementTimes;
 use super::super::{PullOptions, PushOptions, RemotePlace, RemoteVerifyOptions};
 use super::*;
 use crate::store::{SnapshotOptions, Store};
@@ -160,12 +160,12 @@ impl Objects for Seat {
         })
     }
 
-    fn list(&self, prefix: &str, each: &mut dyn FnMut(Listed)) -> io::Result<()> {
+    fn list(&self, prefix: &str, each: &mut dyn FnMut(ListedObject)) -> io::Result<()> {
         self.turn(|state| {
             for (key, (content, modified)) in &state.objects {
                 if key.starts_with(prefix) {
                     let size = content.len() as u64;
-                    each(Listed { key: key.clone(), size, modified: *modified });
+                    each(ListedObject { key: key.clone(), size, modified: *modified });
                 }
             }
             Ok(())
@@ -186,7 +186,7 @@ const COLLECTOR: usize = 1;
 const LIFE: u64 = 3600;
 
 fn remote(seat: &Seat) -> Remote {
-    let times = Times {
+    let times = AnnouncementTimes {
         life: Duration::from_secs(LIFE),
         patience: Duration::from_millis(3),
         poll: Duration::from_millis(1),
@@ -454,7 +454,7 @@ fn what_was_condemned_is_removed_and_the_rest_can_be_pulled() {
 fn read_only(state: &State) -> Remote {
     let (seat, _) = alone(state.clone());
     let objects = Patient::read_only(Box::new(seat));
-    let times = Times::USUAL;
+    let times = AnnouncementTimes::USUAL;
     let place = RemotePlace { url: "https://memory".to_owned(), id: ID.to_owned(), objects, times };
     Remote { place: Arc::new(place), keys: Vec::new() }
 }
@@ -618,7 +618,7 @@ fn a_web_server_that_has_everything_ends_in_an_error() {
     let error = Remote::open_in("https://memory", objects).unwrap_err();
     assert_eq!(error.kind(), crate::ErrorKind::StoreIncompatible, "{error}");
     let objects = Patient::read_only(Box::new(Yes));
-    let times = Times::USUAL;
+    let times = AnnouncementTimes::USUAL;
     let place = RemotePlace { url: "https://memory".to_owned(), id: ID.to_owned(), objects, times };
     let remote = Remote { place: Arc::new(place), keys: Vec::new() };
     let project = tempfile::tempdir().unwrap();
