@@ -39,14 +39,8 @@ pub(crate) fn run(
     if destinations.is_empty() {
         destinations.push(source.clone());
     }
-    let cancel = signals.cancel();
-    let mut verdicts = Vec::new();
-    for destination in &destinations {
-        verdicts.push(Verdict::of(&source, destination)?);
-        if cancel.is_cancelled() {
-            return Err(Failure::cancelled("probe", vec![source.clone(), destination.clone()]));
-        }
-    }
+    #[cfg_attr(not(unix), expect(unused_mut, reason = "only a store elsewhere changes the advice"))]
+    let mut verdicts = verdicts(&source, &destinations, signals)?;
     let all_reflink = verdicts.iter().all(Verdict::is_good);
     #[cfg(unix)]
     if others.is_empty()
@@ -57,14 +51,7 @@ pub(crate) fn run(
         verdict.fix = Some(elsewhere);
     }
     #[cfg(unix)]
-    let (mentions, exit) = match calve::path_mentions(&source) {
-        Ok(mentions) => (mentions, Exit::Done),
-        Err(error) => {
-            let why = crate::failure::stored::store_failure(&error).message();
-            output.warning(format_args!("files that name this folder were not found: {why}"));
-            (Vec::new(), Exit::Findings)
-        }
-    };
+    let (mentions, exit) = mentions(&source, output);
     #[cfg(not(unix))]
     let exit = Exit::Done;
     #[cfg(target_os = "linux")]
@@ -123,6 +110,34 @@ pub(crate) fn run(
         output.styled_results(&lines)?;
     }
     Ok(if all_reflink { exit } else { Exit::Findings })
+}
+
+fn verdicts<'a>(
+    source: &'a Path,
+    destinations: &'a [PathBuf],
+    signals: &Signals,
+) -> Result<Vec<Verdict<'a>>, Failure> {
+    let mut verdicts = Vec::new();
+    for destination in destinations {
+        verdicts.push(Verdict::of(source, destination)?);
+        if signals.cancel().is_cancelled() {
+            return Err(Failure::cancelled("probe", vec![source.to_owned(), destination.clone()]));
+        }
+    }
+    Ok(verdicts)
+}
+
+/// The files that name this folder. That they were not found is a finding.
+#[cfg(unix)]
+fn mentions(source: &Path, output: Output) -> (Vec<calve::PathMention>, Exit) {
+    match calve::path_mentions(source) {
+        Ok(mentions) => (mentions, Exit::Done),
+        Err(error) => {
+            let why = crate::failure::stored::store_failure(&error).message();
+            output.warning(format_args!("files that name this folder were not found: {why}"));
+            (Vec::new(), Exit::Findings)
+        }
+    }
 }
 
 /// The verdict for a project whose store is on a filesystem that can share blocks: nothing is left

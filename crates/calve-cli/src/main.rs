@@ -125,12 +125,34 @@ fn run(cli: Cli) -> Result<Exit, clap::Error> {
             return Ok(failure.exit());
         }
     };
+    let done = work(&cli.verb, common, output, &signals)?;
     #[cfg(unix)]
-    let session = session::Session { common, output, signals: &signals };
-    // This finds arguments that contradict each other before any work begins.
-    let done = match &cli.verb {
-        Verb::Clone(args) => clone::run(args, &args.destinations()?, common, output, &signals),
-        Verb::Doctor(args) => doctor::run(args, common, output, &signals),
+    let done = with_what_stays(done, output);
+    Ok(done.unwrap_or_else(|failure| {
+        output.failure(&failure);
+        // A git that the signal ended has an error of its own.
+        match failure.kind == Kind::CANCELLED || signals.cancel().is_cancelled() {
+            true => signals.exit(),
+            false => failure.exit(),
+        }
+    }))
+}
+
+/// Does what a verb asks for.
+///
+/// # Errors
+/// Arguments contradict each other. This is found before any work begins.
+fn work(
+    verb: &Verb,
+    common: &common::Common,
+    output: Output,
+    signals: &Signals,
+) -> Result<Result<Exit, Failure>, clap::Error> {
+    #[cfg(unix)]
+    let session = session::Session { common, output, signals };
+    Ok(match verb {
+        Verb::Clone(args) => clone::run(args, &args.destinations()?, common, output, signals),
+        Verb::Doctor(args) => doctor::run(args, common, output, signals),
         #[cfg(unix)]
         Verb::Init(args) => snapshots::init(args, session),
         #[cfg(unix)]
@@ -190,17 +212,7 @@ fn run(cli: Cli) -> Result<Exit, clap::Error> {
         Verb::ShellInit { shell, completions } => shells::init(*shell, *completions, output),
         Verb::Man { dir: Some(dir), .. } => manual::write(&common.resolve(dir), output),
         Verb::Man { command, dir: None } => manual::print(manual::find(command)?, output),
-    };
-    #[cfg(unix)]
-    let done = with_what_stays(done, output);
-    Ok(done.unwrap_or_else(|failure| {
-        output.failure(&failure);
-        // A git that the signal ended has an error of its own.
-        match failure.kind == Kind::CANCELLED || signals.cancel().is_cancelled() {
-            true => signals.exit(),
-            false => failure.exit(),
-        }
-    }))
+    })
 }
 
 /// Names what calve staged and could not remove: with the failure, or as a warning.

@@ -84,44 +84,37 @@ fn line(tool: &str, place: &Path, others: usize, project: &Path) -> String {
         (n, false) => (format!("{what} and {}", counted(n as u64, "other file")), "are"),
     };
     let one = others == 0;
+    let (s, it) = if one { ("s", "it") } else { ("", "them") };
     let word = shell_word(place);
     let source = || source_of(place, project, tool);
     match tool {
         "cmake" => {
             let again = cmake_again(place, source_of_cmake(place, project).or_else(source));
-            let folder = if one {
-                "CMake folder (CMakeCache.txt)"
-            } else {
-                "CMake folders (CMakeCache.txt)"
-            };
+            let folder = if one { "CMake folder" } else { "CMake folders" };
             format!(
-                "{subject} {is} the project's {folder}: a build there compiles and tests the project's sources, not \
+                "{subject} {is} the project's {folder} (CMakeCache.txt): a build there compiles and tests the project's sources, not \
                  the worktree's. Configure again in the worktree: '{again}'"
             )
         }
         "meson" => {
             let source = source().map(|it| format!(" {}", shell_word(&it))).unwrap_or_default();
-            let folder =
-                if one { "Meson folder (meson-info)" } else { "Meson folders (meson-info)" };
+            let folder = if one { "Meson folder" } else { "Meson folders" };
             format!(
-                "{subject} {is} the project's {folder}: a build there compiles and tests the project's sources, not \
+                "{subject} {is} the project's {folder} (meson-info): a build there compiles and tests the project's sources, not \
                  the worktree's. Configure again in the worktree: 'rm -r {word} && meson setup {word}{source}'"
             )
         }
-        "configure" => {
-            let depth = place.components().count();
-            let again = match depth {
+        "configure" => format!(
+            "{subject} {is} configured for the project (config.status): 'make' may compile and test the project's sources. \
+             Configure again in the worktree: '{}'",
+            match place.components().count() {
                 0 => "rm config.status && ./configure".to_owned(),
-                _ => format!(
-                    "rm {word}/config.status && (cd {word} && {}configure)",
-                    "../".repeat(depth)
-                ),
-            };
-            format!(
-                "{subject} {is} configured for the project (config.status): 'make' may compile and test the project's sources. \
-                 Configure again in the worktree: '{again}'"
-            )
-        }
+                depth => {
+                    let above = "../".repeat(depth);
+                    format!("rm {word}/config.status && (cd {word} && {above}configure)")
+                }
+            }
+        ),
         "waf" => format!(
             "{subject} {is} configured for the project (.lock-waf): './waf' builds there, not in the worktree. Configure again in \
              the worktree: 'rm {}.lock-waf* && ./waf configure'",
@@ -142,21 +135,16 @@ fn line(tool: &str, place: &Path, others: usize, project: &Path) -> String {
              install'"
         ),
         "bazel" => format!(
-            "{subject} lead{} to what bazel built of the project's sources: programs there are the project's until \
-             'bazel build' in the worktree makes the links anew; 'rm {word}' removes the link",
-            if one { "s" } else { "" }
+            "{subject} lead{s} to what bazel built of the project's sources: programs there are the project's until \
+             'bazel build' in the worktree makes the links anew; 'rm {word}' removes the link"
         ),
         "" => format!(
-            "{subject} lead{} out of the project and back: what runs through a link of that kind in a worktree is the \
-             project's. A relative link that stays inside the project ('ln -sr') does not",
-            if one { "s" } else { "" }
+            "{subject} lead{s} out of the project and back: what runs through a link of that kind in a worktree is the \
+             project's. A relative link that stays inside the project ('ln -sr') does not"
         ),
         tool => format!(
-            "{subject} name{} the project's folder: {tool} there builds the project's sources. Let the program that \
-             wrote {} write {} again in the worktree",
-            if one { "s" } else { "" },
-            if one { "it" } else { "them" },
-            if one { "it" } else { "them" },
+            "{subject} name{s} the project's folder: {tool} there builds the project's sources. Let the program that \
+             wrote {it} write {it} again in the worktree"
         ),
     }
 }

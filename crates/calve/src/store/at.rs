@@ -1,4 +1,4 @@
-//! Opens paths below a root. No step follows a link.
+//! Opens and changes paths below a root. No step follows a link.
 
 use std::ffi::CString;
 use std::io;
@@ -10,7 +10,9 @@ use rustix::fs::{self, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::reflink::imp::DIR_FLAGS;
+use crate::reflink::meta::{self, Meta};
 use crate::reflink::refusal::SystemCall;
+use crate::tree::across::rename_entry;
 
 pub(crate) fn last(path: &Path) -> io::Result<CString> {
     Ok(CString::new(path.file_name().unwrap_or_default().as_bytes())?)
@@ -98,12 +100,52 @@ pub(crate) fn remove_at(root: &OwnedFd, path: &Path) -> io::Result<bool> {
     }
 }
 
+/// Makes a directory. The owner may enter one that is there while calve works in it.
+pub(crate) fn make_at(root: &OwnedFd, path: &Path, mode: u32) -> io::Result<()> {
+    let dir = open_parent(root, path)?;
+    match fs::mkdirat(&dir, &last(path)?, meta::mode(mode & 0o777 | 0o700)) {
+        Ok(()) => Ok(()),
+        Err(Errno::EXIST) => {
+            let dir = open_at(root, path)?;
+            let mode = Meta::of_file(&dir)?.permissions();
+            if mode & 0o700 != 0o700 {
+                meta::give_mode(&dir, meta::mode(mode | 0o700))?;
+            }
+            Ok(())
+        }
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Moves an entry from the stage to `path`. Returns false if a directory there holds entries of no
+/// snapshot.
+pub(crate) fn put_at(
+    stage: &OwnedFd,
+    place: &str,
+    root: &OwnedFd,
+    path: &Path,
+) -> io::Result<bool> {
+    let (dir, name) = (open_parent(root, path)?, last(path)?);
+    match rename_entry(stage, place, &dir, &name) {
+        Ok(()) => return Ok(true),
+        Err(Errno::ISDIR) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    // The entries of snapshots in this directory are gone by now. Other entries may be left.
+    match fs::unlinkat(&dir, &name, AtFlags::REMOVEDIR) {
+        Ok(()) => {}
+        Err(Errno::NOTEMPTY | Errno::EXIST) => return Ok(false),
+        Err(errno) => return Err(errno.into()),
+    }
+    rename_entry(stage, place, &dir, &name)?;
+    Ok(true)
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
-    use crate::reflink::meta::Meta;
 
     #[test]
     fn one_call_opens_what_many_steps_open_and_follows_no_link() {

@@ -19,7 +19,7 @@ use rustix::fs::{self, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::Store;
-use super::at::{last, open_at, open_parent, remove_at};
+use super::at::{last, make_at, open_at, open_parent, put_at, remove_at};
 use super::delta::At;
 use super::id::{BlobId, SnapshotId};
 use super::index::{Boot, Index, Stat};
@@ -34,7 +34,6 @@ use crate::reflink::filesystem::{Filesystem, Filesystems};
 use crate::reflink::imp::{DIR_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::{self, Attrs, Meta};
 use crate::report::{DestinationReport, Skipped};
-use crate::tree::across::rename_entry;
 use crate::tree::running::Running;
 use crate::tree::staging::{self, Stage};
 use plan::{Moves, Trees};
@@ -241,23 +240,7 @@ impl Bring<'_> {
         }
         for (path, at) in &moves.directories {
             let entry = trees.target.at(*at);
-            let make = || -> io::Result<bool> {
-                let dir = open_parent(root, path)?;
-                match fs::mkdirat(&dir, &last(path)?, meta::mode(entry.mode & 0o777 | 0o700)) {
-                    Ok(()) => Ok(true),
-                    Err(Errno::EXIST) => {
-                        // The owner must be able to enter the directory while we work in it.
-                        let dir = open_at(root, path)?;
-                        let mode = Meta::of_file(&dir)?.permissions();
-                        if mode & 0o700 != 0o700 {
-                            meta::give_mode(&dir, meta::mode(mode | 0o700))?;
-                        }
-                        Ok(false)
-                    }
-                    Err(errno) => Err(errno.into()),
-                }
-            };
-            make().context(Operation::MakeDirectory, || failed(path))?;
+            make_at(root, path, entry.mode).context(Operation::MakeDirectory, || failed(path))?;
         }
         let mut given = HashMap::new();
         for folder in moves.whole.keys() {
@@ -267,25 +250,11 @@ impl Bring<'_> {
         for path in moves.put.keys() {
             let Some(place) = staged.places.get(path) else { continue };
             self.must_be_as_seen(path, &seen)?;
-            let mut put = || -> io::Result<bool> {
-                let dir = open_parent(root, path)?;
-                let name = last(path)?;
+            let mut put = || {
                 if let Some(entry) = look_at(staged.stage.dir(), Path::new(place))? {
                     given.insert(path.clone(), entry);
                 }
-                match rename_entry(staged.stage.dir(), place.as_str(), &dir, &name) {
-                    Ok(()) => return Ok(true),
-                    Err(Errno::ISDIR) => {}
-                    Err(errno) => return Err(errno.into()),
-                }
-                // The entries of snapshots in this directory are gone by now. Other entries may be
-                // left.
-                match fs::unlinkat(&dir, &name, AtFlags::REMOVEDIR) {
-                    Ok(()) => {}
-                    Err(Errno::NOTEMPTY | Errno::EXIST) => return Ok(false),
-                    Err(errno) => return Err(errno.into()),
-                }
-                Ok(rename_entry(staged.stage.dir(), place.as_str(), &dir, &name).map(|()| true)?)
+                put_at(staged.stage.dir(), place, root, path)
             };
             if !put().context(Operation::Put, || failed(path))? {
                 return Err(self.in_the_way(
@@ -402,6 +371,19 @@ impl Bring<'_> {
                 }
             }
         }
+        let stamp = self.stats_of(touched, given, &mut stats)?;
+        Ok(Index { snapshot: to, boot: Boot::this(), stamp, stats })
+    }
+
+    /// Notes the stats of entries that the switch put in their places. Returns the stamp of the
+    /// index.
+    fn stats_of(
+        &self,
+        touched: Vec<(usize, PathBuf, (u32, u32))>,
+        given: &HashMap<PathBuf, Entry>,
+        stats: &mut [Stat],
+    ) -> Result<(i64, u32), Error> {
+        let Self { root, trees, is_private, .. } = *self;
         let stat = |path: &Path| -> io::Result<Stat> {
             let dir = open_parent(root, path)?;
             Ok(Stat::of(&Meta::at(&dir, &last(path)?)?))
@@ -426,7 +408,7 @@ impl Bring<'_> {
                 stats[number] = Stat::default();
             }
         }
-        Ok(Index { snapshot: to, boot: Boot::this(), stamp, stats })
+        Ok(stamp)
     }
 }
 

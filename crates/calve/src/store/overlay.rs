@@ -141,19 +141,24 @@ pub(crate) fn record_over(
                 })?
             }
         };
-        let numbers: HashMap<u32, u32> =
-            brought.iter().map(|(here, there)| (*there, *here)).collect();
-        let mut brought = HashMap::with_capacity(numbers.len());
-        let mut files: u64 = 0;
-        for (place, slot, entry) in small.entries() {
-            let number = small.directories[place as usize].first + slot;
-            if let Some(here) = numbers.get(&number) {
-                brought.insert(*here, (entry.mtime, scan.stats[number as usize]));
-                files += 1;
-            }
-        }
-        Ok(Overlaid { id, manifest, brought, stamp, files: files.saturating_sub(lent) })
+        let brought = stats_of(&brought, small, &scan.stats);
+        let files = (brought.len() as u64).saturating_sub(lent);
+        Ok(Overlaid { id, manifest, brought, stamp, files })
     })
+}
+
+/// The times and stats of entries that are brought, by their numbers in the tree of both.
+fn stats_of(
+    brought: &[(u32, u32)],
+    small: &Manifest,
+    stats: &[Stat],
+) -> HashMap<u32, (Time, Stat)> {
+    let numbers: HashMap<u32, u32> = brought.iter().map(|(here, there)| (*there, *here)).collect();
+    let entries = small.entries().filter_map(|(place, slot, entry)| {
+        let number = small.directories[place as usize].first + slot;
+        Some((*numbers.get(&number)?, (entry.mtime, stats[number as usize])))
+    });
+    entries.collect()
 }
 
 /// Gives the small tree the ignore files of the tree below, where it has the directory and no
@@ -292,21 +297,7 @@ fn overlay(
     let (mut order, mut brought, mut count) = (Vec::new(), Vec::new(), 1_u32);
     let mut queue = VecDeque::from([(Some(0), Some(0))]);
     while let Some((below, above)) = queue.pop_front() {
-        // By name, the slots of an entry in both trees.
-        let mut names: BTreeMap<&[u8], (Option<u32>, Option<u32>)> = BTreeMap::new();
-        if let Some(place) = below {
-            let directory = &base.directories[place as usize];
-            for (slot, entry) in (0..).zip(&directory.entries) {
-                if !lost[place as usize][slot as usize] {
-                    names.insert(&entry.name, (Some(slot), None));
-                }
-            }
-        }
-        if let Some(place) = above {
-            for (slot, entry) in (0..).zip(&over.directories[place as usize].entries) {
-                names.entry(&entry.name).or_default().1 = Some(slot);
-            }
-        }
+        let names = slots_in_both((base, below), &lost, (over, above));
         let mut entries = Vec::with_capacity(names.len());
         for (below_slot, above_slot) in names.into_values() {
             let old = below.zip(below_slot).map(|at| {
@@ -356,6 +347,29 @@ fn overlay(
     let mut manifest = builder.finish();
     link_again(&mut manifest);
     Some(Both { manifest, order, brought })
+}
+
+/// By name, the slots of each entry in a directory of the tree below and in the same one of the
+/// small tree, without entries that are lost.
+fn slots_in_both<'a>(
+    (base, below): (&'a Manifest, Option<u32>),
+    lost: &[Vec<bool>],
+    (over, above): (&'a Manifest, Option<u32>),
+) -> BTreeMap<&'a [u8], (Option<u32>, Option<u32>)> {
+    let mut names: BTreeMap<&[u8], (Option<u32>, Option<u32>)> = BTreeMap::new();
+    if let Some(place) = below {
+        for (slot, entry) in (0..).zip(&base.directories[place as usize].entries) {
+            if !lost[place as usize][slot as usize] {
+                names.insert(&entry.name, (Some(slot), None));
+            }
+        }
+    }
+    if let Some(place) = above {
+        for (slot, entry) in (0..).zip(&over.directories[place as usize].entries) {
+            names.entry(&entry.name).or_default().1 = Some(slot);
+        }
+    }
+    names
 }
 
 /// Whether a file or a symbolic link that is brought is as it was.

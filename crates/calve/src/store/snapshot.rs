@@ -264,14 +264,13 @@ impl Known {
             let same = self
                 .base
                 .as_ref()
-                .filter(|(_, object, _)| taking.message.is_none() && object.root == manifest.root)
-                .map(|(id, ..)| *id);
+                .filter(|(_, object, _)| taking.message.is_none() && object.root == manifest.root);
             let stats = std::mem::take(&mut scan.stats);
             let index = |snapshot| Index { snapshot, boot: Boot::this(), stamp, stats };
             let id = match same {
-                Some(id) => {
-                    self.refresh(store, index(id), taking, &scan.counts)?;
-                    id
+                Some((id, ..)) => {
+                    self.refresh(store, index(*id), taking, &scan.counts)?;
+                    *id
                 }
                 None => {
                     let message = taking.message.clone().unwrap_or_default();
@@ -289,14 +288,11 @@ impl Known {
                         true => (&indexes[..0], Based::None),
                         false => (&indexes[..], Based::One(token)),
                     };
+                    let found = self.found_in(store, manifest, scan.mentions);
                     store.snapshots().record(&Recording {
                         tree: Some((manifest, &scan.directories)),
                         arrived: Some(&scan.unsealed),
-                        found: Some(FoundList::Here(&self.found_in(
-                            store,
-                            manifest,
-                            scan.mentions,
-                        ))),
+                        found: Some(FoundList::Here(&found)),
                         indexes,
                         based,
                         name: taking.name.as_deref(),

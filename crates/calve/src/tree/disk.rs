@@ -457,6 +457,19 @@ impl Visitor<DiskWorker> for Looker<'_, '_> {
             }
             return Ok(());
         }
+        self.count_pieces(worker, found.tree, tree);
+        Ok(())
+    }
+
+    fn unreadable(&self, worker: &mut DiskWorker, tree: usize) {
+        worker.trees[tree].unreadable += 1;
+    }
+}
+
+impl Looker<'_, '_> {
+    /// Counts the pieces of a file with one name. Others may have them as well.
+    fn count_pieces(&self, worker: &mut DiskWorker, looked: usize, tree: usize) {
+        let count = &mut worker.trees[looked];
         for piece in &worker.pieces {
             match piece.start {
                 None if piece.is_shared => {
@@ -477,15 +490,8 @@ impl Visitor<DiskWorker> for Looker<'_, '_> {
         if worker.records.len() >= BATCH {
             self.survey.merge(&mut worker.records);
         }
-        Ok(())
     }
 
-    fn unreadable(&self, worker: &mut DiskWorker, tree: usize) {
-        worker.trees[tree].unreadable += 1;
-    }
-}
-
-impl Looker<'_, '_> {
     /// Notes a name of a file that has several. Whether it is the first one in this tree.
     fn is_new(&self, tree: usize, meta: &Meta) -> bool {
         match lock(&self.survey.linked).entry(meta.id()) {

@@ -278,6 +278,26 @@ impl Worker<'_, '_, Live<'_>> {
         links && inside_own(&path()).is_some()
     }
 
+    /// The kind of an entry, also where the listing does not say it. `None` if the entry is gone.
+    fn kind_of(
+        &self,
+        node: &OpenNode<Live<'_>>,
+        name: &CStr,
+        listed: FileType,
+    ) -> Result<Option<FileType>, Error> {
+        if listed != FileType::Unknown {
+            return Ok(Some(listed));
+        }
+        match Meta::at(node.source(), name) {
+            Ok(meta) => Ok(Some(meta.file_type())),
+            Err(Errno::NOENT) => {
+                self.op.skip(None, node.path_of(name), SkipReason::Vanished);
+                Ok(None)
+            }
+            Err(errno) => Err(Error::io(Operation::Read, self.op.source_path(node, name), errno)),
+        }
+    }
+
     fn read_directory(&mut self, node: &OpenNode<Live<'_>>, before: Before) -> Result<(), Error> {
         let op = self.op;
         let filtered = !op.from.filter.keeps_everything() || op.from.filter.has_mutable();
@@ -301,21 +321,10 @@ impl Worker<'_, '_, Live<'_>> {
         if !op.operation.filesystems().of(node.source(), node.meta.dev).is_tested {
             names.once_each();
         }
-        for (name, mut kind) in names.iter() {
+        for (name, kind) in names.iter() {
             op.check()?;
             let bytes = name.to_bytes();
-            if kind == FileType::Unknown {
-                match Meta::at(node.source(), name) {
-                    Ok(meta) => kind = meta.file_type(),
-                    Err(Errno::NOENT) => {
-                        op.skip(None, node.path_of(name), SkipReason::Vanished);
-                        continue;
-                    }
-                    Err(errno) => {
-                        return Err(Error::io(Operation::Read, op.source_path(node, name), errno));
-                    }
-                }
-            }
+            let Some(kind) = self.kind_of(node, name, kind)? else { continue };
             let path = base.as_ref().map(|base| {
                 use std::os::unix::ffi::OsStrExt;
                 base.join(std::ffi::OsStr::from_bytes(bytes))

@@ -308,19 +308,7 @@ fn reshare(
     running: &Running,
 ) -> Result<ReshareReport, Error> {
     let started = Instant::now();
-    let mut paths = HashSet::new();
-    let mut roots = Vec::new();
-    let mut there = Vec::new();
-    for tree in trees.into_iter().filter(|tree| paths.insert(tree.path.clone())) {
-        match fs::open(&tree.path, DIR_FLAGS, Mode::empty()) {
-            Ok(root) => roots.push(root),
-            // Somebody dropped it a moment ago.
-            Err(Errno::NOENT) => continue,
-            Err(errno) => return Err(Error::io(Operation::OpenDirectory, &tree.path, errno)),
-        }
-        there.push(tree);
-    }
-    let trees = there;
+    let (trees, roots) = open_each(trees)?;
     let id = |path: &Path| fs::stat(path).ok().map(|stat| Meta::of(&stat).id());
     // A tree in another one, such as a store in its project, is looked at for itself alone.
     let excluded: HashSet<(u64, u64)> =
@@ -386,6 +374,21 @@ fn reshare(
     pool::run(running, what, tasks, start, |intake, files, _| work.of_one_size(intake, &files))?;
     let report = work.done.into_inner().unwrap_or_else(PoisonError::into_inner);
     Ok(ReshareReport { elapsed: started.elapsed(), ..report })
+}
+
+/// Opens each of the trees that is there, once.
+fn open_each(trees: Vec<ReshareTree>) -> Result<(Vec<ReshareTree>, Vec<OwnedFd>), Error> {
+    let (mut paths, mut there, mut roots) = (HashSet::new(), Vec::new(), Vec::new());
+    for tree in trees.into_iter().filter(|tree| paths.insert(tree.path.clone())) {
+        match fs::open(&tree.path, DIR_FLAGS, Mode::empty()) {
+            Ok(root) => roots.push(root),
+            // Somebody dropped it a moment ago.
+            Err(Errno::NOENT) => continue,
+            Err(errno) => return Err(Error::io(Operation::OpenDirectory, &tree.path, errno)),
+        }
+        there.push(tree);
+    }
+    Ok((there, roots))
 }
 
 impl Reshare<'_> {

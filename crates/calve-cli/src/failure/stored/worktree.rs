@@ -60,16 +60,12 @@ pub(super) fn way_out(case: &Case<'_>) -> Option<String> {
                 shell_word(repository)
             )
         }
-        ErrorKind::Busy
-            if operation == Operation::DropWorktree
-                && error.kind() != io::ErrorKind::WouldBlock =>
-        {
-            format!(
-                "end these processes, or let them leave the folder; 'calve drop --force{name}' drops the worktree under \
-                 them"
-            )
+        ErrorKind::Busy if operation != Operation::DropWorktree || error.kind() == io::ErrorKind::WouldBlock => {
+            "try again when the other process has finished".to_owned()
         }
-        ErrorKind::Busy => "try again when the other process has finished".to_owned(),
+        ErrorKind::Busy => format!(
+            "end these processes, or let them leave the folder; 'calve drop --force{name}' drops the worktree under them"
+        ),
         ErrorKind::InvalidName => {
             "choose a name of at most 200 bytes with no slash, space or control character; it must not start with \
              a dash or a dot, look like a whole id, or be given twice"

@@ -155,37 +155,15 @@ impl Found {
         if let Some((known, other)) =
             known.filter(|(known, _)| known.roots.first() == spellings.known().first())
         {
-            for mention in &known.mentions {
-                let entries = (entry(manifest, &mention.path), entry(other, &mention.path));
-                if let (Some(now), Some(was)) = entries
-                    && now.same_content(was)
-                {
-                    files.insert(mention.path.clone());
-                }
-            }
+            let paths = known.mentions.iter().map(|mention| &mention.path);
+            let is_same = |path: &&PathBuf| {
+                let entries = entry(manifest, path).zip(entry(other, path));
+                entries.is_some_and(|(now, was)| now.same_content(was))
+            };
+            files.extend(paths.filter(is_same).cloned());
         }
         let has = |path: &Path| manifest.has(path);
-        let mut mentions: BTreeMap<PathBuf, PathKind> = BTreeMap::new();
-        let mut environments = BTreeSet::new();
-        for path in files {
-            // Links are all looked at below.
-            let Some(Kind::File { .. }) = entry(manifest, &path).map(|entry| &entry.kind) else {
-                continue;
-            };
-            let environment =
-                in_environment(&path).filter(|(_, folder)| manifest.has(&folder.join(CONFIG)));
-            let kind = match environment {
-                // The code below looks at each of these files, whether or not it names a root.
-                Some((PathKind::Record, _)) => continue,
-                Some((kind, folder)) => {
-                    environments.insert(folder.to_owned());
-                    kind
-                }
-                None if in_conda(&path, has) => PathKind::Conda,
-                None => elsewhere(&path),
-            };
-            mentions.insert(path, kind);
-        }
+        let (mut mentions, environments) = kinds_of(files, manifest);
         let (mut records, mut links) = (Vec::new(), LinksBack::of(tree));
         for (place, slot, entry) in manifest.entries() {
             match &entry.kind {
@@ -370,6 +348,35 @@ impl Found {
         }
         Some(Self { roots, mentions, secrets })
     }
+}
+
+/// The kinds of regular files that name the project's root, and the Python environments in which
+/// some of them are.
+fn kinds_of(
+    files: BTreeSet<PathBuf>,
+    manifest: &Manifest,
+) -> (BTreeMap<PathBuf, PathKind>, BTreeSet<PathBuf>) {
+    let (mut mentions, mut environments) = (BTreeMap::new(), BTreeSet::new());
+    for path in files {
+        // Links are all looked at for themselves.
+        let Some(Kind::File { .. }) = entry(manifest, &path).map(|entry| &entry.kind) else {
+            continue;
+        };
+        let environment =
+            in_environment(&path).filter(|(_, folder)| manifest.has(&folder.join(CONFIG)));
+        let kind = match environment {
+            // Each of these files is looked at, whether or not it names a root.
+            Some((PathKind::Record, _)) => continue,
+            Some((kind, folder)) => {
+                environments.insert(folder.to_owned());
+                kind
+            }
+            None if in_conda(&path, |path| manifest.has(path)) => PathKind::Conda,
+            None => elsewhere(&path),
+        };
+        mentions.insert(path, kind);
+    }
+    (mentions, environments)
 }
 
 /// The files of `manifest` that look like secrets, by what the files of the live tree have now. One

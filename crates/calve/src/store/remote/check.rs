@@ -307,6 +307,18 @@ fn is_whole(
     is_whole
 }
 
+impl CheckedChange {
+    /// Why it is damage that the remote lacks the snapshot.
+    fn is_gone(&self, latest: &BTreeMap<&str, (u64, SnapshotId)>) -> String {
+        let Self { name, sequence, .. } = self;
+        let means = match latest.get(name.as_str()) {
+            Some((last, _)) if last == sequence => format!("the name '{name}' means it"),
+            _ => format!("change {sequence} of the name '{name}' gave it that name"),
+        };
+        format!("the snapshot is gone from the remote; {means}")
+    }
+}
+
 /// The newest change of each name: its number, and the snapshot that it gave the name.
 fn latest(changes: &[CheckedChange]) -> BTreeMap<&str, (u64, SnapshotId)> {
     let mut latest = BTreeMap::new();
@@ -374,18 +386,14 @@ impl Remote {
         }
         let there: HashSet<SnapshotId> = records.iter().map(|record| record.id).collect();
         let latest = latest(&changes);
-        for CheckedChange { name, sequence, snapshot, found, keeps_snapshot } in &changes {
-            if !keeps_snapshot && !there.contains(snapshot) && !broken.contains(snapshot) {
-                report.collected += 1;
-                continue;
-            }
+        for change in &changes {
+            let CheckedChange { snapshot, found, keeps_snapshot, .. } = change;
             if !there.contains(snapshot) && !broken.contains(snapshot) {
-                let means = match latest.get(name.as_str()) {
-                    Some((last, _)) if last == sequence => format!("the name '{name}' means it"),
-                    _ => format!("change {sequence} of the name '{name}' gave it that name"),
-                };
-                let why = format!("the snapshot is gone from the remote; {means}");
-                let key = snapshot_key(*snapshot);
+                if !keeps_snapshot {
+                    report.collected += 1;
+                    continue;
+                }
+                let (key, why) = (snapshot_key(*snapshot), change.is_gone(&latest));
                 add(&mut wrong, key, RemoteDamageKind::Missing, why, Some(*snapshot));
             }
             // Another name may need the snapshot, and not this list.

@@ -6,7 +6,7 @@ use std::io;
 
 use super::super::id::DirectoryId;
 use super::super::index::Stat;
-use super::super::manifest::{Builder, Manifest, NO_ID};
+use super::super::manifest::{self, Builder, Manifest, NO_ID};
 use super::super::object::{Entry, Kind, encode_directory};
 use super::{Inode, Listed, Request, Scanned, What};
 use crate::error::{Error, Operation};
@@ -21,12 +21,10 @@ pub(super) struct Assembly<'a> {
 
 impl Assembly<'_> {
     pub(super) fn run(mut self) -> Result<Assembled, Error> {
+        let path = self.request.path;
         let too_many = || {
-            Error::io(
-                Operation::Read,
-                self.request.path,
-                io::Error::other("more than 4,294,967,295 entries"),
-            )
+            let cause = io::Error::other("more than 4,294,967,295 entries");
+            Error::io(Operation::Read, path, cause)
         };
         let root = self.scanned.first_mut().and_then(Option::take);
         let Some(root) = root else {
@@ -45,19 +43,7 @@ impl Assembly<'_> {
                 directory.base.and_then(|place| self.request.base?.directories.get(place as usize));
             // A directory without others in it is taken as a whole, if it is all new or all old.
             let before = stats.len();
-            let is_whole = match &directory.found {
-                Listed::Known(places) if places.is_empty() => {
-                    let known = base.and_then(|base| self.request.known_stats(base));
-                    stats.extend_from_slice(known.unwrap_or_default());
-                    known.is_some()
-                }
-                Listed::Leaf(packed) => {
-                    stats.extend(packed.iter());
-                    true
-                }
-                _ => false,
-            };
-            if is_whole {
+            if self.extend_whole(&mut stats, &directory, base) {
                 let count = stats.len() - before;
                 order.push(directory.base);
                 let entries = match base {
@@ -123,6 +109,27 @@ impl Assembly<'_> {
         let is_stored = self.request.intake.is_some();
         let directories = name_directories(&mut manifest, &order, self.request.base, is_stored);
         Ok((manifest, stats, directories))
+    }
+
+    /// Adds the stats of all entries of a directory, if they are known together.
+    fn extend_whole(
+        &self,
+        stats: &mut Vec<Stat>,
+        directory: &Scanned,
+        base: Option<&manifest::Directory>,
+    ) -> bool {
+        match &directory.found {
+            Listed::Known(places) if places.is_empty() => {
+                let known = base.and_then(|base| self.request.known_stats(base));
+                stats.extend_from_slice(known.unwrap_or_default());
+                known.is_some()
+            }
+            Listed::Leaf(packed) => {
+                stats.extend(packed.iter());
+                true
+            }
+            _ => false,
+        }
     }
 }
 

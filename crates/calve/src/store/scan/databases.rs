@@ -287,16 +287,7 @@ impl Scanner<'_> {
         let Some(directory) = &scanned[candidate.place as usize] else {
             return Ok(DatabaseAttempt::NoDatabase);
         };
-        let mut dir = fs::openat(self.request.root, c".", DIR_FLAGS, Mode::empty())?;
-        for name in path {
-            match fs::openat(&dir, name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty()) {
-                Ok(below) => dir = below,
-                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
-                    return Ok(DatabaseAttempt::Vanished);
-                }
-                Err(errno) => return Err(errno.into()),
-            }
-        }
+        let Some(dir) = self.open_below(path)? else { return Ok(DatabaseAttempt::Vanished) };
         let id = Meta::of_file(&dir)?.id();
         let has_ids = self.request.operation.filesystems().of(&dir, id.0).inodes;
         if has_ids && id != (directory.inode.dev, directory.inode.ino) {
@@ -360,6 +351,19 @@ impl Scanner<'_> {
             }
         }
         Ok(DatabaseAttempt::Whole(parts))
+    }
+
+    /// Opens a directory of the tree again. `None` if it is gone.
+    fn open_below(&self, path: &Path) -> io::Result<Option<OwnedFd>> {
+        let mut dir = fs::openat(self.request.root, c".", DIR_FLAGS, Mode::empty())?;
+        for name in path {
+            match fs::openat(&dir, name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty()) {
+                Ok(below) => dir = below,
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(Some(dir))
     }
 
     /// Whether the entry that was found still has the content of the file: every change since then

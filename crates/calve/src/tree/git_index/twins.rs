@@ -98,6 +98,22 @@ impl TwinIndex {
     }
 }
 
+impl TwinIndex {
+    /// Whether it has just these files with attributes, by path and id.
+    fn has_attributes(&self, attributes: &HashMap<Vec<u8>, &[u8]>) -> bool {
+        let (mut same, mut others) = (0, 0);
+        self.each(|cursor, _, id| {
+            if is_attributes(&cursor.path) {
+                match attributes.get(&cursor.path) == Some(&id) {
+                    true => same += 1,
+                    false => others += 1,
+                }
+            }
+        });
+        others == 0 && same == attributes.len()
+    }
+}
+
 /// The entry of a file in the first tree's index.
 struct TwinEntry<'a> {
     entry: IndexEntry,
@@ -125,21 +141,10 @@ pub(crate) fn compare(
             known.insert(cursor.path.clone(), TwinEntry { entry, id });
         }
     });
-    let mut same_attributes = 0;
-    let mut other_attributes = false;
-    theirs.each(|cursor, _, id| {
-        if is_attributes(&cursor.path) {
-            let same = attributes.get(&cursor.path) == Some(&id);
-            same_attributes += usize::from(same);
-            other_attributes |= !same;
-        }
-    });
-    other_attributes |= same_attributes != attributes.len();
-
     let root = IndexedDirectory::root(Source::Tree(first.root, None))?;
     let mut pair = Pair::new((&root, second.root));
     // A file with attributes that was edited has another content than its index says.
-    other_attributes = other_attributes
+    let other_attributes = !theirs.has_attributes(&attributes)
         || attributes.keys().any(|path| {
             let from = pair.stat(path).map(|(both, _)| both.source);
             let is_clean = known.get(path).zip(from).is_some_and(|(known, from)| {

@@ -84,19 +84,7 @@ impl Walk<'_> {
             Err(error) if imp::is_gone(&error) => return self.vanished(&path),
             Err(error) => return Err(Error::io(Operation::ReadDirectory, shown(), error)),
         };
-        let mut made = Vec::with_capacity(self.dests.len());
-        for dest in &self.dests {
-            let new = if is_root {
-                dest.made || !dest.merging
-            } else {
-                self.make_directory(dest, &path)?
-            };
-            lock(&dest.tally).directories += u64::from(new);
-            made.push(new);
-        }
-        if self.dests.is_empty() {
-            lock(&self.dry).directories += 1;
-        }
+        let made = self.make_directories(&path)?;
         if self.filter.reads_ignore_files() {
             chain = self.read_ignore_files(&path, chain)?;
         }
@@ -128,17 +116,7 @@ impl Walk<'_> {
                 && let Some(first) =
                     names.insert(name.to_string_lossy().to_lowercase(), path.clone())
             {
-                let cause = io::Error::new(
-                    io::ErrorKind::AlreadyExists,
-                    "the destination takes their names for one (it ignores case)",
-                );
-                return Err(Error::new(
-                    ErrorKind::Conflict,
-                    Operation::Merge,
-                    self.shown(&first),
-                    cause,
-                )
-                .with_other(self.shown(&path)));
+                return Err(self.one_place(&first, &path));
             }
             if kind.is_dir() {
                 let inside_excluded = decision == Decision::Enter;
@@ -153,9 +131,33 @@ impl Walk<'_> {
         Ok(Some(Finished { path, meta, made }))
     }
 
+    fn one_place(&self, first: &Path, second: &Path) -> Error {
+        let why = "the destination takes their names for one (it ignores case)";
+        let cause = io::Error::new(io::ErrorKind::AlreadyExists, why);
+        Error::new(ErrorKind::Conflict, Operation::Merge, self.shown(first), cause)
+            .with_other(self.shown(second))
+    }
+
     fn vanished(&self, path: &Path) -> Result<Option<Finished>, Error> {
         self.skip(None, path, SkipReason::Vanished);
         Ok(None)
+    }
+
+    /// Makes a directory at each destination. Returns which of them calve made.
+    fn make_directories(&self, path: &Path) -> Result<Vec<bool>, Error> {
+        let mut made = Vec::with_capacity(self.dests.len());
+        for dest in &self.dests {
+            let new = match path.as_os_str().is_empty() {
+                true => dest.made || !dest.merging,
+                false => self.make_directory(dest, path)?,
+            };
+            lock(&dest.tally).directories += u64::from(new);
+            made.push(new);
+        }
+        if self.dests.is_empty() {
+            lock(&self.dry).directories += 1;
+        }
+        Ok(made)
     }
 
     /// Makes a directory. Returns whether calve made it; in a merge it may exist already.
