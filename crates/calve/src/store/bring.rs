@@ -322,7 +322,7 @@ impl Bring<'_> {
         given: &HashMap<PathBuf, Entry>,
         old: Option<&Index>,
     ) -> Result<Index, Error> {
-        let Self { root, trees, moves, is_private, .. } = *self;
+        let Self { trees, moves, is_private, .. } = *self;
         let mut stats = vec![Stat::default(); trees.target.count as usize];
         let mut touched = Vec::new();
         // The paths of all entries would cost more than the rest of this, and a switch moves few.

@@ -31,16 +31,13 @@
 //! of the store, if it is there; and of a repository that is elsewhere, the main working tree must
 //! be the folder that the store knows.
 
-use std::ffi::OsStr;
 use std::io;
 use std::path::{Component, Path, PathBuf};
-
-use rustix::fs;
 
 use super::Store;
 use super::catalog::{PROJECT, WorktreeRow};
 use super::format;
-use super::git::{self, Repository};
+use super::git;
 use super::home::{self, NotInGit};
 use super::layout::{self, Layout};
 use super::marker::{FoundMark, MarkPlace, Marked, Marker};
@@ -48,6 +45,10 @@ use super::ownership::{self, Believed, Owned, Role};
 use super::registry::no_worktree;
 use super::{bytes_of, path_from};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
+
+mod search;
+
+use search::{FoundBy, FoundStore, find, must_be_ours};
 
 /// The store that a folder belongs to, and the root that it is in; see [`Store::discover`].
 #[derive(Debug, Clone)]
@@ -61,109 +62,6 @@ pub struct Discovered {
     pub(crate) token: Option<String>,
     /// The root is a working tree of the project's repository that the store does not know.
     pub(crate) is_only_gits: bool,
-}
-
-/// A store that was found at a folder or above it, and was not opened yet.
-struct FoundStore {
-    root: PathBuf,
-    store: PathBuf,
-    by: FoundBy,
-}
-
-enum FoundBy {
-    /// The kind of the marker, and the marker.
-    Mark(Marked, FoundMark),
-    /// The store is in the root.
-    Place,
-    /// The store is in the repository of the root, which is a working tree.
-    Git(Repository),
-}
-
-impl FoundStore {
-    fn marker(&self, of: Marked) -> Option<&FoundMark> {
-        match &self.by {
-            FoundBy::Mark(kind, seen) if *kind == of => Some(seen),
-            _ => None,
-        }
-    }
-
-    /// The worktree of a row, which has no mark that can be read.
-    fn by_row(store: &Store, row: &WorktreeRow) -> Result<Self, Error> {
-        let root = path_from(&row.path);
-        let owned = Owned::at(&root).map_err(|error| Error::io(Operation::LookAt, &root, error))?;
-        let marker = store.registry().marker(row);
-        let seen = FoundMark { marker, folder: owned, file: owned };
-        let store = store.path().to_owned();
-        Ok(Self { root, store, by: FoundBy::Mark(Marked::Worktree, seen) })
-    }
-
-    /// If the store that a mark names is gone, and the repository of the tree has one now that knows
-    /// the mark's token, the repository was moved, with the store in it.
-    fn follow_moved_store(&mut self) -> Result<(), Error> {
-        let FoundBy::Mark(of, seen) = &self.by else { return Ok(()) };
-        let format = Layout(&self.store).format();
-        if !std::fs::symlink_metadata(format).is_err_and(|error| git::is_absent(&error)) {
-            return Ok(());
-        }
-        let Ok(Some(repository)) = git::read(&self.root) else { return Ok(()) };
-        let moved = repository.common.join(layout::IN_GIT);
-        if !Layout(&moved).has_store() || !home::is_led_back(&repository) {
-            return Ok(());
-        }
-        must_be_ours(&moved)?;
-        let rows = Store::open(&moved)?.catalog().worktrees()?;
-        let is_project = matches!(of, Marked::Project);
-        let is_it = |row: &WorktreeRow| {
-            row.token == seen.marker.token && (row.name == PROJECT) == is_project
-        };
-        if rows.iter().any(is_it) {
-            self.store = moved;
-        }
-        Ok(())
-    }
-
-    /// The store was found for `folder`. If that is in a worktree inside the project which has no
-    /// mark, the worktree is meant, and not the project around it.
-    fn discovered(self, store: Store, folder: &Path) -> Result<Discovered, Error> {
-        let token = self.marker(Marked::Worktree).map(|seen| seen.marker.token.clone());
-        if token.is_none() {
-            let start = std::fs::canonicalize(folder).context(Operation::Open, || folder)?;
-            for row in store.catalog().worktrees()?.iter().filter(|row| row.name != PROJECT) {
-                let path = path_from(&row.path);
-                if path != self.root
-                    && path.starts_with(&self.root)
-                    && start.starts_with(&path)
-                    && store.registry().find_mark(row)?
-                {
-                    let token = Some(row.token.clone());
-                    return Ok(Discovered { store, root: path, token, is_only_gits: false });
-                }
-            }
-        }
-        let is_only_gits = matches!(self.by, FoundBy::Git(_)) && store.project()? != self.root;
-        Ok(Discovered { store, root: self.root, token, is_only_gits })
-    }
-
-    /// Fails if the marker belongs to a user who is not believed.
-    fn must_be_believed(&self, believed: Believed) -> Result<(), Error> {
-        let FoundBy::Mark(of, seen) = &self.by else { return Ok(()) };
-        let Some(why) = seen.why_not(believed) else { return Ok(()) };
-        let (operation, place) = match of {
-            Marked::Worktree => (Operation::UseWorktree, MarkPlace::of_worktree(&self.root)),
-            Marked::Project => (Operation::UseProject, MarkPlace::of_project(&self.root)),
-        };
-        Err(ownership::not(operation, &self.root, format!("its mark is not yours: {why}"))
-            .with_other(place.folder))
-    }
-
-    /// The worktree or project whose store is missing.
-    fn operation(&self) -> Option<Operation> {
-        match &self.by {
-            FoundBy::Mark(Marked::Worktree, _) => Some(Operation::FindStoreOfWorktree),
-            FoundBy::Mark(Marked::Project, _) => Some(Operation::FindStoreOfProject),
-            FoundBy::Place | FoundBy::Git(_) => None,
-        }
-    }
 }
 
 impl Store {
@@ -461,157 +359,5 @@ impl Discovered {
         let was = self.store.project()?;
         become_project(&self.store, &self.root)?;
         Ok(Some(was))
-    }
-}
-
-fn find(folder: &Path) -> Result<FoundStore, Error> {
-    let start = std::fs::canonicalize(folder).context(Operation::Open, || folder)?;
-    for root in start.ancestors() {
-        let own = layout::own(root);
-        let found = match found_by(Marked::Worktree, root) {
-            Err(error) if error.kind() == ErrorKind::Damaged => match found_by_row(root)? {
-                Some(found) => return Ok(found),
-                None => return Err(error),
-            },
-            found => found?,
-        };
-        if let Some(found) = found {
-            return Ok(found);
-        }
-        let by_git = found_by_git(root)?;
-        if Layout(&own).has_store() {
-            return match by_git {
-                // Neither may hide the other.
-                Some(other) => {
-                    let cause =
-                        io::Error::other("the project has another store, in its repository");
-                    let untrusted = ErrorKind::StoreUntrusted;
-                    Err(Error::new(untrusted, Operation::UseStore, own, cause)
-                        .with_other(other.store))
-                }
-                None => Ok(FoundStore { root: root.to_owned(), store: own, by: FoundBy::Place }),
-            };
-        }
-        may_be_seen(&own)?;
-        if let Some(found) = found_by(Marked::Project, root)?.or(by_git) {
-            return Ok(found);
-        }
-    }
-    for root in start.ancestors() {
-        if let Some(found) = found_by_row(root)? {
-            return Ok(found);
-        }
-    }
-    let cause = io::Error::new(
-        io::ErrorKind::NotFound,
-        "neither this folder nor any folder above it is a worktree or has a store",
-    );
-    Err(Error::new(ErrorKind::StoreNotFound, Operation::FindStore, start, cause))
-}
-
-fn found_by(of: Marked, root: &Path) -> Result<Option<FoundStore>, Error> {
-    let found = |seen: FoundMark| {
-        let store = seen.marker.store.clone();
-        FoundStore { root: root.to_owned(), store, by: FoundBy::Mark(of, seen) }
-    };
-    let place = match of {
-        Marked::Worktree => MarkPlace::of_worktree(root),
-        Marked::Project => MarkPlace::of_project(root),
-    };
-    Ok(FoundMark::at(&place)?.map(found))
-}
-
-/// The store in the repository of the working tree at `root`, or in the bare repository that `root`
-/// is.
-fn found_by_git(root: &Path) -> Result<Option<FoundStore>, Error> {
-    let is_bare = || !root.ends_with(layout::GIT) && git::is_repository(root);
-    let repository = home::repository(root).context(Operation::Read, || git::git_of(root))?;
-    let bare = || {
-        let (root, git_dir, common) = (root.to_owned(), root.join(layout::GIT), root.to_owned());
-        is_bare().then_some(Repository { root, git_dir, common })
-    };
-    let Some(repository) = repository.filter(home::is_led_back).or_else(bare) else {
-        return Ok(None);
-    };
-    let store = repository.common.join(layout::IN_GIT);
-    if !Layout(&store).has_store() {
-        return may_be_seen(&store).map(|()| None);
-    }
-    // A worktree of calve may have lost its mark.
-    if repository.is_linked()
-        && let Some(found) = found_by_row(root)?
-    {
-        return Ok(Some(found));
-    }
-    Ok(Some(FoundStore { root: root.to_owned(), store, by: FoundBy::Git(repository) }))
-}
-
-/// The worktree at `root` if it has no mark that can be read: a power cut left the mark empty, or
-/// the way to it, the `.git` file, is gone. This looks for the store where git's registration leads,
-/// and where the usual places of worktrees belong to. A row of that store for this path must know
-/// the tree. If a power cut took the mark, the worktree gets it again.
-fn found_by_row(root: &Path) -> Result<Option<FoundStore>, Error> {
-    let (mut stores, mut projects) = (Vec::new(), Vec::new());
-    // The cut may have taken the `.git` file, too.
-    if let Ok(Some(repository)) = git::read(root) {
-        stores.push(repository.common.join(layout::IN_GIT));
-        projects.extend(repository.common.parent().map(Path::to_owned));
-    }
-    if let Some(folder) = root.parent() {
-        let name = folder.file_name().and_then(OsStr::to_str);
-        if let Some(stem) = name.and_then(|name| name.strip_suffix(".worktrees")) {
-            projects.push(folder.with_file_name(stem));
-            stores.push(folder.with_file_name(format!("{stem}{}", layout::OWN)));
-        }
-        // Worktrees inside the project, or inside the store.
-        stores.extend(folder.parent().map(Path::to_owned));
-        projects.extend(folder.parent().and_then(Path::parent).map(Path::to_owned));
-    }
-    for project in projects {
-        stores.push(layout::own(&project));
-        stores.extend(home::store_in_git(&project).ok().flatten());
-        let marker = Marker::read(&MarkPlace::of_project(&project));
-        stores.extend(marker.ok().flatten().map(|marker| marker.store));
-    }
-    for store in stores {
-        if !Layout(&store).has_store() || must_be_ours(&store).is_err() {
-            continue;
-        }
-        let Ok(store) = Store::open(&store) else { continue };
-        for mut row in store.catalog().worktrees()? {
-            let registry = store.registry();
-            registry.follow_store(&mut row)?;
-            if path_from(&row.path) == root
-                && (registry.heal_mark(&row).context(Operation::Mark, || root)?
-                    || registry.find_mark(&row)?)
-            {
-                return FoundStore::by_row(&store, &row).map(Some);
-            }
-        }
-    }
-    Ok(None)
-}
-
-/// Fails if nobody can say whether there is a store in this folder, since the user may not look into
-/// it. To go on without would call the store lost.
-fn may_be_seen(store: &Path) -> Result<(), Error> {
-    match std::fs::symlink_metadata(Layout(store).format()) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            Err(Error::io(Operation::UseStore, store, error))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Refuses a store whose folder belongs to another user. If the folder is gone, the caller's
-/// attempt to open it says so.
-fn must_be_ours(store: &Path) -> Result<(), Error> {
-    let Ok(stat) = fs::stat(store) else { return Ok(()) };
-    match Believed::user().why_not(Owned::of(&stat), Role::Mark) {
-        Some(why) => {
-            let why = format!("{why}, and you did not name it");
-            Err(ownership::not(Operation::UseStore, store, why))
-        }
-        None => Ok(()),
     }
 }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::store::id::{BlobId, DirectoryId};
 use crate::store::manifest::{Builder, os};
+use crate::store::object::Kind;
 
 /// Makes an entry from a letter. `a`, `b` and `c` are files with these contents; `A` and `B` are
 /// the same files of another owner. `m` is `a` with another mode, and `t` is `a` with another time.
