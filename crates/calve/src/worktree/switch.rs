@@ -236,14 +236,6 @@ impl Worktree {
         self.transits(None, &SwitchOptions::new().whole(true), false, options)
     }
 
-    /// What [`Worktree::reset`] would do. Changes nothing.
-    ///
-    /// # Errors
-    /// The same as for [`Worktree::switch`].
-    pub fn would_reset(&self, options: &StoreOptions) -> Result<SwitchReport, Error> {
-        self.transits(None, &SwitchOptions::new().whole(true), true, options)
-    }
-
     /// Brings the worktree to `to`, or to its base snapshot.
     fn transits(
         &self,
