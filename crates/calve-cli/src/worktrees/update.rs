@@ -356,10 +356,14 @@ fn let_git(path: &Path, project: &Path, rebase: bool, session: Session<'_>) -> R
         if !status.success() {
             let word = shell_word(path);
             if under_way()?.is_empty() {
+                let again = match rebase {
+                    true => format!("calve update --rebase {word}"),
+                    false => format!("calve update --merge {word}"),
+                };
                 return Err(refused(
                     &format!("git {verb} refused; calve brought nothing"),
                     format!(
-                        "git says above what is in the way; commit or stash it there, then run 'calve update --{verb} {word}' again"
+                        "git says above what is in the way; commit or stash it there, then run '{again}' again"
                     ),
                 ));
             }
