@@ -122,7 +122,7 @@ pub(crate) fn must_have_project(store: &Store, here: Option<&Path>) -> Result<()
     let hint = match others.find(|other| other.is_dir()) {
         Some(other) => format!("'calve init {}' makes that the project", shell_word(&other)),
         None => format!(
-            "'git -C {} worktree add {}' makes it again",
+            "'git -C {} worktree add {}' recreates it",
             shell_word(common),
             shell_word(&project)
         ),

@@ -156,8 +156,8 @@ mod tests {
                 Of::InvalidName,
                 "use the name",
                 &["a/{at}"],
-                "it has a slash, a space or a control character",
-                "'a/{at}' cannot be a name: it has a slash, a space or a control character",
+                "it contains a slash",
+                "'a/{at}' cannot be a name: it contains a slash",
             ),
             (
                 Of::Changed,

@@ -50,7 +50,7 @@ fn each_refusal_has_its_kind_and_a_way_out_and_changes_nothing() {
         (
             "start ../b",
             "invalid_name",
-            "'../b' cannot be a name: it has a slash",
+            "'../b' cannot be a name: it contains a slash",
             "'calve start --at .. b'",
         ),
         ("start ..", "invalid_name", "starts with", "no slash"),

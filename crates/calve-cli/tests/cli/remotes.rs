@@ -526,6 +526,7 @@ fn what_cannot_be_done_is_refused_with_the_way_out() {
         ("remote add other file:///tmp", "remote_not_found", "no object 'format'", "remote init"),
         ("remote add other ftp://x", "invalid_name", "file:///FOLDER", "file:///srv/trees"),
         ("remote add other https://x/?y", "invalid_name", "https://", "file:///srv/trees"),
+        ("remote add other ../far", "invalid_name", "file:///FOLDER", "folder is file:///"),
         ("remote remove other", "remote_not_found", "no remote by this name", "remote list"),
         ("remote log none", "snapshot_not_found", "no such name", "remote names"),
         ("remote log team/none", "snapshot_not_found", "no such name", "remote names"),

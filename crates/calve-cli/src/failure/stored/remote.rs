@@ -70,7 +70,14 @@ fn of_remote(case: &Case<'_>) -> Option<String> {
                 .to_owned()
         }
         ErrorKind::InvalidName if operation == Operation::OpenRemote => {
-            "give a URL such as file:///srv/trees".to_owned()
+            // git takes a folder's path.
+            match std::path::absolute(path) {
+                Ok(folder) if !path.to_string_lossy().contains(':') => {
+                    let url = format!("file://{}", plain_path(&folder).display());
+                    format!("the URL of that folder is {}", shell_word(Path::new(&url)))
+                }
+                _ => "give a URL such as file:///srv/trees".to_owned(),
+            }
         }
         _ => return None,
     };
@@ -188,4 +195,17 @@ fn full(operation: Operation, there: Option<&Path>, error: &io::Error) -> String
              that no name needs then, and the same command removes them an hour later"
         ),
     }
+}
+
+/// An absolute path without `..`.
+fn plain_path(path: &Path) -> std::path::PathBuf {
+    let mut plain = std::path::PathBuf::new();
+    for part in path.components() {
+        if part == std::path::Component::ParentDir {
+            plain.pop();
+        } else {
+            plain.push(part);
+        }
+    }
+    plain
 }

@@ -135,8 +135,12 @@ pub(crate) fn check_name(name: &str) -> Result<(), Error> {
         "it is empty"
     } else if name.len() > 200 {
         "it is longer than 200 bytes"
-    } else if name.contains(|char: char| char == '/' || char.is_control() || char.is_whitespace()) {
-        "it has a slash, a space or a control character"
+    } else if name.contains('/') {
+        "it contains a slash"
+    } else if name.contains(char::is_control) {
+        "it contains a control character"
+    } else if name.contains(char::is_whitespace) {
+        "it contains a space"
     } else if name.starts_with(['-', '.']) {
         "it starts with a dash or a dot"
     } else if name.len() == 64 && is_hex(name) {
