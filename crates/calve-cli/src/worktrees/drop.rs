@@ -20,7 +20,7 @@ mod would;
 
 use left::project_is_no_worktree;
 use told::{Done, add_store, by_then};
-use would::would_drop;
+use would::{branch_refuses, would_drop};
 
 pub(crate) fn run(args: &DropArgs, session: Session<'_>) -> Result<Exit, Failure> {
     if args.is_filtered() {
@@ -132,11 +132,6 @@ fn droppable(args: &DropArgs, session: Session<'_>) -> Result<Droppable, Failure
         checked[at] = Some(looked);
     }
     Ok((worktrees, checked))
-}
-
-/// Why a worktree cannot be dropped with its branch.
-fn branch_refuses(checked: &CheckedWorktree) -> Option<calve::Error> {
-    checked.must_delete_branch().err().filter(|it| it.kind() == ErrorKind::CommitsOnlyHere)
 }
 
 /// Warns of the branches that `--delete-branch` would not delete, if there are any.

@@ -251,6 +251,7 @@ fn with_one_word_it_is_the_snapshot_and_the_current_folders_worktree() {
     assert_eq!(fields.remove("to").unwrap(), calve(&project, "show --json one").json()["snapshot"]);
     let expected = json!({
         "name": "w", "path": root.to_str(), "removed_entries": 0, "kept": [], "skipped": [],
+        "left_repositories": [],
     });
     assert_document(&document, &expected);
     assert_eq!(read(&root.join("a")).as_deref(), Some("alpha\n"));

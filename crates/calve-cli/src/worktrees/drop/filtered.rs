@@ -5,10 +5,9 @@ use std::cmp::Reverse;
 
 use calve::{ChosenWorktree, DropFilter, DropOptions, ErrorKind, Worktree};
 
-use super::branch_refuses;
 use super::left::{LeftDocument, ago, project_is_no_worktree};
 use super::told::{Done, add_store};
-use super::would::would_drop;
+use super::would::{branch_refuses, would_drop};
 use crate::args::DropArgs;
 use crate::exit::Exit;
 use crate::failure::Failure;
