@@ -80,8 +80,8 @@ pub(crate) trait Source: Sized + Sync {
         op.source.join(node.path_of(name))
     }
 
-    /// Whether the further name of a file, which [is not certain](Name::is_certain), has the same
-    /// bytes as the first.
+    /// Whether the further name of a file, which [is not certain](LaterName::is_certain), has the
+    /// same bytes as the first.
     fn is_same_file(
         _worker: &mut Worker<'_, '_, Self>,
         _node: &OpenNode<Self>,
