@@ -227,9 +227,12 @@ fn is_started(worktree: &Worktree, session: Session<'_>) -> Result<bool, Failure
 
 /// Whether a start may have failed because another process starts the same worktree.
 fn is_taken(failure: &Failure) -> bool {
-    use ErrorKind::{BranchExists, DestinationExists, Git, WorktreeExists, WorktreeNotFound};
+    use ErrorKind::{BranchExists, Busy, DestinationExists, Git, WorktreeExists, WorktreeNotFound};
     let Kind::Library(kind) = failure.kind else { return false };
-    matches!(kind, WorktreeExists | BranchExists | DestinationExists | Git | WorktreeNotFound)
+    matches!(
+        kind,
+        WorktreeExists | BranchExists | Busy | DestinationExists | Git | WorktreeNotFound
+    )
 }
 
 /// Whether the worktree is there, or is being started.
