@@ -157,7 +157,7 @@ const ROWS: &[Row] = &[
         "fsetxattr",
         &[
             ("EIO", Fails),
-            ("ENOSPC", Fails),
+            ("ENOSPC", Told),
             ("EDQUOT", Fails),
             ("ENOMEM", Fails),
             ("EACCES", Told),
