@@ -89,6 +89,18 @@ impl Environment {
         Self { project, ..self }
     }
 
+    /// Why there is no port for a tree that has a slot, in words for the user.
+    pub(crate) fn why_no_port(&self, slot: Option<u32>) -> Option<String> {
+        let (ports, slot) = (self.ports?, slot?);
+        let Ports { base, step } = ports;
+        ports.first_of(slot).is_none().then(|| {
+            format!(
+                "no CALVE_PORT: for slot {slot}, the {step} ports from {base} + {step} x {slot} on are not all below \
+                 65536: {PORT_BASE} and {PORT_STEP} say where they begin and how many each tree has"
+            )
+        })
+    }
+
     /// The variables for programs in a tree, by name.
     pub(crate) fn variables(&self, tree: NumberedTree<'_>) -> Vec<(&'static str, OsString)> {
         let path = OsString::from(tree.path);
@@ -163,6 +175,10 @@ mod tests {
             (Ports::default(), u32::MAX, None),
         ] {
             assert_eq!(ports.first_of(slot), expected, "{ports:?} {slot}");
+            let (project, roots) = (PathBuf::new(), Vec::new());
+            let environment = Environment { project, roots, ports: Some(ports) };
+            let why = environment.why_no_port(Some(slot));
+            assert_eq!(why.is_some(), expected.is_none(), "{ports:?} {slot}");
         }
     }
 

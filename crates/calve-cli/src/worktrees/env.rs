@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use calve::{ErrorKind, Worktree};
 
 use crate::args::{EnvArgs, EnvFormat};
-use crate::environment::{Environment, NumberedTree, Ports};
+use crate::environment::{Environment, NOT_ALWAYS, NumberedTree, Ports};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::failure::stored::{own, store_failure};
@@ -38,13 +38,26 @@ pub(crate) fn run(args: &EnvArgs, session: Session<'_>) -> Result<Exit, Failure>
         slot: worktree.slot(),
     };
     let variables = environment.variables(tree);
+    let exit = match environment.why_no_port(tree.slot) {
+        Some(why) => {
+            output.warning(why);
+            Exit::Findings
+        }
+        None => Exit::Done,
+    };
     let format = if output.json { EnvFormat::Json } else { args.format };
     if format == EnvFormat::Shell {
         let lines = variables.iter().flat_map(|(name, value)| {
             [b"export ", name.as_bytes(), b"=", &in_quotes(value.as_bytes()), b"\n"].concat()
         });
-        output.results(&lines.collect::<Vec<u8>>())?;
-        return Ok(Exit::Done);
+        let mut lines = lines.collect::<Vec<u8>>();
+        // The shell may have those of another tree.
+        let is_missing = |name: &&str| variables.iter().all(|(known, _)| known != name);
+        for name in NOT_ALWAYS.iter().copied().filter(is_missing) {
+            lines.extend_from_slice(format!("unset {name}\n").as_bytes());
+        }
+        output.results(&lines)?;
+        return Ok(exit);
     }
     let text = |value: &std::ffi::OsStr| value.to_str().map(str::to_owned);
     let texts: Option<BTreeMap<&str, String>> =
@@ -61,7 +74,7 @@ pub(crate) fn run(args: &EnvArgs, session: Session<'_>) -> Result<Exit, Failure>
     let texts = texts.ok_or_else(|| unfit("a path is not UTF-8"))?;
     if format == EnvFormat::Json {
         output.document(&texts)?;
-        return Ok(Exit::Done);
+        return Ok(exit);
     }
     let mut lines = String::new();
     for (name, value) in texts {
@@ -69,7 +82,7 @@ pub(crate) fn run(args: &EnvArgs, session: Session<'_>) -> Result<Exit, Failure>
         lines.push_str(&format!("{name}={value}\n"));
     }
     output.results(lines.as_bytes())?;
-    Ok(Exit::Done)
+    Ok(exit)
 }
 
 /// A word of every shell that knows single quotes, whatever its bytes.

@@ -58,6 +58,9 @@ pub(crate) fn run(args: &RunArgs, session: Session<'_>) -> Result<Exit, Failure>
 
     let alike = settings_alike(outside, &root, &project, session);
     let tree = NumberedTree { name: Some(worktree.name()), path: &root, slot: worktree.slot() };
+    if let Some(why) = environment.why_no_port(tree.slot) {
+        session.output.warning(why);
+    }
     let (program, arguments) = match args.command.split_first() {
         Some((program, arguments)) => (program.clone(), arguments),
         None => (shell(), &[][..]),

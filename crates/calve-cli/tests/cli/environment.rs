@@ -56,6 +56,18 @@ fn each_worktree_has_its_number_and_all_that_comes_from_it() {
     assert_eq!(started.code, Some(3), "{started:?}");
     assert!(started.stderr.contains("warning: no CALVE_PORT: git's setting"), "{started:?}");
     assert!(!started.stderr.contains("\nCALVE_PORT="), "{started:?}");
+    // There are no ports after 65535.
+    sh(&app, "git config calve.portBase 65530; git config calve.portStep 3");
+    let none = in_git(&app, "env b");
+    assert_eq!(none.code, Some(3), "{none:?}");
+    assert!(none.stderr.contains("warning: no CALVE_PORT: for slot 2, the 3 ports"), "{none:?}");
+    let read = sh(&w, &format!("CALVE_PORT=1; {}\necho $CALVE_SLOT $CALVE_PORT.", none.stdout));
+    assert_eq!(read.unwrap(), "2 .\n");
+    assert_eq!(of("a", "CALVE_PORT"), "65533");
+    let started = in_git(&app, "start -q -x env e");
+    assert!(started.stderr.contains("no CALVE_PORT: for slot 5"), "{started:?}");
+    assert!(!started.stderr.contains("\nCALVE_PORT="), "{started:?}");
+    assert_eq!(in_git(&app, "drop e").code, Some(0));
     // A slot is free again after the drop, and goes to the next one.
     assert_eq!(in_git(&app, "drop a c").code, Some(0));
     let started = in_git(&app, "start -q --json e f g").json();

@@ -28,6 +28,9 @@ pub(crate) fn run(
             return None;
         }
         let path = &started.report.path;
+        if let Some(why) = environment.why_no_port(started.slot) {
+            session.output.warning(format_args!("{}: {why}", shown(path)));
+        }
         let (code, why) = match run_in(command, environment, started) {
             Ok(status) if status.success() => return Some(0),
             Ok(status) => (code(status), status.to_string()),
