@@ -325,9 +325,10 @@ fn a_store_of_another_user_is_refused_unless_it_is_named() {
 fn a_project_of_some_size_is_not_copied_before_the_price_is_said() {
     let scratch = crate::with_source();
     let root = scratch.path();
-    // A hole has a size, too, and takes no time to copy.
+    // A hole would not count.
     let large = std::fs::File::create(root.join("src/large")).unwrap();
-    large.set_len(100_000_000).unwrap();
+    let allocate = rustix::fs::FallocateFlags::empty();
+    rustix::fs::fallocate(&large, allocate, 0, 100_000_000).unwrap();
     let runs = [
         ("init --json src", 1, "the store, and each worktree, will take 100.0 MB"),
         ("-C src start --json one two", 3, "the store and the worktrees will take 300.0 MB"),
