@@ -29,12 +29,13 @@ pub(crate) fn why_not(source: Option<&str>, dest: Option<&str>) -> Option<String
     })
 }
 
-/// The places below `source` at which something is mounted: proc_pid_mountinfo(5). Places whose
-/// names are escaped there are left out.
+/// The places below `source` at which something is mounted. Only Linux says them.
 pub(crate) fn mounted_inside(source: &Path) -> Vec<PathBuf> {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let Ok(source) = source.canonicalize() else { return Vec::new() };
-    let places = mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
+    #[cfg(target_os = "linux")]
+    let places = crate::mounts::mounted().into_iter().map(|mount| mount.at);
+    #[cfg(not(target_os = "linux"))]
+    let places = std::iter::empty::<PathBuf>();
     places.filter(|place| place.starts_with(&source) && *place != source).collect()
 }
 

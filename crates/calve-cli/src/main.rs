@@ -34,6 +34,8 @@ mod hints {
 #[cfg(unix)]
 mod hook;
 mod manual;
+#[cfg(target_os = "linux")]
+mod mounts;
 mod output;
 #[cfg(unix)]
 mod paths;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use calve::{ErrorKind, ReflinkOutcome};
 
-use super::facts::{mount_at, mounted, why_away};
+use super::facts::{mount_at, why_away};
 use super::found::{Found, is_there, place};
 use super::machine::{self, is_root, needed};
 use super::plan::{self, Filesystem, Owner, RootAction, Volume};
@@ -17,6 +17,7 @@ use crate::args::CreateArgs;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::failure::stored::own;
+use crate::mounts::mounted;
 use crate::session::Session;
 use crate::text::{shell_word, shown};
 

@@ -4,13 +4,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::plan::{self, FSTAB, Mount, Record, UNITS, Volume};
+use super::plan::{self, FSTAB, Record, UNITS, Volume};
+use crate::mounts::{Mount, mounted};
 use crate::text::{shell_word, shown};
-
-/// All mounts.
-pub(super) fn mounted() -> Vec<Mount> {
-    plan::mounts(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default())
-}
 
 /// The mount at exactly this folder, if a loop device is mounted there.
 pub(super) fn mount_at(mounts: &[Mount], at: &Path) -> Option<Mount> {

@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 
 use calve::ErrorKind;
 
-use super::facts::{mount_at, mounted, recorded};
+use super::facts::{mount_at, recorded};
 use super::machine::made_by_us;
-use super::plan::{self, Filesystem, Mount, Record, Volume};
+use super::plan::{self, Filesystem, Record, Volume};
 use crate::failure::Failure;
 use crate::failure::stored::own;
+use crate::mounts::{Mount, mounted};
 use crate::session::Session;
 
 /// A volume as it was found on this machine.

@@ -9,10 +9,11 @@ use std::process::{Command, Stdio};
 
 use calve::{Cancel, ErrorKind};
 
-use super::facts::{backing_file, mount_at, mounted};
+use super::facts::{backing_file, mount_at};
 use super::plan::{self, AtBoot, FSTAB, Filesystem, LABEL, Room, Space, Spaces, Step, Undoable};
 use crate::failure::stored::own;
 use crate::failure::{Failure, Kind};
+use crate::mounts::{mount_of, mounted};
 
 /// Folders of programs that the `PATH` of a plain user often lacks.
 const MORE_PATHS: [&str; 4] = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin"];
@@ -104,7 +105,7 @@ pub(super) fn space(path: &Path) -> io::Result<Space> {
 pub(super) fn room_of(path: &Path, is_volume: fn(&Path) -> bool) -> Option<(Room, String)> {
     let path = fs::canonicalize(path).ok()?;
     let mounts = mounted();
-    let mount = plan::mount_of(&mounts, &path)?;
+    let mount = mount_of(&mounts, &path)?;
     let image = backing_file(mount)?;
     let (volume, host) = (space(&mount.at).ok()?, space(image.parent()?).ok()?);
     let room = plan::room(volume, host);

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
+use crate::mounts::unescaped;
 use crate::text::{bytes, shell_word};
 
 /// The mount option that says that a mount is a volume of calve's. Options that start with `x-` are
@@ -402,59 +403,6 @@ pub(super) fn volume_in_unit(name: &str, text: &str) -> Option<(Volume, Record)>
     let filesystem = Filesystem::named(value("Type")?).filter(|_| is_ours)?;
     let volume = Volume { at: value("Where")?.into(), image: value("What")?.into(), filesystem };
     Some((volume, Record::Unit(name.to_owned())))
-}
-
-/// A mounted filesystem.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Mount {
-    pub(super) at: PathBuf,
-    pub(super) filesystem: String,
-    pub(super) source: String,
-}
-
-/// The mounts in the text of `/proc/self/mountinfo` (proc_pid_mountinfo(5)), in the order in which
-/// they were made.
-pub(super) fn mounts(text: &str) -> Vec<Mount> {
-    let mount = |line: &str| {
-        let (fixed, rest) = line.split_once(" - ")?;
-        let at = fixed.split(' ').nth(4)?;
-        let mut words = rest.split(' ');
-        let (filesystem, source) = (words.next()?, words.next()?);
-        let source = unescaped(source).to_str()?.to_owned();
-        Some(Mount { at: unescaped(at), filesystem: filesystem.to_owned(), source })
-    };
-    text.lines().filter_map(mount).collect()
-}
-
-/// The mount of a path. Later mounts hide earlier ones at the same place.
-pub(super) fn mount_of<'m>(mounts: &'m [Mount], path: &Path) -> Option<&'m Mount> {
-    mounts
-        .iter()
-        .filter(|mount| path.starts_with(&mount.at))
-        .max_by_key(|mount| mount.at.as_os_str().len())
-        .and_then(|deepest| mounts.iter().rev().find(|mount| mount.at == deepest.at))
-}
-
-/// Decodes `\040` and the like, which mount tables use for blanks.
-fn unescaped(word: &str) -> PathBuf {
-    use std::os::unix::ffi::OsStringExt as _;
-    let bytes = word.as_bytes();
-    let (mut plain, mut at) = (Vec::with_capacity(bytes.len()), 0);
-    while let Some(&byte) = bytes.get(at) {
-        let code = bytes.get(at + 1..at + 4).filter(|_| byte == b'\\');
-        let code = code.and_then(|digits| std::str::from_utf8(digits).ok());
-        match code.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(code) => {
-                plain.push(code);
-                at += 4;
-            }
-            None => {
-                plain.push(byte);
-                at += 1;
-            }
-        }
-    }
-    OsString::from_vec(plain).into()
 }
 
 /// A size for a volume. An image has whole MiB, since some disks have sectors of 4 KiB.

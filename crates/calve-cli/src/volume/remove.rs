@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use calve::{ErrorKind, Store};
 use serde::Serialize;
 
-use super::facts::{mount_at, mounted, why_away};
+use super::facts::{mount_at, why_away};
 use super::found::{Found, is_there, place, unmounting};
 use super::machine::owner;
 use super::plan::{self, RootAction};
@@ -17,6 +17,7 @@ use crate::args::RemoveArgs;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::failure::stored::own;
+use crate::mounts::mounted;
 use crate::output::PathFields;
 use crate::session::Session;
 use crate::text::{counted, shell_word, shown};

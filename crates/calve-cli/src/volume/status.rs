@@ -6,12 +6,13 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::facts::{self, mount_at, mounted, recorded, why_away};
+use super::facts::{self, mount_at, recorded, why_away};
 use super::found::{Found, is_there, place, unmounting};
 use super::machine::space as space_of;
 use super::plan::{self, Record, Spaces, Volume};
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::mounts::mounted;
 use crate::output::{PathFields, document};
 use crate::session::Session;
 use crate::table::{Cell, Column, Table};

@@ -106,28 +106,6 @@ fn what_is_written_for_the_boot_is_found_again_as_the_same_volume() {
 }
 
 #[test]
-fn a_path_is_on_the_deepest_mount_and_on_the_last_one_there() {
-    let text = "\
-22 1 254:0 / / rw,relatime - ext4 /dev/vda rw
-30 22 7:0 / /home/a\\040b rw shared:1 - xfs /dev/loop3 rw
-31 22 0:50 / /home/a\\040b rw - btrfs /dev/loop4 rw
-32 22 0:51 / /home/a\\040b/c rw master:2 propagate_from:1 - tmpfs tmpfs rw
-malformed
-";
-    let mounts = mounts(text);
-    assert_eq!(mounts.len(), 4);
-    for (path, expected) in [
-        ("/home/a b/d", "/dev/loop4"),
-        ("/home/a b", "/dev/loop4"),
-        ("/home/a b/c/d", "tmpfs"),
-        ("/home/a", "/dev/vda"),
-    ] {
-        let found = mount_of(&mounts, Path::new(path)).map(|mount| mount.source.as_str());
-        assert_eq!(found, Some(expected), "{path}");
-    }
-}
-
-#[test]
 fn the_size_of_a_volume_is_in_whole_mebibytes_and_has_bounds() {
     for (size, expected) in [
         (0, None),
