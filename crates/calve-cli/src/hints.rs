@@ -10,43 +10,58 @@ use calve::Store;
 
 use crate::text::shell_word;
 
-/// The store that the hints are about, and the root of its project, if the shell's folder does not
-/// lead to that store.
-static ELSEWHERE: Mutex<Option<(PathBuf, PathBuf)>> = Mutex::new(None);
+/// What the hints are about.
+static ABOUT: Mutex<Option<About>> = Mutex::new(None);
+
+struct About {
+    store: PathBuf,
+    project: PathBuf,
+    /// Whether a command that is pasted finds the store without being told. `None`: nobody looked
+    /// yet. Most commands print no hint.
+    is_found: Option<bool>,
+}
 
 /// Commands that use no store, or are given one by a path.
 const WITHOUT_STORE: [&str; 8] =
     ["cd", "clone", "doctor", "hook", "init", "man", "shell-init", "volume"];
 
 /// From now on hints are about this store. `is_found` says whether a command that is pasted finds
-/// it without being told.
-pub(crate) fn are_about(store: &Store, is_found: bool) {
-    let project = || store.project().unwrap_or_else(|_| store.path().to_owned());
-    let place = (!is_found).then(|| (store.path().to_owned(), project()));
-    *ELSEWHERE.lock().unwrap_or_else(PoisonError::into_inner) = place;
+/// it without being told, if that is known.
+pub(crate) fn are_about(store: &Store, is_found: Option<bool>) {
+    let about = || {
+        let path = store.path().to_owned();
+        About { project: store.project().unwrap_or_else(|_| path.clone()), store: path, is_found }
+    };
+    let about = (is_found != Some(true)).then(about);
+    *ABOUT.lock().unwrap_or_else(PoisonError::into_inner) = about;
+}
+
+/// The store, and the root of its project, if the shell's folder does not lead to that store.
+fn elsewhere() -> Option<(PathBuf, PathBuf)> {
+    let mut about = ABOUT.lock().unwrap_or_else(PoisonError::into_inner);
+    let About { store, project, is_found } = about.as_mut()?;
+    let finds_it = || Store::discover(".").is_ok_and(|it| it.store.path() == store);
+    let is_elsewhere = !*is_found.get_or_insert_with(finds_it);
+    is_elsewhere.then(|| (store.clone(), project.clone()))
 }
 
 /// `git` for a hint that is about the project's repository.
 pub(crate) fn git() -> String {
-    match &*ELSEWHERE.lock().unwrap_or_else(PoisonError::into_inner) {
-        Some((_, project)) => format!("git -C {}", shell_word(project)),
-        None => "git".to_owned(),
-    }
+    elsewhere().map_or("git".to_owned(), |(_, project)| format!("git -C {}", shell_word(&project)))
 }
 
 /// A message whose quoted commands of calve work where it is read.
 pub(crate) fn placed(message: &str) -> Cow<'_, str> {
-    match &*ELSEWHERE.lock().unwrap_or_else(PoisonError::into_inner) {
-        Some((store, project)) => with_store(message, store, project),
+    match message.contains(QUOTED).then(elsewhere).flatten() {
+        Some((store, project)) => Cow::Owned(with_store(message, &store, &project)),
         None => Cow::Borrowed(message),
     }
 }
 
-fn with_store<'m>(message: &'m str, store: &Path, project: &Path) -> Cow<'m, str> {
-    const QUOTED: &str = "'calve ";
-    if !message.contains(QUOTED) {
-        return Cow::Borrowed(message);
-    }
+/// How a quoted command of calve begins.
+const QUOTED: &str = "'calve ";
+
+fn with_store(message: &str, store: &Path, project: &Path) -> String {
     let mut parts = message.split(QUOTED);
     let mut text = parts.next().unwrap_or_default().to_owned();
     for part in parts {
@@ -61,7 +76,7 @@ fn with_store<'m>(message: &'m str, store: &Path, project: &Path) -> Cow<'m, str
         }
         text.push_str(part);
     }
-    Cow::Owned(text)
+    text
 }
 
 #[cfg(test)]

@@ -82,10 +82,8 @@ impl Session<'_> {
     /// store was found from the current folder.
     fn hints_are_about(&self, store: &Store, is_near: bool) {
         let variable_holds = self.common.store.is_none() && self.common.store().is_some();
-        let is_found = variable_holds
-            || is_near && self.common.directory.is_none()
-            || Store::discover(".").is_ok_and(|it| it.store.path() == store.path());
-        hints::are_about(store, is_found);
+        let is_found = variable_holds || is_near && self.common.directory.is_none();
+        hints::are_about(store, is_found.then_some(true));
     }
 
     fn current(&self) -> PathBuf {
