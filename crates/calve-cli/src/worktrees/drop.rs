@@ -20,7 +20,7 @@ mod would;
 
 use left::project_is_no_worktree;
 use told::{Done, add_store, by_then};
-use would::{branch_refuses, would_drop};
+use would::would_drop;
 
 pub(crate) fn run(args: &DropArgs, session: Session<'_>) -> Result<Exit, Failure> {
     if args.is_filtered() {
@@ -28,15 +28,17 @@ pub(crate) fn run(args: &DropArgs, session: Session<'_>) -> Result<Exit, Failure
     }
     let current = std::env::current_dir();
     // If one of several worktrees cannot be dropped, calve drops none of them.
-    let (worktrees, checked) =
+    let Droppable { worktrees, checked, branches_that_stay } =
         droppable(args, session).map_err(|failure| match args.worktrees.len() {
             1 => failure,
             _ => failure.remarked("nothing was dropped"),
         })?;
     if args.dry_run {
         let exit = would_drop(args, &worktrees, Vec::new(), session)?;
-        let stay = args.delete_branch && tell_branches_that_stay(&checked, session);
-        return Ok(if stay { Exit::Findings } else { exit });
+        for error in &branches_that_stay {
+            session.output.warning(store_failure(error).message());
+        }
+        return Ok(if branches_that_stay.is_empty() { exit } else { Exit::Findings });
     }
     let how = DropOptions::new()
         .force(args.force)
@@ -76,8 +78,14 @@ pub(crate) fn run(args: &DropArgs, session: Session<'_>) -> Result<Exit, Failure
     }
 }
 
-/// Worktrees to drop, and those of them that were looked at.
-type Droppable = (Vec<Worktree>, Vec<Option<CheckedWorktree>>);
+/// What may be dropped.
+struct Droppable {
+    worktrees: Vec<Worktree>,
+    /// Those of them that were looked at.
+    checked: Vec<Option<CheckedWorktree>>,
+    /// Why branches would stay that are to be deleted.
+    branches_that_stay: Vec<calve::Error>,
+}
 
 /// The worktrees to drop, each once. Fails if one of them cannot be dropped. A worktree inside
 /// another one comes before it.
@@ -94,10 +102,11 @@ fn droppable(args: &DropArgs, session: Session<'_>) -> Result<Droppable, Failure
     }
     if worktrees.len() == 1 && !args.dry_run {
         // A single drop reports by itself why the worktree stays.
-        return Ok((worktrees, vec![None]));
+        return Ok(Droppable { worktrees, checked: vec![None], branches_that_stay: Vec::new() });
     }
     worktrees.sort_by_key(|worktree| Reverse(worktree.path().components().count()));
     let (mut checked, mut asked) = (Vec::new(), Vec::new());
+    let mut branches_that_stay = Vec::new();
     checked.resize_with(worktrees.len(), || None);
     for (at, worktree) in worktrees.iter().enumerate() {
         let state = worktree.state().map_err(|error| worktree_failure(&error, worktree))?;
@@ -124,24 +133,16 @@ fn droppable(args: &DropArgs, session: Session<'_>) -> Result<Droppable, Failure
     for (at, result) in asked.into_iter().zip(looked.unwrap_or_default()) {
         let worktree = &worktrees[at];
         let looked = result.map_err(|error| worktree_failure(&error, worktree))?;
-        if args.delete_branch
-            && let Some(error) = branch_refuses(&looked)
-        {
-            return Err(worktree_failure(&error, worktree));
+        let branch = if args.delete_branch { looked.must_delete_branch() } else { Ok(()) };
+        match branch {
+            Err(error) if error.kind() == ErrorKind::CommitsOnlyHere => {
+                return Err(worktree_failure(&error, worktree));
+            }
+            branch => branches_that_stay.extend(branch.err()),
         }
         checked[at] = Some(looked);
     }
-    Ok((worktrees, checked))
-}
-
-/// Warns of the branches that `--delete-branch` would not delete, if there are any.
-fn tell_branches_that_stay(checked: &[Option<CheckedWorktree>], session: Session<'_>) -> bool {
-    let mut stay = false;
-    for error in checked.iter().flatten().filter_map(|it| it.must_delete_branch().err()) {
-        session.output.warning(store_failure(&error).message());
-        stay = true;
-    }
-    stay
+    Ok(Droppable { worktrees, checked, branches_that_stay })
 }
 
 fn holding(worktree: &Worktree, inside: Vec<PathBuf>) -> Failure {

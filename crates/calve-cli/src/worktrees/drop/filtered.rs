@@ -7,7 +7,7 @@ use calve::{ChosenWorktree, DropFilter, DropOptions, ErrorKind, Worktree};
 
 use super::left::{LeftDocument, ago, project_is_no_worktree};
 use super::told::{Done, add_store};
-use super::would::{branch_refuses, would_drop};
+use super::would::would_drop;
 use crate::args::DropArgs;
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -52,7 +52,8 @@ pub(super) fn run(args: &DropArgs, session: Session<'_>) -> Result<Exit, Failure
     if args.dry_run {
         if args.delete_branch {
             chosen.retain(|it| {
-                let refused = branch_refuses(&it.checked);
+                let branch = it.checked.must_delete_branch().err();
+                let refused = branch.filter(|why| why.kind() == ErrorKind::CommitsOnlyHere);
                 let worktree = it.checked.worktree();
                 left.extend(refused.iter().map(|why| LeftDocument::refused(worktree, why)));
                 refused.is_none()

@@ -1,6 +1,6 @@
 //! `calve drop --dry-run`.
 
-use calve::{CheckedWorktree, ErrorKind, Store, Worktree};
+use calve::{ErrorKind, Store, Worktree};
 use serde::Serialize;
 
 use super::left::LeftDocument;
@@ -15,11 +15,6 @@ use crate::session::Session;
 use crate::text::harmless;
 use crate::worktrees::WorktreeFields;
 use crate::worktrees::du::{self, FreesDocument};
-
-/// Why a worktree cannot be dropped with its branch.
-pub(super) fn branch_refuses(checked: &CheckedWorktree) -> Option<calve::Error> {
-    checked.must_delete_branch().err().filter(|it| it.kind() == ErrorKind::CommitsOnlyHere)
-}
 
 /// Says what a drop of these worktrees would free.
 pub(super) fn would_drop(
