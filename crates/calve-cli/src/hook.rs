@@ -6,7 +6,7 @@
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use calve::{ErrorKind, Store, Worktree, WorktreeState};
@@ -20,7 +20,7 @@ use crate::failure::{Failure, Kind};
 use crate::output::Output;
 use crate::places;
 use crate::session::Session;
-use crate::settings::without_another_repository;
+use crate::settings::git_in;
 use crate::text::shell_word;
 use crate::worktrees::{drop, fill, start};
 
@@ -334,9 +334,8 @@ fn git(root: &Path, words: &[&str]) -> Result<String, Failure> {
         let failure = Failure::io("run git in", vec![root.to_owned()], error);
         Failure { kind: Kind::Library(ErrorKind::Git), ..failure }
     };
-    let mut command = without_another_repository(Command::new("git"));
-    command.arg("-C").arg(root).args(words).stdin(Stdio::null());
-    let output = command.output().map_err(|error| failed(&error))?;
+    let output =
+        git_in(root).args(words).stdin(Stdio::null()).output().map_err(|error| failed(&error))?;
     match output.status.success() {
         true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
         false => Err(failed(&io::Error::other(

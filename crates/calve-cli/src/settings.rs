@@ -65,8 +65,8 @@ impl Settings {
     /// # Errors
     /// git cannot say them, in these words.
     pub(crate) fn of(project: &Path) -> Result<Self, String> {
-        let mut git = without_another_repository(Command::new("git"));
-        git.arg("-C").arg(project).args(["-c", "safe.bareRepository=explicit", "config"]);
+        let mut git = git_in(project);
+        git.args(["-c", "safe.bareRepository=explicit", "config"]);
         if std::fs::symlink_metadata(project.join(".git")).is_err() {
             // A git before 2.38 does not know that setting.
             git.args(["--global", "--includes"]);
@@ -187,7 +187,15 @@ pub(crate) fn wrong(key: &str, value: &str, why: &str) -> Failure {
     )
 }
 
-/// A git that no variable of the environment leads to another repository than that of its folder.
+/// A run of git for the repository that contains this folder, whatever the environment says.
+pub(crate) fn git_in(folder: &Path) -> Command {
+    let mut git = without_another_repository(Command::new("git"));
+    git.arg("-C").arg(folder);
+    git
+}
+
+/// A command that no variable of the environment leads to another repository than that of its
+/// folder.
 pub(crate) fn without_another_repository(mut command: Command) -> Command {
     for name in calve::GIT_VARIABLES {
         command.env_remove(name);

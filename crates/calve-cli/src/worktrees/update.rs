@@ -1,7 +1,7 @@
 //! `calve update`.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use calve::{
     ErrorKind, FillOptions, StayedPath, StayedReason, UpdateOptions, UpdateReport, Worktree,
@@ -20,7 +20,7 @@ use crate::output::{PathFields, document};
 use crate::progress::Total;
 use crate::secrets::SecretDocument;
 use crate::session::{self, Session};
-use crate::settings::without_another_repository;
+use crate::settings::git_in;
 use crate::text::{count, counted, duration, harmless, shell_word, shown};
 
 /// How many paths a message names.
@@ -311,18 +311,14 @@ fn let_git(path: &Path, project: &Path, rebase: bool, session: Session<'_>) -> R
     let failed = |error: std::io::Error| Failure::io("run git in", vec![path.to_owned()], &error);
     let under_way = || calve::git_under_way(path).map_err(|error| store_failure(&error));
     if let Some(state) = under_way()?.first() {
-        // git would refuse as well, and what it stopped at would be taken for this command's.
+        // git would refuse as well. Afterwards calve would take the state that it finds for the result
+        // of its own merge, and advise to abort it.
         return Err(refused(
             &format!("{state} is under way there"),
             "finish it or give it up first: 'git status' there says how".to_owned(),
         ));
     }
-    let git = |root: &Path| {
-        let mut git = without_another_repository(Command::new("git"));
-        git.arg("-C").arg(root);
-        git
-    };
-    let head = git(project)
+    let head = git_in(project)
         .args(["rev-parse", "--verify", "--quiet", "HEAD^{commit}"])
         .stderr(Stdio::null())
         .output()
@@ -331,7 +327,7 @@ fn let_git(path: &Path, project: &Path, rebase: bool, session: Session<'_>) -> R
     if head.is_empty() {
         return Err(refused("the project has no commit yet", "commit there first".to_owned()));
     }
-    let branch = git(project)
+    let branch = git_in(project)
         .args(["symbolic-ref", "--short", "--quiet", "HEAD"])
         .stderr(Stdio::null())
         .output()
@@ -341,11 +337,11 @@ fn let_git(path: &Path, project: &Path, rebase: bool, session: Session<'_>) -> R
     let mut commands = Vec::new();
     if !is_linked {
         // A repository of its own does not have the project's new commits.
-        let mut fetch = git(path);
+        let mut fetch = git_in(path);
         fetch.args(["fetch", "--quiet", "--no-tags"]).arg(project).arg(&head);
         commands.push(fetch);
     }
-    let mut command = git(path);
+    let mut command = git_in(path);
     command.arg(verb);
     command.arg(if is_linked && !branch.is_empty() { &branch } else { &head });
     commands.push(command);

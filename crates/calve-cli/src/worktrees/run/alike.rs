@@ -9,9 +9,8 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
-use std::process::Command;
 
-use crate::settings::without_another_repository;
+use crate::settings::git_in;
 
 /// git's settings in a folder: the values of each name, in git's order. The last one counts, for
 /// names that have one value only.
@@ -119,12 +118,6 @@ impl Alike {
         ];
         Ok(Self { variables, unsure })
     }
-}
-
-fn git_in(folder: &Path) -> Command {
-    let mut git = without_another_repository(Command::new("git"));
-    git.arg("-C").arg(folder);
-    git
 }
 
 fn path_in(file: &Path) -> io::Result<String> {

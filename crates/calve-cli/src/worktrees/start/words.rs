@@ -1,14 +1,14 @@
 //! What the words of a start mean: names of worktrees, branches, pull requests.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use calve::{ErrorKind, FoundBranch, FoundBranches};
 
 use crate::args::StartArgs;
 use crate::failure::Failure;
 use crate::failure::stored::own;
-use crate::settings::without_another_repository;
+use crate::settings::git_in;
 use crate::similar;
 use crate::text::{harmless, shell_word};
 
@@ -319,8 +319,8 @@ fn git(project: &Path, words: &[&str]) -> Result<String, Failure> {
         let hint = "try again when git can reach the remote ('git fetch')";
         own("ask git about", project, ErrorKind::Git, &why, hint)
     };
-    let mut command = without_another_repository(Command::new("git"));
-    command.arg("-C").arg(project).args(words).env("LC_ALL", "C").stdin(Stdio::inherit());
+    let mut command = git_in(project);
+    command.args(words).env("LC_ALL", "C").stdin(Stdio::inherit());
     let output = command.output().map_err(|error| failed(&calve::why_git_did_not_run(error)))?;
     match output.status.success() {
         true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
