@@ -36,7 +36,7 @@ const AGENTS: [(&str, &str, &str); 9] = [
     ("Zed", ".zed/tasks.json", ".zed"),
 ];
 
-/// A project, and what is in it that matters to many worktrees.
+/// A project, and the facts about it that matter if it has many worktrees.
 pub(super) struct Around<'a> {
     project: &'a Path,
     worktrees: &'a [PathBuf],

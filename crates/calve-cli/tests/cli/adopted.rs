@@ -212,8 +212,8 @@ fn a_worktree_of_git_that_is_called_like_one_of_calves_is_known_by_its_folder() 
     assert_eq!((run.code, &*run.stdout), (Some(3), "M f\nA n\n"), "{run:?}");
 }
 
-/// The advice was `git worktree prune`, which loses the commits of a detached `HEAD` and what is
-/// staged.
+/// calve advised `git worktree prune` there. That loses staged files, and the commits of a detached
+/// `HEAD`.
 #[test]
 fn a_worktree_of_git_whose_folder_is_gone_comes_back_or_is_dropped_without_a_loss() {
     let name = "a_worktree_of_git_whose_folder_is_gone_comes_back_or_is_dropped_without_a_loss";

@@ -270,7 +270,8 @@ fn a_file_that_a_process_writes_is_replaced_by_force_alone() {
 #[test]
 fn an_undo_takes_back_what_the_update_brought_and_no_work() {
     let test = "an_undo_takes_back_what_the_update_brought_and_no_work";
-    // What is done in the project and in the worktree before the update.
+    // Each row: its name, and the commands that run in the project and in the worktree before the
+    // update.
     for (row, project, worktree) in [
         ("an update", "", ""),
         (
@@ -300,7 +301,7 @@ fn an_undo_takes_back_what_the_update_brought_and_no_work() {
         sh(&w, "git checkout -q f; rm new");
         assert_eq!(sh(&w, files), before, "{row}");
         assert!(in_git(&app, "undo w").stderr.contains("nothing to undo"), "{row}");
-        // What was taken back can come again.
+        // After an undo, the next update brings the same again.
         done(&app, "update w");
         assert_eq!(read(w.join("node_modules/b/index.js")), "2\n", "{row}");
     }

@@ -116,7 +116,8 @@ fn what_is_merged_goes_in_whichever_way_it_was_merged() {
 fn what_only_looks_merged_stays() {
     let not = Some(StayReason::NotMerged);
     assert_stays(&[
-        // What is checked out for a while says nothing about the branch.
+        // During a bisection another commit is checked out. Whether the branch is merged does not
+        // depend on it.
         (
             "COMMIT; git bisect start -q HEAD HEAD~1",
             "git merge -q w",

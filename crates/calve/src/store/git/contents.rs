@@ -21,8 +21,8 @@ const LFS: &str = "lfs/objects";
 const ANNEX: &str = "annex/objects";
 
 impl Repository {
-    /// Gives this repository the contents that only `from` has. They are other names of the same
-    /// files if the filesystem can do that. What is given is on the disk afterwards.
+    /// Gives this repository the contents that only `from` has. They become hard links if
+    /// the filesystem can do that, and copies otherwise. They are flushed to the disk.
     ///
     /// # Errors
     /// A file could not be read or given. Others may have been given.

@@ -88,8 +88,8 @@ impl PackWriter {
     ///
     /// # Errors
     /// `InvalidData` if `content` is longer or shorter than `size`, or has another hash; else the
-    /// errors of reading and writing. The pack is what it was before, and the next blob can be
-    /// added.
+    /// errors of reading and writing. The pack then has the same blobs as before, and takes
+    /// the next one.
     pub(crate) fn add(
         &mut self,
         id: BlobId,

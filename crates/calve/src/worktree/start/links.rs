@@ -288,7 +288,8 @@ impl NewLinks {
     /// waits for git.
     ///
     /// # Errors
-    /// What was made is removed with the rows.
+    /// The branches and registrations that were made stay. They go when the claim takes back its
+    /// rows.
     pub(super) fn register(
         &self,
         store: &Store,
