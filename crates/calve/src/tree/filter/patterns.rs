@@ -151,18 +151,22 @@ fn components(pattern: &str) -> Vec<&str> {
 }
 
 /// A line of an ignore file, or a pattern, as a glob with the same meaning. To git, braces are
-/// ordinary characters, and so is a tab at the end. A character class never matches a slash, and
-/// may name POSIX's classes. `None` if git matches nothing, because a class is not closed or has a
-/// name that does not exist.
+/// ordinary characters, and so is any white space at the end that is no space. A character class
+/// never matches a slash, and may name POSIX's classes. `None` if git matches nothing, because a
+/// class is not closed or has a name that does not exist.
 fn as_glob(line: &str) -> Option<String> {
+    let line = without_spaces_at_end(line);
     let mut glob = String::with_capacity(line.len());
     let mut chars = line.chars();
     while let Some(char) = chars.next() {
+        // In braces, so that the parser of globs does not cut it off.
+        let mut push_blank = |blank| glob.extend(['{', blank, '}']);
         match char {
-            '\\' => {
-                glob.push(char);
-                glob.extend(chars.next());
-            }
+            '\\' => match chars.next() {
+                Some(next) if is_blank(next) => push_blank(next),
+                next => glob.extend(['\\'].into_iter().chain(next)),
+            },
+            _ if is_blank(char) => push_blank(char),
             '[' => {
                 let (members, rest) = class(chars.as_str())?;
                 glob.push_str(&members);
@@ -172,10 +176,7 @@ fn as_glob(line: &str) -> Option<String> {
             _ => glob.push(char),
         }
     }
-    let slashes = |text: &str| {
-        let text = text.trim_end_matches(' ');
-        text.strip_suffix('/').unwrap_or(text).contains('/')
-    };
+    let slashes = |text: &str| text.strip_suffix('/').unwrap_or(text).contains('/');
     let start = usize::from(glob.starts_with('!'));
     match (slashes(line), slashes(&glob)) {
         // The line has no slash, but the class in the glob has one, which it must not match. That
@@ -186,11 +187,25 @@ fn as_glob(line: &str) -> Option<String> {
         (true, false) => glob.insert(start, '/'),
         _ => {}
     }
-    let kept = glob.trim_end_matches(' ');
-    if let Some(start) = kept.strip_suffix('\t') {
-        return Some(format!("{start}[\t]"));
-    }
     Some(glob)
+}
+
+/// White space, but no space: only spaces at the end of a line mean nothing to git.
+fn is_blank(char: char) -> bool {
+    char.is_whitespace() && char != ' '
+}
+
+/// Cuts the spaces at the end. One with a backslash before it stays (`trim_trailing_spaces` of
+/// git's dir.c).
+fn without_spaces_at_end(line: &str) -> &str {
+    let (mut end, mut escaped) = (0, false);
+    for (at, char) in line.char_indices() {
+        if escaped || char != ' ' {
+            end = at + char.len_utf8();
+        }
+        escaped = !escaped && char == '\\';
+    }
+    &line[..end]
 }
 
 /// The character class that starts with `text`, after its opening bracket, as a glob with the same
@@ -302,7 +317,7 @@ fn posix_class(name: &str) -> Option<&'static str> {
         "lower" => "a-z",
         "print" => " -.0-~",
         "punct" => ":-@!-.[-`{-~",
-        "space" => " \t-\r",
+        "space" => " \t-\n\r",
         "upper" => "A-Z",
         "xdigit" => "0-9A-Fa-f",
         _ => return None,
