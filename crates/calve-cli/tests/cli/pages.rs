@@ -1,4 +1,4 @@
-//! The project's pages: where their links lead.
+//! The project's pages: where their links lead, and that the book has each.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -108,4 +108,17 @@ fn each_link_of_a_page_leads_to_a_file_and_a_heading_that_are_there() {
     }
     assert!(pages.len() > 25 && count > 100, "{} pages, {count} links", pages.len());
     assert_eq!(wrong, [""; 0], "these links lead nowhere");
+}
+
+#[test]
+fn the_book_has_each_page_of_docs_once() {
+    let docs = normal(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs"));
+    let mut pages = Vec::new();
+    pages_in(&docs, &mut pages);
+    pages.retain(|page| page.file_name().is_some_and(|name| name != "SUMMARY.md"));
+    let summary = fs::read_to_string(docs.join("SUMMARY.md")).unwrap();
+    let mut named: Vec<_> = links(&summary).iter().map(|link| docs.join(link)).collect();
+    named.sort();
+    pages.sort();
+    assert_eq!(named, pages);
 }
