@@ -340,3 +340,228 @@ fn the_first_session_of_the_readme_runs_as_it_stands() {
     run_session(&desk, "app", &commands);
     assert_eq!(desk.run("app.worktrees/agent-1", "cat target/out"), "built");
 }
+
+/// A block of a guide's commands: its page, its first words, the folder in which it runs, what was done in `app` before,
+/// and what holds in `app` afterwards.
+type Row = (&'static str, &'static str, &'static str, &'static str, &'static str);
+
+const PUSHED: &str = "calve remote key >/dev/null; cp -a . ../first; cd ../first; calve init -q; calve remote init -q file:///srv/trees; \
+    calve remote add -q team file:///srv/trees; calve snapshot -q ready; calve push -q ready; mkdir ../far; cd ../app";
+
+const ROWS: &[Row] = &[
+    (
+        "README.md",
+        "agent-1 $ sed",
+        "app.worktrees/agent-1",
+        "mkdir -p tiny/src; echo 'left + right' >tiny/src/lib.rs; git add .; git commit -qm two; calve start -q agent-{1..3}",
+        "grep saturating tiny/src/lib.rs; test \"$(git branch)\" = '* main'",
+    ),
+    (
+        "git.md",
+        "$ cd app && calve start",
+        ".",
+        "git config calve.afterStart 'test $CALVE_NAME = fix-2 || echo fixed >>a'",
+        "grep fixed a; ! test -e ../app.worktrees/fix-1; cd ../app.worktrees/fix-2",
+    ),
+    ("git.md", "git config calve.afterStart", "app", "", "calve start x; grep 'npm rebuild' ~/ran"),
+    ("git.md", "$ git worktree add", "app", "", "test -e ../app-fix/target/out"),
+    (
+        "worktrees.md",
+        "$ cd app\n",
+        ".",
+        "git config calve.afterStart 'test $CALVE_NAME != agent-2 || echo agent-2 >by'",
+        "! test -e ../app.worktrees/agent-1; grep agent-2 ../app.worktrees/agent-3/by",
+    ),
+    (
+        "worktrees.md",
+        "calve run fix-1 -- ninja",
+        "app",
+        "calve start -q fix-1",
+        "grep -c \" in $PWD$\" ~/ran | grep 2",
+    ),
+    (
+        "worktrees.md",
+        "calve run fix-1 -- sh",
+        "app",
+        "calve start -q fix-1; printf '#!/bin/sh\ngit commit -q --allow-empty -m made; ! touch ~/out\n' >../bin/my-agent",
+        "git log fix-1 | grep made; ! test -e ~/out",
+    ),
+    (
+        "worktrees.md",
+        "eval \"$(calve env)\"  ",
+        "app.worktrees/fix-1",
+        "calve start -q fix-1",
+        "grep 'createdb app_1 ' ~/ran; grep 'vite --port 3010 ' ~/ran; grep CALVE_SLOT=1 ../app.worktrees/fix-1/.env.local",
+    ),
+    ("worktrees.md", "eval \"$(calve env 2>", "app", "", ""),
+    ("fleet.md", "$ calve remote init", "app", "", "test -e ../app.worktrees/fix-1/target/out"),
+    (
+        "fleet.md",
+        "$ calve checkout",
+        "far",
+        "PUSHED",
+        "test -e ../far/app.worktrees/fix-1/target/out",
+    ),
+    (
+        "fleet.md",
+        "git clone --no-checkout",
+        "far",
+        "PUSHED; cd ../far; calve checkout -q file:///srv/trees ready app",
+        "cd ../far/app; test -z \"$(git status --porcelain)\"; git log | grep one",
+    ),
+    (
+        "fleet.md",
+        "$ calve remote key   ",
+        "app",
+        "PUSHED; calve init -q",
+        "calve pull ready --from team",
+    ),
+    (
+        "fleet.md",
+        "$ calve remote key >>",
+        "app",
+        "PUSHED; calve init -q",
+        "git commit -qm keys; calve pull ready --from team",
+    ),
+    ("fleet.md", "mkdir /srv/trees", "app", "", "test \"$(stat -c %a /srv/trees)\" = 2770"),
+    ("fleet.md", "calve init && calve remote", "app", "PUSHED", "calve remote log ready"),
+    (
+        "fleet.md",
+        "$ calve remote gc",
+        "first",
+        "PUSHED",
+        "cd ../first; calve pull ready --from team",
+    ),
+    ("store.md", "$ calve store stats", "app", "calve start -q old-1", "calve store verify"),
+    (
+        "store.md",
+        "$ calve list && calve drop",
+        "app",
+        "calve start -q old-1 old-2",
+        "test \"$(git worktree list | wc -l)\" = 1",
+    ),
+    (
+        "linker.md",
+        "for package in",
+        "app",
+        "mkdir -p cache/one cache/two venv/lib/python3.13/site-packages; echo 1 >cache/one/1.py; echo 2 >cache/two/2.py",
+        "cat venv/lib/python3.13/site-packages/{1,2}.py",
+    ),
+];
+
+/// Blocks that no row runs, and why.
+const APART: &[(&str, &str, &str)] = &[
+    ("README.md", "~/app $ calve start", "another test runs it"),
+    (
+        "README.md",
+        "curl",
+        "it installs: `scripts/release check` does it from the files of a release",
+    ),
+    ("README.md", "cargo run", "it builds calve, and runs the suite"),
+    ("README.md", "~ $ calve volume", "it needs root: the tests of volumes do it"),
+    ("five-minutes.md", "~/app $ calve volume", "it needs root: the tests of volumes do it"),
+    ("filesystems.md", "~ $ calve volume", "it needs root: the tests of volumes do it"),
+    ("filesystems.md", "docker", "it needs docker"),
+    ("linker.md", "$ cargo run", "it builds an example of the library"),
+    ("fleet.md", "export AWS_", "it needs a bucket: `scripts/cloud` has one"),
+    (
+        "fleet.md",
+        "$ calve remote add web",
+        "it needs the feature `cloud`: `scripts/cloud` tries it",
+    ),
+    ("worktrees.md", "printf", "the test of the script for eight agents runs it"),
+    ("worktrees.md", "calve snapshot -q ready", "the test of the script for eight agents runs it"),
+    ("worktrees.md", "for branch", "the test of the script for eight agents runs it"),
+    ("worktrees.md", "for name", "the test of commits of copies runs it"),
+    ("worktrees.md", "command -v calve", "the tests of tools run it"),
+    ("worktrees.md", "git config alias.wt", "the test of an alias runs it"),
+];
+
+/// The blocks of commands in the guides: page, text. Those of `sh` in the five minutes are one session, which another
+/// test runs.
+fn guides() -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut pages = vec![root.join("README.md")];
+    pages.extend(fs::read_dir(root.join("docs")).unwrap().map(|it| it.unwrap().path()));
+    let mut found = Vec::new();
+    for path in pages {
+        let page = path.file_name().unwrap().to_str().unwrap().to_owned();
+        // Those who work on calve measure and try it by the commands there, for minutes and hours.
+        let for_developers = page.starts_with("benchmarks") || page.starts_with("reliability");
+        if path.extension().is_none_or(|end| end != "md") || for_developers {
+            continue;
+        }
+        for part in fs::read_to_string(&path).unwrap().split("```").skip(1).step_by(2) {
+            let (kind, text) = part.split_once('\n').unwrap();
+            if kind == "console" || kind == "sh" && page != "five-minutes.md" {
+                let lines: Vec<&str> = text.lines().map(str::trim_start).collect();
+                found.push((page.clone(), lines.join("\n") + "\n"));
+            }
+        }
+    }
+    found
+}
+
+fn run_row(desk: &Desk, &(page, first, folder, before, after): &Row, text: &str) {
+    // The lines after a prompt, if there are prompts. A line goes on after a backslash.
+    let text = text.replace("\\\n", "").replace("\n\n", "\n");
+    let prompts =
+        text.lines().filter_map(|line| line.split_once("$ ").filter(|(it, _)| !it.contains("# ")));
+    let commands: Vec<&str> = if first.contains("$ ") && !first.contains('(') {
+        prompts.map(|(_, command)| command).collect()
+    } else {
+        text.lines().collect()
+    };
+    let trees = desk.at("trees").display().to_string();
+    let place = |text: &str| {
+        [
+            ("PUSHED", PUSHED),
+            ("/srv/trees", &*trees),
+            ("/mnt/trees", &trees),
+            ("REPOSITORY", "../app"),
+            ("9b1c…", "$(calve remote key)"),
+            ("$TRUSTED_KEY", "$(calve remote key)"),
+            ("$SECRET_FILE", "$HOME/.config/calve/key"),
+            ("devs", "$(id -gn)"),
+        ]
+        .iter()
+        .fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
+    };
+    let commands: Vec<String> = commands.into_iter().map(place).collect();
+    desk.run("app", &place(before));
+    run_session(desk, folder, &commands.iter().map(String::as_str).collect::<Vec<_>>());
+    desk.run("app", &format!("{} >&2 # {page}: {first}", place(after)));
+}
+
+#[test]
+fn each_block_of_commands_in_the_guides_runs_as_it_stands() {
+    let name = "each_block_of_commands_in_the_guides_runs_as_it_stands";
+    let (mut rows, mut apart) = (vec![false; ROWS.len()], vec![false; APART.len()]);
+    for (page, text) in guides() {
+        let is_it = |of: &str, first: &str| page == of && text.starts_with(first);
+        if let Some(at) = APART.iter().position(|row| is_it(row.0, row.1)) {
+            apart[at] = true;
+            continue;
+        }
+        let at = ROWS.iter().position(|row| is_it(row.0, row.1));
+        let at = at.unwrap_or_else(|| panic!("{page}: no row runs this block:\n{text}"));
+        rows[at] = true;
+        let Some(desk) = Desk::new(name) else { return };
+        for program in ["ninja", "gdb", "createdb", "vite", "direnv", "npm"] {
+            desk.run("bin", &format!("printf '#!/bin/sh\\necho \"{program} $* in $PWD\" >>\"$HOME/ran\"\\n' >{program}; chmod +x {program}"));
+        }
+        let needs = match &text {
+            it if it.contains("bwrap") => {
+                "bwrap --ro-bind / / --dev /dev --proc /proc true && unshare -rm true"
+            }
+            it if it.contains("calve run") => "unshare -rm true",
+            _ => "true",
+        };
+        if desk.shell().args(["-c", needs]).output().is_ok_and(|it| it.status.success()) {
+            run_row(&desk, &ROWS[at], &text);
+        } else {
+            not_run(name, &format!("{page}, {}: there is no {needs}", ROWS[at].1));
+        }
+    }
+    assert!(rows.into_iter().chain(apart).all(|it| it), "a row is of no block");
+}
