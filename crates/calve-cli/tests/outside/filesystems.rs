@@ -536,3 +536,42 @@ fn files_on_a_mount_inside_the_source_are_copied_for_the_reason_of_that_mount() 
     }
     assert!(!run.stderr.contains("both sides"), "{run:?}");
 }
+
+/// On btrfs the deletion of a worktree's subvolume ended the mounts in it, without a word.
+#[test]
+fn a_mount_in_a_worktree_keeps_the_worktree_and_itself() {
+    let scratch = scratch();
+    let project = scratch.path().join("project");
+    fs::create_dir_all(project.join("volume")).unwrap();
+    fs::write(project.join("file"), "content").unwrap();
+    for verb in ["init", "start one two --at .worktrees"] {
+        let run = calve(&project, verb);
+        assert_eq!(run.code, Some(0), "{verb}: {run:?}");
+    }
+    let volume = project.join(".worktrees/one/volume");
+    if let Err(why) = tool(&project, "mount -t tmpfs none .worktrees/one/volume") {
+        return not_run("a mount in a worktree", &why);
+    }
+    let guard = AtEnd::run("umount", &volume);
+    fs::write(volume.join("precious"), "content").unwrap();
+    let advice = format!("'umount {}' ends the mount", volume.display());
+    for verb in [
+        "drop one",
+        "drop --force one",
+        "drop --force --discard one",
+        "drop --dry-run one",
+        "drop --dry-run --force one",
+    ] {
+        let run = calve(&project, verb);
+        assert_eq!(run.code, Some(1), "{verb}: {run:?}");
+        assert!(run.stderr.contains("something is mounted in it"), "{verb}: {run:?}");
+        assert!(run.stderr.contains(&advice), "{verb}: {run:?}");
+        assert_eq!(fs::read(volume.join("precious")).unwrap(), b"content", "{verb}");
+    }
+    let run = calve(&project, "drop one two");
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert_eq!(fs::read(volume.join("precious")).unwrap(), b"content", "{run:?}");
+    drop(guard);
+    let run = calve(&project, "drop one");
+    assert_eq!(run.code, Some(0), "{run:?}");
+}

@@ -7,7 +7,7 @@
 
 use std::ffi::{CString, OsString};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
@@ -22,7 +22,7 @@ use crate::error::{Context as _, Error, Operation};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::reflink::sys;
-use crate::tree::{removal, staging};
+use crate::tree::{mounts, removal, staging};
 
 /// Deletes everything in the trash, but for worktrees that another process is about to drop.
 pub(super) fn empty(layout: Layout<'_>, catalog: &Catalog) -> Result<(), Error> {
@@ -103,10 +103,13 @@ pub(crate) fn remove_tree(dir: &OwnedFd, name: &CString) -> io::Result<()> {
         && let Ok(stat) = fs::fstat(&tree)
         && sys::is_subvolume(&tree, Meta::of(&stat).ino)
     {
+        // The system would end all mounts in it. They keep it, as they keep any other tree.
+        let place = std::fs::read_link(format!("/proc/self/fd/{}", tree.as_raw_fd()));
+        let is_mounted_in = place.is_ok_and(|place| mounts::any_below(&place));
         drop(tree);
         // This fails if the subvolume contains others, or if this process may not delete it. Then
         // calve removes the tree entry by entry. That works, or its error says why not.
-        if sys::delete_subvolume(dir, name).is_ok() {
+        if !is_mounted_in && sys::delete_subvolume(dir, name).is_ok() {
             return Ok(());
         }
     }

@@ -4,24 +4,22 @@ use std::ffi::CStr;
 use std::ffi::OsStr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::reflink::filesystem::unescape_octal;
 
 /// Whether something is mounted below `dir`. A snapshot would show the files under that mount. In
 /// doubt the answer is yes.
 pub(crate) fn any_below(dir: &Path) -> bool {
-    let Ok(mounts) = std::fs::read("/proc/self/mountinfo") else { return true };
-    let mut prefix = dir.as_os_str().as_bytes().to_vec();
-    if prefix != b"/" {
-        prefix.push(b'/');
-    }
-    mounts.split(|byte| *byte == b'\n').any(|line| {
-        // The fifth field is the mount point.
-        line.split(|byte| *byte == b' ')
-            .nth(4)
-            .is_some_and(|field| unescape_octal(field).starts_with(&prefix))
-    })
+    below(dir).is_none_or(|points| !points.is_empty())
+}
+
+/// What is mounted below `dir`, a path without links, in this process's mount namespace. `None`: the
+/// system does not say.
+pub(crate) fn below(dir: &Path) -> Option<Vec<PathBuf>> {
+    let list = std::fs::read("/proc/self/mountinfo").ok()?;
+    let points = mounts_in(&list).map(|(_, mount)| mount.at);
+    Some(points.filter(|at| at != dir && at.starts_with(dir)).collect())
 }
 
 /// Sees whether anything was mounted or unmounted since the last look.
@@ -115,19 +113,17 @@ fn inside(dir: &OwnedFd, folder: &OwnedFd, name: &CStr) -> Option<bool> {
 }
 
 /// A line of a list of mounts (proc_pid_mountinfo(5)).
-#[cfg(any(feature = "store", target_os = "linux", target_os = "android"))]
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Mount {
     /// Major and minor number of the filesystem.
     pub(crate) device: Vec<u8>,
     /// The directory that is mounted, from the root of the filesystem.
-    pub(crate) root: std::path::PathBuf,
+    pub(crate) root: PathBuf,
     /// The mount point.
-    pub(crate) at: std::path::PathBuf,
+    pub(crate) at: PathBuf,
 }
 
 /// The mounts of a list, with their numbers.
-#[cfg(any(feature = "store", target_os = "linux", target_os = "android"))]
 pub(crate) fn mounts_in(list: &[u8]) -> impl Iterator<Item = (Vec<u8>, Mount)> {
     list.split(|byte| *byte == b'\n').filter_map(|line| {
         let mut fields = line.split(|byte| *byte == b' ');
@@ -144,7 +140,7 @@ pub(crate) fn mounts_in(list: &[u8]) -> impl Iterator<Item = (Vec<u8>, Mount)> {
 
 /// The filesystem of an open directory, and its path from the root of that filesystem.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) fn place_of(dir: &OwnedFd) -> Option<(Vec<u8>, std::path::PathBuf)> {
+pub(crate) fn place_of(dir: &OwnedFd) -> Option<(Vec<u8>, PathBuf)> {
     use std::os::fd::AsRawFd;
 
     let fd = dir.as_raw_fd();
@@ -158,6 +154,6 @@ pub(crate) fn place_of(dir: &OwnedFd) -> Option<(Vec<u8>, std::path::PathBuf)> {
 
 /// See [`place_of`]. calve does not ask elsewhere.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(crate) fn place_of(_: &OwnedFd) -> Option<(Vec<u8>, std::path::PathBuf)> {
+pub(crate) fn place_of(_: &OwnedFd) -> Option<(Vec<u8>, PathBuf)> {
     None
 }

@@ -37,6 +37,7 @@ use crate::store::registry::{KEPT, Taken};
 use crate::store::trash::remove_tree;
 use crate::store::{PROJECT, StoreOptions, path_from};
 use crate::tree::across::move_tree;
+use crate::tree::mounts;
 use crate::tree::removal;
 use crate::tree::running::Running;
 use crate::tree::staging::{self, stage_name};
@@ -282,8 +283,9 @@ impl Worktree {
     /// * [`ErrorKind::Git`] if `git worktree lock` has locked the worktree, or if git cannot say
     ///   what would be lost.
     /// * [`ErrorKind::WorktreeMissing`] if something else is at its path.
-    /// * [`ErrorKind::Overlap`] if other worktrees are inside it, or if a repository that goes with it
-    ///   has linked worktrees elsewhere. In the second case a drop by force keeps the tree.
+    /// * [`ErrorKind::Overlap`] if other worktrees are inside it, if something is mounted in it, or if
+    ///   a repository that goes with it has linked worktrees elsewhere. In the last case a drop by
+    ///   force keeps the tree.
     pub fn drop(self, how: &DropOptions, options: &StoreOptions) -> Result<DroppedWorktree, Error> {
         self.drop_seen(how, None, options)
     }
@@ -308,10 +310,10 @@ impl Worktree {
     /// Fails if a drop without [`DropOptions::force`] would lose work.
     ///
     /// # Errors
-    /// The same as for [`Worktree::drop`]: [`ErrorKind::Changed`], [`ErrorKind::CommitsOnlyHere`],
-    /// [`ErrorKind::Busy`], [`ErrorKind::Git`]. Nothing is changed.
+    /// The same as for [`Worktree::drop`]. Nothing is changed.
     pub fn must_lose_nothing(&self, options: &StoreOptions) -> Result<(), Error> {
         let this = self.now()?;
+        this.must_hold_no_mount()?;
         this.must_be_no_loss(&this.seen()?, &options.operation())
     }
 
@@ -507,6 +509,7 @@ impl Worktree {
         let Attempt { how, room, is_last } = *attempt;
         self.must_be_there()?;
         self.must_hold_no_other()?;
+        self.must_hold_no_mount()?;
         // Before the look, which would take its socket's end for a change.
         let monitor = self.stop_file_monitor();
         // A process that has begun to work in it since may change it through a mapping at any time.
@@ -849,6 +852,18 @@ impl Worktree {
         let gone = std::fs::symlink_metadata(&self.path)
             .is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
         Ok(gone || force && !self.is_there()?)
+    }
+
+    /// Mounts would go along to where nobody looks for them, or end with the subvolume.
+    fn must_hold_no_mount(&self) -> Result<(), Error> {
+        let root = std::fs::canonicalize(&self.path).context(Operation::Open, || &self.path)?;
+        let points = mounts::below(&root).unwrap_or_default();
+        if points.is_empty() {
+            return Ok(());
+        }
+        let cause = io::Error::new(io::ErrorKind::CrossesDevices, "something is mounted in it");
+        Err(Error::new(ErrorKind::Overlap, Operation::DropWorktree, &self.path, cause)
+            .with_details(points))
     }
 
     /// Fails if other worktrees are inside. A drop would delete them too, and nobody checked them

@@ -1,7 +1,7 @@
 //! What to do about a worktree.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use calve::{ErrorKind, Operation};
 
@@ -97,7 +97,7 @@ fn of_first_commit<'a>(case: &Case<'a>) -> (&'a Path, &'a str) {
 
 /// For work that a drop would lose.
 fn of_drop(case: &Case<'_>) -> Option<String> {
-    let Case { kind, path, error, name, .. } = *case;
+    let Case { kind, path, details, error, name, .. } = *case;
     let hint = match kind {
         ErrorKind::Changed if error.kind() == io::ErrorKind::PermissionDenied =>
         {
@@ -133,6 +133,10 @@ fn of_drop(case: &Case<'_>) -> Option<String> {
                      undo{name}' brings both back for seven days"
                 ),
             }
+        }
+        ErrorKind::Overlap if error.kind() == io::ErrorKind::CrossesDevices => {
+            let point = shell_word(details.first().map_or(path, PathBuf::as_path));
+            format!("'umount {point}' ends the mount; 'findmnt {point}' says what it is")
         }
         ErrorKind::Overlap => {
             "drop the worktrees inside it first: 'calve drop NAME', or 'git worktree remove PATH' for those that calve did not make".to_owned()

@@ -90,7 +90,11 @@ pub(super) fn would_drop(
 fn would_be_kept(worktree: &Worktree, session: Session<'_>) -> Result<bool, Failure> {
     match session.work(Total::Unknown, |options| worktree.must_lose_nothing(options)) {
         Ok(()) => Ok(false),
-        Err(error) if error.kind() == ErrorKind::Cancelled => {
+        // Force does not help against a mount.
+        Err(error)
+            if error.kind() == ErrorKind::Cancelled
+                || error.io_error().kind() == std::io::ErrorKind::CrossesDevices =>
+        {
             Err(worktree_failure(&error, worktree))
         }
         // A process in it is no reason to keep its files.
