@@ -57,6 +57,7 @@ pub(crate) mod conversions;
 mod held;
 pub(crate) mod modules;
 mod registration;
+mod remotes;
 mod repository;
 mod run;
 #[cfg(test)]

@@ -418,7 +418,7 @@ impl Worktree {
             match modules::all_below(TreeAndGitDir { root, git_dir: &git_dir }, project) {
                 Ok(found) => lost.extend(found.into_iter().map(|held| {
                     let other = held.in_project.as_ref();
-                    let unheld = held.repository.unheld_but_by(other, COMMITS_MOST);
+                    let unheld = held.repository.unheld_but_by(other, Some(root), COMMITS_MOST);
                     LostModule { held, unheld }
                 })),
                 Err(error) => lost.push(LostModule {

@@ -382,7 +382,7 @@ impl Worktree {
             return refused(ErrorKind::Changed, why, seen.nested.strays.clone());
         }
         if self.has_foreign_work(seen, operation)? {
-            let why = "it has repositories of other tools than git, which its base snapshot lacks";
+            let why = "it has repositories into which calve cannot look, and which its base snapshot lacks";
             return refused(ErrorKind::Changed, why, seen.nested.foreign.clone());
         }
         if !seen.nested.stores.is_empty() {

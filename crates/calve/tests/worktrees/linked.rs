@@ -1805,6 +1805,67 @@ fn work_that_neither_git_nor_a_snapshot_knows_of_keeps_a_worktree() {
             ErrorKind::Changed,
             "target/tree/new",
         ),
+        // What git would list there, nobody knows just now.
+        (
+            "git init -q ../o; git -C ../o commit -q --allow-empty -m o
+            git -C ../o worktree add -q --detach \"$PWD/target/tree\"; echo new >target/tree/new; mv ../o ../away",
+            ErrorKind::Changed,
+            "target/tree",
+        ),
+        (
+            "git worktree add -q --detach target/tree; echo new >target/tree/new; rm -r \"$(git -C target/tree rev-parse --git-dir)\"",
+            ErrorKind::Changed,
+            "target/tree",
+        ),
+        (
+            "mkdir target/tree; echo new >target/tree/new; ln -s nowhere target/tree/.git",
+            ErrorKind::Changed,
+            "target/tree",
+        ),
+        // Android's `repo` makes the first, git-new-workdir the second.
+        (
+            "git init -q ../o; git -C ../o commit -q --allow-empty -m o; mkdir target/tree
+            ln -s ../../../o/.git target/tree/.git; echo new >target/tree/new",
+            ErrorKind::Changed,
+            "target/tree/new",
+        ),
+        (
+            "git init -q ../o; git -C ../o commit -q --allow-empty -m o; mkdir -p target/tree/.git
+            for it in config refs objects; do ln -s ../../../../o/.git/$it target/tree/.git/$it; done; cp ../o/.git/HEAD target/tree/.git
+            echo new >target/tree/new",
+            ErrorKind::Changed,
+            "target/tree/new",
+        ),
+        (
+            "mkdir -p target/ws/.jj; echo ../../repo >target/ws/.jj/repo; echo work >target/ws/work",
+            ErrorKind::Changed,
+            "target/ws",
+        ),
+        // The remote has gone, or goes with the worktree.
+        (
+            &format!(
+                "git init -q --bare target/o.git; cd target; {INNER}; git remote add o ../o.git; git push -q o main; git fetch -q o"
+            ),
+            ErrorKind::CommitsOnlyHere,
+            "deep (in the repository",
+        ),
+        (
+            &format!(
+                "git init -q --bare ../o.git; cd target; {INNER}; git remote add o ../../../o.git; git push -q o main; rm -r ../../../o.git"
+            ),
+            ErrorKind::CommitsOnlyHere,
+            "deep (in the repository",
+        ),
+        (
+            &format!("cd target; {INNER}; git remote add o .; git fetch -q o"),
+            ErrorKind::CommitsOnlyHere,
+            "deep (in the repository",
+        ),
+        (
+            &format!("cd target; {INNER}; git update-ref refs/remotes/o/main main"),
+            ErrorKind::CommitsOnlyHere,
+            "deep (in the repository",
+        ),
         (
             "mkdir left; echo left >left/out; echo left >.calveignore; git add .calveignore; git commit -qm i",
             ErrorKind::Changed,

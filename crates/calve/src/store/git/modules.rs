@@ -474,13 +474,14 @@ impl Repository {
 
     /// The commits, at most `most`, that are lost if this repository of a submodule is deleted:
     /// neither a branch of a remote holds them, nor a reference of `other`, the repository that the
-    /// project has of the same submodule.
+    /// project has of the same submodule. A remote in the tree at `goes` is deleted with it.
     ///
     /// # Errors
     /// git could not be asked.
     pub(crate) fn unheld_but_by(
         &self,
         other: Option<&Self>,
+        goes: Option<&Path>,
         most: usize,
     ) -> Result<Unheld, Failure> {
         let mut found = Unheld::default();
@@ -490,13 +491,19 @@ impl Repository {
                 not.push(format!("^{tip}"));
             }
         }
+        let tips = self.all_tips(Some("refs/remotes/"))?.commits;
+        if tips.is_empty() {
+            return Ok(found);
+        }
+        let remotes = self.branches_of_remotes(goes)?;
         let git = |tips: &[String], most: usize| {
             let lines: Vec<&str> = tips.iter().chain(&not).map(String::as_str).collect();
             let git = self
                 .git()
                 .args(["rev-list", "--topo-order", "--ignore-missing"])
                 .args([&format!("--max-count={most}")])
-                .args(["--no-commit-header", "--format=%H %s", "--stdin", "--not", "--remotes"])
+                .args(["--no-commit-header", "--format=%H %s", "--stdin", "--not"])
+                .args(&remotes)
                 .with_input((lines.join("\n") + "\n").into_bytes());
             let git = match other {
                 Some(other) => git.with_objects_of(&other.common.join("objects")),
@@ -506,10 +513,6 @@ impl Repository {
             let commits = String::from_utf8_lossy(&output.bytes);
             Ok::<Vec<Commit>, Failure>(commits.lines().filter_map(Commit::parse).collect())
         };
-        let tips = self.all_tips(Some("refs/remotes/"))?.commits;
-        if tips.is_empty() {
-            return Ok(found);
-        }
         found.commits = git(&tips, most)?;
         if found.commits.is_empty() {
             return Ok(found);

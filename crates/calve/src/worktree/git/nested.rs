@@ -72,6 +72,11 @@ impl Loss {
     ) -> Self {
         for path in repositories {
             let git_dir = root.join(path);
+            if git_dir.is_symlink() && git_dir.is_dir() {
+                // The repository is elsewhere, and stays.
+                self.add_work_of((root, made), path);
+                continue;
+            }
             if git_dir.is_file() {
                 self.add_commits_of_linked(&git_dir);
                 self.add_work_of((root, made), path);
@@ -88,7 +93,8 @@ impl Loss {
                 is_submodule: false,
             };
             self.add_beside_commits(root, &held);
-            let unheld = held.repository.unheld_but_by(held.in_project.as_ref(), COMMITS_MOST);
+            let other = held.in_project.as_ref();
+            let unheld = held.repository.unheld_but_by(other, Some(root), COMMITS_MOST);
             self.push_nested(held, unheld);
             self.add_work_of((root, made), path);
         }

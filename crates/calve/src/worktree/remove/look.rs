@@ -208,10 +208,11 @@ impl Steps {
 #[derive(Debug, Default)]
 pub(in crate::worktree) struct Nested {
     /// The repositories of git: a path from the root to a folder `.git`, or to a repository without a
-    /// working tree. Also to a file `.git` that leads to a repository elsewhere. That of the tree
-    /// itself is none: git lists the work in submodules.
+    /// working tree. Also to a file or link `.git` that leads to a repository elsewhere. That of the
+    /// tree itself is none: git lists the work in submodules.
     pub(in crate::worktree) repositories: Vec<PathBuf>,
-    /// Repositories of other tools than git, such as `.hg` and `.jj`. In the root, too.
+    /// Repositories of other tools than git, such as `.hg` and `.jj`. In the root, too. And files and
+    /// links `.git` that lead nowhere, perhaps just now: what git would list there, nobody knows.
     pub(in crate::worktree) foreign: Vec<PathBuf>,
     /// Stores of calve, and folders that are remotes of calve.
     pub(in crate::worktree) stores: Vec<PathBuf>,
@@ -258,11 +259,14 @@ pub(in crate::worktree) fn nested_in(root: &Path) -> Nested {
             entries.iter().any(|(name, is)| name == wanted && *is == kind)
         };
         let is_gits = folder.file_name().is_some_and(|name| name == GIT);
-        let (has_head, has_refs) =
-            (has("HEAD", FileType::RegularFile), has("refs", FileType::Directory));
+        // git takes links for these, too.
+        let has_folder =
+            |wanted: &str| has(wanted, FileType::Directory) || has(wanted, FileType::Symlink);
+        let has_head = has("HEAD", FileType::RegularFile) || has("HEAD", FileType::Symlink);
+        let has_refs = has_folder("refs");
         // Of a damaged repository git itself says that it cannot answer.
         let is_repository = has_head && has_refs || is_gits && (has_head || has_refs);
-        if is_repository && has(OBJECTS, FileType::Directory) {
+        if is_repository && has_folder(OBJECTS) {
             found.stores.extend(has_store(folder.join(IN_GIT)));
             found.repositories.push(folder);
             continue;
@@ -277,7 +281,8 @@ pub(in crate::worktree) fn nested_in(root: &Path) -> Nested {
         }
         if folder.file_name().is_some_and(is_foreign_repository) && !entries.is_empty() {
             // calve's own file hides the `.jj` of a project.
-            if folder.file_name() != Some(OsStr::new(JJ)) || has("repo", FileType::Directory) {
+            let has_repo = has_folder("repo") || has("repo", FileType::RegularFile);
+            if folder.file_name() != Some(OsStr::new(JJ)) || has_repo {
                 found.foreign.push(folder);
                 continue;
             }
@@ -285,10 +290,12 @@ pub(in crate::worktree) fn nested_in(root: &Path) -> Nested {
         let files = entries.iter().filter(|(_, is)| *is == FileType::RegularFile);
         let files = files.filter(|(name, _)| name != GIT && is_foreign_repository(name));
         found.foreign.extend(files.map(|(name, _)| folder.join(name)));
-        if !is_root && has(GIT, FileType::RegularFile) {
+        if !is_root && (has(GIT, FileType::RegularFile) || has(GIT, FileType::Symlink)) {
             let own = own.get_or_insert_with(|| own_folders(root));
-            if is_linked(&root.join(&folder), own) {
-                found.repositories.push(folder.join(GIT));
+            match led_from(&root.join(&folder), own) {
+                Led::Elsewhere => found.repositories.push(folder.join(GIT)),
+                Led::Nowhere => found.foreign.push(folder.join(GIT)),
+                Led::Home => {}
             }
         }
         for (name, kind) in &entries {
@@ -312,25 +319,45 @@ fn own_folders(root: &Path) -> OwnFolders {
     OwnFolders { root: without_links(root), common: common.as_deref().and_then(without_links) }
 }
 
-/// Whether the file `.git` of the working tree at `tree` makes it a working tree of a repository
-/// other than the tree's own and those of its submodules. A file that leads nowhere is a file like
-/// others, and so is one in a copy of another worktree.
-fn is_linked(tree: &Path, own: &OwnFolders) -> bool {
-    let Ok(folder) = git::leads_to(tree).and_then(std::fs::canonicalize) else { return false };
+/// Where a file or a link `.git` leads to.
+enum Led {
+    /// To the tree's own repository, to one of its submodules, or to the registration of another
+    /// tree, of which this one is a copy. Or it is a file like others.
+    Home,
+    /// To a repository other than these.
+    Elsewhere,
+    /// Nothing is there, or it cannot be opened.
+    Nowhere,
+}
+
+/// Where the `.git` of the working tree at `tree` leads to, which is no folder.
+fn led_from(tree: &Path, own: &OwnFolders) -> Led {
+    let git = git::git_of(tree);
+    if git.is_symlink() && !git.is_file() {
+        return if git.is_dir() { Led::Elsewhere } else { Led::Nowhere };
+    }
+    let folder = match git::leads_to(tree) {
+        Ok(path) => std::fs::canonicalize(path),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => return Led::Home,
+        Err(error) => Err(error),
+    };
+    let Ok(folder) = folder else { return Led::Nowhere };
     let is_in = |own: &Option<PathBuf>| own.as_ref().is_some_and(|own| folder.starts_with(own));
     if is_in(&own.common) {
-        return false;
+        return Led::Home;
     }
     let is_in_root = is_in(&own.root);
     let registration = Registration::read(folder).ok().flatten();
-    if is_in_root {
+    let is_home = if is_in_root {
         // That repository is one of those inside, and so are its submodules.
-        return registration.is_some_and(|it| it.is_of(tree));
-    }
-    let of_another = |it: Registration| {
-        !it.is_of(tree) && it.git_file.is_some_and(|file| std::fs::symlink_metadata(file).is_ok())
+        !registration.is_some_and(|it| it.is_of(tree))
+    } else {
+        registration.is_some_and(|it| {
+            let is_there = |file: PathBuf| std::fs::symlink_metadata(file).is_ok();
+            !it.is_of(tree) && it.git_file.is_some_and(is_there)
+        })
     };
-    !registration.is_some_and(of_another)
+    if is_home { Led::Home } else { Led::Elsewhere }
 }
 
 #[cfg(test)]

@@ -68,7 +68,7 @@ fn changed_repositories(trees: &Trees<'_>, moves: &Moves) -> BTreeSet<PathBuf> {
 }
 
 fn would_lose_commits(git_dir: &Path) -> bool {
-    let held = Repository::of_module(git_dir).unheld_but_by(None, 1);
+    let held = Repository::of_module(git_dir).unheld_but_by(None, None, 1);
     let elsewhere = git::worktrees_outside(git_dir, git_dir, None);
     !(held.is_ok_and(|unheld| unheld.commits.is_empty())
         && elsewhere.is_ok_and(|trees| trees.is_empty()))
