@@ -463,6 +463,7 @@ const APART: &[(&str, &str, &str)] = &[
     ("filesystems.md", "~ $ calve volume", "it needs root: the tests of volumes do it"),
     ("filesystems.md", "docker", "it needs docker"),
     ("linker.md", "$ cargo run", "it builds an example of the library"),
+    ("linker.md", "cargo build", "it fetches 206 packages and measures"),
     ("fleet.md", "export AWS_", "it needs a bucket: `scripts/cloud` has one"),
     (
         "fleet.md",
