@@ -14,7 +14,7 @@ use rustix::fs;
 use super::registration::{COMMONDIR, GITDIR, Registration, absolute, leads_to};
 use super::repository::head_commit;
 use super::run::{Failure, Git, Output};
-use super::work::{records, whole};
+use super::work::records;
 use super::{PATH_MOST_BYTES, git_of};
 use crate::error::{Error, ErrorKind, Operation};
 use crate::store::files::{path_from, read_plain};
@@ -172,9 +172,9 @@ impl Tree {
         if let Some(special) = git_index::special_in(&self.git_dir, edited) {
             return Ok(special);
         }
-        let output = self.git().args(["ls-files", "-z", "-v", "--stage"]).whole().run()?;
+        let output = self.git().args(["ls-files", "-z", "-v", "--stage"]).list()?;
         let mut special = SpecialPaths::default();
-        for record in records(&whole(output)?) {
+        for record in records(&output) {
             // A letter, the mode, the id and the stage, and a tab before the path.
             let tab = record.iter().position(|byte| *byte == b'\t').unwrap_or(record.len());
             let (about, path) = record.split_at(tab);
@@ -207,13 +207,9 @@ impl Tree {
             let lines: Vec<&[u8]> =
                 asked.iter().map(|(path, _)| path.as_os_str().as_encoded_bytes()).collect();
             let question = [lines.join(&b'\n'), b"\n".to_vec()].concat();
-            let output = self
-                .git()
-                .args(["hash-object", "--stdin-paths"])
-                .with_input(question)
-                .whole()
-                .run()?;
-            let answer = String::from_utf8_lossy(&whole(output)?).into_owned();
+            let output =
+                self.git().args(["hash-object", "--stdin-paths"]).with_input(question).list()?;
+            let answer = String::from_utf8_lossy(&output).into_owned();
             let mut ids = answer.lines();
             other.extend(asked.into_iter().filter(|(_, id)| ids.next() != Some(id)));
         }

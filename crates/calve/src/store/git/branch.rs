@@ -7,7 +7,7 @@
 use super::held::committed;
 use super::repository::{branch_at, first_entry};
 use super::run::Git;
-use super::work::{records, whole};
+use super::work::records;
 use super::{Failure, Repository, branch_ref, line};
 
 /// git's words if a working tree uses the branch that it would fetch into.
@@ -96,12 +96,10 @@ impl Repository {
 
     /// The messages of the branch's reflog.
     fn reflog_of_branch(&self, name: &str) -> Result<String, Failure> {
-        let reflog = self
-            .git()
+        self.git()
             .args(["log", "-g", "--no-show-signature", "--format=%gs", &branch_ref(name), "--"])
             .whole()
-            .run()?;
-        Ok(line(&reflog.bytes))
+            .line()
     }
 
     /// How the branch at `commit` was merged into one of [`Repository::mainlines`].
@@ -131,8 +129,8 @@ impl Repository {
             .map(|commit| Mainline { name: name.clone(), commit })
             .collect();
         let format = "--format=%(objectname) %(symref:lstrip=2)";
-        let remotes = self.git().args(["for-each-ref", format, "refs/remotes/*/HEAD"]).run()?;
-        for remote in line(&remotes.bytes).lines() {
+        let remotes = self.git().args(["for-each-ref", format, "refs/remotes/*/HEAD"]).line()?;
+        for remote in remotes.lines() {
             let Some((commit, name)) = remote.split_once(' ') else { continue };
             if found.iter().all(|other| other.commit != commit) {
                 found.push(Mainline { name: name.to_owned(), commit: commit.to_owned() });
@@ -165,11 +163,10 @@ impl Repository {
     fn squashed_into(&self, commit: &str, other: &str) -> Result<Squashed, Failure> {
         let tree = |commit: &str| -> Result<String, Failure> {
             let tree = format!("{commit}^{{tree}}");
-            Ok(line(&self.git().args(["rev-parse", "-q", "--verify", &tree]).run()?.bytes))
+            self.git().args(["rev-parse", "-q", "--verify", &tree]).line()
         };
         // It ends with 1 if they have nothing in common.
-        let base = self.git().args(["merge-base", other, commit]).may_end_with(1).run()?;
-        let base = line(&base.bytes);
+        let base = self.git().args(["merge-base", other, commit]).may_end_with(1).line()?;
         let (is, there) = (tree(commit)?, tree(other)?);
         // A branch that changes nothing has nothing that could have been merged.
         if base.is_empty() || tree(&base)? == is {
@@ -211,7 +208,7 @@ impl Repository {
     /// the other side does not have the change.
     fn without_merge_drivers(&self) -> Result<Git, Failure> {
         let asked = ["config", "-z", "--name-only", "--get-regexp", r"^merge\..*\.driver$"];
-        let set = whole(self.git().args(asked).whole().may_end_with(1).run()?)?;
+        let set = self.git().args(asked).may_end_with(1).list()?;
         let names = records(&set).map(String::from_utf8_lossy);
         let names = names.chain(["merge.union.driver".into()]);
         Ok(names.fold(self.git(), |git, name| git.args(["-c", &format!("{name}=false")])))
@@ -220,14 +217,13 @@ impl Repository {
     /// Whether `other` has, for each commit that only `commit` has, one with the same change, byte
     /// for byte. `git cherry` takes changes for the same that differ in white space alone.
     fn has_changes_of(&self, other: &str, commit: &str) -> Result<bool, Failure> {
-        let marks = self.git().args(["cherry", other, commit]).whole().run()?;
-        let marks = line(&marks.bytes);
+        let marks = self.git().args(["cherry", other, commit]).whole().line()?;
         if marks.is_empty() || !marks.lines().all(|mark| mark.starts_with('-')) {
             return Ok(false);
         }
         let alike = ["rev-list", "--no-merges", "--left-only", "--cherry-mark"];
         let range = format!("{other}...{commit}");
-        let theirs = whole(self.git().args(alike).args([&range, "--"]).whole().run()?)?;
+        let theirs = self.git().args(alike).args([&range, "--"]).list()?;
         let theirs = line(&theirs);
         let theirs = theirs.lines().filter_map(|mark| mark.strip_prefix('='));
         let ours = marks.lines().filter_map(|mark| mark.strip_prefix("- "));
@@ -271,8 +267,8 @@ impl Repository {
     /// # Errors
     /// git could not be asked.
     pub(crate) fn checked_out(&self) -> Result<Vec<String>, Failure> {
-        let output = self.git().args(["worktree", "list", "--porcelain"]).whole().run()?;
-        let text = String::from_utf8_lossy(&whole(output)?).into_owned();
+        let output = self.git().args(["worktree", "list", "--porcelain"]).list()?;
+        let text = String::from_utf8_lossy(&output).into_owned();
         Ok(text
             .lines()
             .filter_map(|it| Some(it.strip_prefix("branch refs/heads/")?.into()))

@@ -9,7 +9,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::work::{records, whole};
+use super::work::records;
 use super::{Failure, Git, Repository};
 
 /// Settings for the copy of the index: it is one file with every entry, and of no use to the
@@ -74,7 +74,7 @@ impl Checkout<'_> {
     }
 
     fn paths(&self, asked: &[&str]) -> Result<Vec<Vec<u8>>, Failure> {
-        let output = whole(self.git().args(asked).whole().run()?)?;
+        let output = self.git().args(asked).list()?;
         // A repository is listed with a slash.
         let plain = |path: &[u8]| path.strip_suffix(b"/").unwrap_or(path).to_vec();
         Ok(records(&output).map(plain).collect())
@@ -99,14 +99,9 @@ impl Checkout<'_> {
         paths: impl Iterator<Item = &'p [u8]>,
     ) -> Result<(), Failure> {
         // git writes the files that the index does not have.
-        let mut list = Vec::new();
-        for path in paths {
-            list.extend_from_slice(path);
-            list.push(0);
-        }
         self.git()
             .args(["update-index", "-z", "--force-remove", "--stdin"])
-            .with_input(list)
+            .with_paths(paths)
             .run()?;
         let tree = self.tree();
         self.set(Git::new(&tree))

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use super::Failure;
 use super::checkout::Checkout;
-use super::work::{records, whole};
+use super::work::records;
 
 /// The attributes by which git converts a file, in the order of [`AttributeValues`].
 const NAMES: [&str; 6] = ["text", "crlf", "eol", "ident", "working-tree-encoding", "filter"];
@@ -76,7 +76,7 @@ impl Checkout<'_> {
     /// The sizes of these files of the commit, as they are stored. No object is looked at that the
     /// project does not need: a partial clone would fetch it.
     fn sizes<'p>(&self, same: &[(&'p [u8], u64)]) -> Result<HashMap<&'p [u8], u64>, Failure> {
-        let output = whole(self.git().args(["ls-files", "-s", "-z"]).whole().run()?)?;
+        let output = self.git().args(["ls-files", "-s", "-z"]).list()?;
         // MODE, id, stage, a tab, and the path.
         let id = |record: &'_ [u8]| {
             let at = memchr::memchr(b'\t', record)?;
@@ -93,7 +93,7 @@ impl Checkout<'_> {
             }
         }
         let git = self.git().args(["cat-file", "--batch-check=%(objectsize)"]);
-        let output = whole(git.with_input(list).whole().run()?)?;
+        let output = git.with_input(list).list()?;
         let sizes = output.split(|byte| *byte == b'\n');
         let size = |(path, size): (&'p [u8], &[u8])| {
             Some((path, std::str::from_utf8(size).ok()?.parse().ok()?))
@@ -104,7 +104,7 @@ impl Checkout<'_> {
     fn settings(&self) -> Result<Settings, Failure> {
         let asked = ["config", "-z", "--get-regexp", r"^core\.(autocrlf|eol|attributesfile)$"];
         // git ends with 1 if there is none.
-        let output = whole(self.git().args(asked).may_end_with(1).run()?)?;
+        let output = self.git().args(asked).may_end_with(1).list()?;
         let mut settings = Settings::default();
         let mut is_input = false;
         for record in records(&output) {
@@ -131,17 +131,11 @@ impl Checkout<'_> {
         in_commit: bool,
         paths: impl Iterator<Item = &'p [u8]>,
     ) -> Result<HashMap<Vec<u8>, AttributeValues>, Failure> {
-        let mut list = Vec::new();
-        for path in paths {
-            list.extend_from_slice(path);
-            list.push(0);
-        }
         let git = match in_commit {
             true => self.git().args(["check-attr", "--cached"]),
             false => self.repository.git().arg("check-attr"),
         };
-        let git = git.args(["--stdin", "-z"]).args(NAMES).with_input(list).whole();
-        let output = whole(git.run()?)?;
+        let output = git.args(["--stdin", "-z"]).args(NAMES).with_paths(paths).list()?;
         let mut found: HashMap<Vec<u8>, AttributeValues> = HashMap::new();
         let mut fields = output.split(|byte| *byte == 0);
         while let (Some(path), Some(name), Some(value)) =

@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs;
 
+use super::PATH_MOST_BYTES;
 use super::ask::{identity, is_absent};
 use super::registration::Registration;
 use super::repository::Repository;
 use super::run::{Failure, Git, LIST_MOST_BYTES, Output};
-use super::work::{patches_in, whole};
-use super::{PATH_MOST_BYTES, line};
+use super::work::patches_in;
+use crate::error::IfThere as _;
 use crate::store::files::{listed_at, path_from, read_plain};
 use crate::tree::staging::write_whole;
 
@@ -190,11 +191,7 @@ impl Repository {
             .args(["bisect", "rewritten", "worktree"].map(|own| format!("--exclude=refs/{own}/*")))
             .args(but.map(|reference| format!("--exclude={reference}")))
             .arg("--glob=refs/*");
-        let git = match objects {
-            Some(objects) => git.with_objects_of(objects),
-            None => git,
-        };
-        let output = git.run()?;
+        let output = git.with_objects_of(objects).run()?;
         let commits = String::from_utf8_lossy(&output.bytes);
         Ok(commits.lines().filter_map(Commit::parse).collect())
     }
@@ -205,7 +202,7 @@ impl Repository {
     /// git could not be asked.
     pub(crate) fn references(&self) -> Result<BTreeSet<Vec<u8>>, Failure> {
         let format = "--format=%(objectname) %(refname)";
-        let output = whole(self.git().args(["for-each-ref", format]).whole().run()?)?;
+        let output = self.git().args(["for-each-ref", format]).list()?;
         Ok(output.split(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect())
     }
 
@@ -288,7 +285,7 @@ impl Repository {
             let git = || Git::new(git_dir).in_tree(git_dir, git_dir);
             for name in ["HEAD", "ORIG_HEAD"] {
                 let asked = git().args(["rev-parse", "-q", "--verify", name]).may_end_with(1);
-                left.push(line(&asked.run()?.bytes));
+                left.push(asked.line()?);
             }
             if left.last_chunk().is_some_and(|[head, _]: &[String; 2]| !head.is_empty()) {
                 let asked = git().args(["log", "-g", "--no-show-signature", "--format=%H", "HEAD"]);
@@ -328,11 +325,8 @@ impl Repository {
             .args(OWN.map(|own| format!("--exclude={own}/*")))
             .arg("--glob=refs/*")
             .args(copy.map(|_| "--reflog"));
-        let git = match copy {
-            Some(copy) => git.with_objects_of(&copy.common.join("objects")),
-            None => git,
-        };
-        let output = whole(git.whole().run()?)?;
+        let objects = copy.map(|copy| copy.common.join("objects"));
+        let output = git.with_objects_of(objects.as_deref()).list()?;
         let listed = String::from_utf8_lossy(&output).into_owned();
         let ids = listed.lines().filter_map(|line| line.split(' ').next());
         let parents: HashSet<&str> =
@@ -448,9 +442,9 @@ impl Repository {
                 .run();
             match made {
                 Err(Failure::Refused(words)) if words.contains("already exists") => {
-                    let there =
-                        self.git().args(["rev-parse", "-q", "--verify", &reference]).run()?;
-                    if line(&there.bytes) == commit {
+                    if self.git().args(["rev-parse", "-q", "--verify", &reference]).line()?
+                        == commit
+                    {
                         return Ok(reference);
                     }
                     number += 1;
@@ -489,12 +483,11 @@ pub(super) fn committed(
     parents: &[impl AsRef<str>],
     tree: &str,
 ) -> Result<String, Failure> {
-    let git = git
-        .args(["-c", "user.name=calve", "-c", "user.email=calve@localhost"])
+    git.args(["-c", "user.name=calve", "-c", "user.email=calve@localhost"])
         .args(["commit-tree", "-m", words])
         .args(parents.iter().flat_map(|parent| ["-p", parent.as_ref()]))
-        .arg(tree);
-    Ok(line(&git.run()?.bytes))
+        .arg(tree)
+        .line()
 }
 
 /// What only git's folder of a working tree has when the tree is gone.
@@ -519,7 +512,7 @@ pub(crate) fn staged_in(git_dir: &Path, copy: &Path) -> Result<StagedWork, Failu
     if identity(&index).map_err(Failure::NotRun)?.is_none() {
         return Ok(staged);
     }
-    let conflicts = whole(git().args(["ls-files", "--unmerged", "-z"]).whole().run()?)?;
+    let conflicts = git().args(["ls-files", "--unmerged", "-z"]).list()?;
     let paths = conflicts.split(|byte| *byte == 0).filter_map(|record| {
         let at = record.iter().position(|byte| *byte == b'\t')?;
         Some(path_from(&record[at + 1..]))
@@ -538,7 +531,7 @@ pub(crate) fn staged_in(git_dir: &Path, copy: &Path) -> Result<StagedWork, Failu
     let copied =
         || std::io::copy(&mut std::fs::File::open(&index)?, &mut std::fs::File::create_new(copy)?);
     copied().map_err(Failure::NotRun)?;
-    let tree = line(&git().with_index(copy).arg("write-tree").run()?.bytes);
+    let tree = git().with_index(copy).arg("write-tree").line()?;
     std::fs::remove_file(copy).map_err(Failure::NotRun)?;
     let words = "what was staged in a worktree whose folder was gone";
     let parents = if has_head { &["HEAD"][..] } else { &[] };

@@ -505,10 +505,8 @@ impl Repository {
                 .args(["--no-commit-header", "--format=%H %s", "--stdin", "--not"])
                 .args(&remotes)
                 .with_input((lines.join("\n") + "\n").into_bytes());
-            let git = match other {
-                Some(other) => git.with_objects_of(&other.common.join("objects")),
-                None => git,
-            };
+            let objects = other.map(|other| other.common.join("objects"));
+            let git = git.with_objects_of(objects.as_deref());
             let output = git.run()?;
             let commits = String::from_utf8_lossy(&output.bytes);
             Ok::<Vec<Commit>, Failure>(commits.lines().filter_map(Commit::parse).collect())

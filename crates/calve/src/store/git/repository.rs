@@ -14,7 +14,7 @@ use super::registration::{
     registrations, wait_for_next_step,
 };
 use super::run::{Failure, Git};
-use super::work::{records, whole};
+use super::work::records;
 use super::{PATH_MOST_BYTES, branch_ref, git_of, line};
 use crate::store::files::{path_from, read_plain};
 
@@ -151,7 +151,7 @@ pub(crate) fn other_settings(root: &Path, copy: &Path) -> Result<Vec<String>, Fa
 /// # Errors
 /// git could not be asked.
 pub(crate) fn settings_in(tree: &Tree) -> Result<Vec<u8>, Failure> {
-    super::work::whole(tree.git().args(["config", "--list", "--includes", "-z"]).whole().run()?)
+    tree.git().args(["config", "--list", "--includes", "-z"]).list()
 }
 
 /// Whether another working tree of the same repository may have other settings than these.
@@ -397,7 +397,7 @@ impl Repository {
             return Ok(found);
         }
         let default = self.git().args(["config", "--get", "checkout.defaultRemote"]);
-        let default = format!("refs/remotes/{}/", line(&default.may_end_with(1).run()?.bytes));
+        let default = format!("refs/remotes/{}/", default.may_end_with(1).line()?);
         let preferred = found.iter().find(|it| it.starts_with(&default)).cloned();
         Ok(preferred.map_or(found, |it| vec![it]))
     }
@@ -571,11 +571,7 @@ impl Repository {
         }
         let range = format!("{commit}...{of}");
         let git = self.git().args(["rev-list", "--left-right", "--count", &range, "--"]);
-        let git = match objects {
-            Some(objects) => git.with_objects_of(objects),
-            None => git,
-        };
-        let counts = line(&git.run()?.bytes);
+        let counts = git.with_objects_of(objects).line()?;
         let mut counts = counts.split_whitespace().map(str::parse);
         match (counts.next(), counts.next()) {
             (Some(Ok(ahead)), Some(Ok(behind))) => Ok((ahead, behind)),
@@ -618,7 +614,7 @@ impl Repository {
         let head = format!("worktrees/{}/HEAD", registration.id().to_string_lossy());
         let git = || self.git().with_index(&index);
         git().args(["read-tree", &head]).run()?;
-        let marked = whole(self.git().args(["ls-files", "-v", "-z"]).whole().run()?)?;
+        let marked = self.git().args(["ls-files", "-v", "-z"]).list()?;
         let of = |is: fn(u8) -> bool| {
             let of_it = move |record: &&[u8]| record.first().is_some_and(|tag| is(*tag));
             records(&marked).filter(of_it).filter_map(|record| record.get(2..))
@@ -631,12 +627,11 @@ impl Repository {
         if lacking.is_empty() && unchanged.is_empty() {
             return Ok(());
         }
-        let there = whole(git().args(["ls-files", "-z"]).whole().run()?)?;
+        let there = git().args(["ls-files", "-z"]).list()?;
         let there: HashSet<&[u8]> = records(&there).collect();
         for (flag, mut paths) in [("--skip-worktree", lacking), ("--assume-unchanged", unchanged)] {
             paths.retain(|path| there.contains(path));
-            let input = paths.iter().flat_map(|path| [path, &b"\0"[..]].concat()).collect();
-            git().args(["update-index", flag, "-z", "--stdin"]).with_input(input).run()?;
+            git().args(["update-index", flag, "-z", "--stdin"]).with_paths(paths).run()?;
         }
         Ok(())
     }

@@ -14,6 +14,8 @@ use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::line;
+use super::work::records;
 use crate::store::stopping::{STOPPED_MOST, is_stopping};
 
 /// calve keeps at most this much of git's output.
@@ -234,9 +236,9 @@ impl Git {
         self
     }
 
-    /// Lets git also see the objects of another repository.
-    pub(crate) fn with_objects_of(mut self, objects: &Path) -> Self {
-        self.command.env("GIT_ALTERNATE_OBJECT_DIRECTORIES", objects);
+    /// Lets git also see the objects of another repository, if one is given.
+    pub(crate) fn with_objects_of(mut self, objects: Option<&Path>) -> Self {
+        self.command.envs(objects.map(|it| ("GIT_ALTERNATE_OBJECT_DIRECTORIES", it)));
         self
     }
 
@@ -308,6 +310,12 @@ impl Git {
         self
     }
 
+    /// Paths that git reads, with a zero byte behind each.
+    pub(super) fn with_paths<P: AsRef<[u8]>>(self, paths: impl IntoIterator<Item = P>) -> Self {
+        let ends = |path: P| [path.as_ref(), b"\0"].concat();
+        self.with_input(paths.into_iter().flat_map(ends).collect())
+    }
+
     /// Keeps all of git's output: it is a list of paths, of which each is needed.
     pub(crate) fn whole(mut self) -> Self {
         self.most_bytes = LIST_MOST_BYTES;
@@ -318,6 +326,25 @@ impl Git {
     pub(crate) fn may_end_with(mut self, code: i32) -> Self {
         self.may_end_with = code;
         self
+    }
+
+    /// The whole list that git prints. A list that is longer than calve reads is refused.
+    pub(crate) fn list(self) -> Result<Vec<u8>, Failure> {
+        let output = self.whole().run()?;
+        match output.is_cut {
+            true => Err(Failure::Refused("git lists more paths than calve reads".to_owned())),
+            false => Ok(output.bytes),
+        }
+    }
+
+    /// The records of that list, which end in a zero byte each.
+    pub(super) fn paths<C: FromIterator<Vec<u8>>>(self) -> Result<C, Failure> {
+        Ok(records(&self.list()?).map(<[u8]>::to_owned).collect())
+    }
+
+    /// The one line that git prints.
+    pub(super) fn line(self) -> Result<String, Failure> {
+        Ok(line(&self.run()?.bytes))
     }
 
     /// Runs git and waits for it. If another git is in the way, this tries again for some seconds.

@@ -10,7 +10,8 @@ use rustix::fs;
 use super::PATH_MOST_BYTES;
 use super::ask::{Tree, identity, is_absent};
 use super::repository::Repository;
-use super::run::{self, Failure};
+use super::run::Failure;
+use crate::error::IfThere as _;
 use crate::store::files::{listed_at, path_from, read_plain};
 
 /// How many submodules calve asks for their work.
@@ -265,8 +266,8 @@ pub(super) fn parse_status(output: &[u8]) -> Work {
 /// # Errors
 /// git could not be asked. Before 2.36 it cannot answer.
 pub(crate) fn heads_in(repository: &Repository) -> Result<HashMap<PathBuf, Head>, Failure> {
-    let output = repository.git().args(["worktree", "list", "--porcelain", "-z"]).whole().run()?;
-    Ok(parse_heads(&whole(output)?))
+    let output = repository.git().args(["worktree", "list", "--porcelain", "-z"]).list()?;
+    Ok(parse_heads(&output))
 }
 
 /// Parses the output of `git worktree list --porcelain -z`: each fact of a worktree ends in a zero
@@ -300,10 +301,9 @@ pub(crate) fn not_tracked_in(tree: &Tree) -> Result<NotTracked, Failure> {
         .git()
         .args(["status", "--porcelain", "-z", "--no-renames", "--ignore-submodules=all"])
         .args(["--untracked-files=all", "--ignored=matching"])
-        .whole()
-        .run()?;
+        .list()?;
     let mut found = NotTracked::default();
-    for record in records(&whole(output)?) {
+    for record in records(&output) {
         if let Some(path) = record.strip_prefix(b"!! ") {
             found.ignored.push(path.to_owned());
         } else if let Some(path) = record.strip_prefix(b"?? ") {
@@ -318,8 +318,7 @@ pub(crate) fn not_tracked_in(tree: &Tree) -> Result<NotTracked, Failure> {
 /// # Errors
 /// git does not work with this tree.
 pub(crate) fn all_tracked(tree: &Tree) -> Result<Vec<Vec<u8>>, Failure> {
-    let output = tree.git().args(["ls-files", "-z"]).whole().run()?;
-    Ok(records(&whole(output)?).map(<[u8]>::to_owned).collect())
+    tree.git().args(["ls-files", "-z"]).paths()
 }
 
 /// The files in a working tree that git does not track, and that the patterns in `file`
@@ -332,13 +331,7 @@ pub(crate) fn not_tracked_but_matched(
     file: &Path,
 ) -> Result<Vec<Vec<u8>>, Failure> {
     let from = [OsStr::new("--exclude-from"), file.as_os_str()];
-    let output = repository
-        .git()
-        .args(["ls-files", "-z", "--others", "--ignored"])
-        .args(from)
-        .whole()
-        .run()?;
-    Ok(records(&whole(output)?).map(<[u8]>::to_owned).collect())
+    repository.git().args(["ls-files", "-z", "--others", "--ignored"]).args(from).paths()
 }
 
 /// Those of the `paths` that git ignores in a working tree. They need not exist there.
@@ -353,30 +346,15 @@ pub(crate) fn ignored_of(
     if paths.is_empty() {
         return Ok(HashSet::new());
     }
-    let mut input = Vec::new();
-    for path in paths {
-        input.extend_from_slice(path);
-        input.push(0);
-    }
-    let output = repository
+    repository
         .git()
         .args(["check-ignore", "-z", "--stdin"])
-        .with_input(input)
+        .with_paths(paths)
         // git ignores none of them.
         .may_end_with(1)
-        .whole()
-        .run()?;
-    Ok(records(&whole(output)?).map(<[u8]>::to_owned).collect())
+        .paths()
 }
 
 pub(super) fn records(output: &[u8]) -> impl Iterator<Item = &[u8]> {
     output.split(|byte| *byte == 0).filter(|record| !record.is_empty())
-}
-
-/// A list that must not be cut.
-pub(super) fn whole(output: run::Output) -> Result<Vec<u8>, Failure> {
-    match output.is_cut {
-        true => Err(Failure::Refused("git lists more paths than calve reads".to_owned())),
-        false => Ok(output.bytes),
-    }
 }
