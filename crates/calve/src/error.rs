@@ -296,6 +296,50 @@ impl<T, E: Into<io::Error>> Context<T> for Result<T, E> {
     }
 }
 
+/// Lets an error be no error: `read(path).if_there()?` for a file that need not exist.
+#[cfg(unix)]
+pub(crate) trait IfThere<T, E>: Sized {
+    /// `None` instead of an error that is harmless.
+    fn but_for(self, is_harmless: impl FnOnce(&E) -> bool) -> Result<Option<T>, E>;
+
+    /// `None` if nothing is there.
+    fn if_there(self) -> Result<Option<T>, E>;
+}
+
+#[cfg(unix)]
+impl<T, E: NotThere> IfThere<T, E> for Result<T, E> {
+    fn but_for(self, is_harmless: impl FnOnce(&E) -> bool) -> Result<Option<T>, E> {
+        match self {
+            Err(error) if is_harmless(&error) => Ok(None),
+            result => result.map(Some),
+        }
+    }
+
+    fn if_there(self) -> Result<Option<T>, E> {
+        self.but_for(E::is_not_there)
+    }
+}
+
+/// An error that may say that nothing is there.
+#[cfg(unix)]
+pub(crate) trait NotThere {
+    fn is_not_there(&self) -> bool;
+}
+
+#[cfg(unix)]
+impl NotThere for io::Error {
+    fn is_not_there(&self) -> bool {
+        self.kind() == io::ErrorKind::NotFound
+    }
+}
+
+#[cfg(unix)]
+impl NotThere for rustix::io::Errno {
+    fn is_not_there(&self) -> bool {
+        *self == Self::NOENT
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

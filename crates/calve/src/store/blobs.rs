@@ -59,6 +59,7 @@ use rustix::io::{Errno, pread, retry_on_intr};
 use super::id::BlobId;
 use super::layout::Layout;
 use super::paths::Roots;
+use crate::error::IfThere as _;
 use crate::reflink::copy::{Copier, TRIES};
 use crate::reflink::filesystem::{Filesystem, Filesystems};
 use crate::reflink::imp::{DIR_FLAGS, NEW_READABLE_FLAGS, SOURCE_FLAGS};
@@ -465,16 +466,12 @@ impl Blobs {
     pub(crate) fn is_sealed(&self, id: BlobId, size: u64) -> io::Result<bool> {
         #[cfg(calve_check)]
         let _ = self.look(id, size);
-        match fs::statat(&self.dir, path_of(id), AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => {
-                let meta = Meta::of(&stat);
-                Ok(meta.file_type() == fs::FileType::RegularFile
-                    && meta.size == size
-                    && meta.modified() == seal_of(id))
-            }
-            Err(Errno::NOENT) => Ok(false),
-            Err(errno) => Err(errno.into()),
-        }
+        let meta = Meta::at(&self.dir, path_of(id)).if_there()?;
+        Ok(meta.is_some_and(|meta| {
+            meta.file_type() == fs::FileType::RegularFile
+                && meta.size == size
+                && meta.modified() == seal_of(id)
+        }))
     }
 
     /// A mirror that may be served: sealed, or found to be good (and sealed) now.
@@ -854,14 +851,9 @@ impl Blobs {
         }
         let mut fans = std::collections::BTreeSet::new();
         for id in ids {
-            match self.open_mirror(*id) {
-                Ok(file) => {
-                    fs::fsync(file)?;
-                }
-                // Somebody packed it and dropped the mirror.
-                Err(Errno::NOENT) => continue,
-                Err(errno) => return Err(errno.into()),
-            }
+            // Somebody may have packed it and dropped the mirror.
+            let Some(file) = self.open_mirror(*id).if_there()? else { continue };
+            fs::fsync(file)?;
             fans.insert(path_of(*id).to_bytes()[..2].to_vec());
         }
         for fan in fans {
@@ -876,12 +868,8 @@ impl Blobs {
     /// flushes and seals it.
     pub(crate) fn seal(&self, ids: &[BlobId], flushed: (i64, u32)) -> io::Result<()> {
         for id in ids {
-            let file = match self.open_mirror(*id) {
-                Ok(file) => file,
-                // Somebody packed it and dropped the mirror.
-                Err(Errno::NOENT) => continue,
-                Err(errno) => return Err(errno.into()),
-            };
+            // Somebody may have packed it and dropped the mirror.
+            let Some(file) = self.open_mirror(*id).if_there()? else { continue };
             let (seconds, nanoseconds) = Meta::of_file(&file)?.changed;
             if (seconds, nanoseconds) < (flushed.0, flushed.1.into()) {
                 fs::futimens(&file, &timestamps(seal_of(*id)))?;

@@ -19,7 +19,7 @@ use super::layout::{Layout, is_pack_name};
 use super::pack::Pack;
 use super::stamps::StoreClock;
 use super::trash;
-use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::error::{Context as _, Error, ErrorKind, IfThere as _, Operation};
 use crate::reflink::filesystem::Filesystem;
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::Meta;
@@ -124,11 +124,8 @@ impl Contents<'_> {
             return Ok(false);
         }
         let path = self.layout.pack(name);
-        match std::fs::remove_file(&path) {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error).context(Operation::Remove, || path),
-        }
+        let removed = std::fs::remove_file(&path).if_there();
+        Ok(removed.context(Operation::Remove, || path)?.is_some())
     }
 
     /// Files in the packs' folder that the database does not have.

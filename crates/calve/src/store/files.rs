@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use rustix::path::Arg;
 
 use super::manifest::os;
-use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::error::{Context as _, Error, ErrorKind, IfThere as _, Operation};
 use crate::reflink::imp::{DIR_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::Meta;
 use crate::reflink::refusal::SystemCall;
@@ -128,11 +128,7 @@ pub(crate) fn make_folder(path: &Path) -> io::Result<()> {
 
 /// The entries of the folder at a path. Empty if there is no such folder.
 pub(crate) fn listed_at(path: &Path) -> io::Result<Vec<(OsString, fs::FileType)>> {
-    match fs::open(path, DIR_FLAGS, Mode::empty()) {
-        Ok(dir) => listed(dir),
-        Err(Errno::NOENT) => Ok(Vec::new()),
-        Err(errno) => Err(errno.into()),
-    }
+    fs::open(path, DIR_FLAGS, Mode::empty()).if_there()?.map_or(Ok(Vec::new()), listed)
 }
 
 /// Whether this process may write to the file or folder at `path`.

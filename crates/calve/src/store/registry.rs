@@ -64,7 +64,7 @@ use super::marker::{MarkPlace, Marker, maker_text};
 use super::ownership::{Believed, Owned, Role, must_be_believed_root};
 use super::paths::Relocation;
 use super::{home, trash, undo};
-use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::error::{Context as _, Error, ErrorKind, IfThere as _, Operation};
 use crate::reflink::filesystem::Filesystem;
 use crate::reflink::imp::DIR_FLAGS;
 use crate::tree::across::rename_entry;
@@ -854,11 +854,10 @@ impl<'a> Registry<'a> {
         let mut found = Vec::new();
         let layout = self.layout;
         for path in [layout.indexes(), layout.locks(), layout.all_keep_paths(), layout.trees()] {
-            let names = match trash::entries(&path, grace) {
-                // It is made for the first worktree that keeps all paths.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                names => names.context(Operation::Read, || &path)?,
-            };
+            // It is made for the first worktree that keeps all paths.
+            let names =
+                trash::entries(&path, grace).if_there().context(Operation::Read, || &path)?;
+            let Some(names) = names else { continue };
             found.push((path, names));
         }
         let (rows, dropped) = (self.catalog.worktrees()?, self.catalog.dropped()?);

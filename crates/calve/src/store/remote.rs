@@ -36,7 +36,8 @@ use super::files::read_plain;
 use super::id::{SnapshotId, is_token, token};
 use super::layout::GIT;
 use super::{Store, locks};
-use crate::error::{Error, ErrorKind, Operation};
+use crate::error::{Context as _, Error, ErrorKind, IfThere as _, Operation};
+use crate::macros::setters;
 use crate::report::Cancel;
 use crate::tree::pool;
 use crate::tree::running::Running;
@@ -665,10 +666,8 @@ impl Remote {
     /// The memory cannot be read. Without it the name could be set back.
     fn all_seen(&self, store: &Store, encoded: &str) -> Result<Vec<SeenName>, Error> {
         let path = store.layout().remote_name(&self.place.id, encoded);
-        let text = match read_plain(rustix::fs::CWD, &path, SEEN_MOST_BYTES) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            text => text.map_err(|error| Error::io(Operation::Read, &path, error))?,
-        };
+        let text = read_plain(rustix::fs::CWD, &path, SEEN_MOST_BYTES).if_there();
+        let Some(text) = text.context(Operation::Read, || &path)? else { return Ok(Vec::new()) };
         // A power cut may have left it empty.
         let lines = std::str::from_utf8(&text).map(str::lines);
         let all = lines.ok().and_then(|lines| lines.map(SeenName::parse).collect());

@@ -21,7 +21,7 @@ use super::git::alike::Untouched;
 use super::git::{DoomedBranch, KeptCommits, Loss};
 use super::scope::{ChangeScope, Judge};
 use super::{Worktree, shown};
-use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::error::{Context as _, Error, ErrorKind, IfThere as _, Operation};
 use crate::macros::setters;
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
@@ -901,10 +901,7 @@ fn has_all(base: &Manifest, root: &Path, path: &Path) -> io::Result<bool> {
             let stat = fs::statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW)?;
             Ok((dir, name, Meta::of(&stat).file_type()))
         };
-        let (dir, name, kind) = match look() {
-            Err(error) if at::is_gone(&error) => continue,
-            looked => looked?,
-        };
+        let Some((dir, name, kind)) = look().but_for(at::is_gone)? else { continue };
         if kind != FileType::Socket && !base.has(&path) {
             return Ok(false);
         }

@@ -20,8 +20,8 @@ use rustix::fs::{self, FileType, Mode};
 use rustix::io::Errno;
 
 use super::Worktree;
-use crate::error::{Error, ErrorKind, Operation};
-use crate::macros::named;
+use crate::error::{Error, ErrorKind, IfThere as _, Operation};
+use crate::macros::{named, setters};
 use crate::reflink::imp::{DIR_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::Meta;
 use crate::reflink::sys::{self, Place};
@@ -380,12 +380,11 @@ fn reshare(
 fn open_each(trees: Vec<ReshareTree>) -> Result<(Vec<ReshareTree>, Vec<OwnedFd>), Error> {
     let (mut paths, mut there, mut roots) = (HashSet::new(), Vec::new(), Vec::new());
     for tree in trees.into_iter().filter(|tree| paths.insert(tree.path.clone())) {
-        match fs::open(&tree.path, DIR_FLAGS, Mode::empty()) {
-            Ok(root) => roots.push(root),
-            // Somebody dropped it a moment ago.
-            Err(Errno::NOENT) => continue,
-            Err(errno) => return Err(Error::io(Operation::OpenDirectory, &tree.path, errno)),
-        }
+        // Somebody may have dropped it a moment ago.
+        let root = fs::open(&tree.path, DIR_FLAGS, Mode::empty()).if_there();
+        let root = root.map_err(|errno| Error::io(Operation::OpenDirectory, &tree.path, errno))?;
+        let Some(root) = root else { continue };
+        roots.push(root);
         there.push(tree);
     }
     Ok((there, roots))

@@ -8,15 +8,15 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs;
-use rustix::io::Errno;
 
-use super::super::at::{last, open_parent};
+use super::super::at::{is_gone, last, open_parent};
 use super::super::delta::{At, Counts, Delta, ROOT, compare};
 use super::super::manifest::{self, Manifest};
 use super::super::metadata::Maker;
 use super::super::object::{Entry, Time};
 use super::super::paths::local::Local;
 use super::whole::WholeFolders;
+use crate::error::IfThere as _;
 use crate::reflink::meta::Meta;
 use crate::reflink::rights;
 
@@ -471,20 +471,10 @@ impl Trees<'_> {
     /// Finds entries that are in the way and that the scan did not see.
     pub(crate) fn find_hidden(&self, root: &OwnedFd, moves: &mut Moves) -> io::Result<()> {
         let is_there = |path: &Path| -> io::Result<Option<bool>> {
-            let dir = match open_parent(root, path) {
-                Ok(dir) => dir,
-                Err(error) => {
-                    return match error.raw_os_error().map(Errno::from_raw_os_error) {
-                        Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
-                        _ => Err(error),
-                    };
-                }
-            };
-            match Meta::at(&dir, &last(path)?) {
-                Ok(meta) => Ok(Some(meta.file_type() == fs::FileType::Directory)),
-                Err(Errno::NOENT) => Ok(None),
-                Err(errno) => Err(errno.into()),
-            }
+            let dir = open_parent(root, path).but_for(is_gone)?;
+            let Some(dir) = dir else { return Ok(None) };
+            let there = Meta::at(&dir, &last(path)?).if_there()?;
+            Ok(there.map(|meta| meta.file_type() == fs::FileType::Directory))
         };
         let put = moves.put.keys().map(|path| (path, false));
         let wanted = put.chain(moves.directories.keys().map(|path| (path, true)));

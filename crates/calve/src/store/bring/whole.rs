@@ -17,7 +17,7 @@ use rustix::io::Errno;
 
 use super::plan::{Moves, Trees};
 use super::{Bring, Staged, Translated, look_at, set_in_place};
-use crate::error::{Context as _, Error, Operation};
+use crate::error::{Context as _, Error, IfThere as _, Operation};
 use crate::reflink::meta::{self, Meta};
 use crate::store::at::{is_gone, last, make_parents, open_at, open_parent, remove_at};
 use crate::store::files::listed;
@@ -180,11 +180,7 @@ impl Bring<'_> {
         let (parent, last) = open_parent(root, folder)
             .and_then(|parent| Ok((parent, last(folder)?)))
             .context(Operation::Put, failed)?;
-        let there = match fs::statat(&parent, &last, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => Some(Meta::of(&stat)),
-            Err(Errno::NOENT) => None,
-            Err(errno) => return Err(Error::io(Operation::Put, failed(), errno)),
-        };
+        let there = Meta::at(&parent, &last).if_there().context(Operation::Put, failed)?;
         if there.is_some_and(|it| it.file_type() != FileType::Directory) {
             return Err(self.in_the_way(folder, "something else is in its place by now"));
         }

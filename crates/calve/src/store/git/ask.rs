@@ -16,7 +16,7 @@ use super::repository::head_commit;
 use super::run::{Failure, Git, Output};
 use super::work::records;
 use super::{PATH_MOST_BYTES, git_of};
-use crate::error::{Error, ErrorKind, Operation};
+use crate::error::{Error, ErrorKind, IfThere as _, Operation};
 use crate::store::files::{path_from, read_plain};
 use crate::tree::git_index::{self, SpecialPaths};
 
@@ -58,11 +58,7 @@ pub fn git_under_way(root: &Path) -> Result<Vec<&'static str>, Error> {
 /// # Errors
 /// The path could not be looked at.
 pub(crate) fn identity(path: &Path) -> io::Result<Option<(u64, u64)>> {
-    match std::fs::metadata(path) {
-        Ok(found) => Ok(Some((found.dev(), found.ino()))),
-        Err(error) if is_absent(&error) => Ok(None),
-        Err(error) => Err(error),
-    }
+    Ok(std::fs::metadata(path).but_for(is_absent)?.map(|found| (found.dev(), found.ino())))
 }
 
 /// Whether an error says that nothing is at a path.
@@ -254,19 +250,13 @@ fn refused(root: &Path, why: &str) -> Failure {
 /// The `.git` file of the working tree to which a folder of a repository belongs, if the folder says
 /// it.
 fn leads_back(git_dir: &Path) -> io::Result<Option<PathBuf>> {
-    let read = |name: &str| match read_plain(fs::CWD, &git_dir.join(name), PATH_MOST_BYTES) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if is_absent(&error) => Ok(None),
-        Err(error) => Err(error),
-    };
+    let read =
+        |name: &str| read_plain(fs::CWD, &git_dir.join(name), PATH_MOST_BYTES).but_for(is_absent);
     if read(COMMONDIR)?.is_some() {
         return Ok(read(GITDIR)?.map(|text| absolute(git_dir, &text)));
     }
     // A submodule's repository.
-    let dir = match fs::open(git_dir, crate::reflink::imp::DIR_FLAGS, fs::Mode::empty()) {
-        Ok(dir) => dir,
-        Err(errno) if is_absent(&errno.into()) => return Ok(None),
-        Err(errno) => return Err(errno.into()),
-    };
+    let dir = fs::open(git_dir, crate::reflink::imp::DIR_FLAGS, fs::Mode::empty());
+    let Some(dir) = dir.but_for(|errno| is_absent(&(*errno).into()))? else { return Ok(None) };
     Ok(git_index::set_working_tree(&dir, c"config").map(|value| git_of(&git_dir.join(value))))
 }

@@ -109,11 +109,9 @@ impl Tips {
         let names = names.iter().filter_map(|(name, _)| name.to_str());
         let heads = names.filter(|name| name.ends_with("_HEAD") && !NOT_OWN.contains(name));
         for name in heads.chain(STATES) {
-            let text = match read_plain(fs::CWD, &git_dir.join(name), PATH_MOST_BYTES) {
-                Ok(text) => text,
-                Err(error) if is_absent(&error) => continue,
-                Err(error) => return Err(error),
-            };
+            let text =
+                read_plain(fs::CWD, &git_dir.join(name), PATH_MOST_BYTES).but_for(is_absent)?;
+            let Some(text) = text else { continue };
             // In the middle of a merge of several branches, each line is a commit.
             self.commits.extend(text.split(|byte| *byte == b'\n').filter_map(id_in));
         }
@@ -265,9 +263,9 @@ impl Repository {
     /// # Errors
     /// A file could not be read, or git could not be asked.
     pub(crate) fn left_by(git_dir: &Path, but: Option<&str>) -> Result<Vec<String>, Failure> {
-        let read = |name: &str| match read_plain(fs::CWD, &git_dir.join(name), LIST_MOST_BYTES) {
-            Err(error) if is_absent(&error) => Ok(Vec::new()),
-            text => text.map_err(Failure::NotRun),
+        let read = |name: &str| {
+            let text = read_plain(fs::CWD, &git_dir.join(name), LIST_MOST_BYTES).but_for(is_absent);
+            Ok(text.map_err(Failure::NotRun)?.unwrap_or_default())
         };
         let mut left = id_in(&read("ORIG_HEAD")?).into_iter().collect::<Vec<_>>();
         // Each line begins with two ids.
@@ -361,10 +359,8 @@ impl Repository {
         if has_tables(&self.common)? {
             return Ok(None);
         }
-        let packed = match read_plain(fs::CWD, &self.common.join("packed-refs"), LIST_MOST_BYTES) {
-            Err(error) if !is_absent(&error) => return Err(error),
-            packed => packed.unwrap_or_default(),
-        };
+        let packed = read_plain(fs::CWD, &self.common.join("packed-refs"), LIST_MOST_BYTES);
+        let packed = packed.but_for(is_absent)?.unwrap_or_default();
         let packed = String::from_utf8_lossy(&packed);
         let base = format!("refs/calve/dropped/{}", as_reference(name));
         let numbered = (2..).map(|number| format!("{base}-{number}"));

@@ -22,6 +22,7 @@ use super::ask::{Tree, identity};
 use super::registration::{COMMONDIR, absolute};
 use super::run::{Failure, Git};
 use super::{Commit, Registration, Repository};
+use crate::error::IfThere as _;
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::store::files::{bytes_of, listed_at, read_plain};
@@ -346,10 +347,8 @@ fn set_working_tree(repository: &Path, to: &Path) -> io::Result<()> {
 /// The file is unchanged.
 pub(crate) fn settle_alternates(repository: &Path, source: &Path) -> io::Result<()> {
     let path = repository.join("objects/info/alternates");
-    let text = match read_plain(fs::CWD, &path, CONFIG_MOST_BYTES) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        text => text?,
-    };
+    let text = read_plain(fs::CWD, &path, CONFIG_MOST_BYTES).if_there()?;
+    let Some(text) = text else { return Ok(()) };
     let mut made = Vec::with_capacity(text.len());
     for line in text.split_inclusive(|byte| *byte == b'\n') {
         let is_path = !line.starts_with(b"/") && !line.starts_with(b"#") && line != b"\n";

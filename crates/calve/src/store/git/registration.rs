@@ -8,12 +8,12 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs;
-use rustix::io::Errno;
 
 use super::ask::{identity, is_absent, is_same};
 use super::modules::{MODULES, repositories_in};
 use super::repository::read;
 use super::{PATH_MOST_BYTES, git_of};
+use crate::error::IfThere as _;
 use crate::reflink::imp::DIR_FLAGS;
 use crate::store::clock::older_than;
 use crate::store::files::{listed_at, path_from, read_plain};
@@ -179,10 +179,8 @@ impl Registration {
             Err(error) if is_absent(&error) => return Ok(None),
             Err(error) => return Err(error),
         }
-        let read = |name: &str| match read_plain(fs::CWD, &folder.join(name), PATH_MOST_BYTES) {
-            Ok(text) => Ok(Some(text)),
-            Err(error) if is_absent(&error) => Ok(None),
-            Err(error) => Err(error),
+        let read = |name: &str| {
+            read_plain(fs::CWD, &folder.join(name), PATH_MOST_BYTES).but_for(is_absent)
         };
         // A power cut may leave zeros.
         let git_file = read(GITDIR)?.filter(|text| text.iter().any(|byte| *byte != 0));
@@ -208,11 +206,8 @@ impl Registration {
     /// git's files could not be read.
     fn tree(&self) -> io::Result<Option<PathBuf>> {
         let Some(tree) = self.git_file.as_deref().and_then(Path::parent) else { return Ok(None) };
-        let tree = match std::fs::canonicalize(tree) {
-            Ok(tree) => tree,
-            Err(error) if is_absent(&error) => return Ok(None),
-            Err(error) => return Err(error),
-        };
+        let tree = std::fs::canonicalize(tree).but_for(is_absent)?;
+        let Some(tree) = tree else { return Ok(None) };
         let leads_back = match leads_to(&tree) {
             Ok(folder) => identity(&folder)?,
             Err(_) => None,
@@ -400,10 +395,7 @@ pub(super) fn wait_for_next_step(path: &Path) {
 }
 
 fn remove_at(folder: &Path, name: &OsStr) -> io::Result<()> {
-    let dir = match fs::open(folder, DIR_FLAGS, fs::Mode::empty()) {
-        Ok(dir) => dir,
-        Err(Errno::NOENT) => return Ok(()),
-        Err(errno) => return Err(errno.into()),
-    };
+    let dir = fs::open(folder, DIR_FLAGS, fs::Mode::empty()).if_there()?;
+    let Some(dir) = dir else { return Ok(()) };
     removal::remove(&dir, &CString::new(name.as_bytes())?)
 }

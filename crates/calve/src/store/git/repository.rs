@@ -16,6 +16,7 @@ use super::registration::{
 use super::run::{Failure, Git};
 use super::work::records;
 use super::{PATH_MOST_BYTES, branch_ref, git_of, line};
+use crate::error::IfThere as _;
 use crate::store::files::{path_from, read_plain};
 
 /// The repository that git finds at a project's root.
@@ -221,11 +222,9 @@ pub(crate) fn read(root: &Path) -> io::Result<Option<Repository>> {
         Err(error) if is_absent(&error) => return Ok(None),
         Err(error) => return Err(error),
     };
-    let common = match read_plain(fs::CWD, &git_dir.join(COMMONDIR), PATH_MOST_BYTES) {
-        Ok(text) => absolute(&git_dir, &text),
-        Err(error) if is_absent(&error) => git_dir.clone(),
-        Err(error) => return Err(error),
-    };
+    let common =
+        read_plain(fs::CWD, &git_dir.join(COMMONDIR), PATH_MOST_BYTES).but_for(is_absent)?;
+    let common = common.map_or_else(|| git_dir.clone(), |text| absolute(&git_dir, &text));
     Ok(Some(Repository { root: root.to_owned(), git_dir, common }))
 }
 
@@ -405,16 +404,12 @@ impl Repository {
     /// What says whether `HEAD` still leads to the same commit. `None` if only git can tell.
     pub(crate) fn head_mark(&self) -> Option<HeadMark> {
         let branch = branch_at(&self.git_dir)?;
-        let state = |path: PathBuf| match std::fs::symlink_metadata(path) {
-            Ok(it) => Ok(Some([
-                i64::try_from(it.ino()).unwrap_or(i64::MAX),
-                it.mtime(),
-                it.mtime_nsec(),
-                it.ctime(),
-                it.ctime_nsec(),
-            ])),
-            Err(error) if is_absent(&error) => Ok(None),
-            Err(error) => Err(error),
+        let state = |path: PathBuf| -> io::Result<_> {
+            let it = std::fs::symlink_metadata(path).but_for(is_absent)?;
+            Ok(it.map(|it| {
+                let number = i64::try_from(it.ino()).unwrap_or(i64::MAX);
+                [number, it.mtime(), it.mtime_nsec(), it.ctime(), it.ctime_nsec()]
+            }))
         };
         let (head, of_branch) = (self.git_dir.join("HEAD"), self.common.join(branch_ref(&branch)));
         // A branch may be another name of a branch.

@@ -198,11 +198,8 @@ pub(super) fn patches_in(git_dir: &Path) -> io::Result<Vec<PathBuf>> {
         return Ok(Vec::new());
     }
     let number = |text: &str| text.trim().parse::<u32>().ok();
-    let next = match read_plain(fs::CWD, &folder.join("next"), PATH_MOST_BYTES) {
-        Ok(text) => number(&String::from_utf8_lossy(&text)),
-        Err(error) if is_absent(&error) => None,
-        Err(error) => return Err(error),
-    };
+    let next = read_plain(fs::CWD, &folder.join("next"), PATH_MOST_BYTES).but_for(is_absent)?;
+    let next = next.and_then(|text| number(&String::from_utf8_lossy(&text)));
     let names = listed_at(&folder)?;
     let waits = |name: &str| number(name).is_some_and(|number| number >= next.unwrap_or(0));
     let waiting = names.iter().filter(|(name, _)| name.to_str().is_some_and(waits));

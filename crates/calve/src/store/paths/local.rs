@@ -9,14 +9,14 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
-use rustix::io::Errno;
 
 use super::record::{self, Digest};
 use super::spelling::{SPELLINGS_MOST, Spellings, counterpart};
 use super::{CONFIG, MOST_BYTES, PathKind, Relocation, in_environment};
+use crate::error::IfThere as _;
 use crate::reflink::imp::{DIR_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::Meta;
-use crate::store::at::open_at;
+use crate::store::at::{is_gone, open_at};
 use crate::store::files::{path_from, read_plain};
 use crate::store::git::modules::{Modules, may_be_of_module};
 use crate::store::git::{self, Failure};
@@ -187,15 +187,7 @@ impl Tree<'_> {
             let name = path.file_name().unwrap_or_default();
             Ok::<_, io::Error>(fs::openat(dir, name, SOURCE_FLAGS, Mode::empty())?)
         };
-        let file = match open() {
-            Ok(file) => file,
-            Err(error) => {
-                return match error.raw_os_error().map(Errno::from_raw_os_error) {
-                    Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO) => Ok(None),
-                    _ => Err(error),
-                };
-            }
-        };
+        let Some(file) = open().but_for(is_gone)? else { return Ok(None) };
         let meta = Meta::of_file(&file)?;
         if meta.file_type() != FileType::RegularFile || meta.size > most {
             return Ok(None);
@@ -211,15 +203,10 @@ impl Tree<'_> {
     pub(crate) fn is_environment(self, folder: &Path) -> io::Result<bool> {
         let look = || {
             let dir = open_at(self.root, folder)?;
-            Ok::<_, io::Error>(fs::statat(dir, CONFIG, AtFlags::SYMLINK_NOFOLLOW)?)
+            Ok::<_, io::Error>(Meta::at(dir, CONFIG)?)
         };
-        match look() {
-            Ok(stat) => Ok(Meta::of(&stat).file_type() == FileType::RegularFile),
-            Err(error) => match error.raw_os_error().map(Errno::from_raw_os_error) {
-                Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(false),
-                _ => Err(error),
-            },
-        }
+        let meta = look().but_for(is_gone)?;
+        Ok(meta.is_some_and(|meta| meta.file_type() == FileType::RegularFile))
     }
 
     /// Whether git tracks the file, or the file is in a repository further down.

@@ -47,7 +47,7 @@ use super::git_index::{self, KeptGitIndex};
 use super::tripwire::{self, About};
 use super::{Arrived, ArrivedIndex, Deletion, MOST, ReadyReport, ReadyTrees, Shelf, SnapshotTree};
 use super::{TreePlace, WaitingTree, Which};
-use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::error::{Context as _, Error, ErrorKind, IfThere as _, Operation};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::report::DestinationReport;
@@ -154,11 +154,9 @@ impl Shelf for Folders<'_> {
             let manifest = self.store.catalog().object(waiting.id);
             let manifest = manifest.and_then(|it| self.store.catalog().manifest(waiting.id, &it));
             let Ok(manifest) = manifest else { continue };
-            let about = match About::read(&dir) {
-                // Another version of calve made it. No start uses it.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                about => about.ok(),
-            };
+            // Another version of calve may have made it. No start uses it then.
+            let about = About::read(&dir).if_there();
+            let Some(about) = about.transpose().map(Result::ok) else { continue };
             let tree = about.and_then(|it| fs::openat(&dir, it.tree, flags, Mode::empty()).ok());
             let is_good = match (read_index(&dir, &manifest), tree) {
                 (Some(index), _) if index.boot != Boot::this() => true,

@@ -29,7 +29,7 @@ use super::super::layout;
 use super::super::marker::{MarkPlace, Marker};
 use super::super::trash::{self, remove_tree};
 use super::{Registry, Taken, is_gone, is_token, name_taken};
-use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::error::{Context as _, Error, ErrorKind, IfThere as _, Operation};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::tree::across::move_tree;
 use crate::tree::staging::{self, stage_name, write_whole};
@@ -479,10 +479,7 @@ fn put_registration(
 
 /// Renames something that may be gone already.
 fn discard(from: &Path, to: &Path) -> io::Result<()> {
-    match std::fs::rename(from, to) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        renamed => renamed,
-    }
+    std::fs::rename(from, to).if_there().map(drop)
 }
 
 /// Gives a tree that is beside its old path a stage's name, and returns that with the folder. If it

@@ -27,6 +27,7 @@ use super::super::at::{last, open_at, open_parent};
 use super::super::files::listed;
 use super::super::id::{is_token, token};
 use super::objects::{ListedObject, Objects, Source};
+use crate::error::IfThere as _;
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::{self, Meta};
 
@@ -163,11 +164,7 @@ fn list_folder(
         let Some(name) = name.to_str().filter(|name| is_shown(name) || wanted(name)) else {
             continue;
         };
-        let meta = match Meta::at(folder, name) {
-            Ok(meta) => meta,
-            Err(Errno::NOENT) => continue,
-            Err(errno) => return Err(errno.into()),
-        };
+        let Some(meta) = Meta::at(folder, name).if_there()? else { continue };
         let is_folder = meta.file_type() == fs::FileType::Directory;
         if is_folder && is_shown(name) {
             match fs::openat(folder, name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty()) {

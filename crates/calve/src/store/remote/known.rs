@@ -19,7 +19,7 @@ use super::super::files::{listed_at, read_plain};
 use super::super::locks;
 use super::name::{self, PublicKey};
 use super::{Remote, RemoteSettings, is_remote_id, must_be_in_no_tree};
-use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::error::{Context as _, Error, ErrorKind, IfThere as _, Operation};
 use crate::tree::staging::write_flushed;
 
 const FIRST_LINE: &str = "calve known remote 1\n";
@@ -177,11 +177,8 @@ impl KnownRemote {
     pub fn remove(store: &Store, name: &str) -> Result<bool, Error> {
         store.must_be_writable(Operation::Remove)?;
         let path = path_of(store, name)?;
-        match std::fs::remove_file(&path) {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error).context(Operation::Remove, || path),
-        }
+        let removed = std::fs::remove_file(&path).if_there();
+        Ok(removed.context(Operation::Remove, || path)?.is_some())
     }
 
     /// Opens it. It must be the remote that it was.

@@ -13,6 +13,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use super::rate::Limit;
+use crate::error::IfThere as _;
 
 /// The pauses before an operation that failed is tried again.
 const PAUSES: [Duration; 3] =
@@ -166,13 +167,14 @@ impl Patient {
 
     /// See [`Source::read`]. `None`: there is no such object.
     pub(crate) fn read(&self, key: &str, most: u64) -> io::Result<Option<Vec<u8>>> {
-        found(self.patiently(|| self.source().read(key, most)))
+        self.patiently(|| self.source().read(key, most))
+            .if_there()
             .inspect(|bytes| self.received(bytes.as_deref().unwrap_or_default()))
     }
 
     /// See [`Source::size`]. `None`: there is no such object.
     pub(crate) fn size(&self, key: &str) -> io::Result<Option<u64>> {
-        found(self.patiently(|| self.source().size(key)))
+        self.patiently(|| self.source().size(key)).if_there()
     }
 
     /// See [`Objects::create`]. If the answer to a first attempt was lost, the second one may say
@@ -211,14 +213,6 @@ impl Patient {
     pub(crate) fn remove(&self, key: &str) -> io::Result<()> {
         let objects = self.kept()?;
         self.patiently(|| objects.remove(key))
-    }
-}
-
-fn found<T>(result: io::Result<T>) -> io::Result<Option<T>> {
-    match result {
-        Ok(value) => Ok(Some(value)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
     }
 }
 

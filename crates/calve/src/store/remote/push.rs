@@ -44,7 +44,8 @@ use super::record::{
 };
 use super::underway::{Announced, FOLDER, PUSHER, PUSHING_MOST_BYTES, counts, pushed, pushing};
 use super::{Remote, found_key, pack_key, part_key, snapshot_key, steps};
-use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::error::{Context as _, Error, ErrorKind, IfThere as _, Operation};
+use crate::macros::setters;
 use crate::tree::pool::{self, lock};
 use crate::tree::running::Running;
 use crate::tree::staging::write_whole;
@@ -782,10 +783,8 @@ impl Push<'_> {
     /// and its size.
     fn send_found(&self) -> Result<Option<(BlobId, u64)>, Error> {
         let path = self.store.layout().found(self.id);
-        let mut bytes = match read_plain(CWD, &path, FOUND_MOST_BYTES) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            read => read.context(Operation::Read, || &path)?,
-        };
+        let there = read_plain(CWD, &path, FOUND_MOST_BYTES).if_there();
+        let Some(mut bytes) = there.context(Operation::Read, || &path)? else { return Ok(None) };
         if Found::decode(&bytes).is_none() {
             // As for a worktree of this store.
             bytes = self.store.snapshots().found(self.id, self.object)?.encode();

@@ -24,13 +24,13 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{self, FileType, Mode, OFlags};
 use rustix::io::{Errno, pread, retry_on_intr};
 
 use super::super::blobs::Intake;
 use super::super::manifest::os;
 use super::{Listed, Mentions, ScanNode, ScanWorker, Scanned, Scanner, Stat, Wanted, What};
-use crate::error::{Context as _, Error, Operation};
+use crate::error::{Context as _, Error, IfThere as _, Operation};
 use crate::reflink::imp::{DIR_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::Meta;
 use crate::report::{SkipReason, Skipped};
@@ -107,13 +107,8 @@ impl DatabaseLook {
     /// Whether the name still leads to the same file, and the file did not change. `has_ids`: the
     /// numbers of inodes are believed.
     fn is_same(&self, dir: &OwnedFd, has_ids: bool) -> io::Result<bool> {
-        let now = match fs::statat(dir, &self.name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => {
-                Some(Meta::of(&stat)).filter(|meta| meta.file_type() == FileType::RegularFile)
-            }
-            Err(Errno::NOENT) => None,
-            Err(errno) => return Err(errno.into()),
-        };
+        let now = Meta::at(dir, &self.name).if_there()?;
+        let now = now.filter(|meta| meta.file_type() == FileType::RegularFile);
         Ok(match (&self.file, now) {
             (Some((_, was)), Some(now)) => {
                 self.shows

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rustix::fs::FileType;
-use rustix::io::Errno;
 
 use super::super::layout::{self, Within};
 use super::super::manifest::{self, os};
@@ -17,7 +16,7 @@ use super::super::paths::living::{may_be_owned, owner_of};
 use super::files::entry_of;
 use super::found::{Inode, Listed, What};
 use super::{BATCH_FILES, IGNORE_FILE, ScanNode, ScanTask, ScanWorker, Scanner, UNKNOWN, Wanted};
-use crate::error::{Context as _, Error, Operation};
+use crate::error::{Context as _, Error, IfThere as _, Operation};
 use crate::reflink::meta::Meta;
 use crate::report::{SkipReason, Skipped};
 use crate::tree::filter::IgnoreChain;
@@ -327,11 +326,8 @@ impl Scanner<'_> {
 
     /// The stat of an entry. `None` if it is gone.
     fn meta(&self, pass: &Pass<'_>, name: &CStr) -> Result<Option<Meta>, Error> {
-        match Meta::at(pass.fd, name) {
-            Ok(meta) => Ok(Some(meta)),
-            Err(Errno::NOENT) => Ok(None),
-            Err(errno) => Err(self.unread(pass, name, errno.into())),
-        }
+        let meta = Meta::at(pass.fd, name).if_there();
+        meta.map_err(|errno| self.unread(pass, name, errno.into()))
     }
 
     fn unread(&self, pass: &Pass<'_>, name: &CStr, error: io::Error) -> Error {

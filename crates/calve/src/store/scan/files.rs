@@ -18,7 +18,7 @@ use super::databases::may_be_database;
 use super::{
     Inode, Looked, Mentions, ScanNode, ScanTask, ScanWorker, Scanner, Wanted, What, mtime_of,
 };
-use crate::error::{Context as _, Error, Operation};
+use crate::error::{Context as _, Error, IfThere as _, Operation};
 use crate::reflink::copy::TRIES;
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::{Attrs, Meta};
@@ -66,11 +66,7 @@ impl Scanner<'_> {
         } else {
             None
         };
-        let meta = match Meta::at(fd, name) {
-            Ok(meta) => meta,
-            Err(Errno::NOENT) => return Ok(None),
-            Err(errno) => return Err(errno.into()),
-        };
+        let Some(meta) = Meta::at(fd, name).if_there()? else { return Ok(None) };
         if meta.file_type() != kind {
             return Ok(None);
         }

@@ -19,7 +19,7 @@ use super::super::object::{
 };
 #[cfg(any(test, fuzzing))]
 use super::super::scan;
-use crate::error::{Context as _, Error, Operation};
+use crate::error::{Context as _, Error, IfThere as _, Operation};
 use crate::tree::staging::write_whole_by;
 
 pub(crate) const MAGIC: &[u8; 8] = b"CALVEUNN";
@@ -124,12 +124,8 @@ impl Unnamed {
 
     /// Reads the record at `path`.
     pub(super) fn open(path: &Path) -> io::Result<OpenedUnnamed> {
-        let (file, length) = match open_plain(fs::CWD, path, MOST_BYTES) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(OpenedUnnamed::Gone);
-            }
-            opened => opened?,
-        };
+        let opened = open_plain(fs::CWD, path, MOST_BYTES).if_there()?;
+        let Some((file, length)) = opened else { return Ok(OpenedUnnamed::Gone) };
         match Self::read(io::BufReader::new(file), length) {
             Err(error)
                 if error.get_ref().is_some_and(|cause| cause.is::<Malformed>())

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{self, Mode};
 
 use super::links::{NewLinks, Refusal, StartBranch, WantedLinks};
-use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::error::{Context as _, Error, ErrorKind, IfThere as _, Operation};
+use crate::macros::named;
 use crate::reflink::imp::DIR_FLAGS;
 use crate::report::DestinationReport;
 use crate::store::catalog::WorktreeRow;
@@ -63,21 +64,23 @@ pub struct LinkedWorktree {
     pub submodules: u64,
 }
 
-/// Why a worktree has no repository.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum NoRepository {
-    /// [`GitMode::None`] was asked for.
-    NotWanted,
-    /// The project has no repository.
-    NotThere,
-    /// The project's `.git` is a file or a symbolic link: the repository is elsewhere, because the
-    /// project is a linked worktree or a submodule. A copy of the file would make git in the
-    /// worktree work on the index and the branch of the project.
-    Linked,
-    /// The repository's setting `core.worktree` names a folder other than the project. git in the
-    /// worktree would work on that folder.
-    WorksElsewhere,
+named! {
+    /// Why a worktree has no repository.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+    #[non_exhaustive]
+    pub enum NoRepository {
+        /// [`GitMode::None`] was asked for.
+        NotWanted = "not_wanted",
+        /// The project has no repository.
+        NotThere = "not_there",
+        /// The project's `.git` is a file or a symbolic link: the repository is elsewhere, because the
+        /// project is a linked worktree or a submodule. A copy of the file would make git in the
+        /// worktree work on the index and the branch of the project.
+        Linked = "linked",
+        /// The repository's setting `core.worktree` names a folder other than the project. git in the
+        /// worktree would work on that folder.
+        WorksElsewhere = "works_elsewhere",
+    }
 }
 
 /// How a start treats the project's repository.
@@ -233,12 +236,9 @@ impl GitPlan {
     /// Plans a copy of the repository in the root of a tree.
     fn of_root(root: &Path) -> Result<Self, Error> {
         let repository = root.join(GIT);
-        let found = match std::fs::symlink_metadata(&repository) {
-            Ok(found) => found,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Ok(Self::None(NoRepository::NotThere));
-            }
-            Err(error) => return Err(error).context(Operation::Read, || &repository),
+        let found = std::fs::symlink_metadata(&repository).if_there();
+        let Some(found) = found.context(Operation::Read, || &repository)? else {
+            return Ok(Self::None(NoRepository::NotThere));
         };
         if !found.is_dir() {
             return Ok(Self::None(NoRepository::Linked));

@@ -18,7 +18,7 @@ use rustix::fs::{self, Mode, Timespec, Timestamps};
 
 use super::base::Base;
 use super::branches::{FoundBranches, KnownBranches, is_below};
-use crate::error::{Error, ErrorKind, Operation};
+use crate::error::{Error, ErrorKind, IfThere as _, Operation};
 use crate::reflink::imp::NEW_FILE_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::store::catalog::{Linked, WorktreeRow};
@@ -107,6 +107,15 @@ impl std::fmt::Display for Refusal {
     }
 }
 
+/// The repository of a working tree, or why git cannot link worktrees to it.
+fn repository_at(root: &Path) -> Result<Repository, Refusal> {
+    match git::find(root) {
+        Found::Nothing => Err(Refusal::NotThere),
+        Found::NoWorkingTree(failure) | Found::Unusable(failure) => Err(Refusal::Git(failure)),
+        Found::Repository(repository) => Ok(repository),
+    }
+}
+
 impl NewLinks {
     /// Plans a linked worktree again whose tree is gone. If its registration is gone, its branch
     /// may be gone too, or checked out elsewhere. Then its `HEAD` is detached.
@@ -118,12 +127,9 @@ impl NewLinks {
         linked: &Linked,
         registered: Option<Registration>,
     ) -> Result<Result<Self, Refusal>, Error> {
-        let repository = match git::find(root) {
-            Found::Nothing => return Ok(Err(Refusal::NotThere)),
-            Found::NoWorkingTree(failure) | Found::Unusable(failure) => {
-                return Ok(Err(Refusal::Git(failure)));
-            }
-            Found::Repository(repository) => repository,
+        let repository = match repository_at(root) {
+            Err(refusal) => return Ok(Err(refusal)),
+            Ok(repository) => repository,
         };
         let mut linked = linked.clone();
         if registered.is_none()
@@ -150,12 +156,9 @@ impl NewLinks {
         names: &[&str],
         WantedLinks { onto, base, found }: WantedLinks<'_>,
     ) -> Result<Result<Self, Refusal>, Error> {
-        let repository = match git::find(root) {
-            Found::Nothing => return Ok(Err(Refusal::NotThere)),
-            Found::NoWorkingTree(failure) | Found::Unusable(failure) => {
-                return Ok(Err(Refusal::Git(failure)));
-            }
-            Found::Repository(repository) => repository,
+        let repository = match repository_at(root) {
+            Err(refusal) => return Ok(Err(refusal)),
+            Ok(repository) => repository,
         };
         let failed = |failure| Error::new(ErrorKind::Git, Operation::AskGit, root, failure);
         let wanted: Vec<&str> = match onto {
@@ -371,10 +374,7 @@ impl NewLinks {
                 given = GivenIndex::Ready(entries);
                 continue;
             }
-            let read = match read(&from.join(&name)) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                read => read?,
-            };
+            let Some(read) = read(&from.join(&name)).if_there()? else { continue };
             write(&to, &read)?;
             if name == INDEX {
                 match has_monitor(&read.0) {

@@ -15,7 +15,7 @@ use rustix::fs::{self, AtFlags, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use super::{Passed, SwitchReport, Transit};
-use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::error::{Context as _, Error, ErrorKind, IfThere as _, Operation};
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
 use crate::reflink::meta::Meta;
 use crate::store::at::{is_gone, last, make_parents, open_at, open_parent, remove_at};
@@ -196,19 +196,21 @@ impl Worktree {
     /// Opens the folder with the undo data, if there is one.
     pub(super) fn open_home(&self) -> Result<Option<OwnedFd>, Error> {
         let home = self.undo_home();
-        found(open_home(&home, self.is_project().then(|| self.store.path())))
+        open_home(&home, self.is_project().then(|| self.store.path()))
+            .if_there()
             .context(Operation::Open, || home)
     }
 
     fn open_undo(&self) -> Result<Option<OwnedFd>, Error> {
         let Some(own) = self.open_home()? else { return Ok(None) };
-        found(open_at(&own, Path::new(UNDO))).context(Operation::Open, || self.undo_path())
+        open_at(&own, Path::new(UNDO)).if_there().context(Operation::Open, || self.undo_path())
     }
 
     /// Opens the folder of the files that were moved aside.
     fn aside_files(&self) -> Result<Option<OwnedFd>, Error> {
         let Some(undo) = self.open_undo()? else { return Ok(None) };
-        found(open_at(&undo, Path::new(UNDO_FILES)))
+        open_at(&undo, Path::new(UNDO_FILES))
+            .if_there()
             .context(Operation::Open, || self.undo_path().join(UNDO_FILES))
     }
 
@@ -501,11 +503,7 @@ fn make_home(root: &OwnedFd, home: &Path) -> io::Result<OwnedFd> {
 /// Renames the undo data, if there is any, to the name of a leftover. Returns that name.
 fn undo_aside(own: &OwnedFd) -> io::Result<Option<CString>> {
     let aside = CString::new(stage_name())?;
-    match fs::renameat(own, UNDO_C, own, &aside) {
-        Ok(()) => Ok(Some(aside)),
-        Err(Errno::NOENT) => Ok(None),
-        Err(errno) => Err(errno.into()),
-    }
+    Ok(fs::renameat(own, UNDO_C, own, &aside).if_there()?.map(|()| aside))
 }
 
 /// Writes the record of a switch into a new file, and onto the disk: it is all that is known of the
@@ -514,14 +512,6 @@ fn write_record(file: OwnedFd, encoded: &[u8]) -> io::Result<()> {
     let mut file = std::fs::File::from(file);
     io::Write::write_all(&mut file, encoded)?;
     file.sync_all()
-}
-
-fn found(opened: io::Result<OwnedFd>) -> io::Result<Option<OwnedFd>> {
-    match opened {
-        Ok(dir) => Ok(Some(dir)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
 }
 
 /// A record and the time at which it was written.
@@ -558,7 +548,7 @@ fn list(files: &OwnedFd) -> io::Result<Aside> {
     let mut aside = Aside::default();
     let mut stack = vec![PathBuf::new()];
     while let Some(below) = stack.pop() {
-        let Some(dir) = found(open_at(files, &below))? else { continue };
+        let Some(dir) = open_at(files, &below).if_there()? else { continue };
         for (name, kind) in listed(&dir)? {
             let path = below.join(name);
             if kind == fs::FileType::Directory {
@@ -581,7 +571,7 @@ fn put_back(
 ) -> io::Result<()> {
     let mut stack = vec![PathBuf::new()];
     while let Some(below) = stack.pop() {
-        let Some(source) = found(open_at(from, &below))? else { continue };
+        let Some(source) = open_at(from, &below).if_there()? else { continue };
         for (name, kind) in listed(&source)? {
             let path = below.join(name);
             let dir = make_parents(root, &path)?;
