@@ -3,11 +3,12 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::relocate::Relocate;
+use super::relocate::{Relocate, Whose};
 use super::{open_dir, repository};
 use crate::error::{Context as _, Error, Operation};
 use crate::store::git::modules::{Module, Modules};
-use crate::store::paths::PathKind;
+use crate::store::paths::local::Tree;
+use crate::store::paths::{PathKind, Relocation};
 use crate::tree::running::Running;
 use crate::tree::staging::{self, Stage, move_folder};
 
@@ -39,18 +40,18 @@ pub(super) fn outer_first(files: &mut [PathBuf]) {
 
 impl Submodules<'_> {
     /// Lets the file `.git` at `path` lead to a repository of the worktree, which is a copy of the
-    /// project's if there is none yet. `at` is where the file is in the tree of `relocate`. A
+    /// project's if there is none yet. `at` is where the file is in the staged `tree`. A
     /// submodule comes before those inside of it. Nothing is done with a file that leads elsewhere.
     ///
     /// # Errors
     /// The repository was not made, or is whole and the file leads elsewhere.
     pub(super) fn connect(
         &self,
-        relocate: &Relocate<'_>,
+        tree: Tree<'_>,
         path: &Path,
         at: &Path,
     ) -> Result<Connected, Error> {
-        let bytes = relocate.tree.read(at).context(Operation::Read, || path)?;
+        let bytes = tree.read(at).context(Operation::Read, || path)?;
         let Some(module) = bytes.and_then(|bytes| self.modules.module(path, &bytes)) else {
             return Ok(Connected::NotOne);
         };
@@ -60,6 +61,10 @@ impl Submodules<'_> {
         }
         let lead = || -> io::Result<bool> {
             self.modules.lead_back(&module.repository, &module)?;
+            let roots = Relocation::new(Vec::new(), Vec::new());
+            let (roots, whose, none) = (&roots, Whose::Staged, |_: &Path| None);
+            let relocate =
+                Relocate { tree, roots, whose, before: None, at: &none, others: &|_| None };
             let led = relocate
                 .content(PathKind::Other, at, |bytes| self.modules.localize(path, bytes))?;
             Ok(led.is_some())

@@ -59,7 +59,6 @@ use crate::store::id::SnapshotId;
 use crate::store::manifest::Manifest;
 use crate::store::metadata::Maker;
 use crate::store::object::Entry;
-use crate::store::paths::Relocation;
 use crate::store::paths::found::Found;
 use crate::store::paths::local::{Local, Tree};
 use crate::store::paths::record::Digest;
@@ -522,17 +521,9 @@ impl Worktree {
         let Some(modules) = modules(&self.store, &self.row, &self.path) else { return Ok(()) };
         let registration = git::leads_to(&self.path).context(Operation::Link, || &self.path)?;
         let submodules = Submodules { modules: &modules, registration: &registration, operation };
-        let (at, others) = (|_: &Path| None, |_: &Path| None);
-        let relocate = Relocate {
-            tree: Tree { path: &self.path, root: staged.stage.dir() },
-            roots: &Relocation::new(Vec::new(), Vec::new()),
-            before: None,
-            whose: Whose::Staged,
-            at: &at,
-            others: &others,
-        };
+        let tree = Tree { path: &self.path, root: staged.stage.dir() };
         for path in files {
-            submodules.connect(&relocate, &path, Path::new(&staged.places[&path]))?;
+            submodules.connect(tree, &path, Path::new(&staged.places[&path]))?;
         }
         Ok(())
     }

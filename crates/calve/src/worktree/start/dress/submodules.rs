@@ -14,10 +14,8 @@ use crate::store::git::modules::{MODULES, Module, Modules};
 use crate::store::git::{self, Registration};
 use crate::store::layout::GIT;
 use crate::store::object::{Entry, Kind};
-use crate::store::paths::Relocation;
 use crate::store::paths::local::Tree;
 use crate::tree::staging::Stage;
-use crate::worktree::relocate::{Relocate, Whose};
 use crate::worktree::submodules::{Connected, Submodules, outer_first};
 
 impl Dressing<'_> {
@@ -58,17 +56,10 @@ impl Dressing<'_> {
             registration: &registration.folder,
             operation: self.operation,
         };
-        let relocate = Relocate {
-            tree: Tree { path: &stage.path(), root: stage.dir() },
-            roots: &Relocation::new(Vec::new(), Vec::new()),
-            before: None,
-            whose: Whose::Staged,
-            at: &|_| None,
-            others: &|_| None,
-        };
+        let tree = Tree { path: &stage.path(), root: stage.dir() };
         let (mut new, mut led) = (Vec::new(), Vec::new());
         for file in files {
-            match submodules.connect(&relocate, file, file)? {
+            match submodules.connect(tree, file, file)? {
                 Connected::NotOne => {}
                 // With a file that leads nowhere, git fails in the whole worktree.
                 Connected::NoRepository => {
