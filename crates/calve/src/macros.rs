@@ -52,20 +52,36 @@ macro_rules! named {
     };
 }
 
-/// The methods of an options type that each set one field: to what they are given, or to the
-/// expression that stands behind the type.
+/// The methods of an options type: `new`, if it has that, and those that each set one field: to what
+/// they are given, or to the expression that stands behind the type.
 macro_rules! setters {
-    ($options:ident: $($(#[$meta:meta])* $vis:vis $field:ident: $type:ty $(= $value:expr)?,)+) => {
+    (@ $field:ident) => {
+        $field
+    };
+    (@ $field:ident $value:expr) => {
+        $value
+    };
+    ($options:ident: $(#[$meta:meta])* pub fn new(), $($setters:tt)*) => {
+        impl $options {
+            $(#[$meta])*
+            #[must_use]
+            pub fn new() -> Self {
+                Self::default()
+            }
+        }
+
+        setters! { $options: $($setters)* }
+    };
+    ($options:ident: $($(#[$meta:meta])* $vis:vis $field:ident: $type:ty $(= $value:expr)?,)*) => {
         impl $options {
             $(
                 $(#[$meta])*
                 #[must_use]
                 $vis fn $field(mut self, $field: $type) -> Self {
-                    $(let $field = $value;)?
-                    self.$field = $field;
+                    self.$field = setters!(@ $field $($value)?);
                     self
                 }
-            )+
+            )*
         }
     };
 }

@@ -113,13 +113,6 @@ pub struct StoreOptions {
 }
 
 impl StoreOptions {
-    /// The defaults: as many threads as processors, but at most 8; nothing stops the operation, and
-    /// nobody is told of its progress.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     /// An operation with these options.
     pub(crate) fn operation(&self) -> Running {
         Running::new(self.jobs, &self.cancel, &self.progress)
@@ -127,6 +120,9 @@ impl StoreOptions {
 }
 
 setters! { StoreOptions:
+    /// The defaults: as many threads as processors, but at most 8; nothing stops the operation, and
+    /// nobody is told of its progress.
+    pub fn new(),
     /// How many threads work.
     pub jobs: NonZeroUsize = Some(jobs),
     /// A token by which the operation can be stopped.

@@ -88,15 +88,9 @@ impl Default for GcOptions {
     }
 }
 
-impl GcOptions {
-    /// Keeps everything that is younger than ten minutes, and every snapshot.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-}
-
 setters! { GcOptions:
+    /// Keeps everything that is younger than ten minutes, and every snapshot.
+    pub fn new(),
     /// Keeps content that changed within this time, needed or not.
     pub grace: Duration,
     /// How long calve tries to get the store for itself.

@@ -34,6 +34,7 @@ use super::reach::Reach;
 use super::ready::SnapshotTree;
 use super::{PROJECT, Store, StoreOptions};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::macros::setters;
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
 use crate::tree::pool;
 use crate::tree::running::Running;
@@ -59,20 +60,12 @@ pub struct PackOptions {
     all: bool,
 }
 
-impl PackOptions {
+setters! { PackOptions:
     /// Packs cold content: content that neither the project's latest snapshot nor the base of a
     /// worktree has.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
+    pub fn new(),
     /// Whether calve packs all content. The next start then makes the mirrors that it needs again.
-    #[must_use]
-    pub fn all(mut self, all: bool) -> Self {
-        self.all = all;
-        self
-    }
+    pub all: bool,
 }
 
 /// What [`Store::pack`] did.

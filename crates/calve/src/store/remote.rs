@@ -151,18 +151,17 @@ impl std::fmt::Debug for RemoteSettings {
 }
 
 impl RemoteSettings {
-    /// No settings.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     /// Adds a setting.
     #[must_use]
     pub fn set(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.0.push((key.into(), value.into()));
         self
     }
+}
+
+setters! { RemoteSettings:
+    /// No settings.
+    pub fn new(),
 }
 
 /// Makes the folder of a `file://` URL, and returns its path, if it is missing and the one above it

@@ -27,6 +27,7 @@ use super::scan::{self, AlikeFiles, Mentions, Request, Scan};
 use super::stamps::stamp_of;
 use super::{PROJECT, Store, bytes_of, path_from, read_plain};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::macros::setters;
 use crate::reflink::imp::DIR_FLAGS;
 use crate::report::Skipped;
 use crate::tree::excluded::Excluded;
@@ -49,27 +50,6 @@ pub struct SnapshotOptions {
 }
 
 impl SnapshotOptions {
-    /// Neither message nor name.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Says why the snapshot is made. With a message a snapshot is made even if nothing has
-    /// changed.
-    #[must_use]
-    pub fn message(mut self, message: impl Into<String>) -> Self {
-        self.message = Some(message.into());
-        self
-    }
-
-    /// Gives the snapshot a name; if another snapshot has that name, it moves to the new one.
-    #[must_use]
-    pub fn name(mut self, name: impl Into<String>) -> Self {
-        self.name = Some(name.into());
-        self
-    }
-
     /// Leaves the tree its base snapshot: nobody asked to record the tree, and its work is as
     /// uncommitted as before.
     pub(crate) fn keeping_base(mut self) -> Self {
@@ -81,6 +61,16 @@ impl SnapshotOptions {
     pub(crate) fn check(&self) -> Result<(), Error> {
         self.name.as_deref().map_or(Ok(()), check_name)
     }
+}
+
+setters! { SnapshotOptions:
+    /// Neither message nor name.
+    pub fn new(),
+    /// Says why the snapshot is made. With a message a snapshot is made even if nothing has
+    /// changed.
+    pub message: impl Into<String> = Some(message.into()),
+    /// Gives the snapshot a name; if another snapshot has that name, it moves to the new one.
+    pub name: impl Into<String> = Some(name.into()),
 }
 
 /// What [`Store::snapshot`] did.

@@ -28,7 +28,7 @@ use super::pack::Location;
 use super::reach::{Reach, Thing, places};
 use super::{Store, open_plain};
 use crate::error::{Context as _, Error, Operation};
-use crate::macros::named;
+use crate::macros::{named, setters};
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::tree::pool;
@@ -102,23 +102,15 @@ pub struct VerifyOptions {
     pub(super) repair: bool,
 }
 
-impl VerifyOptions {
+setters! { VerifyOptions:
     /// It changes nothing.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
+    pub fn new(),
     /// Whether damage is repaired where that is possible. A bad mirror is made again from a pack,
     /// or from a file of the project or of a worktree that still has its content; otherwise it goes
     /// to the trash. A bad or misplaced entry of a pack is given up if there is a good mirror. A
     /// pack that lost its index, or its place in the database, gets it back. A ready tree that was
     /// touched goes to the trash.
-    #[must_use]
-    pub fn repair(mut self, yes: bool) -> Self {
-        self.repair = yes;
-        self
-    }
+    pub repair: bool,
 }
 
 /// What [`Store::verify`] found.

@@ -31,6 +31,7 @@ use rustix::fs::{self, Mode};
 
 use super::relocate::rewrite_paths;
 use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::macros::setters;
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::report::{DestinationReport, SkipReason, Skipped};
@@ -60,29 +61,6 @@ pub struct FillOptions {
 }
 
 impl FillOptions {
-    /// From the repository's main working tree, with all files that git ignores, and no untracked
-    /// ones.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// The root of the working tree that files are taken from. It must be of the same repository.
-    #[must_use]
-    pub fn from(mut self, root: impl Into<PathBuf>) -> Self {
-        self.from = Some(root.into());
-        self
-    }
-
-    /// Carries only those ignored files that match the patterns in this file. The file has
-    /// gitignore's form, like a `.worktreeinclude`. A relative path starts at the root of the
-    /// working tree that files are taken from.
-    #[must_use]
-    pub fn include_from(mut self, file: impl Into<PathBuf>) -> Self {
-        self.include_from = Some(file.into());
-        self
-    }
-
     /// Carries no file that looks like a secret.
     #[must_use]
     pub fn leave_secrets(mut self) -> Self {
@@ -96,6 +74,18 @@ impl FillOptions {
         self.untracked = true;
         self
     }
+}
+
+setters! { FillOptions:
+    /// From the repository's main working tree, with all files that git ignores, and no untracked
+    /// ones.
+    pub fn new(),
+    /// The root of the working tree that files are taken from. It must be of the same repository.
+    pub from: impl Into<PathBuf> = Some(from.into()),
+    /// Carries only those ignored files that match the patterns in this file. The file has
+    /// gitignore's form, like a `.worktreeinclude`. A relative path starts at the root of the
+    /// working tree that files are taken from.
+    pub include_from: impl Into<PathBuf> = Some(include_from.into()),
 }
 
 /// What [`fill`] did.

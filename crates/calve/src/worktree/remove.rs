@@ -61,15 +61,9 @@ pub struct DropOptions {
     delete_branch: bool,
 }
 
-impl DropOptions {
-    /// A local change is an error, and the worktree stays.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-}
-
 setters! { DropOptions:
+    /// A local change is an error, and the worktree stays.
+    pub fn new(),
     /// Whether a worktree is dropped although it has local changes. Then its tree is kept for a
     /// while, and [`Store::restore_dropped`](crate::Store::restore_dropped) brings it back. Commits
     /// that nothing else holds get a reference `refs/calve/dropped/NAME` in the project's

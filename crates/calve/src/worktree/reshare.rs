@@ -42,19 +42,11 @@ pub struct ReshareOptions {
     dry_run: bool,
 }
 
-impl ReshareOptions {
+setters! { ReshareOptions:
     /// Equal content is shared.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
+    pub fn new(),
     /// Shares nothing, and only reports what calve would share.
-    #[must_use]
-    pub fn dry_run(mut self, yes: bool) -> Self {
-        self.dry_run = yes;
-        self
-    }
+    pub dry_run: bool,
 }
 
 named! {

@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use super::diff::is_gits_own;
 use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::macros::setters;
 use crate::store::at::{is_gone, open_at};
 use crate::store::delta::Delta;
 use crate::store::files::read_plain;
@@ -39,22 +40,6 @@ pub struct ChangeScope {
 }
 
 impl ChangeScope {
-    /// All differences.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Leaves out files that the worktree's `.gitignore` files (or `.git/info/exclude` of the root)
-    /// name, unless git tracks them, and everything in a folder called `.git`. The repository in
-    /// the root says which files git tracks. If calve does not understand its index (it may be
-    /// split), the ignore files decide alone.
-    #[must_use]
-    pub fn gitignore(mut self, yes: bool) -> Self {
-        self.gitignore = yes;
-        self
-    }
-
     /// Only `path` and everything below it. `path` is relative to the worktree's root, or absolute.
     /// After several calls: everything below any of the paths.
     #[must_use]
@@ -84,6 +69,16 @@ impl ChangeScope {
             tracked: OnceCell::new(),
         })
     }
+}
+
+setters! { ChangeScope:
+    /// All differences.
+    pub fn new(),
+    /// Leaves out files that the worktree's `.gitignore` files (or `.git/info/exclude` of the root)
+    /// name, unless git tracks them, and everything in a folder called `.git`. The repository in
+    /// the root says which files git tracks. If calve does not understand its index (it may be
+    /// split), the ignore files decide alone.
+    pub gitignore: bool,
 }
 
 /// A `.git` file holds one path, so it is short.

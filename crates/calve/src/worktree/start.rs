@@ -74,12 +74,12 @@ pub struct StartOptions {
     git: GitMode,
     branch: StartBranch,
     base: Option<String>,
-    found: Option<FoundBranches>,
+    found_branches: Option<FoundBranches>,
     fork: Option<String>,
     paths: PathMode,
     reflink: Reflink,
-    later: Option<u64>,
-    leave: Option<LeaveSecrets>,
+    name_later: Option<u64>,
+    leave_secrets: Option<LeaveSecrets>,
 }
 
 /// Says of some files whether they stay at home.
@@ -107,13 +107,9 @@ pub enum PathMode {
     Keep,
 }
 
-impl StartOptions {
+setters! { StartOptions:
     /// Starts from the project as it is now, in the default folder: see [`StartOptions::at`].
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
+    pub fn new(),
     /// Starts linked worktrees at this commit, which may have any name that git knows: a branch, a
     /// tag, an id, `HEAD~3`.
     ///
@@ -127,12 +123,7 @@ impl StartOptions {
     /// snapshot is its parent. If the commit is that of an existing branch, the branch can be used
     /// as in [`StartOptions::branch`]. No upstream is set. [`StartOptions::from`] and this exclude
     /// each other.
-    #[must_use]
-    pub fn base(mut self, commit: impl Into<String>) -> Self {
-        self.base = Some(commit.into());
-        self
-    }
-
+    pub base: impl Into<String> = Some(base.into()),
     /// Starts from this worktree as it is now, with its uncommitted work, instead of the project.
     /// calve takes a snapshot of it first. The worktree keeps its own base snapshot.
     ///
@@ -140,13 +131,13 @@ impl StartOptions {
     /// so `git status` says the same in both. If the worktree has a copy of the repository, its
     /// forks have copies of that copy. This, [`StartOptions::from`] and [`StartOptions::base`]
     /// exclude each other, and the contents are read first.
-    #[must_use]
-    pub fn fork(mut self, worktree: impl Into<String>) -> Self {
-        self.fork = Some(worktree.into());
-        self
-    }
-
-    /// Lets a start that would have to read at least `least_bytes` bytes publish the worktrees
+    pub fork: impl Into<String> = Some(fork.into()),
+    /// Makes the worktrees in this folder, each under its name. The default is `PROJECT.worktrees`
+    /// beside the project. If that folder would be on another filesystem than the store or may not
+    /// be made, the default is a folder beside the store (`NAME.worktrees` for a store
+    /// `NAME.calve`), or `.calve/worktrees` if the store is inside the project or its repository.
+    pub at: impl Into<PathBuf> = Some(at.into()),
+    /// Lets a start that would have to read at least this many bytes publish the worktrees
     /// before any content is read, in the time of a clone: the first start of a project, or one
     /// after much changed. By default the contents are read first.
     ///
@@ -165,46 +156,17 @@ impl StartOptions {
     /// [`StartOptions::from`] and [`StartOptions::base`]; and if names come or go in the project
     /// meanwhile. Files that name the project's root in another way are not in
     /// [`StartedWorktree::mentions`] then.
-    #[must_use]
-    pub fn name_later(mut self, least_bytes: u64) -> Self {
-        self.later = Some(least_bytes);
-        self
-    }
-
+    pub name_later: u64 = Some(name_later),
     /// What [`Store::find_branches`] said of the branches of the worktrees a moment ago. If it found
     /// none of them, the start does not ask git for them again. A branch that appeared since lets
     /// the start fail.
-    #[must_use]
-    pub fn found_branches(mut self, found: FoundBranches) -> Self {
-        self.found = Some(found);
-        self
-    }
-
-    /// Leaves out the files that look like secrets and that git does not track, if `leave` says so.
+    pub found_branches: FoundBranches = Some(found_branches),
+    /// Leaves out the files that look like secrets and that git does not track, if this says so.
     /// calve asks it once, before it makes anything, and only if there are such files. They are
     /// left out of the base snapshot of the worktrees, too: it is a snapshot whose parent is that
     /// of the project. By default the files come along, see [`StartReport::secrets`].
-    #[must_use]
-    pub fn leave_secrets(
-        mut self,
-        leave: impl Fn(&[Secret]) -> bool + Send + Sync + 'static,
-    ) -> Self {
-        self.leave = Some(LeaveSecrets(Arc::new(leave)));
-        self
-    }
-
-    /// Makes the worktrees in this folder, each under its name. The default is `PROJECT.worktrees`
-    /// beside the project. If that folder would be on another filesystem than the store or may not
-    /// be made, the default is a folder beside the store (`NAME.worktrees` for a store
-    /// `NAME.calve`), or `.calve/worktrees` if the store is inside the project or its repository.
-    #[must_use]
-    pub fn at(mut self, folder: impl Into<PathBuf>) -> Self {
-        self.at = Some(folder.into());
-        self
-    }
-}
-
-setters! { StartOptions:
+    pub leave_secrets: impl Fn(&[Secret]) -> bool + Send + Sync + 'static =
+        Some(LeaveSecrets(Arc::new(leave_secrets))),
     /// Starts from this snapshot. calve does not look at the project then.
     pub from: SnapshotId = Some(from),
     /// What the worktrees get of the project's git repository. By default they are linked to the
@@ -348,7 +310,7 @@ impl Store {
     /// project.
     fn facts(&self, options: &StartOptions) -> Result<StartFacts, Error> {
         let is_read_only = self.is_read_only() && !self.is_full();
-        if options.later.is_none() || is_read_only {
+        if options.name_later.is_none() || is_read_only {
             return Ok(StartFacts { is_read_only, ..StartFacts::default() });
         }
         let row = self.catalog().worktree(PROJECT)?;
@@ -388,7 +350,7 @@ impl Store {
         let (planned, ahead) = std::thread::scope(|scope| {
             let read = || self.read_ahead(plan);
             let reader = std::thread::Builder::new().spawn_scoped(scope, read).ok();
-            let (onto, found) = (&options.branch, options.found.as_ref());
+            let (onto, found) = (&options.branch, options.found_branches.as_ref());
             let wanted = WantedLinks { onto, base: options.base.as_deref(), found };
             let planned = match &source {
                 Some(worktree) => GitPlan::for_fork(options.git, onto, names, worktree),
@@ -398,7 +360,7 @@ impl Store {
         });
         let (mut git, not_linked) = planned?;
         let folder = || self.folder(options.at.as_deref());
-        let may_clone = |found: &[Secret]| found.is_empty() || options.leave.is_none();
+        let may_clone = |found: &[Secret]| found.is_empty() || options.leave_secrets.is_none();
         let places = || places_in(&folder()?, names);
         let mut basis = self.basis(plan, ahead, places, may_clone, operation)?;
         let root = source.as_ref().map_or_else(|| self.project(), |it| Ok(it.path.clone()))?;
@@ -474,7 +436,7 @@ impl Store {
         options: &StartOptions,
         root: &Path,
     ) -> Result<Vec<Secret>, Error> {
-        let (Some(id), Some(LeaveSecrets(leave))) = (basis.id, &options.leave) else {
+        let (Some(id), Some(LeaveSecrets(leave))) = (basis.id, &options.leave_secrets) else {
             return Ok(Vec::new());
         };
         let secrets = secrets_of(self, id, root)?;

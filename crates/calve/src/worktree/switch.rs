@@ -89,25 +89,6 @@ pub struct SwitchOptions {
 }
 
 impl SwitchOptions {
-    /// A local change that is in the way is an error.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Leaves files alone that look like secrets, that git does not track, and that the snapshot
-    /// does not have, if `leave` says so. The snapshot may have been made without secrets, as a
-    /// start makes it with [`StartOptions::leave_secrets`](crate::StartOptions::leave_secrets). One
-    /// in the way of another entry is moved aside nevertheless.
-    #[must_use]
-    pub fn leave_secrets(
-        mut self,
-        leave: impl Fn(&[Secret]) -> bool + Send + Sync + 'static,
-    ) -> Self {
-        self.leave_secrets = Some(LeaveSecrets(Arc::new(leave)));
-        self
-    }
-
     fn changes(&self) -> Changes {
         match (self.whole, self.force) {
             (true, _) => Changes::Reset,
@@ -118,6 +99,14 @@ impl SwitchOptions {
 }
 
 setters! { SwitchOptions:
+    /// A local change that is in the way is an error.
+    pub fn new(),
+    /// Leaves files alone that look like secrets, that git does not track, and that the snapshot
+    /// does not have, if this says so. The snapshot may have been made without secrets, as a
+    /// start makes it with [`StartOptions::leave_secrets`](crate::StartOptions::leave_secrets). One
+    /// in the way of another entry is moved aside nevertheless.
+    pub leave_secrets: impl Fn(&[Secret]) -> bool + Send + Sync + 'static =
+        Some(LeaveSecrets(Arc::new(leave_secrets))),
     /// Whether calve moves local changes aside if they are in the way. [`Worktree::undo`] brings
     /// them back.
     pub force: bool,

@@ -74,15 +74,9 @@ pub struct UpdateOptions {
     leave_secrets: bool,
 }
 
-impl UpdateOptions {
-    /// A folder in which a process works, and a file that one has open for writing, stays as it is.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-}
-
 setters! { UpdateOptions:
+    /// A folder in which a process works, and a file that one has open for writing, stays as it is.
+    pub fn new(),
     /// Whether calve also replaces folders in which processes work, and files that they write.
     pub force: bool,
     /// Whether calve only says what it would do. The project is recorded nevertheless.

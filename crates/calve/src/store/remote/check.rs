@@ -19,7 +19,7 @@ use super::push::LARGE_BYTES;
 use super::record::{ObjectId, PackRef, PartRef, Recipe};
 use super::{Remote, found_key, name, pack_key, part_key, snapshot_key, steps};
 use crate::error::{Error, ErrorKind, Operation};
-use crate::macros::named;
+use crate::macros::{named, setters};
 use crate::tree::pool::lock;
 use crate::tree::running::Running;
 
@@ -34,21 +34,13 @@ pub struct RemoteVerifyOptions {
     quick: bool,
 }
 
-impl RemoteVerifyOptions {
+setters! { RemoteVerifyOptions:
     /// It reads everything.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
+    pub fn new(),
     /// Whether it reads only names and records, and of other objects compares their sizes with a
     /// list of the remote. It finds what is gone or cut off, with a few requests, but neither wrong
     /// bytes nor a record that does not name everything.
-    #[must_use]
-    pub fn quick(mut self, yes: bool) -> Self {
-        self.quick = yes;
-        self
-    }
+    pub quick: bool,
 }
 
 named! {

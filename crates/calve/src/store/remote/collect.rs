@@ -76,15 +76,9 @@ impl Default for RemoteGcOptions {
     }
 }
 
-impl RemoteGcOptions {
-    /// A grace time of seven days; of each name the newest change and ten older ones stay.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-}
-
 setters! { RemoteGcOptions:
+    /// A grace time of seven days; of each name the newest change and ten older ones stay.
+    pub fn new(),
     /// How old something must be to be condemned, and how long it stays after that. It should be
     /// longer than any push or pull takes; one that takes longer starts over.
     pub grace: Duration,

@@ -43,6 +43,7 @@ use super::push::LARGE_BYTES;
 use super::record::{PackRef, PartRef, Recipe, Record};
 use super::{Remote, found_key, pack_key};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::macros::setters;
 use crate::reflink::imp::{NEW_FILE_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta;
 use crate::tree::pool::{self, Queue, lock};
@@ -70,19 +71,11 @@ pub struct PullOptions {
     name: Option<String>,
 }
 
-impl PullOptions {
+setters! { PullOptions:
     /// Gives the snapshot no name in the store.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
+    pub fn new(),
     /// Gives the snapshot this name in the store; if another snapshot has that name, it moves.
-    #[must_use]
-    pub fn name(mut self, name: impl Into<String>) -> Self {
-        self.name = Some(name.into());
-        self
-    }
+    pub name: impl Into<String> = Some(name.into()),
 }
 
 /// What [`Remote::pull`] did.

@@ -85,26 +85,13 @@ pub struct PushOptions {
     key: Option<SigningKey>,
 }
 
-impl PushOptions {
+setters! { PushOptions:
     /// Gives the snapshot no name: it can be pulled by its id.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
+    pub fn new(),
     /// Gives the snapshot this name on the remote. What the name meant before stays in its log.
-    #[must_use]
-    pub fn name(mut self, name: impl Into<String>) -> Self {
-        self.name = Some(name.into());
-        self
-    }
-
+    pub name: impl Into<String> = Some(name.into()),
     /// Signs the name with this key.
-    #[must_use]
-    pub fn key(mut self, key: SigningKey) -> Self {
-        self.key = Some(key);
-        self
-    }
+    pub key: SigningKey = Some(key),
 }
 
 /// What [`Remote::push`] did.

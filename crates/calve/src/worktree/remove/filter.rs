@@ -25,26 +25,15 @@ use crate::tree::running::Running;
 pub struct DropFilter {
     merged: bool,
     idle: Option<Duration>,
-    current: Option<PathBuf>,
+    not_around: Option<PathBuf>,
     only_calves: bool,
 }
 
-impl DropFilter {
-    /// All worktrees with which a drop loses nothing.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// The folder in which the caller stands. The worktree around it is not chosen.
-    #[must_use]
-    pub fn not_around(mut self, folder: impl Into<PathBuf>) -> Self {
-        self.current = Some(folder.into());
-        self
-    }
-}
-
 setters! { DropFilter:
+    /// All worktrees with which a drop loses nothing.
+    pub fn new(),
+    /// The folder in which the caller stands. The worktree around it is not chosen.
+    pub not_around: impl Into<PathBuf> = Some(not_around.into()),
     /// Whether only worktrees are chosen in which something was committed and whose commit is
     /// merged: the commit that the project has checked out, or the branch that a remote has checked
     /// out, has it as an ancestor, or has its changes, as after a squash or a rebase.
@@ -290,7 +279,9 @@ impl Worktree {
         facts.whereabouts = match self.state()? {
             WorktreeState::Missing => Whereabouts::Missing,
             WorktreeState::Starting => Whereabouts::Starting,
-            _ if is_around(&self.path, filter.current.as_deref()) => Whereabouts::AroundTheCaller,
+            _ if is_around(&self.path, filter.not_around.as_deref()) => {
+                Whereabouts::AroundTheCaller
+            }
             _ if self.was_made_by_git() => Whereabouts::OfGit,
             _ => Whereabouts::There,
         };

@@ -17,6 +17,7 @@ use super::dress::{Dressing, Origin, Outfit};
 use super::git::GitPlan;
 use super::{NoRepository, PathMode};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::macros::setters;
 use crate::reflink::meta::{self, Attrs, Meta};
 use crate::report::DestinationReport;
 use crate::store::catalog::State;
@@ -44,19 +45,11 @@ impl Default for CheckoutOptions {
     }
 }
 
-impl CheckoutOptions {
+setters! { CheckoutOptions:
     /// The new store knows the remote as `origin`.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
+    pub fn new(),
     /// The name by which the new store knows the remote.
-    #[must_use]
-    pub fn remote(mut self, name: impl Into<String>) -> Self {
-        self.remote = name.into();
-        self
-    }
+    pub remote: impl Into<String> = remote.into(),
 }
 
 /// What [`Remote::checkout`] did.

@@ -26,7 +26,7 @@ impl Store {
         let git = GitPlan::of(options.git, self)?;
         let object = &self.catalog().object(id)?;
         let found = self.snapshots().found(id, object)?.secrets;
-        if let (Some(leave), false) = (&options.leave, found.is_empty())
+        if let (Some(leave), false) = (&options.leave_secrets, found.is_empty())
             && (leave.0)(&found)
         {
             let cause = io::Error::other("a tree without secrets needs a snapshot of its own");

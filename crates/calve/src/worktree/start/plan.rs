@@ -58,7 +58,7 @@ impl<'o> StartPlan<'o> {
                 _ => refused(worktree, "a fork is of the worktree as it is now"),
             };
         }
-        match (from, base, options.later) {
+        match (from, base, options.name_later) {
             (Some(_), Some(base), _) => {
                 refused(base, "a worktree starts from a snapshot or at a commit, not both")
             }
