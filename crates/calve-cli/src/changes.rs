@@ -18,7 +18,7 @@ use crate::snapshots::tell_skipped;
 use crate::table::{Cell, Column, Table};
 use crate::text::{count, counted, harmless, short};
 use crate::worktrees::WorktreeFields;
-use crate::worktrees::status::{change_name, change_style};
+use crate::worktrees::status::change_style;
 
 pub(crate) fn diff(args: &DiffArgs, session: Session<'_>) -> Result<Exit, Failure> {
     let worktree = session.worktree(args.worktree.as_deref())?;
@@ -251,32 +251,19 @@ impl DiffDocument {
     }
 }
 
-#[derive(Serialize)]
-struct FileDocument {
-    #[serde(flatten)]
-    path: PathFields,
-    change: &'static str,
-    renamed_from: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    renamed_from_encoding: Option<&'static str>,
-    added_lines: Option<u64>,
-    removed_lines: Option<u64>,
-    old_bytes: u64,
-    new_bytes: u64,
-}
-
-impl FileDocument {
-    fn new(file: &FileDiff) -> Self {
-        let from = file.renamed_from.as_deref().map(encoded);
-        Self {
-            path: PathFields::new(&file.path),
-            change: if from.is_some() { "renamed" } else { change_name(file.kind) },
-            renamed_from_encoding: from.as_ref().and_then(|(_, encoding)| *encoding),
-            renamed_from: from.map(|(path, _)| path),
-            added_lines: file.lines.map(|(added, _)| added),
-            removed_lines: file.lines.map(|(_, removed)| removed),
-            old_bytes: file.old_bytes,
-            new_bytes: file.new_bytes,
-        }
+document! {
+    struct FileDocument(file: &FileDiff) [
+        let (from, encoding) = file.renamed_from.as_deref().map(encoded).unzip();
+    ] {
+        #[serde(flatten)]
+        path: PathFields = PathFields::new(&file.path),
+        change: &'static str = if from.is_some() { "renamed" } else { file.kind.as_str() },
+        renamed_from: Option<String> = from,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        renamed_from_encoding: Option<&'static str> = encoding.flatten(),
+        added_lines: Option<u64> = file.lines.map(|(added, _)| added),
+        removed_lines: Option<u64> = file.lines.map(|(_, removed)| removed),
+        old_bytes: u64 = file.old_bytes,
+        new_bytes: u64 = file.new_bytes,
     }
 }

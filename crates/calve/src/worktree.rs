@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::error::{Context as _, Error, ErrorKind, Operation};
+use crate::macros::named;
 use crate::report::{SkipReason, Skipped};
 use crate::store::catalog::{State, WorktreeRow};
 use crate::store::delta::{self, Counts, Delta};
@@ -95,18 +96,20 @@ pub struct Worktree {
     is_registered_again: bool,
 }
 
-/// Whether a worktree's folder is there, and whether calve works on it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum WorktreeState {
-    /// The folder is there.
-    Ready,
-    /// Another process is making the folder.
-    Starting,
-    /// A switch is running, or was interrupted. The same switch, or a reset, completes it.
-    Restoring,
-    /// Nothing is at the worktree's path, or something else.
-    Missing,
+named! {
+    /// Whether a worktree's folder is there, and whether calve works on it.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+    #[non_exhaustive]
+    pub enum WorktreeState {
+        /// The folder is there.
+        Ready = "ready",
+        /// Another process is making the folder.
+        Starting = "starting",
+        /// A switch is running, or was interrupted. The same switch, or a reset, completes it.
+        Restoring = "restoring",
+        /// Nothing is at the worktree's path, or something else.
+        Missing = "missing",
+    }
 }
 
 /// A path at which a worktree differs from its snapshot.
@@ -119,22 +122,24 @@ pub struct Change {
     pub kind: ChangeKind,
 }
 
-/// In which way a path differs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[non_exhaustive]
-pub enum ChangeKind {
-    /// The path is not in the snapshot.
-    Added,
-    /// The content differs. Mode, owner and attributes may differ, too.
-    Modified,
-    /// The path is gone.
-    Deleted,
-    /// The path has another kind of entry.
-    Type,
-    /// The mode differs, and the content is the same. Owner and attributes may differ, too.
-    Mode,
-    /// Only the owner, the group or the extended attributes (which include ACLs) differ.
-    Metadata,
+named! {
+    /// In which way a path differs.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+    #[non_exhaustive]
+    pub enum ChangeKind {
+        /// The path is not in the snapshot.
+        Added = "added",
+        /// The content differs. Mode, owner and attributes may differ, too.
+        Modified = "modified",
+        /// The path is gone.
+        Deleted = "deleted",
+        /// The path has another kind of entry.
+        Type = "type",
+        /// The mode differs, and the content is the same. Owner and attributes may differ, too.
+        Mode = "mode",
+        /// Only the owner, the group or the extended attributes (which include ACLs) differ.
+        Metadata = "metadata",
+    }
 }
 
 impl ChangeKind {

@@ -10,7 +10,7 @@ use super::du::{self, BytesDocument};
 use crate::args::ListArgs;
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::failure::stored::{store_failure, worktree_failure};
+use crate::failure::stored::worktree_failure;
 use crate::output::{BAD, CAUTION, Output, PathFields, STRONG, document};
 use crate::progress::Total;
 use crate::session::Session;
@@ -75,7 +75,7 @@ pub(crate) fn run(args: &ListArgs, session: Session<'_>) -> Result<Exit, Failure
     if args.disk && measure(&store, &mut rows, session)? {
         exit = Exit::Findings;
     }
-    let others = store.worktrees_of_git().map_err(|error| store_failure(&error))?;
+    let others = store.worktrees_of_git()?;
     if output.json {
         let worktrees = rows.iter().map(ListedDocument::new).collect();
         let git_worktrees = others.iter().map(OtherDocument::new).collect();
@@ -92,7 +92,7 @@ pub(crate) fn run(args: &ListArgs, session: Session<'_>) -> Result<Exit, Failure
 
 /// Looks at each worktree of a store.
 fn rows(store: &Store, status: bool, session: Session<'_>) -> Result<(Vec<Listed>, Exit), Failure> {
-    let worktrees = store.worktrees().map_err(|error| store_failure(&error))?;
+    let worktrees = store.worktrees()?;
     let mut exit = Exit::Done;
     let mut rows = Vec::new();
     for worktree in worktrees {
@@ -190,7 +190,7 @@ fn there(rows: &mut [Listed]) -> (Vec<&mut Listed>, Vec<Worktree>) {
 
 /// The warning about worktrees of an earlier store.
 fn lost_store(store: &Store) -> Result<Option<String>, Failure> {
-    let orphans = store.worktrees_of_lost_store().map_err(|error| store_failure(&error))?;
+    let orphans = store.worktrees_of_lost_store()?;
     let Some(first) = orphans.first().map(|path| shell_word(path)) else { return Ok(None) };
     let all: Vec<String> = orphans.iter().map(|path| shown(path)).collect();
     let (are, those) =
@@ -277,13 +277,7 @@ fn branch(git: Option<&GitStatus>) -> String {
 }
 
 fn state_name(state: Option<WorktreeState>) -> &'static str {
-    match state {
-        Some(WorktreeState::Ready) => "ready",
-        Some(WorktreeState::Starting) => "starting",
-        Some(WorktreeState::Restoring) => "restoring",
-        Some(WorktreeState::Missing) => "missing",
-        _ => "unknown",
-    }
+    state.map_or("unknown", WorktreeState::as_str)
 }
 
 #[derive(Serialize)]
@@ -292,20 +286,14 @@ struct ListDocument {
     git_worktrees: Vec<OtherDocument>,
 }
 
-/// A worktree of git that calve did not make.
-#[derive(Serialize)]
-struct OtherDocument {
-    name: String,
-    #[serde(flatten)]
-    path: PathFields,
-    state: &'static str,
-    branch: Option<String>,
-}
-
-impl OtherDocument {
-    fn new(other: &GitWorktree) -> Self {
-        let (name, branch) = (other.name.clone(), other.branch.clone());
-        Self { name, path: PathFields::new(&other.path), state: other_state(other), branch }
+document! {
+    /// A worktree of git that calve did not make.
+    struct OtherDocument(other: &GitWorktree) {
+        name: String = other.name.clone(),
+        #[serde(flatten)]
+        path: PathFields = PathFields::new(&other.path),
+        state: &'static str = other_state(other),
+        branch: Option<String> = other.branch.clone(),
     }
 }
 

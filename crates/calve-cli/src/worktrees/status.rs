@@ -60,7 +60,7 @@ document! {
     struct ChangeDocument(change: &Change) {
         #[serde(flatten)]
         path: PathFields = PathFields::new(&change.path),
-        change: &'static str = change_name(change.kind),
+        change: &'static str = change.kind.as_str(),
     }
 }
 
@@ -70,18 +70,5 @@ pub(crate) fn change_style(kind: ChangeKind) -> Style {
         ChangeKind::Added => GOOD,
         ChangeKind::Deleted => BAD,
         _ => CAUTION,
-    }
-}
-
-/// The name that the JSON output uses.
-pub(crate) fn change_name(kind: ChangeKind) -> &'static str {
-    match kind {
-        ChangeKind::Added => "added",
-        ChangeKind::Modified => "modified",
-        ChangeKind::Deleted => "deleted",
-        ChangeKind::Type => "type",
-        ChangeKind::Mode => "mode",
-        ChangeKind::Metadata => "metadata",
-        _ => "other",
     }
 }
