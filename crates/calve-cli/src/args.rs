@@ -38,34 +38,24 @@ mod volume;
 mod worktrees;
 
 #[cfg(unix)]
-pub(crate) use changes::DiffArgs;
-pub(crate) use clone::CloneArgs;
-#[cfg(unix)]
-pub(crate) use hooks::{ClaudeHook, HookVerb};
-#[cfg(unix)]
-pub(crate) use remote::{
-    CheckoutArgs, KeyArgs, PullArgs, PushArgs, RemoteGcArgs, RemoteVerb, TransferArgs,
+pub(crate) use self::{
+    changes::DiffArgs,
+    hooks::{ClaudeHook, HookVerb},
+    remote::{CheckoutArgs, KeyArgs, PullArgs, PushArgs, RemoteGcArgs, RemoteVerb, TransferArgs},
+    restore::{RestoreArgs, UndoArgs},
+    shells::{CdArgs, EnvArgs, EnvFormat, PathArgs, RunArgs},
+    snapshots::{InitArgs, LogArgs, NameArgs, Naming, ShowArgs, SnapshotArgs},
+    store::{GcArgs, StoreVerb},
+    tidy::TidyArgs,
+    units::{parse_size, parse_time},
+    update::UpdateArgs,
+    worktrees::{
+        DropArgs, DuArgs, FillArgs, ListArgs, PROJECT, ReshareArgs, StartArgs, StatusArgs,
+    },
 };
-#[cfg(unix)]
-pub(crate) use restore::{RestoreArgs, UndoArgs};
-#[cfg(unix)]
-pub(crate) use shells::{CdArgs, EnvArgs, EnvFormat, PathArgs, RunArgs};
-#[cfg(unix)]
-pub(crate) use snapshots::{InitArgs, LogArgs, NameArgs, Naming, ShowArgs, SnapshotArgs};
-#[cfg(unix)]
-pub(crate) use store::{GcArgs, StoreVerb};
-#[cfg(unix)]
-pub(crate) use tidy::TidyArgs;
-#[cfg(unix)]
-pub(crate) use units::{parse_size, parse_time};
-#[cfg(unix)]
-pub(crate) use update::UpdateArgs;
+pub(crate) use clone::CloneArgs;
 #[cfg(target_os = "linux")]
 pub(crate) use volume::{CreateArgs, GrowArgs, RemoveArgs, VolumeVerb};
-#[cfg(unix)]
-pub(crate) use worktrees::{
-    DropArgs, DuArgs, FillArgs, ListArgs, PROJECT, ReshareArgs, StartArgs, StatusArgs,
-};
 
 const ABOUT: &str = "Gives each coding agent its own copy of a project, for almost no disk";
 
@@ -159,232 +149,9 @@ pub(crate) enum Verb {
     #[command(after_help = DOCTOR_EXAMPLES)]
     Doctor(DoctorArgs),
 
-    /// Make a store for a project
-    ///
-    /// 'calve start' makes the store of a git project by itself.
-    /// The store is the folder calve in the project's git repository, which all its worktrees share,
-    /// or .calve in the project's root if it has none, or the folder that --store names, or on the
-    /// volume that --volume names. It holds the content of each file once, and shares it
-    /// with the project if both are on a filesystem that can reflink.
     #[cfg(unix)]
-    #[command(after_help = snapshots::INIT_EXAMPLES)]
-    Init(InitArgs),
-
-    /// Record the tree that you are in
-    ///
-    /// That is the project or a worktree. Prints the snapshot's id. It holds everything except .calve, the .git in the root, and what .calveignore
-    /// files name. calve reads only what changed since the last snapshot. It becomes the tree's
-    /// base snapshot; the old one is its parent.
-    #[cfg(unix)]
-    #[command(after_help = snapshots::SNAPSHOT_EXAMPLES)]
-    Snapshot(SnapshotArgs),
-
-    /// Make worktrees of this project
-    ///
-    /// Prints their paths. Each worktree is a copy of the project as it is now, of which calve takes a snapshot first,
-    /// or of the snapshot that --from names. Either all worktrees appear, whole, or none. In a git
-    /// project, each is a linked worktree of git, on a new branch with the worktree's name; -b,
-    /// --detach, --base and --git choose otherwise.
-    #[cfg(unix)]
-    #[command(after_help = worktrees::START_EXAMPLES,
-        override_usage = "calve start [OPTIONS] <NAME>...\n       calve start [OPTIONS] -n <N> [--prefix <P>]")]
-    Start(StartArgs),
-
-    /// Complete a worktree from another tool
-    ///
-    /// calve gives it the files that the project has and git ignores: dependencies, build output,
-    /// settings. A tracked file that is the same in the project shares its blocks with the
-    /// project's file and gets its time, so that builds stay fresh. The worktree may be at another
-    /// commit.
-    #[cfg(unix)]
-    #[command(after_help = worktrees::FILL_EXAMPLES)]
-    Fill(FillArgs),
-
-    /// Bring new dependencies and builds into worktrees
-    ///
-    /// calve brings what git ignores in the project now. It compares the worktree's base, the
-    /// project and the worktree: what the worktree did not change itself becomes as it is in the
-    /// project, what it did change stays. Tracked files are git's: --merge and --rebase let git
-    /// bring them first.
-    #[cfg(unix)]
-    #[command(after_help = update::UPDATE_EXAMPLES)]
-    Update(UpdateArgs),
-
-    /// List the worktrees and their state
-    #[cfg(unix)]
-    #[command(after_help = worktrees::LIST_EXAMPLES)]
-    List(ListArgs),
-
-    /// Print how much disk worktrees take
-    ///
-    /// Also how much of it is shared, and how much a drop frees.
-    /// du(1) counts shared blocks for every tree that has them. This command counts each block
-    /// once: as unique, or for the first of these that has it too: the project, the store, another
-    /// worktree, a file elsewhere.
-    #[cfg(unix)]
-    #[command(after_help = worktrees::DU_EXAMPLES)]
-    Du(DuArgs),
-
-    /// Deduplicate files that builds wrote again
-    ///
-    /// A file that has the bytes of another one in the store, in the project or in these worktrees
-    /// shares its blocks from then on. The kernel compares the bytes. Content, inodes and times
-    /// stay as they are.
-    #[cfg(unix)]
-    #[command(after_help = worktrees::RESHARE_EXAMPLES)]
-    Reshare(ReshareArgs),
-
-    /// Keep the worktrees' disk space within bounds
-    ///
-    /// In this order: equal content shares its blocks; the store is collected and packed; worktrees
-    /// that are merged, clean and idle are dropped; idle worktrees lose what a build gives back. It
-    /// never touches work, nor a worktree in which a process works. With --max-size, it ends as
-    /// soon as the bound holds, and exits with 3 if it never does.
-    #[cfg(unix)]
-    #[command(after_help = tidy::TIDY_EXAMPLES)]
-    Tidy(TidyArgs),
-
-    /// Print the path of a worktree
-    #[cfg(unix)]
-    #[command(after_help = shells::PATH_EXAMPLES,
-        override_usage = "calve path [OPTIONS] [WORKTREE]\n       calve path [OPTIONS] --project")]
-    Path(PathArgs),
-
-    /// Run a program at the project's path
-    ///
-    /// The program sees the worktree at the project's path, and the project in CALVE_PROJECT. So a
-    /// build folder of CMake or Meson, a conda environment and a compiler's cache mean the worktree
-    /// without any change. No other process sees that. It has the variables of 'calve env', and its
-    /// exit status is that of calve. This is no sandbox: the program may do what you may do.
-    #[cfg(unix)]
-    #[command(after_help = shells::RUN_EXAMPLES,
-        override_usage = "calve run [OPTIONS] [WORKTREE] [-- CMD...]")]
-    Run(RunArgs),
-
-    /// Print variables for a worktree's programs
-    ///
-    /// Each worktree has a slot: a small number that no other worktree of the project has, the
-    /// same from its start to its drop. The port and the name for docker compose come from it. The
-    /// commands of start, -x and calve.afterStart, have these variables.
-    #[cfg(unix)]
-    #[command(after_help = shells::ENV_EXAMPLES)]
-    Env(EnvArgs),
-
-    /// Go to a worktree, or the project
-    ///
-    /// It needs the function of 'calve shell-init'.
-    #[cfg(unix)]
-    #[command(after_help = shells::CD_EXAMPLES)]
-    Cd(CdArgs),
-
-    /// List what changed in a worktree
-    ///
-    /// Changed since its base snapshot, that is. Prints one 'LETTER path' per line, sorted: A added, M modified, D deleted, T another kind of
-    /// entry, X only the mode, the owner, the group or extended attributes. A new time is no
-    /// change. Exits with 0 if the worktree is clean, and with 3 if it has changes.
-    #[cfg(unix)]
-    #[command(after_help = worktrees::STATUS_EXAMPLES)]
-    Status(StatusArgs),
-
-    /// Print what changed, as a patch
-    #[cfg(unix)]
-    #[command(after_help = changes::DIFF_EXAMPLES)]
-    Diff(DiffArgs),
-
-    /// Give a tree a snapshot's content
-    ///
-    /// Without a snapshot, that of its base snapshot. Touches only what differs. WORKTREE is a name or a path [default: the one that contains the
-    /// current folder]; SNAPSHOT is a name, an id, or the start of an id. Local changes are moved
-    /// aside, and 'calve undo' brings them back. Before it changes the project itself, calve says
-    /// what it would change, and asks for the project's name. A worktree that was dropped, or whose
-    /// folder was deleted, comes back.
-    #[cfg(unix)]
-    #[command(after_help = restore::RESTORE_EXAMPLES,
-        override_usage = "calve restore [OPTIONS] [SNAPSHOT] [WORKTREE]")]
-    Restore(RestoreArgs),
-
-    /// Bring back what restore or drop took
-    ///
-    /// The tree gets the snapshot that it was based on before, and the local changes that were
-    /// moved aside. A worktree that was dropped, or whose folder was deleted, comes back. Before it
-    /// changes the project itself, calve says what it would change, and asks for the project's
-    /// name.
-    #[cfg(unix)]
-    #[command(after_help = restore::UNDO_EXAMPLES)]
-    Undo(UndoArgs),
-
-    /// Remove worktrees
-    ///
-    /// A worktree disappears at once; its files are deleted in the background. If one of the
-    /// worktrees has changes, calve removes none of them, unless you give --force. calve never
-    /// deletes anything behind a mount or a symbolic link.
-    #[cfg(unix)]
-    #[command(after_help = worktrees::DROP_EXAMPLES)]
-    Drop(DropArgs),
-
-    /// List the snapshots, newest first
-    ///
-    /// Prints one per line: id, time (UTC), size, names in brackets, message.
-    #[cfg(unix)]
-    #[command(after_help = snapshots::LOG_EXAMPLES)]
-    Log(LogArgs),
-
-    /// Show a snapshot
-    #[cfg(unix)]
-    #[command(after_help = snapshots::SHOW_EXAMPLES)]
-    Show(ShowArgs),
-
-    /// Name a snapshot; list or delete names
-    ///
-    /// Every command that takes the id of a snapshot takes its name, too. A name counts before an
-    /// id that starts the same. If another snapshot has the name, calve moves it to this one.
-    #[cfg(unix)]
-    #[command(after_help = snapshots::NAME_EXAMPLES,
-        override_usage = "calve name [OPTIONS] [<SNAPSHOT> <NAME>]\n       calve name [OPTIONS] --delete <NAME>")]
-    Name(NameArgs),
-
-    /// Send snapshots to a remote
-    ///
-    /// Other machines get them from there. It sends only what the remote lacks, and prints the ids.
-    #[cfg(unix)]
-    #[command(after_help = remote::PUSH_EXAMPLES)]
-    Push(PushArgs),
-
-    /// Fetch a snapshot from a remote
-    ///
-    /// Prints its id. It fetches only what the store lacks, and compares every byte with the snapshot's id. The
-    /// store knows the snapshot when all of it is there.
-    #[cfg(unix)]
-    #[command(after_help = remote::PULL_EXAMPLES)]
-    Pull(PullArgs),
-
-    /// Make a project from a remote's snapshot
-    ///
-    /// Its store and its tree, for a machine that has neither. DIR appears with all of it, or stays as it is; calve
-    /// compares every byte with the snapshot's id. A checkout that was stopped starts over.
-    #[cfg(unix)]
-    #[command(after_help = remote::CHECKOUT_EXAMPLES)]
-    Checkout(CheckoutArgs),
-
-    /// Manage remotes, and your signing key
-    #[cfg(unix)]
-    #[command(subcommand, arg_required_else_help = true, after_help = remote::EXAMPLES)]
-    Remote(RemoteVerb),
-
-    /// Check, clean and measure the store
-    #[cfg(unix)]
-    #[command(subcommand, arg_required_else_help = true, after_help = store::EXAMPLES)]
-    Store(StoreVerb),
-
-    /// Create and manage a copy-on-write volume
-    #[cfg(target_os = "linux")]
-    #[command(subcommand, arg_required_else_help = true, after_help = volume::EXAMPLES)]
-    Volume(VolumeVerb),
-
-    /// Serve the hooks of agents' tools
-    #[cfg(unix)]
-    #[command(subcommand, arg_required_else_help = true, after_help = hooks::EXAMPLES)]
-    Hook(HookVerb),
+    #[command(flatten)]
+    Store(StoreCommand),
 
     /// Print shell code for cd and completion
     ///
@@ -414,11 +181,216 @@ pub(crate) enum Verb {
     },
 }
 
+/// The commands that stores are behind: only Unix has them.
+#[cfg(unix)]
+#[derive(Debug, Subcommand)]
+pub(crate) enum StoreCommand {
+    /// Make a store for a project
+    ///
+    /// 'calve start' makes the store of a git project by itself.
+    /// The store is the folder calve in the project's git repository, which all its worktrees share,
+    /// or .calve in the project's root if it has none, or the folder that --store names, or on the
+    /// volume that --volume names. It holds the content of each file once, and shares it
+    /// with the project if both are on a filesystem that can reflink.
+    #[command(after_help = snapshots::INIT_EXAMPLES)]
+    Init(InitArgs),
+
+    /// Record the tree that you are in
+    ///
+    /// That is the project or a worktree. Prints the snapshot's id. It holds everything except .calve, the .git in the root, and what .calveignore
+    /// files name. calve reads only what changed since the last snapshot. It becomes the tree's
+    /// base snapshot; the old one is its parent.
+    #[command(after_help = snapshots::SNAPSHOT_EXAMPLES)]
+    Snapshot(SnapshotArgs),
+
+    /// Make worktrees of this project
+    ///
+    /// Prints their paths. Each worktree is a copy of the project as it is now, of which calve takes a snapshot first,
+    /// or of the snapshot that --from names. Either all worktrees appear, whole, or none. In a git
+    /// project, each is a linked worktree of git, on a new branch with the worktree's name; -b,
+    /// --detach, --base and --git choose otherwise.
+    #[command(after_help = worktrees::START_EXAMPLES,
+        override_usage = "calve start [OPTIONS] <NAME>...\n       calve start [OPTIONS] -n <N> [--prefix <P>]")]
+    Start(StartArgs),
+
+    /// Complete a worktree from another tool
+    ///
+    /// calve gives it the files that the project has and git ignores: dependencies, build output,
+    /// settings. A tracked file that is the same in the project shares its blocks with the
+    /// project's file and gets its time, so that builds stay fresh. The worktree may be at another
+    /// commit.
+    #[command(after_help = worktrees::FILL_EXAMPLES)]
+    Fill(FillArgs),
+
+    /// Bring new dependencies and builds into worktrees
+    ///
+    /// calve brings what git ignores in the project now. It compares the worktree's base, the
+    /// project and the worktree: what the worktree did not change itself becomes as it is in the
+    /// project, what it did change stays. Tracked files are git's: --merge and --rebase let git
+    /// bring them first.
+    #[command(after_help = update::UPDATE_EXAMPLES)]
+    Update(UpdateArgs),
+
+    /// List the worktrees and their state
+    #[command(after_help = worktrees::LIST_EXAMPLES)]
+    List(ListArgs),
+
+    /// Print how much disk worktrees take
+    ///
+    /// Also how much of it is shared, and how much a drop frees.
+    /// du(1) counts shared blocks for every tree that has them. This command counts each block
+    /// once: as unique, or for the first of these that has it too: the project, the store, another
+    /// worktree, a file elsewhere.
+    #[command(after_help = worktrees::DU_EXAMPLES)]
+    Du(DuArgs),
+
+    /// Deduplicate files that builds wrote again
+    ///
+    /// A file that has the bytes of another one in the store, in the project or in these worktrees
+    /// shares its blocks from then on. The kernel compares the bytes. Content, inodes and times
+    /// stay as they are.
+    #[command(after_help = worktrees::RESHARE_EXAMPLES)]
+    Reshare(ReshareArgs),
+
+    /// Keep the worktrees' disk space within bounds
+    ///
+    /// In this order: equal content shares its blocks; the store is collected and packed; worktrees
+    /// that are merged, clean and idle are dropped; idle worktrees lose what a build gives back. It
+    /// never touches work, nor a worktree in which a process works. With --max-size, it ends as
+    /// soon as the bound holds, and exits with 3 if it never does.
+    #[command(after_help = tidy::TIDY_EXAMPLES)]
+    Tidy(TidyArgs),
+
+    /// Print the path of a worktree
+    #[command(after_help = shells::PATH_EXAMPLES,
+        override_usage = "calve path [OPTIONS] [WORKTREE]\n       calve path [OPTIONS] --project")]
+    Path(PathArgs),
+
+    /// Run a program at the project's path
+    ///
+    /// The program sees the worktree at the project's path, and the project in CALVE_PROJECT. So a
+    /// build folder of CMake or Meson, a conda environment and a compiler's cache mean the worktree
+    /// without any change. No other process sees that. It has the variables of 'calve env', and its
+    /// exit status is that of calve. This is no sandbox: the program may do what you may do.
+    #[command(after_help = shells::RUN_EXAMPLES,
+        override_usage = "calve run [OPTIONS] [WORKTREE] [-- CMD...]")]
+    Run(RunArgs),
+
+    /// Print variables for a worktree's programs
+    ///
+    /// Each worktree has a slot: a small number that no other worktree of the project has, the
+    /// same from its start to its drop. The port and the name for docker compose come from it. The
+    /// commands of start, -x and calve.afterStart, have these variables.
+    #[command(after_help = shells::ENV_EXAMPLES)]
+    Env(EnvArgs),
+
+    /// Go to a worktree, or the project
+    ///
+    /// It needs the function of 'calve shell-init'.
+    #[command(after_help = shells::CD_EXAMPLES)]
+    Cd(CdArgs),
+
+    /// List what changed in a worktree
+    ///
+    /// Changed since its base snapshot, that is. Prints one 'LETTER path' per line, sorted: A added, M modified, D deleted, T another kind of
+    /// entry, X only the mode, the owner, the group or extended attributes. A new time is no
+    /// change. Exits with 0 if the worktree is clean, and with 3 if it has changes.
+    #[command(after_help = worktrees::STATUS_EXAMPLES)]
+    Status(StatusArgs),
+
+    /// Print what changed, as a patch
+    #[command(after_help = changes::DIFF_EXAMPLES)]
+    Diff(DiffArgs),
+
+    /// Give a tree a snapshot's content
+    ///
+    /// Without a snapshot, that of its base snapshot. Touches only what differs. WORKTREE is a name or a path [default: the one that contains the
+    /// current folder]; SNAPSHOT is a name, an id, or the start of an id. Local changes are moved
+    /// aside, and 'calve undo' brings them back. Before it changes the project itself, calve says
+    /// what it would change, and asks for the project's name. A worktree that was dropped, or whose
+    /// folder was deleted, comes back.
+    #[command(after_help = restore::RESTORE_EXAMPLES,
+        override_usage = "calve restore [OPTIONS] [SNAPSHOT] [WORKTREE]")]
+    Restore(RestoreArgs),
+
+    /// Bring back what restore or drop took
+    ///
+    /// The tree gets the snapshot that it was based on before, and the local changes that were
+    /// moved aside. A worktree that was dropped, or whose folder was deleted, comes back. Before it
+    /// changes the project itself, calve says what it would change, and asks for the project's
+    /// name.
+    #[command(after_help = restore::UNDO_EXAMPLES)]
+    Undo(UndoArgs),
+
+    /// Remove worktrees
+    ///
+    /// A worktree disappears at once; its files are deleted in the background. If one of the
+    /// worktrees has changes, calve removes none of them, unless you give --force. calve never
+    /// deletes anything behind a mount or a symbolic link.
+    #[command(after_help = worktrees::DROP_EXAMPLES)]
+    Drop(DropArgs),
+
+    /// List the snapshots, newest first
+    ///
+    /// Prints one per line: id, time (UTC), size, names in brackets, message.
+    #[command(after_help = snapshots::LOG_EXAMPLES)]
+    Log(LogArgs),
+
+    /// Show a snapshot
+    #[command(after_help = snapshots::SHOW_EXAMPLES)]
+    Show(ShowArgs),
+
+    /// Name a snapshot; list or delete names
+    ///
+    /// Every command that takes the id of a snapshot takes its name, too. A name counts before an
+    /// id that starts the same. If another snapshot has the name, calve moves it to this one.
+    #[command(after_help = snapshots::NAME_EXAMPLES,
+        override_usage = "calve name [OPTIONS] [<SNAPSHOT> <NAME>]\n       calve name [OPTIONS] --delete <NAME>")]
+    Name(NameArgs),
+
+    /// Send snapshots to a remote
+    ///
+    /// Other machines get them from there. It sends only what the remote lacks, and prints the ids.
+    #[command(after_help = remote::PUSH_EXAMPLES)]
+    Push(PushArgs),
+
+    /// Fetch a snapshot from a remote
+    ///
+    /// Prints its id. It fetches only what the store lacks, and compares every byte with the snapshot's id. The
+    /// store knows the snapshot when all of it is there.
+    #[command(after_help = remote::PULL_EXAMPLES)]
+    Pull(PullArgs),
+
+    /// Make a project from a remote's snapshot
+    ///
+    /// Its store and its tree, for a machine that has neither. DIR appears with all of it, or stays as it is; calve
+    /// compares every byte with the snapshot's id. A checkout that was stopped starts over.
+    #[command(after_help = remote::CHECKOUT_EXAMPLES)]
+    Checkout(CheckoutArgs),
+
+    /// Manage remotes, and your signing key
+    #[command(subcommand, arg_required_else_help = true, after_help = remote::EXAMPLES)]
+    Remote(RemoteVerb),
+
+    /// Check, clean and measure the store
+    #[command(subcommand, arg_required_else_help = true, after_help = store::EXAMPLES)]
+    Store(StoreVerb),
+
+    /// Create and manage a copy-on-write volume
+    #[cfg(target_os = "linux")]
+    #[command(subcommand, arg_required_else_help = true, after_help = volume::EXAMPLES)]
+    Volume(VolumeVerb),
+
+    /// Serve the hooks of agents' tools
+    #[command(subcommand, arg_required_else_help = true, after_help = hooks::EXAMPLES)]
+    Hook(HookVerb),
+}
+
 impl Verb {
     /// Whether calve becomes another program, which must have the limits that calve was given.
     pub(crate) fn keeps_limits(&self) -> bool {
         #[cfg(unix)]
-        return matches!(self, Self::Run(_));
+        return matches!(self, Self::Store(StoreCommand::Run(_)));
         #[cfg(not(unix))]
         false
     }

@@ -87,6 +87,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+#[cfg(unix)]
+use crate::args::StoreCommand;
 use crate::args::{Cli, Verb};
 use crate::exit::Exit;
 use crate::failure::{Failure, Kind};
@@ -150,70 +152,53 @@ fn work(
     output: Output,
     signals: &Signals,
 ) -> Result<Result<Exit, Failure>, clap::Error> {
-    #[cfg(unix)]
-    let session = session::Session { common, output, signals };
     Ok(match verb {
         Verb::Clone(args) => clone::run(args, &args.destinations()?, common, output, signals),
         Verb::Doctor(args) => doctor::run(args, common, output, signals),
         #[cfg(unix)]
-        Verb::Init(args) => snapshots::init(args, session),
-        #[cfg(unix)]
-        Verb::Snapshot(args) => snapshots::snapshot(args, session),
-        #[cfg(unix)]
-        Verb::Start(args) => worktrees::start::run(args, &args.names()?, session),
-        #[cfg(unix)]
-        Verb::Fill(args) => worktrees::fill::run(args, session),
-        #[cfg(unix)]
-        Verb::Update(args) => worktrees::update::run(args, session),
-        #[cfg(unix)]
-        Verb::List(args) => worktrees::list::run(args, session),
-        #[cfg(unix)]
-        Verb::Du(args) => worktrees::du::run(args, session),
-        #[cfg(unix)]
-        Verb::Reshare(args) => worktrees::reshare::run(args, session),
-        #[cfg(unix)]
-        Verb::Tidy(args) => worktrees::tidy::run(args, session),
-        #[cfg(unix)]
-        Verb::Status(args) => worktrees::status::run(args, session),
-        #[cfg(unix)]
-        Verb::Diff(args) => changes::diff(args, session),
-        #[cfg(unix)]
-        Verb::Drop(args) => worktrees::drop::run(args, session),
-        #[cfg(unix)]
-        Verb::Restore(args) => worktrees::restore::run(args, session),
-        #[cfg(unix)]
-        Verb::Undo(args) => worktrees::restore::undo(args, session),
-        #[cfg(unix)]
-        Verb::Log(args) => snapshots::log(args, session),
-        #[cfg(unix)]
-        Verb::Show(args) => snapshots::show(args, session),
-        #[cfg(unix)]
-        Verb::Name(args) => snapshots::name(args.naming()?, session),
-        #[cfg(unix)]
-        Verb::Push(args) => remote::push::run(args.checked()?, session),
-        #[cfg(unix)]
-        Verb::Pull(args) => remote::pull::run(args, session),
-        #[cfg(unix)]
-        Verb::Checkout(args) => remote::checkout::run(args, session),
-        #[cfg(unix)]
-        Verb::Remote(verb) => remote::run(verb, session),
-        #[cfg(unix)]
-        Verb::Store(verb) => store::run(verb, session),
-        #[cfg(target_os = "linux")]
-        Verb::Volume(verb) => volume::run(verb, session),
-        #[cfg(unix)]
-        Verb::Hook(verb) => hook::run(verb, session),
-        #[cfg(unix)]
-        Verb::Path(args) => worktrees::path(args, session),
-        #[cfg(unix)]
-        Verb::Run(args) => worktrees::run::run(args, session),
-        #[cfg(unix)]
-        Verb::Env(args) => worktrees::env::run(args, session),
-        #[cfg(unix)]
-        Verb::Cd(args) => Err(shells::cd(args)),
+        Verb::Store(verb) => work_in_store(verb, session::Session { common, output, signals })?,
         Verb::ShellInit { shell, completions } => shells::init(*shell, *completions, output),
         Verb::Man { dir: Some(dir), .. } => manual::write(&common.resolve(dir), output),
         Verb::Man { command, dir: None } => manual::print(manual::find(command)?, output),
+    })
+}
+
+/// Does what a verb asks for that only Unix has.
+#[cfg(unix)]
+fn work_in_store(
+    verb: &StoreCommand,
+    session: session::Session<'_>,
+) -> Result<Result<Exit, Failure>, clap::Error> {
+    Ok(match verb {
+        StoreCommand::Init(args) => snapshots::init(args, session),
+        StoreCommand::Snapshot(args) => snapshots::snapshot(args, session),
+        StoreCommand::Start(args) => worktrees::start::run(args, &args.names()?, session),
+        StoreCommand::Fill(args) => worktrees::fill::run(args, session),
+        StoreCommand::Update(args) => worktrees::update::run(args, session),
+        StoreCommand::List(args) => worktrees::list::run(args, session),
+        StoreCommand::Du(args) => worktrees::du::run(args, session),
+        StoreCommand::Reshare(args) => worktrees::reshare::run(args, session),
+        StoreCommand::Tidy(args) => worktrees::tidy::run(args, session),
+        StoreCommand::Status(args) => worktrees::status::run(args, session),
+        StoreCommand::Diff(args) => changes::diff(args, session),
+        StoreCommand::Drop(args) => worktrees::drop::run(args, session),
+        StoreCommand::Restore(args) => worktrees::restore::run(args, session),
+        StoreCommand::Undo(args) => worktrees::restore::undo(args, session),
+        StoreCommand::Log(args) => snapshots::log(args, session),
+        StoreCommand::Show(args) => snapshots::show(args, session),
+        StoreCommand::Name(args) => snapshots::name(args.naming()?, session),
+        StoreCommand::Push(args) => remote::push::run(args.checked()?, session),
+        StoreCommand::Pull(args) => remote::pull::run(args, session),
+        StoreCommand::Checkout(args) => remote::checkout::run(args, session),
+        StoreCommand::Remote(verb) => remote::run(verb, session),
+        StoreCommand::Store(verb) => store::run(verb, session),
+        #[cfg(target_os = "linux")]
+        StoreCommand::Volume(verb) => volume::run(verb, session),
+        StoreCommand::Hook(verb) => hook::run(verb, session),
+        StoreCommand::Path(args) => worktrees::path(args, session),
+        StoreCommand::Run(args) => worktrees::run::run(args, session),
+        StoreCommand::Env(args) => worktrees::env::run(args, session),
+        StoreCommand::Cd(args) => Err(shells::cd(args)),
     })
 }
 
