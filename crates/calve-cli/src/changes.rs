@@ -4,14 +4,15 @@ use std::io::{self, BufWriter, IsTerminal as _, Write};
 
 use calve::{Diff, FileDiff, Worktree};
 use clap::builder::styling::{Effects, Style};
-use serde::Serialize;
 
 use crate::args::DiffArgs;
 use crate::clone::SkippedDocument;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::failure::stored::worktree_failure;
-use crate::output::{BAD, CAUTION, GOOD, Output, PathFields, STRONG, encoded, encoded_bytes};
+use crate::output::{
+    BAD, CAUTION, GOOD, Output, PathFields, STRONG, document, encoded, encoded_bytes,
+};
 use crate::progress::Total;
 use crate::session::Session;
 use crate::snapshots::tell_skipped;
@@ -216,38 +217,22 @@ fn totals(diff: &Diff, limits: &str) -> String {
     }
 }
 
-/// The JSON document of `diff`; docs/json.md says what each field of these means.
-#[derive(Serialize)]
-struct DiffDocument {
-    #[serde(flatten)]
-    worktree: WorktreeFields,
-    snapshot: String,
-    files: Vec<FileDocument>,
-    skipped: Vec<SkippedDocument>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    patch: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    patch_encoding: Option<&'static str>,
-}
-
-impl DiffDocument {
-    fn new(
+document! {
+    /// The JSON document of `diff`; docs/json.md says what each field of these means.
+    struct DiffDocument(
         worktree: &Worktree,
         diff: &Diff,
         patch: Option<(String, Option<&'static str>)>,
-    ) -> Self {
-        let (patch, patch_encoding) = match patch {
-            Some((patch, encoding)) => (Some(patch), encoding),
-            None => (None, None),
-        };
-        Self {
-            worktree: WorktreeFields::new(worktree),
-            snapshot: diff.snapshot.to_string(),
-            files: diff.files.iter().map(FileDocument::new).collect(),
-            skipped: diff.skipped.iter().map(SkippedDocument::new).collect(),
-            patch,
-            patch_encoding,
-        }
+    ) [ let (patch, encoding) = patch.unzip(); ] {
+        #[serde(flatten)]
+        worktree: WorktreeFields = WorktreeFields::new(worktree),
+        snapshot: String = diff.snapshot.to_string(),
+        files: Vec<FileDocument> = diff.files.iter().map(FileDocument::new).collect(),
+        skipped: Vec<SkippedDocument> = diff.skipped.iter().map(SkippedDocument::new).collect(),
+        #[serde(skip_serializing_if = "Option::is_none")]
+        patch: Option<String> = patch,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        patch_encoding: Option<&'static str> = encoding.flatten(),
     }
 }
 

@@ -327,55 +327,36 @@ document! {
     }
 }
 
-#[derive(Serialize)]
-struct PairDocument {
-    source: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    source_encoding: Option<&'static str>,
-    destination: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    destination_encoding: Option<&'static str>,
-    probed: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    probed_encoding: Option<&'static str>,
-    source_filesystem: Option<String>,
-    destination_filesystem: Option<String>,
-    reflink: bool,
-    verdict: &'static str,
-    errno: Option<i32>,
-    errno_name: Option<&'static str>,
-    cause: Option<String>,
-    fix: Option<String>,
-}
-
-impl PairDocument {
-    fn new(verdict: &Verdict<'_>) -> Self {
+document! {
+    struct PairDocument(verdict: &Verdict<'_>) [
         let (source, source_encoding) = encoded(verdict.source);
         let (destination, destination_encoding) = encoded(verdict.destination);
         let (probed, probed_encoding) = encoded(&verdict.probed);
         let probe = &verdict.probe;
         let errno = probe.error.as_ref().and_then(io::Error::raw_os_error);
-        Self {
-            source,
-            source_encoding,
-            destination,
-            destination_encoding,
-            probed,
-            probed_encoding,
-            source_filesystem: probe.source_filesystem.clone(),
-            destination_filesystem: probe.dest_filesystem.clone(),
-            reflink: verdict.is_good(),
-            verdict: match probe.outcome {
-                ReflinkOutcome::Cloned => "cloned",
-                ReflinkOutcome::Refused => "refused",
-                ReflinkOutcome::SourceVanished => "vanished",
-                _ => "unsupported",
-            },
-            errno,
-            errno_name: errno.and_then(errno_name),
-            cause: probe.error.as_ref().map(cause),
-            fix: verdict.fix.clone(),
-        }
+    ] {
+        source: String = source,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        source_encoding: Option<&'static str> = source_encoding,
+        destination: String = destination,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        destination_encoding: Option<&'static str> = destination_encoding,
+        probed: String = probed,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        probed_encoding: Option<&'static str> = probed_encoding,
+        source_filesystem: Option<String> = probe.source_filesystem.clone(),
+        destination_filesystem: Option<String> = probe.dest_filesystem.clone(),
+        reflink: bool = verdict.is_good(),
+        verdict: &'static str = match probe.outcome {
+            ReflinkOutcome::Cloned => "cloned",
+            ReflinkOutcome::Refused => "refused",
+            ReflinkOutcome::SourceVanished => "vanished",
+            _ => "unsupported",
+        },
+        errno: Option<i32> = errno,
+        errno_name: Option<&'static str> = errno.and_then(errno_name),
+        cause: Option<String> = probe.error.as_ref().map(cause),
+        fix: Option<String> = verdict.fix.clone(),
     }
 }
 

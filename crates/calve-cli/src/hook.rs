@@ -127,7 +127,7 @@ fn create(message: &Message, session: Session<'_>) -> Result<Exit, Failure> {
         // The tool's session begins in any case.
         Err(failure) => return by_git((&wanted, &given), base, failure, session),
     };
-    let project = store.project().map_err(|error| store_failure(&error))?;
+    let project = store.project()?;
     let place = project.join(PLACE);
     if let Some(path) = made_by_git(&project, (&wanted, &given))
         && !is_calves(&store, &path)?
@@ -171,7 +171,7 @@ fn name_for(
             Ok(worktree) => return Ok((name, Some(worktree))),
             Err(error) if error.kind() == ErrorKind::WorktreeNotFound && is_folder => {}
             Err(error) if error.kind() == ErrorKind::WorktreeNotFound => break,
-            Err(error) => return Err(store_failure(&error)),
+            Err(error) => return Err(error.into()),
         }
         name = format!("{wanted}-{number}");
     }
@@ -180,7 +180,7 @@ fn name_for(
 
 /// Whether the store knows the worktree at a path.
 fn is_calves(store: &Store, path: &Path) -> Result<bool, Failure> {
-    let known = store.worktrees().map_err(|error| store_failure(&error))?;
+    let known = store.worktrees()?;
     Ok(known.iter().any(|worktree| worktree.path() == path))
 }
 
@@ -215,7 +215,7 @@ fn is_started(worktree: &Worktree, session: Session<'_>) -> Result<bool, Failure
                 }
                 std::thread::sleep(Duration::from_millis(20));
                 // This gives up the row of a process that died.
-                worktree.store().worktrees().map_err(|error| store_failure(&error))?;
+                worktree.store().worktrees()?;
             }
             Ok(state) => return Ok(state == WorktreeState::Ready),
             // The other process failed.

@@ -179,6 +179,19 @@ impl Output {
         paths.into_iter().flat_map(|path| [self.path(path), b"\n".to_vec()].concat()).collect()
     }
 
+    /// Prints the document for programs that ask for JSON, and otherwise the paths, one per line.
+    #[cfg(unix)]
+    pub(crate) fn document_or_paths<'a>(
+        self,
+        document: &impl Serialize,
+        paths: impl IntoIterator<Item = &'a Path>,
+    ) -> Result<(), Failure> {
+        match self.json {
+            true => self.document(document),
+            false => self.results(&self.path_lines(paths)),
+        }
+    }
+
     /// Whether to show a progress bar: standard error must be a terminal that can rewrite a line.
     pub(crate) fn wants_bar(self) -> bool {
         let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
@@ -240,11 +253,13 @@ pub(crate) fn encoded(path: &Path) -> (String, Option<&'static str>) {
 }
 
 /// Defines a JSON document, and its `new`, which makes it from the arguments: each field stands
-/// with its type and its value, so no list of fields can lack what another one has.
+/// with its type and its value, so no list of fields can lack what another one has. Statements in
+/// brackets come before the values.
 macro_rules! document {
     (
         $(#[$meta:meta])*
-        $vis:vis struct $name:ident $(<$life:lifetime>)? ($($from:ident: $type:ty),+ $(,)?) {
+        $vis:vis struct $name:ident $(<$life:lifetime>)? ($($from:ident: $type:ty),+ $(,)?)
+        $([$($first:tt)*])? {
             $($(#[$about:meta])* $field:ident: $is:ty = $value:expr,)+
         }
     ) => {
@@ -256,6 +271,7 @@ macro_rules! document {
 
         impl $(<$life>)? $name $(<$life>)? {
             $vis fn new($($from: $type),+) -> Self {
+                $($($first)*)?
                 Self { $($field: $value),+ }
             }
         }

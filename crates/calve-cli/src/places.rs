@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use calve::{Discovered, ErrorKind, Filesystem, NotInGit, Store};
 
 use crate::failure::Failure;
-use crate::failure::stored::{own, store_failure};
+use crate::failure::stored::own;
 use crate::text::{shell_word, shown};
 
 /// The file or the folder that leads git to the repository of a working tree.
@@ -110,14 +110,13 @@ pub(crate) fn on_one_machine(store: &Store) -> Option<String> {
 /// Refuses a start if git has removed the project, which was a linked worktree: no other working tree
 /// is taken in its place unasked. `here` is a working tree that git made.
 pub(crate) fn must_have_project(store: &Store, here: Option<&Path>) -> Result<(), Failure> {
-    let failed = |error: calve::Error| store_failure(&error);
-    if !store.is_project_removed().map_err(failed)? {
+    if !store.is_project_removed()? {
         return Ok(());
     }
-    let project = store.project().map_err(failed)?;
+    let project = store.project()?;
     let common = store.path().parent().unwrap_or(store.path());
     let main = common.parent().filter(|_| common.ends_with(".git")).map(Path::to_owned);
-    let of_git = store.worktrees_of_git().map_err(failed)?.into_iter().map(|other| other.path);
+    let of_git = store.worktrees_of_git()?.into_iter().map(|other| other.path);
     let mut others = here.map(Path::to_owned).into_iter().chain(main).chain(of_git);
     let hint = match others.find(|other| other.is_dir()) {
         Some(other) => format!("'calve init {}' makes that the project", shell_word(&other)),

@@ -5,7 +5,6 @@ use calve::{Store, StoreOptions};
 
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::failure::stored::store_failure;
 use crate::trash;
 
 /// Starts the process that makes the missing ready trees, if the store keeps any. If it cannot be
@@ -25,8 +24,7 @@ pub(crate) fn name_behind(store: &Store) {
 /// The work of the process that names contents.
 pub(crate) fn name(store: &Store) -> Result<Exit, Failure> {
     in_the_background();
-    let report =
-        store.name_contents_behind(&StoreOptions::new()).map_err(|error| store_failure(&error))?;
+    let report = store.name_contents_behind(&StoreOptions::new())?;
     // The start could not know yet whether the store keeps a ready tree of this snapshot.
     if !report.stopped && store.ready_trees_kept() > 0 {
         return make(store);
@@ -51,6 +49,6 @@ pub(crate) fn refill(store: &Store) -> Result<Exit, Failure> {
 }
 
 fn make(store: &Store) -> Result<Exit, Failure> {
-    store.make_ready_trees(&StoreOptions::new()).map_err(|error| store_failure(&error))?;
+    store.make_ready_trees(&StoreOptions::new())?;
     Ok(Exit::Done)
 }

@@ -24,7 +24,7 @@ pub(crate) mod pull;
 pub(crate) mod push;
 mod verify;
 
-use open::{failed, settings, warn_of_plain_http};
+use open::{settings, warn_of_plain_http};
 
 pub(crate) fn run(verb: &RemoteVerb, session: Session<'_>) -> Result<Exit, Failure> {
     match verb {
@@ -41,7 +41,7 @@ pub(crate) fn run(verb: &RemoteVerb, session: Session<'_>) -> Result<Exit, Failu
 }
 
 fn init(url: &str, output: Output) -> Result<Exit, Failure> {
-    let remote = Remote::init(url, &settings()).map_err(failed)?;
+    let remote = Remote::init(url, &settings())?;
     let url = remote.url();
     output.summary(format_args!(
         "made a remote: 'calve remote add NAME {}' in a project lets its store know it",
@@ -57,11 +57,10 @@ fn init(url: &str, output: Output) -> Result<Exit, Failure> {
 
 fn add(name: &str, url: &str, keys: &[PublicKey], session: Session<'_>) -> Result<Exit, Failure> {
     let store = session.store()?;
-    let file = keys::file_of(&store.project().map_err(failed)?);
+    let file = keys::file_of(&store.project()?);
     let project = keys::read(&store, &file)?;
-    let remote = Remote::open(url, &settings()).map_err(failed)?.trusting(keys.iter().copied());
-    let known =
-        KnownRemote::add_with_project_keys(&store, name, &remote, &project).map_err(failed)?;
+    let remote = Remote::open(url, &settings())?.trusting(keys.iter().copied());
+    let known = KnownRemote::add_with_project_keys(&store, name, &remote, &project)?;
     let output = session.output;
     let trusted = known.trusted().len();
     warn_of_plain_http(&remote, trusted > 0, output);
@@ -88,7 +87,7 @@ fn add(name: &str, url: &str, keys: &[PublicKey], session: Session<'_>) -> Resul
 }
 
 fn list(session: Session<'_>) -> Result<Exit, Failure> {
-    let all = KnownRemote::all(&session.store()?).map_err(failed)?;
+    let all = KnownRemote::all(&session.store()?)?;
     let output = session.output;
     if output.json {
         let remotes = all.iter().map(RemoteDocument::new).collect();
@@ -112,7 +111,7 @@ fn list(session: Session<'_>) -> Result<Exit, Failure> {
 }
 
 fn remove(name: &str, session: Session<'_>) -> Result<Exit, Failure> {
-    if !KnownRemote::remove(&session.store()?, name).map_err(failed)? {
+    if !KnownRemote::remove(&session.store()?, name)? {
         return Err(own(
             "find remote",
             Path::new(name),

@@ -94,12 +94,12 @@ impl Session<'_> {
     pub(crate) fn store(&self) -> Result<Store, Failure> {
         let place = match self.common.store() {
             Some(path) => {
-                let store = Store::open(path).map_err(|error| store_failure(&error))?;
+                let store = Store::open(path)?;
                 self.know_again(&store);
                 self.hints_are_about(&store, false);
                 return Ok(store);
             }
-            None => Store::discover(self.current()).map_err(|error| store_failure(&error))?,
+            None => Store::discover(self.current())?,
         };
         self.hints_are_about(&place.store, true);
         match know_again(&place) {
@@ -128,7 +128,7 @@ impl Session<'_> {
                         }
                     }
                 }
-                place => place.map_err(|error| store_failure(&error))?,
+                place => place?,
             };
             let here = Some(&*place.root).filter(|_| place.is_only_gits());
             places::must_have_project(&place.store, here)?;
@@ -167,7 +167,7 @@ impl Session<'_> {
         let made = match Store::init(root) {
             // Another start was faster.
             Err(error) if error.kind() == ErrorKind::StoreExists => return self.store(),
-            made => made.map_err(|error| store_failure(&error))?,
+            made => made?,
         };
         self.output.summary(format_args!("made a store for {}", crate::text::shown(root)));
         if let Some(line) = places::not_in_git(&made) {
@@ -191,14 +191,14 @@ impl Session<'_> {
     pub(crate) fn here(&self) -> Result<Worktree, Failure> {
         let current = self.current();
         let Some(given) = self.common.store() else {
-            let place = Store::discover(&current).map_err(|error| store_failure(&error))?;
+            let place = Store::discover(&current)?;
             self.hints_are_about(&place.store, true);
-            return place.worktree().map_err(|error| store_failure(&error));
+            return Ok(place.worktree()?);
         };
-        let store = Store::open(given).map_err(|error| store_failure(&error))?;
+        let store = Store::open(given)?;
         self.hints_are_about(&store, false);
         let current = canonical(&current)?;
-        let project = store.project().map_err(|error| store_failure(&error))?;
+        let project = store.project()?;
         match store.find(&current) {
             Ok(place) if place.store.path() == store.path() => place.worktree(),
             // The current folder is in another project, which is inside this one.
@@ -212,7 +212,7 @@ impl Session<'_> {
             _ if current.starts_with(&project) => store.project_worktree(),
             _ => return Err(not_of_it(&current)),
         }
-        .map_err(|error| store_failure(&error))
+        .map_err(Failure::from)
     }
 
     /// The store, and the base snapshot of the worktree, or project, that contains the current
@@ -221,7 +221,7 @@ impl Session<'_> {
         let worktree = match self.here() {
             // If the user names a store, the current folder may be anywhere.
             Err(failure) if failure.kind == Kind::Library(ErrorKind::WorktreeNotFound) => {
-                self.store()?.project_worktree().map_err(|error| store_failure(&error))?
+                self.store()?.project_worktree()?
             }
             here => here?,
         };
@@ -274,11 +274,11 @@ impl Session<'_> {
                     // The store knows it from now on.
                     Some(other) if other.is_dir() => self.at(&other),
                     None if is_folder => self.at(&path),
-                    Some(gone) => store.adopt(&gone).map_err(|error| store_failure(&error)),
+                    Some(gone) => Ok(store.adopt(&gone)?),
                     None => Err(store_failure(&error).meant(&similar::worktrees(&store, name))),
                 }
             }
-            found => found.map_err(|error| store_failure(&error)),
+            found => Ok(found?),
         }
     }
 
@@ -308,7 +308,7 @@ impl Session<'_> {
             root => root?,
         };
         let given = match self.common.store() {
-            Some(store) => Some(Store::open(store).map_err(|error| store_failure(&error))?),
+            Some(store) => Some(Store::open(store)?),
             None => None,
         };
         let is_given = |store: &Store| given.as_ref().is_none_or(|it| it.path() == store.path());
@@ -320,14 +320,14 @@ impl Session<'_> {
             Ok(place) if place.root == root && is_given(&place.store) => {
                 self.know_again(&place.store);
                 self.hints_are_about(&place.store, false);
-                return place.worktree().map_err(|error| store_failure(&error));
+                return Ok(place.worktree()?);
             }
             _ => {}
         }
         if let Some(store) = &given
             && store.project().is_ok_and(|project| project == root)
         {
-            return store.project_worktree().map_err(|error| store_failure(&error));
+            return Ok(store.project_worktree()?);
         }
         // Something else may be at the path of a worktree. Then the worktree is missing, and says
         // so itself.
@@ -354,16 +354,15 @@ impl Session<'_> {
 
     /// The worktree that the store knows at `path`, or that git knows there if nothing is there.
     fn missing(&self, path: &Path) -> Result<Option<Worktree>, Failure> {
-        let failed = |error: calve::Error| store_failure(&error);
         let store = self.store()?;
-        let known = store.worktrees().map_err(failed)?;
+        let known = store.worktrees()?;
         let known = known.into_iter().find(|worktree| worktree.path() == path);
         if known.is_some() || std::fs::symlink_metadata(path).is_ok() {
             return Ok(known);
         }
-        let of_git = store.worktrees_of_git().map_err(failed)?;
+        let of_git = store.worktrees_of_git()?;
         match of_git.iter().any(|it| it.path == path) {
-            true => store.adopt(path).map(Some).map_err(failed),
+            true => Ok(Some(store.adopt(path)?)),
             false => Ok(None),
         }
     }
@@ -372,7 +371,7 @@ impl Session<'_> {
 /// The worktree of git, which calve did not make, that `list` shows under this name: that of its
 /// registration, or the last part of its path if a worktree of calve has that one.
 pub(crate) fn of_git(store: &Store, name: &str) -> Result<Option<PathBuf>, Failure> {
-    let others = store.worktrees_of_git().map_err(|error| store_failure(&error))?;
+    let others = store.worktrees_of_git()?;
     // One of calve's may have the name of its registration.
     let by_folder = |other: &&calve::GitWorktree| {
         other.path.ends_with(name) && store.worktree(&other.name).is_ok()

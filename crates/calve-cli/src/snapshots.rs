@@ -48,23 +48,22 @@ pub(crate) fn init(args: &InitArgs, session: Session<'_>) -> Result<Exit, Failur
                     .and_then(|found| Ok((found.take_project()?, found.store)))
                     .map(|(was, store)| (store, was)),
                 Some(_) => Store::open(error.path()).map(|store| (store, None)),
-            }
-            .map_err(|error| store_failure(&error))?;
-            let of = store.project().map_err(|error| store_failure(&error))?;
+            }?;
+            let of = store.project()?;
             let is_named = at.as_deref().is_none_or(|at| is_same(at, store.path()));
             if std::fs::canonicalize(&project).ok() != Some(of) || !is_named {
                 return Err(store_failure(&error));
             }
-            store.point_project().map_err(|error| store_failure(&error))?;
+            store.point_project()?;
             let what = match was {
                 Some(was) => format!("{} is gone, and its store is now that of", shown(&was)),
                 None => "nothing to do: there is already a store for".to_owned(),
             };
             (store, what)
         }
-        Err(error) => return Err(store_failure(&error)),
+        Err(error) => return Err(error.into()),
     };
-    let project = store.project().map_err(|error| store_failure(&error))?;
+    let project = store.project()?;
     let output = session.output;
     let is_found = Store::discover(&project).is_ok_and(|found| found.store.path() == store.path());
     let named = store_flag(store.path(), is_found);
@@ -242,7 +241,7 @@ pub(crate) fn taken(report: &SnapshotReport, tree: &Path, store: &Path, output: 
 }
 
 pub(crate) fn log(args: &LogArgs, session: Session<'_>) -> Result<Exit, Failure> {
-    let mut log = session.store()?.log().map_err(|error| store_failure(&error))?;
+    let mut log = session.store()?.log()?;
     log.snapshots.truncate(args.count.unwrap_or(usize::MAX));
     let output = session.output;
     let exit = tell_damage(&log, session);
@@ -313,7 +312,7 @@ pub(crate) fn show(args: &ShowArgs, session: Session<'_>) -> Result<Exit, Failur
         }
         None => session.snapshot_here()?,
     };
-    let snapshot = store.show(id).map_err(|error| store_failure(&error))?;
+    let snapshot = store.show(id)?;
     let output = session.output;
     if output.json {
         output.document(&SnapshotFields::new(&snapshot))?;
@@ -359,11 +358,10 @@ pub(crate) fn entries(number: u64) -> String {
 pub(crate) fn name(naming: Naming<'_>, session: Session<'_>) -> Result<Exit, Failure> {
     let store = session.store()?;
     let output = session.output;
-    let failed = |error: calve::Error| store_failure(&error);
     match naming {
         Naming::Set { snapshot, name } => {
             let id = session.resolve(&store, snapshot)?;
-            store.set_name(name, id).map_err(failed)?;
+            store.set_name(name, id)?;
             session.warn_of_namesake(&store, name, id);
             output.summary(format_args!(
                 "{} is now the name of snapshot {}",
@@ -375,7 +373,7 @@ pub(crate) fn name(naming: Naming<'_>, session: Session<'_>) -> Result<Exit, Fai
             }
         }
         Naming::Delete(name) => {
-            if !store.remove_name(name).map_err(failed)? {
+            if !store.remove_name(name)? {
                 return Err(own(
                     "delete name",
                     Path::new(name),
@@ -390,7 +388,7 @@ pub(crate) fn name(naming: Naming<'_>, session: Session<'_>) -> Result<Exit, Fai
             }
         }
         Naming::List => {
-            let log = store.log().map_err(failed)?;
+            let log = store.log()?;
             let exit = tell_damage(&log, session);
             let mut names: Vec<(&str, String)> = log
                 .snapshots

@@ -11,7 +11,6 @@ use serde::Serialize;
 use crate::args::{GcArgs, StoreVerb};
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::failure::stored::store_failure;
 use crate::output::{Output, PathFields, document};
 use crate::progress::Total;
 use crate::session::Session;
@@ -34,11 +33,9 @@ pub(crate) fn run(verb: &StoreVerb, session: Session<'_>) -> Result<Exit, Failur
 }
 
 fn verify(store: &Store, repair: bool, session: Session<'_>) -> Result<Exit, Failure> {
-    let report = session
-        .work(Total::Contents, |options| {
-            store.verify(&VerifyOptions::new().repair(repair), options)
-        })
-        .map_err(|error| store_failure(&error))?;
+    let report = session.work(Total::Contents, |options| {
+        store.verify(&VerifyOptions::new().repair(repair), options)
+    })?;
     let output = session.output;
     if report.busy {
         output.warning(
@@ -132,12 +129,10 @@ fn gc(store: &Store, args: &GcArgs, session: Session<'_>) -> Result<Exit, Failur
     if let Some(age) = args.dropped {
         options = options.dropped(age);
     }
-    let report = session
-        .work(Total::Contents, |common| store.gc(&options, common))
-        .map_err(|error| store_failure(&error))?;
+    let report = session.work(Total::Contents, |common| store.gc(&options, common))?;
     let output = session.output;
     // What nobody could delete stays for ever, unless somebody is told.
-    let left = store.empty_trash().map_err(|error| store_failure(&error)).err();
+    let left = store.empty_trash().map_err(Failure::from).err();
     if let Some(left) = &left {
         output.warning(left.message());
         if let Some(hint) = &left.hint {
@@ -177,9 +172,7 @@ fn gc(store: &Store, args: &GcArgs, session: Session<'_>) -> Result<Exit, Failur
 
 fn pack(store: &Store, all: bool, session: Session<'_>) -> Result<Exit, Failure> {
     let options = PackOptions::new().all(all);
-    let report = session
-        .work(Total::Contents, |common| store.pack(&options, common))
-        .map_err(|error| store_failure(&error))?;
+    let report = session.work(Total::Contents, |common| store.pack(&options, common))?;
     let output = session.output;
     let damaged: Vec<String> = report
         .damaged
@@ -218,17 +211,16 @@ fn warm(
     keep: Option<u64>,
     session: Session<'_>,
 ) -> Result<Exit, Failure> {
-    let failed = |error: calve::Error| store_failure(&error);
     let snapshots =
         words.iter().map(|word| session.resolve(store, word)).collect::<Result<Vec<_>, _>>()?;
     if let Some(number) = keep {
-        store.keep_ready_trees(number).map_err(failed)?;
+        store.keep_ready_trees(number)?;
     }
     let unpacked = match keep {
         Some(0) => None,
         _ => {
             let warm = |common: &StoreOptions| store.warm(&snapshots, common);
-            let report = session.work(Total::Contents, warm).map_err(failed)?;
+            let report = session.work(Total::Contents, warm)?;
             tell_unpacked(&report, session.output);
             Some(report)
         }
@@ -238,7 +230,7 @@ fn warm(
         false => None,
         true => {
             let make = |common: &StoreOptions| store.make_ready_trees(common);
-            let report = session.work(Total::Contents, make).map_err(failed)?;
+            let report = session.work(Total::Contents, make)?;
             tell_ready_trees(&report, session.output);
             Some(report)
         }
@@ -287,7 +279,7 @@ fn tell_ready_trees(report: &ReadyReport, output: Output) {
 }
 
 fn stats(store: &Store, session: Session<'_>) -> Result<Exit, Failure> {
-    let stats = store.stats().map_err(|error| store_failure(&error))?;
+    let stats = store.stats()?;
     let output = session.output;
     if output.json {
         return output.document(&StatsDocument::new(store.path(), &stats)).map(|()| Exit::Done);
@@ -347,41 +339,25 @@ document! {
     }
 }
 
-/// A damage, as `verify` and `log` report it.
-#[derive(Serialize)]
-pub(crate) struct DamageDocument {
-    kind: &'static str,
-    blob: Option<String>,
-    #[serde(flatten)]
-    path: PathFields,
-    reason: String,
-    places: Vec<PlaceDocument>,
-    lost: bool,
-    repaired: bool,
+document! {
+    /// A damage, as `verify` and `log` report it.
+    pub(crate) struct DamageDocument(damage: &Damage) {
+        kind: &'static str = damage.kind.as_str(),
+        blob: Option<String> = damage.blob.map(|blob| blob.to_string()),
+        #[serde(flatten)]
+        path: PathFields = PathFields::new(&damage.path),
+        reason: String = damage.reason.clone(),
+        places: Vec<PlaceDocument> = damage.places.iter().map(PlaceDocument::new).collect(),
+        lost: bool = damage.lost,
+        repaired: bool = damage.repaired,
+    }
 }
 
-#[derive(Serialize)]
-struct PlaceDocument {
-    snapshot: String,
-    #[serde(flatten)]
-    path: PathFields,
-}
-
-impl DamageDocument {
-    pub(crate) fn new(damage: &Damage) -> Self {
-        let place = |(snapshot, path): &(calve::SnapshotId, std::path::PathBuf)| PlaceDocument {
-            snapshot: snapshot.to_string(),
-            path: PathFields::new(path),
-        };
-        Self {
-            kind: damage.kind.as_str(),
-            blob: damage.blob.map(|blob| blob.to_string()),
-            path: PathFields::new(&damage.path),
-            reason: damage.reason.clone(),
-            places: damage.places.iter().map(place).collect(),
-            lost: damage.lost,
-            repaired: damage.repaired,
-        }
+document! {
+    struct PlaceDocument(place: &(calve::SnapshotId, std::path::PathBuf)) {
+        snapshot: String = place.0.to_string(),
+        #[serde(flatten)]
+        path: PathFields = PathFields::new(&place.1),
     }
 }
 

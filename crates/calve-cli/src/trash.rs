@@ -67,6 +67,6 @@ pub(crate) fn begin_session() -> bool {
 /// The work of the process that empties the trash.
 pub(crate) fn empty(store: &Store) -> Result<Exit, Failure> {
     begin_session();
-    store.empty_trash().map_err(|error| store_failure(&error))?;
+    store.empty_trash()?;
     Ok(Exit::Done)
 }

@@ -5,7 +5,7 @@ use calve::{LivingProcess, Worktree, WorktreeState};
 use crate::args::PathArgs;
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::failure::stored::{missing, store_failure, worktree_failure};
+use crate::failure::stored::{missing, worktree_failure};
 use crate::output::{PathFields, document};
 use crate::session::{self, Session};
 
@@ -42,9 +42,8 @@ pub(crate) mod tidy;
 pub(crate) mod update;
 
 pub(crate) fn path(args: &PathArgs, session: Session<'_>) -> Result<Exit, Failure> {
-    let failed = |error: calve::Error| store_failure(&error);
     let worktree = match args.project {
-        true => session.store()?.project_worktree().map_err(failed)?,
+        true => session.store()?.project_worktree()?,
         false => match path_of_git(args, session)? {
             Some(done) => return Ok(done),
             None => session.worktree(args.worktree.as_deref())?,
@@ -55,11 +54,7 @@ pub(crate) fn path(args: &PathArgs, session: Session<'_>) -> Result<Exit, Failur
         return Err(missing(&worktree));
     }
     let output = session.output;
-    if output.json {
-        output.document(&WorktreeFields::new(&worktree))?;
-    } else {
-        output.results(&output.path_lines([worktree.path()]))?;
-    }
+    output.document_or_paths(&WorktreeFields::new(&worktree), [worktree.path()])?;
     Ok(Exit::Done)
 }
 
@@ -78,10 +73,7 @@ fn path_of_git(args: &PathArgs, session: Session<'_>) -> Result<Option<Exit>, Fa
     let Some((name, path)) = found else { return Ok(None) };
     let output = session.output;
     let fields = WorktreeFields { name: Some(name), path: PathFields::new(&path) };
-    match output.json {
-        true => output.document(&fields)?,
-        false => output.results(&output.path_lines([&*path]))?,
-    }
+    output.document_or_paths(&fields, [&*path])?;
     Ok(Some(Exit::Done))
 }
 

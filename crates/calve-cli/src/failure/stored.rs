@@ -26,6 +26,13 @@ pub(crate) fn store_failure(error: &calve::Error) -> Failure {
     told(error, hint(error, None))
 }
 
+/// For errors that are about no worktree.
+impl From<calve::Error> for Failure {
+    fn from(error: calve::Error) -> Self {
+        store_failure(&error)
+    }
+}
+
 /// An error of the library about this worktree.
 pub(crate) fn worktree_failure(error: &calve::Error, worktree: &Worktree) -> Failure {
     told(error, hint(error, Some(worktree)))

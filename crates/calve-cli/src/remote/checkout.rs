@@ -64,11 +64,7 @@ pub(crate) fn run(args: &CheckoutArgs, session: Session<'_>) -> Result<Exit, Fai
         "its store knows the remote as {}; snapshots have no .git, so the project is no git repository",
         harmless(&args.remote)
     ));
-    if output.json {
-        output.document(&CheckoutDocument::new(&done, args))?;
-    } else {
-        output.results(&output.path_lines([path.as_path()]))?;
-    }
+    output.document_or_paths(&CheckoutDocument::new(&done, args), [path.as_path()])?;
     Ok(if findings.is_empty() { Exit::Done } else { Exit::Findings })
 }
 

@@ -2,7 +2,7 @@
 
 use calve::{RemoteGarbage, RemoteGcOptions, RemoteGcReport, SnapshotId};
 
-use super::open::{failed, open};
+use super::open::open;
 use crate::args::RemoteGcArgs;
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -20,8 +20,7 @@ pub(super) fn run(args: &RemoteGcArgs, session: Session<'_>) -> Result<Exit, Fai
     if let Some(keep) = args.keep {
         options = options.keep(keep);
     }
-    let report =
-        session.work(Total::Contents, |common| remote.gc(&options, common)).map_err(failed)?;
+    let report = session.work(Total::Contents, |common| remote.gc(&options, common))?;
     let output = session.output;
     let garbage = |garbage: RemoteGarbage| {
         let RemoteGarbage { changes, snapshots, objects, bytes, .. } = garbage;

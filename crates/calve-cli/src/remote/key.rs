@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use calve::{ErrorKind, SigningKey};
 use serde::Serialize;
 
-use super::open::failed;
 use crate::args::KeyArgs;
 use crate::exit::Exit;
 use crate::failure::stored::own;
@@ -111,7 +110,7 @@ fn secret(text: &str) -> Option<[u8; 32]> {
 
 /// Makes a key in a new file, which only its owner can read.
 fn make_key(path: &Path) -> Result<SigningKey, Failure> {
-    let key = SigningKey::generate().map_err(failed)?;
+    let key = SigningKey::generate()?;
     let text: String = key.to_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
     let write = || -> io::Result<()> {
         if let Some(folder) = path.parent().filter(|folder| *folder != Path::new("")) {

@@ -5,7 +5,7 @@ use std::path::Path;
 use calve::{ErrorKind, PublicKey, RemoteName};
 use serde::Serialize;
 
-use super::open::{failed, open, remote_and_name};
+use super::open::{open, remote_and_name};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::failure::stored::{no_such_snapshot, own};
@@ -16,13 +16,13 @@ use crate::text::{self, harmless, short};
 
 pub(super) fn names(remote: Option<&str>, session: Session<'_>) -> Result<Exit, Failure> {
     let (_, remote) = open(&session.store()?, remote)?;
-    tell_names(&remote.names().map_err(failed)?, session.output)
+    tell_names(&remote.names()?, session.output)
 }
 
 pub(super) fn log(name: &str, from: Option<&str>, session: Session<'_>) -> Result<Exit, Failure> {
     let (from, name) = remote_and_name(from, name);
     let (known, remote) = open(&session.store()?, from)?;
-    let log = remote.log(name).map_err(failed)?;
+    let log = remote.log(name)?;
     if log.is_empty() {
         return Err(no_such_name(name, &known.url));
     }

@@ -4,20 +4,16 @@ use calve::{ErrorKind, KnownRemote, Remote, RemoteSettings, Store};
 
 use crate::args::TransferArgs;
 use crate::failure::Failure;
-use crate::failure::stored::{own, store_failure};
+use crate::failure::stored::own;
 use crate::output::Output;
 use crate::session::Session;
-
-pub(super) fn failed(error: calve::Error) -> Failure {
-    store_failure(&error)
-}
 
 /// The remote with this name, or the only remote.
 fn known(store: &Store, name: Option<&str>) -> Result<KnownRemote, Failure> {
     if let Some(name) = name {
-        return KnownRemote::find(store, name).map_err(failed);
+        return Ok(KnownRemote::find(store, name)?);
     }
-    let mut all = KnownRemote::all(store).map_err(failed)?;
+    let mut all = KnownRemote::all(store)?;
     match (all.pop(), all.len()) {
         (Some(only), 0) => Ok(only),
         (None, _) => Err(own(
@@ -49,7 +45,7 @@ pub(super) fn settings() -> RemoteSettings {
 
 pub(super) fn open(store: &Store, name: Option<&str>) -> Result<(KnownRemote, Remote), Failure> {
     let known = known(store, name)?;
-    let remote = known.open(&settings()).map_err(failed)?;
+    let remote = known.open(&settings())?;
     Ok((known, remote))
 }
 

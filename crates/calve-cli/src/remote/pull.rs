@@ -3,7 +3,7 @@
 use calve::{PublicKey, PullOptions, PullReport, Remote, SnapshotId, Store};
 
 use super::keys::tell_differences;
-use super::open::{failed, limited, open, remote_and_name};
+use super::open::{limited, open, remote_and_name};
 use crate::args::PullArgs;
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -38,9 +38,8 @@ fn pull_from(
     options: &PullOptions,
     session: Session<'_>,
 ) -> Result<PullReport, Failure> {
-    let report = session
-        .work(Total::Transfer, |common| remote.pull(store, what, options, common))
-        .map_err(failed)?;
+    let report =
+        session.work(Total::Transfer, |common| remote.pull(store, what, options, common))?;
     tell_pull(&report, session.output);
     Ok(report)
 }

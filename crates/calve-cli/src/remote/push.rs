@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::key::{read_key, usual_key};
 use super::keys::tell_differences;
-use super::open::{failed, limited, open};
+use super::open::{limited, open};
 use crate::args::PushArgs;
 use crate::exit::Exit;
 use crate::failure::{Failure, Kind};
@@ -35,7 +35,7 @@ pub(crate) fn run(args: &PushArgs, session: Session<'_>) -> Result<Exit, Failure
     }
     let mut secrets = Vec::with_capacity(snapshots.len());
     for (id, _) in &snapshots {
-        secrets.push(calve::secrets_in(&store, *id).map_err(failed)?);
+        secrets.push(calve::secrets_in(&store, *id)?);
     }
     check_push(&secrets, &known, args.with_secrets, output)?;
     let mut documents = Vec::new();
@@ -47,9 +47,8 @@ pub(crate) fn run(args: &PushArgs, session: Session<'_>) -> Result<Exit, Failure
         if let Some(key) = &key {
             options = options.key(key.clone());
         }
-        let report = session
-            .work(Total::Transfer, |common| remote.push(&store, id, &options, common))
-            .map_err(failed)?;
+        let report =
+            session.work(Total::Transfer, |common| remote.push(&store, id, &options, common))?;
         tell_push(&report, name.as_deref(), &known, output);
         if !output.json {
             output.results(format!("{id}\n").as_bytes())?;
@@ -94,7 +93,7 @@ fn pushed(args: &PushArgs, session: Session<'_>) -> Result<(Store, Vec<Pushed>),
         let id = session
             .resolve(&store, word)
             .map_err(|failure| meant_as_remote(&store, word, failure))?;
-        let names = store.show(id).map_err(failed)?.names;
+        let names = store.show(id)?.names;
         let name = args.name.clone().or_else(|| names.contains(word).then(|| word.clone()));
         snapshots.push((id, name));
     }

@@ -7,7 +7,7 @@ use calve::{
     SnapshotId,
 };
 
-use super::open::{failed, open};
+use super::open::open;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::document;
@@ -18,8 +18,7 @@ use crate::text::{self, counted, harmless, shell_word, short};
 pub(super) fn run(name: Option<&str>, quick: bool, session: Session<'_>) -> Result<Exit, Failure> {
     let (known, remote) = open(&session.store()?, name)?;
     let options = RemoteVerifyOptions::new().quick(quick);
-    let report =
-        session.work(Total::Contents, |common| remote.verify(&options, common)).map_err(failed)?;
+    let report = session.work(Total::Contents, |common| remote.verify(&options, common))?;
     let output = session.output;
     let all = (report.whole.len() + report.broken.len()) as u64;
     let mut line = format!(

@@ -169,11 +169,8 @@ impl Standing {
 
 pub(super) fn told_as_made(found: Found, session: Session<'_>) -> Result<Exit, Failure> {
     let output = session.output;
-    if output.json {
-        output.document(&VolumeDocument::new(&Standing::of(found)))?;
-    } else {
-        output.results(&output.path_lines([found.volume.at.as_path()]))?;
-    }
+    let at = found.volume.at.clone();
+    output.document_or_paths(&VolumeDocument::new(&Standing::of(found)), [at.as_path()])?;
     Ok(Exit::Done)
 }
 

@@ -113,7 +113,7 @@ fn droppable(args: &DropArgs, session: Session<'_>) -> Result<Droppable, Failure
         if state == WorktreeState::Missing {
             continue;
         }
-        let others = worktree.store().worktrees().map_err(|error| store_failure(&error))?;
+        let others = worktree.store().worktrees()?;
         let inside: Vec<PathBuf> = others
             .iter()
             .filter(|other| other.path().starts_with(worktree.path()))

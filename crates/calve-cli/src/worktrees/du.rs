@@ -1,7 +1,8 @@
 //! `calve du`, and the disk usage in `list --disk` and `drop --dry-run`.
 
-use calve::{DiskUsage, ErrorKind, FreedBytes, TreeUsage, Worktree, WorktreeState};
-use serde::Serialize;
+use std::path::PathBuf;
+
+use calve::{DiskUsage, ErrorKind, FreedBytes, Store, TreeUsage, Worktree, WorktreeState};
 
 use crate::args::DuArgs;
 use crate::exit::Exit;
@@ -15,23 +16,9 @@ use crate::text::{count, counted, duration, harmless};
 
 pub(crate) fn run(args: &DuArgs, session: Session<'_>) -> Result<Exit, Failure> {
     let output = session.output;
-    let mut worktrees: Vec<Worktree> = Vec::new();
-    for word in &args.worktrees {
-        let worktree = session.worktree(Some(word))?;
-        if worktrees.iter().all(|other| other.path() != worktree.path()) {
-            worktrees.push(worktree);
-        }
-    }
-    let all = worktrees.is_empty();
-    let store = match worktrees.first() {
-        Some(first) => first.store().clone(),
-        None => session.store()?,
-    };
+    let all = args.worktrees.is_empty();
+    let (store, mut worktrees) = named_or_all(&args.worktrees, session)?;
     let with_project = all || worktrees.iter().any(Worktree::is_project);
-    if all {
-        worktrees = store.worktrees().map_err(|error| store_failure(&error))?;
-        worktrees.retain(is_there);
-    }
     worktrees.retain(|worktree| !worktree.is_project());
     let usage = measured(&store, &worktrees, session)?;
     let exit = match warn_of_unreadable(&usage, output) {
@@ -63,6 +50,28 @@ pub(crate) fn run(args: &DuArgs, session: Session<'_>) -> Result<Exit, Failure> 
     Ok(exit)
 }
 
+/// The trees that the words name, each once, and the store of the first. Without words: the
+/// worktrees of the store that are there.
+pub(super) fn named_or_all(
+    words: &[PathBuf],
+    session: Session<'_>,
+) -> Result<(Store, Vec<Worktree>), Failure> {
+    if words.is_empty() {
+        let store = session.store()?;
+        let mut worktrees = store.worktrees()?;
+        worktrees.retain(is_there);
+        return Ok((store, worktrees));
+    }
+    let mut worktrees: Vec<Worktree> = Vec::new();
+    for word in words {
+        let worktree = session.worktree(Some(word))?;
+        if worktrees.iter().all(|other| other.path() != worktree.path()) {
+            worktrees.push(worktree);
+        }
+    }
+    Ok((worktrees[0].store().clone(), worktrees))
+}
+
 /// A worktree without a folder takes no space.
 pub(crate) fn is_there(worktree: &Worktree) -> bool {
     matches!(worktree.state(), Ok(WorktreeState::Ready | WorktreeState::Restoring))
@@ -70,7 +79,7 @@ pub(crate) fn is_there(worktree: &Worktree) -> bool {
 
 /// Measures worktrees of one store.
 pub(crate) fn measured(
-    store: &calve::Store,
+    store: &Store,
     worktrees: &[Worktree],
     session: Session<'_>,
 ) -> Result<DiskUsage, Failure> {
@@ -143,21 +152,24 @@ fn table(rows: &[(String, &TreeUsage)], output: Output) -> Table {
     table
 }
 
-/// The JSON document of `du`; docs/json.md says what each field of these means.
-#[derive(Serialize)]
-struct Document {
-    worktrees: Vec<NamedDocument>,
-    project: UsageDocument,
-    store: UsageDocument,
-    frees: FreesDocument,
-    elapsed_seconds: f64,
+document! {
+    /// The JSON document of `du`; docs/json.md says what each field of these means.
+    struct Document(worktrees: &[Worktree], usage: &DiskUsage) {
+        worktrees: Vec<NamedDocument> =
+            worktrees.iter().zip(&usage.worktrees).map(|(it, tree)| NamedDocument::new(it, tree)).collect(),
+        project: UsageDocument = UsageDocument::new(&usage.project),
+        store: UsageDocument = UsageDocument::new(&usage.store),
+        frees: FreesDocument = FreesDocument::new(usage.frees),
+        elapsed_seconds: f64 = usage.elapsed.as_secs_f64(),
+    }
 }
 
-#[derive(Serialize)]
-struct NamedDocument {
-    name: String,
-    #[serde(flatten)]
-    usage: UsageDocument,
+document! {
+    struct NamedDocument(worktree: &Worktree, tree: &TreeUsage) {
+        name: String = worktree.name().to_owned(),
+        #[serde(flatten)]
+        usage: UsageDocument = UsageDocument::new(tree),
+    }
 }
 
 document! {
@@ -191,21 +203,5 @@ document! {
     pub(crate) struct FreesDocument(frees: FreedBytes) {
         expected_bytes: u64 = frees.expected,
         least_bytes: u64 = frees.least,
-    }
-}
-
-impl Document {
-    fn new(worktrees: &[Worktree], usage: &DiskUsage) -> Self {
-        let named = |(worktree, tree): (&Worktree, &TreeUsage)| NamedDocument {
-            name: worktree.name().to_owned(),
-            usage: UsageDocument::new(tree),
-        };
-        Self {
-            worktrees: worktrees.iter().zip(&usage.worktrees).map(named).collect(),
-            project: UsageDocument::new(&usage.project),
-            store: UsageDocument::new(&usage.store),
-            frees: FreesDocument::new(usage.frees),
-            elapsed_seconds: usage.elapsed.as_secs_f64(),
-        }
     }
 }

@@ -9,7 +9,7 @@ use crate::args::{EnvArgs, EnvFormat};
 use crate::environment::{Environment, NOT_ALWAYS, NumberedTree, Ports};
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::failure::stored::{own, store_failure};
+use crate::failure::stored::own;
 use crate::session::Session;
 use crate::settings::Settings;
 
@@ -18,14 +18,13 @@ use crate::settings::Settings;
 /// # Errors
 /// A setting is wrong, or the store could not be read.
 pub(super) fn of(worktree: &Worktree) -> Result<Environment, Failure> {
-    let failed = |error: calve::Error| store_failure(&error);
-    let project = worktree.store().project().map_err(failed)?;
+    let project = worktree.store().project()?;
     let settings = Settings::of(&project).and_then(|settings| Ports::of(&settings));
     let ports = settings.map_err(|why| {
         let hint = "'git config --get-regexp ^calve' lists the settings";
         own("read the settings of", &project, ErrorKind::Git, &why, hint)
     })?;
-    Environment::of(worktree.store(), Some(ports)).map_err(failed)
+    Ok(Environment::of(worktree.store(), Some(ports))?)
 }
 
 pub(crate) fn run(args: &EnvArgs, session: Session<'_>) -> Result<Exit, Failure> {

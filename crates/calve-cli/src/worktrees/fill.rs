@@ -8,7 +8,6 @@ use crate::args::FillArgs;
 use crate::clone::{DestinationDocument, findings, why_not_shared};
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::failure::stored::store_failure;
 use crate::filesystems::{Copies, CostDocument, Taker};
 use crate::output::{PathFields, document, encoded};
 use crate::paths::{MentionDocument, tell_living};
@@ -30,7 +29,7 @@ pub(crate) fn run(args: &FillArgs, session: Session<'_>) -> Result<Exit, Failure
     };
     // It needs no store, but the paths that it writes must hold outside of 'calve run'.
     for folder in [&*path, &common.resolve(Path::new("."))] {
-        Store::must_be_seen_from(folder).map_err(|error| store_failure(&error))?;
+        Store::must_be_seen_from(folder)?;
     }
     let mut options = FillOptions::new();
     if let Some(from) = &args.from {
@@ -46,18 +45,14 @@ pub(crate) fn run(args: &FillArgs, session: Session<'_>) -> Result<Exit, Failure
     if secrets.leaves(secrets_ahead, &session.signals.cancel()) {
         options = options.leave_secrets();
     }
-    let plan = session
-        .work(Total::Unknown, |common| FillPlan::new(&path, &options, common))
-        .map_err(|error| store_failure(&error))?;
+    let plan = session.work(Total::Unknown, |common| FillPlan::new(&path, &options, common))?;
     let taker = Taker::Copies("the carried files will take");
     let copies = Copies { from: plan.from(), to: plan.path(), number: 1, taker };
     let price = copies.price(|| plan.cost()).map(|(line, cost)| {
         session.output.warning(line);
         cost
     });
-    let report = session
-        .work(Total::Unknown, |common| plan.run(common))
-        .map_err(|error| store_failure(&error))?;
+    let report = session.work(Total::Unknown, |common| plan.run(common))?;
     secrets.tell(&report.secrets, &report.left_secrets, session.output);
     tell(&report, price, session)
 }
@@ -125,11 +120,7 @@ fn tell(
         }
         .text(),
     );
-    let told = if output.json {
-        output.document(&Document::new(report, price))
-    } else {
-        output.results(&output.path_lines([report.path.as_path()]))
-    };
+    let told = output.document_or_paths(&Document::new(report, price), [report.path.as_path()]);
     told.map_err(|failure| failure.but_stands("the worktree", trees))?;
     Ok(if findings.is_empty() { Exit::Done } else { Exit::Findings })
 }

@@ -1,16 +1,15 @@
 //! `calve reshare`.
 
-use calve::{NotReshared, ReshareOptions, ReshareReport, Worktree};
+use calve::{NotReshared, ReshareOptions, ReshareReport};
 
 use crate::args::ReshareArgs;
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::failure::stored::store_failure;
 use crate::output::document;
 use crate::progress::Total;
 use crate::session::Session;
 use crate::text::{count, counted, duration};
-use crate::worktrees::du::is_there;
+use crate::worktrees::du::named_or_all;
 
 pub(crate) fn run(args: &ReshareArgs, session: Session<'_>) -> Result<Exit, Failure> {
     let how = ReshareOptions::new().dry_run(args.dry_run);
@@ -21,24 +20,10 @@ pub(crate) fn run(args: &ReshareArgs, session: Session<'_>) -> Result<Exit, Fail
         session
             .work(Total::Unknown, |options| calve::reshare_folders(&from, &folders, &how, options))
     } else {
-        let mut worktrees: Vec<Worktree> = Vec::new();
-        for word in &args.trees {
-            let worktree = session.worktree(Some(word))?;
-            if worktrees.iter().all(|other| other.path() != worktree.path()) {
-                worktrees.push(worktree);
-            }
-        }
-        let store = match worktrees.first() {
-            Some(first) => first.store().clone(),
-            None => session.store()?,
-        };
-        if args.trees.is_empty() {
-            worktrees = store.worktrees().map_err(|error| store_failure(&error))?;
-            worktrees.retain(is_there);
-        }
+        let (store, worktrees) = named_or_all(&args.trees, session)?;
         session.work(Total::Unknown, |options| store.reshare(&worktrees, &how, options))
     };
-    let report = report.map_err(|error| store_failure(&error))?;
+    let report = report?;
     tell(&report, args.dry_run, session)
 }
 

@@ -84,7 +84,7 @@ fn meant(word: &Path, session: Session<'_>) -> Result<Wanted, Failure> {
         {
             None
         }
-        id => Some(id.map_err(|error| store_failure(&error))?),
+        id => Some(id?),
     };
     match (worktree, snapshot) {
         (Ok(worktree), None) => of_tree(worktree),
@@ -113,7 +113,7 @@ fn like(store: &Store, name: &str) -> Vec<String> {
 
 /// Whether a dropped worktree of this name can be brought back.
 fn is_kept(store: &Store, name: &str) -> Result<bool, Failure> {
-    let kept = store.dropped_worktrees().map_err(|error| store_failure(&error))?;
+    let kept = store.dropped_worktrees()?;
     Ok(kept.iter().any(|it| it.name == name))
 }
 
@@ -323,7 +323,7 @@ fn to_undo(worktree: &Worktree, session: Session<'_>) -> String {
 fn make_again(worktree: &Worktree, git: GitMode, session: Session<'_>) -> Result<Exit, Failure> {
     let started = Instant::now();
     let files = match worktree.snapshot() {
-        Some(id) => worktree.store().show(id).map_err(|error| store_failure(&error))?.files,
+        Some(id) => worktree.store().show(id)?.files,
         None => 0,
     };
     let restored = session
@@ -335,11 +335,8 @@ fn make_again(worktree: &Worktree, git: GitMode, session: Session<'_>) -> Result
         exit = Exit::Findings;
     }
     let output = session.output;
-    let told = if output.json {
-        output.document(&StartedDocument::new(&restored, [None; 2]))
-    } else {
-        output.results(&output.path_lines([worktree.path()]))
-    };
+    let document = StartedDocument::new(&restored, [None; 2]);
+    let told = output.document_or_paths(&document, [worktree.path()]);
     told.map_err(|failure| failure.but_stands("the worktree", &trees))?;
     Ok(exit)
 }
@@ -368,7 +365,7 @@ fn bring_back(
     new_name: &str,
     session: Session<'_>,
 ) -> Result<Exit, Failure> {
-    let kept = store.dropped_worktrees().map_err(|error| store_failure(&error))?;
+    let kept = store.dropped_worktrees()?;
     let kept = kept.into_iter().find(|it| it.name == name);
     let (was_on, was_at) = kept.map_or((None, None), |it| (it.branch, it.commit));
     let worktree = store.restore_dropped(name, new_name).map_err(|error| {
@@ -389,7 +386,7 @@ fn bring_back(
     output.summary(format_args!("{} is back, as it was dropped", harmless(worktree.name())));
     let ask =
         |options: &StoreOptions| Ok(store.git_status(std::slice::from_ref(&worktree), options));
-    let asked = session.work(Total::Unknown, ask).map_err(|error| store_failure(&error))?;
+    let asked = session.work(Total::Unknown, ask)?;
     match (asked.into_iter().next(), was_on) {
         (Some(Ok(Some(status))), _) if status.branch.is_none() && status.commit != was_at => {
             let [was_at, is_at] = [was_at, status.commit].map(Option::unwrap_or_default);
@@ -406,11 +403,7 @@ fn bring_back(
         (Some(Err(error)), _) => output.warning(store_failure(&error).message()),
         _ => {}
     }
-    if output.json {
-        output.document(&WorktreeFields::new(&worktree))?;
-    } else {
-        output.results(&output.path_lines([worktree.path()]))?;
-    }
+    output.document_or_paths(&WorktreeFields::new(&worktree), [worktree.path()])?;
     Ok(Exit::Done)
 }
 

@@ -17,7 +17,7 @@ use crate::args::RunArgs;
 use crate::environment::{NOT_ALWAYS, NumberedTree};
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::failure::stored::{own, store_failure, worktree_failure};
+use crate::failure::stored::{own, worktree_failure};
 use crate::session::Session;
 use crate::settings::without_another_repository;
 
@@ -36,7 +36,7 @@ pub(crate) fn run(args: &RunArgs, session: Session<'_>) -> Result<Exit, Failure>
         return Err(own("run in", worktree.path(), ErrorKind::Overlap, why, hint));
     }
     let environment = env::of(&worktree)?;
-    let root = worktree.store().project().map_err(|error| store_failure(&error))?;
+    let root = worktree.store().project()?;
     // The same folder, if the user is in one of the two trees.
     let here = std::fs::canonicalize(session.common.resolve(Path::new("."))).unwrap_or_default();
     let below = here.strip_prefix(worktree.path()).or_else(|_| here.strip_prefix(&root));

@@ -39,7 +39,7 @@ pub(crate) fn run(
     session: Session<'_>,
 ) -> Result<Exit, Failure> {
     let store = &session.store_to_start_from()?;
-    let project = &store.project().map_err(|error| store_failure(&error))?;
+    let project = &store.project()?;
     #[cfg(target_os = "linux")]
     crate::volume::store::must_have_room(store.path(), session.output)?;
     // git answers both at once.
@@ -50,7 +50,7 @@ pub(crate) fn run(
         (asking.ok().and_then(|it| it.join().ok()).unwrap_or_else(ask), found)
     });
     let settings = &settings?;
-    let found = found.map_err(|error| store_failure(&error))?;
+    let found = found?;
     let args = &with_settings(args, settings, project)?;
     let place = match &args.at {
         Some(at) => Some(session.common.resolve(at)),
@@ -136,11 +136,10 @@ impl Made<'_> {
         if report.registered {
             refill_behind(store);
         }
-        let told = if output.json {
-            output.document(&StartDocument::new(report, &after, &given, price))
-        } else {
-            output.results(&output.path_lines(trees.iter().map(|tree| tree.path.as_path())))
-        };
+        let told = output.document_or_paths(
+            &StartDocument::new(report, &after, &given, price),
+            trees.iter().map(|tree| tree.path.as_path()),
+        );
         let what = if trees.len() == 1 { "the worktree" } else { "the worktrees" };
         if self.is_named_later() {
             // The caller has the paths now.

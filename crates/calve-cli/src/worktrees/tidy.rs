@@ -60,7 +60,7 @@ impl Rules {
 
 pub(crate) fn run(args: &TidyArgs, session: Session<'_>) -> Result<Exit, Failure> {
     let store = session.store()?;
-    let project = store.project().map_err(|error| store_failure(&error))?;
+    let project = store.project()?;
     if args.timer {
         return timer::tell(&project, args.write, session.output);
     }
@@ -135,7 +135,7 @@ impl Tidying<'_> {
     }
 
     fn worktrees(&self) -> Result<Vec<Worktree>, Failure> {
-        self.there().map_err(|error| store_failure(&error))
+        Ok(self.there()?)
     }
 
     /// Measures what is taken, if there is a bound for it.

@@ -14,7 +14,7 @@ use super::{LivingDocument, WorktreeFields};
 use crate::args::UpdateArgs;
 use crate::clone::{SkippedDocument, finding};
 use crate::exit::Exit;
-use crate::failure::stored::{own, store_failure, worktree_failure};
+use crate::failure::stored::{own, worktree_failure};
 use crate::failure::{Failure, Kind};
 use crate::output::{PathFields, document};
 use crate::progress::Total;
@@ -97,10 +97,10 @@ pub(crate) fn run(args: &UpdateArgs, session: Session<'_>) -> Result<Exit, Failu
         exit = exit.and(ends);
     }
     let output = session.output;
-    match output.json {
-        true => output.document(&Document { dry_run: args.dry_run, worktrees: documents })?,
-        false => output.results(&output.path_lines(worktrees.iter().map(Updated::path)))?,
-    }
+    output.document_or_paths(
+        &Document { dry_run: args.dry_run, worktrees: documents },
+        worktrees.iter().map(Updated::path),
+    )?;
     Ok(exit)
 }
 
@@ -248,15 +248,13 @@ fn gits(
     args: &UpdateArgs,
     session: Session<'_>,
 ) -> Result<(UpdatedDocument, Exit), Failure> {
-    let failed = |error: calve::Error| store_failure(&error);
     let secrets = policy(path)?;
     let mut options = FillOptions::new();
     if secrets.leaves(secrets_ahead, &session.signals.cancel()) {
         options = options.leave_secrets();
     }
-    let plan = session
-        .work(Total::Unknown, |common| calve::FillPlan::new(path, &options, common))
-        .map_err(failed)?;
+    let plan =
+        session.work(Total::Unknown, |common| calve::FillPlan::new(path, &options, common))?;
     let name = path.file_name().map_or(shown(path), |name| shown(Path::new(name)));
     let fields = WorktreeFields { name: None, path: PathFields::new(plan.path()) };
     if args.dry_run {
@@ -265,7 +263,7 @@ fn gits(
         ));
         return Ok((UpdatedDocument::new(fields, &UpdateReport::default()), Exit::Done));
     }
-    let report = session.work(Total::Unknown, |options| plan.run(options)).map_err(failed)?;
+    let report = session.work(Total::Unknown, |options| plan.run(options))?;
     crate::paths::tell(&report.mentions, &report.path, &report.from, session.output);
     secrets.tell(&report.secrets, &report.left_secrets, session.output);
     session.output.summary(format_args!(
@@ -291,12 +289,10 @@ fn gits(
 /// The project of a worktree.
 fn project_of(worktree: &Updated) -> Result<PathBuf, Failure> {
     match worktree {
-        Updated::Ours(worktree) => {
-            worktree.store().project().map_err(|error| store_failure(&error))
-        }
+        Updated::Ours(worktree) => Ok(worktree.store().project()?),
         Updated::Gits(path) => {
             let plan = calve::FillPlan::new(path, &FillOptions::new(), &calve::StoreOptions::new());
-            Ok(plan.map_err(|error| store_failure(&error))?.from().to_owned())
+            Ok(plan?.from().to_owned())
         }
     }
 }
@@ -309,7 +305,7 @@ fn let_git(path: &Path, project: &Path, rebase: bool, session: Session<'_>) -> R
         own(if rebase { "rebase" } else { "merge into" }, path, ErrorKind::Git, why, hint)
     };
     let failed = |error: std::io::Error| Failure::io("run git in", vec![path.to_owned()], &error);
-    let under_way = || calve::git_under_way(path).map_err(|error| store_failure(&error));
+    let under_way = || calve::git_under_way(path).map_err(Failure::from);
     if let Some(state) = under_way()?.first() {
         // git would refuse as well. Afterwards calve would take the state that it finds for the result
         // of its own merge, and advise to abort it.

@@ -11,7 +11,7 @@ use super::would::would_drop;
 use crate::args::DropArgs;
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::failure::stored::{store_failure, worktree_failure};
+use crate::failure::stored::worktree_failure;
 use crate::progress::Total;
 use crate::session::Session;
 use crate::text;
@@ -41,10 +41,10 @@ pub(super) fn run(args: &DropArgs, session: Session<'_>) -> Result<Exit, Failure
         }
     }
     if args.worktrees.is_empty() {
-        worktrees = store.worktrees().map_err(|error| store_failure(&error))?;
+        worktrees = store.worktrees()?;
     }
     let look = |options: &_| store.filter_worktrees(&worktrees, &filter, options);
-    let found = session.work(Total::Unknown, look).map_err(|error| store_failure(&error))?;
+    let found = session.work(Total::Unknown, look)?;
     let into = found.mainlines.join(" or ");
     let mut left: Vec<LeftDocument> =
         found.staying.into_iter().map(|it| LeftDocument::new(&it, &into)).collect();

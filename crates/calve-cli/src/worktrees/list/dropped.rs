@@ -5,13 +5,12 @@ use serde::Serialize;
 
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::failure::stored::store_failure;
 use crate::output::{Output, PathFields, document};
 use crate::table::{Cell, Column, Table};
 use crate::text::{self, harmless};
 
 pub(super) fn list_dropped(store: &Store, output: Output) -> Result<Exit, Failure> {
-    let dropped = store.dropped_worktrees().map_err(|error| store_failure(&error))?;
+    let dropped = store.dropped_worktrees()?;
     if output.json {
         let dropped = dropped.iter().map(KeptDocument::new).collect();
         output.document(&ListDroppedDocument { dropped })?;

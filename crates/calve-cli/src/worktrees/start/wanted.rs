@@ -10,7 +10,6 @@ use calve::{
 use super::words::Asked;
 use crate::args::{PROJECT, StartArgs};
 use crate::choices::StartReflink;
-use crate::failure::stored::store_failure;
 use crate::failure::{Failure, Kind};
 use crate::progress::Total;
 use crate::secrets::{SecretPolicy, look_like, named};
@@ -72,7 +71,7 @@ impl Source {
         }
         let worktree = match store.worktree(word) {
             Err(error) if error.kind() == ErrorKind::WorktreeNotFound => None,
-            worktree => Some(worktree.map_err(|error| store_failure(&error))?),
+            worktree => Some(worktree?),
         };
         match (crate::remote::pull::resolve(store, word, session), worktree) {
             (Err(failure), Some(worktree)) if is_none(&failure) => {
@@ -104,7 +103,7 @@ impl Source {
                 Err(failure)
             }
             Err(_) if session.is_in_tree_of_git_alone() => {
-                let project = store.project().map_err(|error| store_failure(&error))?;
+                let project = store.project()?;
                 let project = shown(&project);
                 session.output.summary(format_args!("this starts from the project {project}"));
                 Ok(Self::Project)
@@ -157,7 +156,6 @@ impl Basis {
 
 impl Wanted<'_> {
     pub(super) fn basis(&self) -> Result<Basis, Failure> {
-        let failed = |error: calve::Error| store_failure(&error);
         let from = match &self.asked.base {
             Some(_) => Source::Project,
             None => self.source.clone(),
@@ -165,9 +163,9 @@ impl Wanted<'_> {
         let id = match &from {
             Source::Snapshot(id) => Some(*id),
             Source::Worktree(worktree) => worktree.snapshot(),
-            Source::Project => self.store.project_worktree().map_err(failed)?.snapshot(),
+            Source::Project => self.store.project_worktree()?.snapshot(),
         };
-        let snapshot = id.map(|id| self.store.show(id).map_err(failed)).transpose()?;
+        let snapshot = id.map(|id| self.store.show(id)).transpose()?;
         Ok(Basis { from, snapshot })
     }
 
