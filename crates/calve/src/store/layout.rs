@@ -214,6 +214,26 @@ pub(crate) fn project_around(store: &Path) -> &Path {
     }
 }
 
+/// Defines methods of [`Layout`]: each gives a path below the store, or in another path of it.
+macro_rules! paths {
+    (@ $layout:ident) => {
+        $layout.0
+    };
+    (@ $layout:ident $above:ident) => {
+        $layout.$above()
+    };
+    ($($(#[$meta:meta])* $name:ident $(($of:ident: $type:ty))? $(in $above:ident)? = $end:expr,)+) => {
+        impl Layout<'_> {
+            $(
+                $(#[$meta])*
+                pub(crate) fn $name(self $(, $of: $type)?) -> PathBuf {
+                    paths!(@ self $($above)?).join($end)
+                }
+            )+
+        }
+    };
+}
+
 /// The paths of a store in this folder.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Layout<'a>(pub(crate) &'a Path);
@@ -224,86 +244,9 @@ impl Layout<'_> {
         std::fs::symlink_metadata(self.format()).is_ok()
     }
 
-    pub(crate) fn format(self) -> PathBuf {
-        self.0.join(FORMAT)
-    }
-
-    pub(crate) fn database(self) -> PathBuf {
-        self.0.join(DATABASE)
-    }
-
-    /// The database's log, with the latest changes.
-    pub(crate) fn database_log(self) -> PathBuf {
-        self.0.join(DATABASE_LOG)
-    }
-
-    /// The folder of the mirrors. [`blobs`](super::blobs) names the files in it.
-    pub(crate) fn blobs(self) -> PathBuf {
-        self.0.join(BLOBS)
-    }
-
-    pub(crate) fn packs(self) -> PathBuf {
-        self.0.join(PACKS)
-    }
-
-    pub(crate) fn pack(self, name: &str) -> PathBuf {
-        self.packs().join(name)
-    }
-
-    pub(crate) fn indexes(self) -> PathBuf {
-        self.0.join(INDEXES)
-    }
-
-    /// The index of a worktree.
-    pub(crate) fn index(self, token: &str) -> PathBuf {
-        self.indexes().join(token)
-    }
-
-    /// The store has a folder for each worktree's tree here.
-    pub(crate) fn trees(self) -> PathBuf {
-        self.0.join(TREES)
-    }
-
-    /// What the store keeps of a worktree's tree: which folder it is, who made it, the roots that
-    /// its files name, and what `undo` needs.
-    pub(crate) fn tree(self, token: &str) -> PathBuf {
-        self.trees().join(token)
-    }
-
     /// Says which folder the root of a worktree is.
     pub(crate) fn tree_root(self, token: &str) -> PathBuf {
         self.tree(token).join("root")
-    }
-
-    /// The files of worktrees that keep all paths.
-    pub(crate) fn all_keep_paths(self) -> PathBuf {
-        self.0.join(KEEP_PATHS)
-    }
-
-    /// It exists if a worktree keeps all paths, and has them again when it is restored.
-    pub(crate) fn keeps_paths(self, token: &str) -> PathBuf {
-        self.all_keep_paths().join(token)
-    }
-
-    /// The folder of what was found in snapshots.
-    pub(crate) fn all_found(self) -> PathBuf {
-        self.0.join(FOUND)
-    }
-
-    /// Which files of a snapshot name the project's root.
-    pub(crate) fn found(self, id: SnapshotId) -> PathBuf {
-        self.all_found().join(id.to_string())
-    }
-
-    /// The folder of records of trees whose contents have no names yet. It is made when it is
-    /// needed.
-    pub(crate) fn all_unnamed(self) -> PathBuf {
-        self.0.join(UNNAMED)
-    }
-
-    /// The record of the trees of one start, of which the first has this token.
-    pub(crate) fn unnamed(self, token: &str) -> PathBuf {
-        self.all_unnamed().join(token)
     }
 
     /// What the store has seen of a name of the remote with this id.
@@ -324,14 +267,6 @@ impl Layout<'_> {
         self.0.join(REMOTES).join(remote).join("sent").join(pack)
     }
 
-    pub(crate) fn ready_trees(self) -> PathBuf {
-        self.0.join(TEMPLATES)
-    }
-
-    pub(crate) fn ready_tree(self, id: SnapshotId) -> PathBuf {
-        self.ready_trees().join(id.to_string())
-    }
-
     /// The subvolume that the worktrees of the record with this token are snapshots of.
     pub(crate) fn unnamed_tree(self, token: &str) -> PathBuf {
         self.ready_trees().join(token).with_extension(UNNAMED)
@@ -350,39 +285,9 @@ impl Layout<'_> {
         self.ready_tree(id).with_extension("seal")
     }
 
-    /// The file that says how many ready trees wait to be handed over.
-    pub(crate) fn ready_setting(self) -> PathBuf {
-        self.0.join("ready-trees")
-    }
-
-    /// The folder of files and packs that are being made.
-    pub(crate) fn stage(self) -> PathBuf {
-        self.0.join(STAGE)
-    }
-
-    /// The folder of files and trees that wait to be deleted.
-    pub(crate) fn trash(self) -> PathBuf {
-        self.0.join(TRASH)
-    }
-
-    /// The tree of a worktree that is being dropped, or was.
-    pub(crate) fn trashed_tree(self, token: &str) -> PathBuf {
-        self.trash().join(token)
-    }
-
     /// git's registration of a worktree that is being dropped, or was.
     pub(crate) fn trashed_registration(self, token: &str) -> PathBuf {
         self.trashed_tree(token).with_extension("git")
-    }
-
-    /// The folder of dropped worktrees that can be brought back. It is made when it is needed.
-    pub(crate) fn dropped(self) -> PathBuf {
-        self.0.join(DROPPED)
-    }
-
-    /// The tree of a dropped worktree.
-    pub(crate) fn dropped_tree(self, token: &str) -> PathBuf {
-        self.dropped().join(token)
     }
 
     /// git's registration of a dropped worktree.
@@ -390,33 +295,64 @@ impl Layout<'_> {
         self.dropped_tree(token).with_extension("git")
     }
 
-    pub(crate) fn locks(self) -> PathBuf {
-        self.0.join(LOCKS)
-    }
-
-    /// A lock of the store, or of the worktree that has this token.
-    pub(crate) fn lock(self, name: &str) -> PathBuf {
-        self.locks().join(name)
-    }
-
     /// The folder of worktrees that cannot be beside the project.
     pub(crate) fn worktrees(self) -> PathBuf {
         worktrees_in(self.0)
     }
+}
 
+paths! {
+    format = FORMAT,
+    database = DATABASE,
+    /// The database's log, with the latest changes.
+    database_log = DATABASE_LOG,
+    /// The folder of the mirrors. [`blobs`](super::blobs) names the files in it.
+    blobs = BLOBS,
+    packs = PACKS,
+    pack(name: &str) in packs = name,
+    indexes = INDEXES,
+    /// The index of a worktree.
+    index(token: &str) in indexes = token,
+    /// The store has a folder for each worktree's tree here.
+    trees = TREES,
+    /// What the store keeps of a worktree's tree: which folder it is, who made it, the roots that
+    /// its files name, and what `undo` needs.
+    tree(token: &str) in trees = token,
+    /// The files of worktrees that keep all paths.
+    all_keep_paths = KEEP_PATHS,
+    /// It exists if a worktree keeps all paths, and has them again when it is restored.
+    keeps_paths(token: &str) in all_keep_paths = token,
+    /// The folder of what was found in snapshots.
+    all_found = FOUND,
+    /// Which files of a snapshot name the project's root.
+    found(id: SnapshotId) in all_found = id.to_string(),
+    /// The folder of records of trees whose contents have no names yet. It is made when it is
+    /// needed.
+    all_unnamed = UNNAMED,
+    /// The record of the trees of one start, of which the first has this token.
+    unnamed(token: &str) in all_unnamed = token,
+    ready_trees = TEMPLATES,
+    ready_tree(id: SnapshotId) in ready_trees = id.to_string(),
+    /// The file that says how many ready trees wait to be handed over.
+    ready_setting = "ready-trees",
+    /// The folder of files and packs that are being made.
+    stage = STAGE,
+    /// The folder of files and trees that wait to be deleted.
+    trash = TRASH,
+    /// The tree of a worktree that is being dropped, or was.
+    trashed_tree(token: &str) in trash = token,
+    /// The folder of dropped worktrees that can be brought back. It is made when it is needed.
+    dropped = DROPPED,
+    /// The tree of a dropped worktree.
+    dropped_tree(token: &str) in dropped = token,
+    locks = LOCKS,
+    /// A lock of the store, or of the worktree that has this token.
+    lock(name: &str) in locks = name,
     /// The file that reserves room for an operation that frees space on a full disk.
-    pub(crate) fn reserve(self) -> PathBuf {
-        self.0.join("reserve")
-    }
-
+    reserve = "reserve",
     /// The paths of files that are held in reserve.
-    pub(crate) fn reserved_file(self, number: u32) -> PathBuf {
-        self.0.join(format!("reserve.{number}"))
-    }
-
-    pub(crate) fn git_ignore(self) -> PathBuf {
-        self.0.join(GIT_IGNORE)
-    }
+    reserved_file(number: u32) = format!("reserve.{number}"),
+    git_ignore = GIT_IGNORE,
 }
 
 /// Whether a pack can have this name. Names come from the database, which someone else may have
