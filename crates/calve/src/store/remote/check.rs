@@ -350,7 +350,7 @@ impl Remote {
     ) -> Result<RemoteVerifyReport, Error> {
         let started = Instant::now();
         self.must_be_kept(Operation::ListRemote)?;
-        let (requests, _, received) = self.objects().traffic.so_far();
+        let before = self.objects().traffic.so_far();
         let running = &common.operation().usually(JOBS);
         let mut report = RemoteVerifyReport::default();
         let mut wrong = Wrong::new();
@@ -414,9 +414,7 @@ impl Remote {
             .collect();
         report.whole.sort_unstable();
         report.damage = self.damage(wrong);
-        let (requests_now, _, received_now) = self.objects().traffic.so_far();
-        report.requests = requests_now - requests;
-        report.received_bytes = received_now - received;
+        [report.requests, _, report.received_bytes] = self.objects().traffic.since(before);
         report.elapsed = started.elapsed();
         Ok(report)
     }

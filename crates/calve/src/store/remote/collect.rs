@@ -239,7 +239,7 @@ impl Remote {
     ) -> Result<RemoteGcReport, Error> {
         let started = Instant::now();
         self.must_be_kept(Operation::CollectRemote)?;
-        let (requests, ..) = self.objects().traffic.so_far();
+        let before = self.objects().traffic.so_far();
         let running = &common.operation().usually(JOBS);
         let now = self.time(options.dry_run)?;
         let grace = i64::try_from(options.grace.as_secs()).unwrap_or(i64::MAX);
@@ -278,7 +278,7 @@ impl Remote {
             self.keep_reserve();
         }
         waiting.iter().for_each(|(_, garbage)| report.waiting.add(garbage));
-        report.requests = self.objects().traffic.so_far().0 - requests;
+        [report.requests, ..] = self.objects().traffic.since(before);
         report.elapsed = started.elapsed();
         Ok(report)
     }

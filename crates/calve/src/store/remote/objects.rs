@@ -72,8 +72,14 @@ pub(crate) struct Traffic {
 
 impl Traffic {
     /// Requests, bytes sent, and bytes received.
-    pub(crate) fn so_far(&self) -> (u64, u64, u64) {
-        (self.requests.load(Relaxed), self.sent.load(Relaxed), self.received.load(Relaxed))
+    pub(crate) fn so_far(&self) -> [u64; 3] {
+        [&self.requests, &self.sent, &self.received].map(|count| count.load(Relaxed))
+    }
+
+    /// What came since `before`.
+    pub(crate) fn since(&self, before: [u64; 3]) -> [u64; 3] {
+        let now = self.so_far();
+        std::array::from_fn(|at| now[at] - before[at])
     }
 }
 

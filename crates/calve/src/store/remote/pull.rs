@@ -217,7 +217,7 @@ impl Remote {
         common: &StoreOptions,
     ) -> Result<PullReport, Error> {
         let started = Instant::now();
-        let (requests, _, received) = self.objects().traffic.so_far();
+        let before = self.objects().traffic.so_far();
         store.must_be_writable(Operation::Pull)?;
         options.name.as_deref().map_or(Ok(()), check_name)?;
         let operation = &common.operation().usually(JOBS);
@@ -248,9 +248,7 @@ impl Remote {
                 }
             }
         })?;
-        let (requests_now, _, received_now) = self.objects().traffic.so_far();
-        report.requests = requests_now - requests;
-        report.received_bytes = received_now - received;
+        [report.requests, _, report.received_bytes] = self.objects().traffic.since(before);
         report.elapsed = started.elapsed();
         Ok(report)
     }

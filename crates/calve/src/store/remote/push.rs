@@ -230,7 +230,7 @@ impl Remote {
         common: &StoreOptions,
     ) -> Result<PushReport, Error> {
         let started = Instant::now();
-        let (requests, sent, _) = self.objects().traffic.so_far();
+        let before = self.objects().traffic.so_far();
         options.name.as_deref().map_or(Ok(String::new()), name::encoded)?;
         self.must_be_kept(Operation::Push)?;
         let operation = &common.operation();
@@ -250,9 +250,7 @@ impl Remote {
         };
         let (object, remote) = (&object, self);
         Push { remote, store, id: snapshot, object, options, operation }.run(&mut report)?;
-        let (requests_now, sent_now, _) = self.objects().traffic.so_far();
-        report.requests = requests_now - requests;
-        report.sent_bytes = sent_now - sent;
+        [report.requests, report.sent_bytes, _] = self.objects().traffic.since(before);
         report.elapsed = started.elapsed();
         Ok(report)
     }
