@@ -367,9 +367,7 @@ impl Registry<'_> {
             // The sweep removes what stays of these.
             let kept = self.layout.dropped_registration(token);
             let _ = discard(&kept, &self.layout.trash().join(stage_name()));
-            let _ = std::fs::remove_file(self.layout.index(token));
-            let _ = std::fs::remove_file(self.layout.keeps_paths(token));
-            let _ = std::fs::remove_dir_all(self.layout.tree(token));
+            self.remove_files(token);
             if let Some((dir, name)) = beside {
                 let path = place.with_file_name(OsStr::from_bytes(name.as_bytes()));
                 let removed = remove_tree(&dir, &name);

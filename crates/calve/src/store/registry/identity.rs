@@ -96,10 +96,14 @@ impl Registry<'_> {
         git::leads_to(root).is_ok_and(|led| is_gone(&led) && led.file_name() == Some(entry.id()))
     }
 
+    /// The mark beside git's registration of a worktree.
+    pub(super) fn mark_of(self, entry: &Registration) -> Result<Option<Marker>, Error> {
+        Marker::believed(&MarkPlace::of_git(entry.folder.clone()), self.believed())
+    }
+
     /// Whether a registration has the mark of a row.
     pub(super) fn is_registered_as(self, row: &WorktreeRow, entry: &Registration) -> bool {
-        let marker = Marker::believed(&MarkPlace::of_git(entry.folder.clone()), self.believed());
-        marker.ok().flatten().is_some_and(|marker| marker.token == row.token)
+        self.mark_of(entry).ok().flatten().is_some_and(|marker| marker.token == row.token)
     }
 
     /// The registration that has the mark of a row.

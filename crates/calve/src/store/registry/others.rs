@@ -11,7 +11,7 @@ use crate::store::catalog::{Linked, State, WorktreeRow};
 use crate::store::files::{bytes_of, open_dir, path_from};
 use crate::store::git::{self, Registration};
 use crate::store::id::token;
-use crate::store::marker::{MarkPlace, Marker};
+use crate::store::marker::MarkPlace;
 use crate::store::ownership::must_be_believed_root;
 use crate::store::paths::Relocation;
 use crate::tree::staging::stage_name;
@@ -28,8 +28,7 @@ impl Registry<'_> {
         let tokens: HashSet<&str> = rows.iter().map(|row| row.token.as_str()).collect();
         let roots: Vec<PathBuf> = rows.iter().map(|row| self.root_of(row)).collect();
         let is_other = |entry: &Registration| {
-            let place = MarkPlace::of_git(entry.folder.clone());
-            let mark = Marker::believed(&place, self.believed()).ok().flatten();
+            let mark = self.mark_of(entry).ok().flatten();
             let root = entry.git_file.as_deref().and_then(Path::parent);
             mark.is_none_or(|mark| !tokens.contains(&*mark.token))
                 && root.is_some_and(|root| !roots.iter().any(|known| git::is_same(known, root)))
@@ -55,8 +54,7 @@ impl Registry<'_> {
         let entries = project.registrations().context(Operation::Read, || &project.common)?;
         let mut is_new = false;
         for entry in &entries {
-            let place = MarkPlace::of_git(entry.folder.clone());
-            match Marker::believed(&place, self.believed()) {
+            match self.mark_of(entry) {
                 Ok(Some(marker)) if marker.token != row.token => {}
                 Ok(None) => {
                     let leads = |to: PathBuf| git::is_same(&to, &entry.folder);
@@ -82,8 +80,8 @@ impl Registry<'_> {
         let Some(project) = self.repository()? else { return Ok(false) };
         let entries = project.registrations().context(Operation::Read, || &project.common)?;
         let may_be_its = |entry: &Registration| {
-            let mark = Marker::believed(&MarkPlace::of_git(entry.folder.clone()), self.believed());
-            entry.is_of(&root) || mark.map_or(true, |it| it.is_some_and(|it| it.token == row.token))
+            entry.is_of(&root)
+                || self.mark_of(entry).map_or(true, |it| it.is_some_and(|it| it.token == row.token))
         };
         Ok(!entries.iter().any(may_be_its))
     }
