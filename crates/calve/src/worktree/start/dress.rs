@@ -493,22 +493,13 @@ impl Dressing<'_> {
 
     /// Makes the indexes of git record the files of their tree.
     fn ready(&self, trees: &[Arrived], reports: &mut [DestinationReport]) -> Result<(), Error> {
-        let snapshots;
-        let source: (Source<'_>, _) = match self.origin {
+        let read = OnceCell::new();
+        let source = match self.origin {
             Origin::Project { root, before_walk, .. } => (Source::Tree(root, None), before_walk),
-            Origin::Snapshot(id, object) => {
-                let Some(known) = Snapshots::of(
-                    self.source_row(),
-                    self.store,
-                    (id, object),
-                    self.known.as_slice(),
-                )?
-                else {
-                    return Ok(());
-                };
-                snapshots = known;
-                (Source::Snapshot(&snapshots), snapshots.stamp())
-            }
+            Origin::Snapshot(..) => match self.snapshots(&read)? {
+                Some(known) => (Source::Snapshot(known), known.stamp()),
+                None => return Ok(()),
+            },
         };
         for (tree, report) in trees.iter().zip(reports) {
             let trees = self.trees(source, &tree.stage);

@@ -339,15 +339,10 @@ impl NewLinks {
 
     /// Gives a registration the index of a base.
     pub(super) fn give_index_of(registration: &Registration, base: &Base) -> io::Result<()> {
-        let path = registration.folder.join("index");
-        // git made no index. If it ever does, this one takes its place.
-        let _ = std::fs::remove_file(&path);
-        let file = fs::open(&path, NEW_FILE_FLAGS, Mode::from_raw_mode(0o644))?;
-        let mut file = std::fs::File::from(file);
-        file.write_all(&base.index)?;
         let (tv_sec, tv_nsec) = base.stamp();
         let time = Timespec { tv_sec, tv_nsec };
-        Ok(fs::futimens(&file, &Timestamps { last_access: time, last_modification: time })?)
+        let times = Timestamps { last_access: time, last_modification: time };
+        write(&registration.folder.join("index"), &base.index, &times)
     }
 
     /// Gives a registration the project's index, with the same modification time. That time says
@@ -375,7 +370,7 @@ impl NewLinks {
                 continue;
             }
             let Some(read) = read(&from.join(&name)).if_there()? else { continue };
-            write(&to, &read)?;
+            write(&to, &read.0, &read.1)?;
             if name == INDEX {
                 match has_monitor(&read.0) {
                     true => self.repository.without_monitor(&to)?,
@@ -448,7 +443,7 @@ fn read(from: &Path) -> io::Result<Read> {
     Ok((read_plain(fs::CWD, from, MOST_BYTES)?, times))
 }
 
-fn write(to: &Path, (bytes, times): &Read) -> io::Result<()> {
+fn write(to: &Path, bytes: &[u8], times: &Timestamps) -> io::Result<()> {
     // git made this file for the new worktree, which no other process knows yet.
     let _ = std::fs::remove_file(to);
     let file = fs::open(to, NEW_FILE_FLAGS, Mode::from_raw_mode(0o644))?;
@@ -459,5 +454,6 @@ fn write(to: &Path, (bytes, times): &Read) -> io::Result<()> {
 
 /// Copies a file of git, with its times.
 pub(super) fn copy(from: &Path, to: &Path) -> io::Result<()> {
-    write(to, &read(from)?)
+    let (bytes, times) = read(from)?;
+    write(to, &bytes, &times)
 }
