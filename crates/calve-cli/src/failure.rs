@@ -66,21 +66,24 @@ impl Kind {
 }
 
 impl Failure {
+    /// One without a hint.
+    pub(crate) fn new(
+        operation: &'static str,
+        paths: impl Into<Box<[PathBuf]>>,
+        kind: Kind,
+        cause: impl Into<Box<str>>,
+    ) -> Self {
+        let (paths, cause, details) = (paths.into(), cause.into(), Box::default());
+        Self { operation, paths, joint: "and", details, kind, cause, hint: None }
+    }
+
     /// Standard output could not be written to.
     pub(crate) fn output(error: &io::Error) -> Self {
-        Self {
-            operation: "write standard output",
-            paths: Box::default(),
-            joint: "and",
-            details: Box::default(),
-            kind: if error.kind() == io::ErrorKind::BrokenPipe {
-                Kind::BrokenPipe
-            } else {
-                Kind::Output
-            },
-            cause: cause(error).into(),
-            hint: None,
-        }
+        let kind = match error.kind() {
+            io::ErrorKind::BrokenPipe => Kind::BrokenPipe,
+            _ => Kind::Output,
+        };
+        Self::new("write standard output", [], kind, cause(error))
     }
 
     /// If only the output failed, adds that the trees were made and stay, and where they are.
@@ -101,15 +104,7 @@ impl Failure {
 
     /// A signal stopped the operation.
     pub(crate) fn cancelled(operation: &'static str, paths: Vec<PathBuf>) -> Self {
-        Self {
-            operation,
-            paths: paths.into(),
-            joint: "and",
-            details: Box::default(),
-            kind: Kind::CANCELLED,
-            cause: "cancelled".into(),
-            hint: None,
-        }
+        Self::new(operation, paths, Kind::CANCELLED, "cancelled")
     }
 
     /// The operating system refused a call that the command itself made.
@@ -120,15 +115,8 @@ impl Failure {
             io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
             _ => ErrorKind::Io,
         };
-        Self {
-            operation,
-            kind: Kind::Library(kind),
-            cause: cause(error).into(),
-            hint: paths.first().and_then(|path| hint(kind, path, error)),
-            paths: paths.into(),
-            joint: "and",
-            details: Box::default(),
-        }
+        let hint = paths.first().and_then(|path| hint(kind, path, error));
+        Self { hint, ..Self::new(operation, paths, Kind::Library(kind), cause(error)) }
     }
 
     /// Like [`Failure::io`], for something that the command makes or changes.
@@ -270,15 +258,9 @@ fn told(error: &calve::Error, hint: Option<String>) -> Failure {
     if error.kind() == ErrorKind::Cancelled {
         return Failure::cancelled(error.operation().as_str(), paths);
     }
-    Failure {
-        operation: error.operation().as_str(),
-        paths: paths.into(),
-        joint: error.joint(),
-        details: error.details().into(),
-        kind: Kind::Library(error.kind()),
-        cause: cause(error.io_error()).into(),
-        hint,
-    }
+    let (kind, joint) = (Kind::Library(error.kind()), error.joint());
+    let failure = Failure::new(error.operation().as_str(), paths, kind, cause(error.io_error()));
+    Failure { joint, details: error.details().into(), hint, ..failure }
 }
 
 /// What to do, if there is something to do.

@@ -254,14 +254,10 @@ fn not_run(mut error: clap::Error, args: &[OsString]) -> Exit {
     } else {
         output.say(styled.trim_end());
     }
+    let cause = first_paragraph(&plain);
     output.failure_document(&Failure {
-        operation: "parse the command line",
-        paths: Box::default(),
-        joint: "and",
-        details: Box::default(),
-        kind: Kind::Usage,
-        cause: first_paragraph(&plain).into(),
         hint: Some(tip.unwrap_or("calve --help").to_owned()),
+        ..Failure::new("parse the command line", [], Kind::Usage, cause)
     });
     Exit::Usage
 }

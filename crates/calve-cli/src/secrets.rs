@@ -163,14 +163,11 @@ pub(crate) fn check_push(
         output.warning(format_args!("this sends {what}. {leave}"));
         return Ok(());
     }
+    let (paths, cause) = ([PathBuf::from(&*remote)], format!("this would send {what}"));
     Err(Failure {
-        operation: "push to",
-        paths: [PathBuf::from(&*remote)].into(),
-        joint: "and",
         details: files.into_iter().map(Path::to_owned).collect(),
-        kind: Kind::Secrets,
-        cause: format!("this would send {what}").into(),
         hint: Some(format!("'calve push --with-secrets' sends {them}. {leave}")),
+        ..Failure::new("push to", paths, Kind::Secrets, cause)
     })
 }
 

@@ -159,15 +159,9 @@ pub(crate) fn cd(args: &CdArgs) -> Failure {
     };
     let name = args.worktree.as_deref().map(crate::text::shell_word);
     let path = name.unwrap_or_else(|| "--project".to_owned());
-    Failure {
-        operation: "cd",
-        paths: args.worktree.iter().cloned().collect(),
-        joint: "and",
-        details: Box::default(),
-        kind: Kind::NeedsShell,
-        cause:
-            "a command cannot change the folder of its shell; the function of calve shell-init can"
-                .into(),
-        hint: Some(format!("{line}; or, here and now: cd \"$(calve path {path})\"")),
-    }
+    let why =
+        "a command cannot change the folder of its shell; the function of calve shell-init can";
+    let paths: Vec<_> = args.worktree.iter().cloned().collect();
+    let hint = Some(format!("{line}; or, here and now: cd \"$(calve path {path})\""));
+    Failure { hint, ..Failure::new("cd", paths, Kind::NeedsShell, why) }
 }

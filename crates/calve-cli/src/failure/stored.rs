@@ -67,15 +67,8 @@ pub(crate) fn own(
     cause: &str,
     hint: impl Into<String>,
 ) -> Failure {
-    Failure {
-        operation,
-        paths: [PathBuf::from(path)].into(),
-        joint: "and",
-        details: Box::default(),
-        kind: Kind::Library(kind),
-        cause: cause.into(),
-        hint: Some(hint.into()),
-    }
+    let failure = Failure::new(operation, [PathBuf::from(path)], Kind::Library(kind), cause);
+    Failure { hint: Some(hint.into()), ..failure }
 }
 
 /// The argument that names a worktree in the commands of a hint, with a space before it. The

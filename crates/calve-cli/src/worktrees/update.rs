@@ -314,21 +314,15 @@ fn let_git(path: &Path, project: &Path, rebase: bool, session: Session<'_>) -> R
             "finish it or give it up first: 'git status' there says how".to_owned(),
         ));
     }
-    let head = git_in(project)
-        .args(["rev-parse", "--verify", "--quiet", "HEAD^{commit}"])
-        .stderr(Stdio::null())
-        .output()
-        .map_err(failed)?;
-    let head = String::from_utf8_lossy(&head.stdout).trim().to_owned();
+    let ask = |words: &[&str]| -> Result<String, Failure> {
+        let output = git_in(project).args(words).stderr(Stdio::null()).output().map_err(failed)?;
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let head = ask(&["rev-parse", "--verify", "--quiet", "HEAD^{commit}"])?;
     if head.is_empty() {
         return Err(refused("the project has no commit yet", "commit there first".to_owned()));
     }
-    let branch = git_in(project)
-        .args(["symbolic-ref", "--short", "--quiet", "HEAD"])
-        .stderr(Stdio::null())
-        .output()
-        .map_err(failed)?;
-    let branch = String::from_utf8_lossy(&branch.stdout).trim().to_owned();
+    let branch = ask(&["symbolic-ref", "--short", "--quiet", "HEAD"])?;
     let is_linked = std::fs::symlink_metadata(path.join(".git")).is_ok_and(|it| it.is_file());
     let mut commands = Vec::new();
     if !is_linked {
@@ -348,10 +342,7 @@ fn let_git(path: &Path, project: &Path, rebase: bool, session: Session<'_>) -> R
         if !status.success() {
             let word = shell_word(path);
             if under_way()?.is_empty() {
-                let again = match rebase {
-                    true => format!("calve update --rebase {word}"),
-                    false => format!("calve update --merge {word}"),
-                };
+                let again = format!("calve update --{verb} {word}");
                 return Err(refused(
                     &format!("git {verb} refused; calve brought nothing"),
                     format!(
@@ -359,16 +350,8 @@ fn let_git(path: &Path, project: &Path, rebase: bool, session: Session<'_>) -> R
                     ),
                 ));
             }
-            let [goes_on, gives_up] = match rebase {
-                true => [
-                    format!("git -C {word} rebase --continue"),
-                    format!("git -C {word} rebase --abort"),
-                ],
-                false => [
-                    format!("git -C {word} merge --continue"),
-                    format!("git -C {word} merge --abort"),
-                ],
-            };
+            let [goes_on, gives_up] =
+                ["continue", "abort"].map(|how| format!("git -C {word} {verb} --{how}"));
             return Err(refused(
                 &format!("git {verb} stopped; calve brought nothing, and undid nothing of git's"),
                 format!(
