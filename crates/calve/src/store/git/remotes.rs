@@ -7,7 +7,7 @@ use rustix::fs;
 use super::PATH_MOST_BYTES;
 use super::repository::Repository;
 use super::run::Failure;
-use super::work::{records, whole};
+use super::work::records;
 use crate::store::files::{path_from, read_plain};
 
 impl Repository {
@@ -20,7 +20,7 @@ impl Repository {
             return Ok(vec!["--remotes".to_owned()]);
         }
         let asked = ["config", "-z", "--get-regexp", r"^remote\..*\.url$"];
-        let set = whole(self.git().args(asked).whole().may_end_with(1).run()?)?;
+        let set = self.git().args(asked).may_end_with(1).list()?;
         let goes = goes.and_then(|goes| std::fs::canonicalize(goes).ok());
         let mut remotes = Vec::new();
         for record in records(&set) {
