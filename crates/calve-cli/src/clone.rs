@@ -130,9 +130,20 @@ type Mentions = ();
 
 /// In a project with a repository: its store, or the file that says where the store is.
 const STORE_IN_GIT: &str = ".git/calve";
+/// git's registrations of the source's linked worktrees.
+const WORKTREES_IN_GIT: &str = ".git/worktrees";
 
 fn has_store(root: &Path) -> bool {
     root.join(".calve/format").try_exists().unwrap_or(false)
+}
+
+/// Whether all of these registrations name their trees by absolute paths.
+fn lead_elsewhere(registrations: &Path) -> bool {
+    let Ok(mut entries) = std::fs::read_dir(registrations) else { return false };
+    entries.all(|entry| {
+        let gitdir = entry.map(|entry| std::fs::read(entry.path().join("gitdir")));
+        gitdir.flatten().is_ok_and(|text| text.starts_with(b"/"))
+    })
 }
 
 fn options(args: &CloneArgs, source: &Path, common: &Common) -> CloneOptions {
@@ -148,6 +159,11 @@ fn options(args: &CloneArgs, source: &Path, common: &Common) -> CloneOptions {
     if source.join(STORE_IN_GIT).is_dir() {
         // It is the source's. A clone with it would be a second project of the same worktrees.
         options = options.exclude(format!("/{STORE_IN_GIT}"));
+    }
+    if lead_elsewhere(&source.join(WORKTREES_IN_GIT)) {
+        // The trees lead to the source's repository. With their registrations, git would take their
+        // branches for ones that the clone's worktrees have.
+        options = options.exclude(format!("/{WORKTREES_IN_GIT}"));
     }
     for glob in &args.exclude {
         options = options.exclude(glob);
