@@ -38,7 +38,7 @@ fn every_kind_that_a_store_knows_has_a_way_out() {
         (
             ErrorKind::CommitsOnlyHere,
             Operation::DropWorktree,
-            "'git -C /r branch NEW 0123456789ab'",
+            "'git -C /r push REMOTE 0123456789ab:refs/heads/NEW'",
         ),
         (ErrorKind::CommitsOnlyHere, Operation::DropWorktree, "'calve drop --force w'"),
         (ErrorKind::Busy, Operation::DropWorktree, "'calve drop --force w'"),

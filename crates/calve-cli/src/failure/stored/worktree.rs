@@ -54,6 +54,14 @@ pub(super) fn way_out(case: &Case<'_>) -> Option<String> {
         }
         ErrorKind::CommitsOnlyHere => {
             let (repository, commit) = of_first_commit(case);
+            // A branch in a repository that goes with the worktree keeps nothing.
+            if repository != path || path.join(".git").is_dir() {
+                return Some(format!(
+                    "'calve drop --force{name}' keeps them, and says where; or push them to a repository that stays: \
+                     'git -C {} push REMOTE {commit}:refs/heads/NEW'",
+                    shell_word(repository)
+                ));
+            }
             format!(
                 "'git -C {} branch NEW {commit}' keeps a commit, and those before it, on a branch; \
                  'calve drop --force{name}' keeps all of them as refs/calve/dropped/NAME",
