@@ -51,6 +51,8 @@ fn what_is_merged_goes_in_whichever_way_it_was_merged() {
         ("", "", nothing, None),
         ("git switch -q --detach", "", nothing, None),
         ("", "echo x >src/a; git commit -qam x", nothing, None),
+        // A branch that somebody made and left where it was made.
+        ("git switch -q -c mine", "", nothing, None),
         // HEAD only went to another commit.
         (
             "P=$(git rev-parse --path-format=absolute --git-common-dir)

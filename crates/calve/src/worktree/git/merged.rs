@@ -76,11 +76,14 @@ impl Worktree {
         let Some(commit) = tree.head_commit()? else { return Ok(MergeState::NothingCommitted) };
         let merged = project.merged(&commit, mainlines)?;
         if commit == linked.commit && !matches!(merged, Some((_, MergedBy::Changes))) {
-            // A branch that was there before the worktree may have been merged by now. One that
-            // calve made has no more than it began with, and so has no branch at all.
+            // On a branch that was there before the worktree something may have been committed, and
+            // merged by now. One that calve made, or that is where it was made, has no more than it
+            // began with, and so has no branch at all.
             let is_new = match branch {
-                Some(branch) if linked.is_adopted => project.is_branch_as_made(&branch)?,
-                Some(branch) => project.is_branch_made_for(&branch, &self.row.token)?,
+                Some(branch) => {
+                    project.is_branch_as_made(&branch)?
+                        || project.is_branch_made_for(&branch, &self.row.token)?
+                }
                 None => true,
             };
             if is_new {
