@@ -768,11 +768,19 @@ pub(crate) fn with_working_tree(text: &[u8], value: &[u8]) -> Option<Vec<u8>> {
 /// The place of the value of `worktree` in a configuration file, and whether the value is in
 /// quotes.
 fn working_tree_line(text: &[u8]) -> Option<(Range<usize>, bool)> {
-    let mut begin = 0;
-    for line in text.split(|byte| *byte == b'\n') {
-        let (at, whole) = (begin, line);
-        begin += line.len() + 1;
-        let Some((key, value)) = line.trim_ascii().split_at_checked(b"worktree".len()) else {
+    let (mut begin, mut is_in_core) = (0, false);
+    for mut line in text.split(|byte| *byte == b'\n') {
+        let end = begin + line.len();
+        begin = end + 1;
+        if let Some(header) = line.trim_ascii_start().strip_prefix(b"[") {
+            let Some(close) = header.iter().position(|byte| *byte == b']') else { continue };
+            is_in_core = header[..close].eq_ignore_ascii_case(b"core");
+            // A key may be behind the section's name.
+            line = &header[close + 1..];
+        }
+        let (at, whole) = (end - line.len(), line);
+        let key = line.trim_ascii().split_at_checked(b"worktree".len()).filter(|_| is_in_core);
+        let Some((key, value)) = key else {
             continue;
         };
         if !key.eq_ignore_ascii_case(b"worktree") {

@@ -255,7 +255,7 @@ fn a_worktree_has_a_repository_of_its_own_or_none() {
         |why| move |git: &GitOutcome| matches!(git, GitOutcome::None(found) if *found == why);
     let copied = |git: &GitOutcome| matches!(git, GitOutcome::Copied(_));
     type Expected = Box<dyn Fn(&GitOutcome) -> bool>;
-    let rows: [(&str, GitMode, &str, Expected); 9] = [
+    let rows: [(&str, GitMode, &str, Expected); 11] = [
         ("copied", GitMode::Copy, "", Box::new(copied)),
         ("not wanted", GitMode::None, "", Box::new(none(NoRepository::NotWanted))),
         ("no repository", GitMode::Copy, "rm -rf .git", Box::new(none(NoRepository::NotThere))),
@@ -274,8 +274,20 @@ fn a_worktree_has_a_repository_of_its_own_or_none() {
         (
             "another working tree",
             GitMode::Copy,
-            "git config core.worktree \"$PWD\"",
+            "git config core.worktree /",
             Box::new(none(NoRepository::WorksElsewhere)),
+        ),
+        (
+            "its working tree by its absolute path",
+            GitMode::Copy,
+            "git config core.worktree \"$PWD\"",
+            Box::new(copied),
+        ),
+        (
+            "a key of another section",
+            GitMode::Copy,
+            "git config alias.worktree '!false'",
+            Box::new(copied),
         ),
         (
             "its working tree by another name",
@@ -294,6 +306,10 @@ fn a_worktree_has_a_repository_of_its_own_or_none() {
         let root = &started.report.path;
         assert!(expected(&started.git), "{what}: {:?}", started.git);
         assert_eq!(is_there(&root.join(".git")), copied(&started.git), "{what}");
+        if copied(&started.git) {
+            let top = sh(git(root).args(["rev-parse", "--show-toplevel"]));
+            assert_eq!(fs::canonicalize(top.trim_end()).unwrap(), fs::canonicalize(root).unwrap());
+        }
         assert_same(
             &only(&content(&desk.project), |path, _| !path.starts_with(".git")),
             &only(&content(root), |path, _| !path.starts_with(".git")),

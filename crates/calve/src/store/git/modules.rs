@@ -340,6 +340,18 @@ fn set_working_tree(repository: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Lets the copy of a repository that names its own working tree by an absolute path name the
+/// working tree of the copy.
+///
+/// # Errors
+/// It names the other one.
+pub(crate) fn lead_copy(repository: &Path) -> io::Result<()> {
+    match working_tree(repository).filter(|tree| tree.is_absolute()) {
+        Some(_) => set_working_tree(repository, Path::new("..")),
+        None => Ok(()),
+    }
+}
+
 /// Lets a repository find the objects that it borrows from another one, after its folder was copied
 /// from `source`: a path in `objects/info/alternates` may be relative.
 ///

@@ -490,7 +490,11 @@ fn a_repository_names_its_working_tree_as_git_reads_it() {
         ("[core]\n  WorkTree=  \"../a b\"  \n", Some("../a b")),
         ("[core]\nworktree = \"a \\\"q\\\" \\\\ b\"", Some("a \"q\" \\ b")),
         ("[core]\nworktree = \"", Some("\"")),
+        ("[a]\n[Core] worktree = ../c\n[b]\nworktree = d", Some("../c")),
         ("[core]\nworktrees = a\n", None),
+        ("[core]\n[alias]\n\tworktree = !x\n", None),
+        ("[core \"x]\"]\nworktree = a\n", None),
+        ("worktree = a\n", None),
         ("[core]\nworktree\n", None),
         ("", None),
     ] {

@@ -247,7 +247,10 @@ impl GitPlan {
             .context(Operation::Open, || &repository)?;
         let elsewhere = [c"config", c"config.worktree"].into_iter().any(|name| {
             git_index::set_working_tree(&dir, name).is_some_and(|value| {
+                // A copy of the repository gets the copy's path.
+                let is_own = name == c"config" && git::is_same(&value, root);
                 git_index::resolved(Path::new(GIT), &value).as_deref() != Some(Path::new(""))
+                    && !(is_own && value.is_absolute())
             })
         });
         if elsewhere {

@@ -10,7 +10,7 @@ use super::{Dressing, Origin};
 use crate::error::{Context as _, Error, Operation};
 use crate::store::at::{last, open_parent};
 use crate::store::catalog::WorktreeRow;
-use crate::store::git::modules::{MODULES, Module, Modules};
+use crate::store::git::modules::{MODULES, Module, Modules, lead_copy};
 use crate::store::git::{self, Registration};
 use crate::store::layout::GIT;
 use crate::store::object::{Entry, Kind};
@@ -81,7 +81,7 @@ impl Dressing<'_> {
         Ok((new, led.into_iter().map(Path::to_owned).collect()))
     }
 
-    /// Lets the submodules of a copied repository lead to the copy, where they name the project by
+    /// Lets a copied repository and its submodules lead to the copy, where they name the project by
     /// its absolute path. Returns the files `.git` that were written.
     pub(super) fn lead_copies(
         &self,
@@ -89,11 +89,12 @@ impl Dressing<'_> {
         stage: &Stage,
         path: &Path,
     ) -> Result<Vec<PathBuf>, Error> {
+        let tree = stage.path();
+        lead_copy(&tree.join(GIT)).context(Operation::Link, || path)?;
         let root = self.source_root()?;
         let project = git::read(&root).context(Operation::Read, || git::git_of(&root))?;
         let Some(project) = project else { return Ok(Vec::new()) };
         let Some(modules) = Modules::of_copy(&project, path) else { return Ok(Vec::new()) };
-        let tree = stage.path();
         let repositories = tree.join(GIT).join(MODULES);
         let led = modules
             .lead_in(&Modules::of_project(&project), &tree, &repositories)
