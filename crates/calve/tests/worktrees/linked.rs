@@ -1755,6 +1755,10 @@ fn a_build_at_another_commit_makes_what_differs_and_nothing_else() {
 fn work_that_neither_git_nor_a_snapshot_knows_of_keeps_a_worktree() {
     const INNER: &str =
         "git init -q -b main inner; cd inner; echo x >x; git add x; git commit -qm deep";
+    const DEEPER: &str = "
+        git init -q ../s; git -C ../s commit -q --allow-empty -m s; git init -q ../o; S=$(cd ../s; pwd)
+        (cd ../o; git -c protocol.file.allow=always submodule -q add \"$S\" s; git commit -qm s)
+        git -c protocol.file.allow=always clone -q --recurse-submodules ../o target/n; cd target/n/s";
     let rows = [
         ("mkdir -p .jj/repo; echo op >.jj/repo/op", ErrorKind::Changed, ".jj"),
         (
@@ -1795,6 +1799,17 @@ fn work_that_neither_git_nor_a_snapshot_knows_of_keeps_a_worktree() {
             "mkdir target/r; echo 'calve remote 1' >target/r/format",
             ErrorKind::Changed,
             "target/r",
+        ),
+        // A submodule of a repository inside.
+        (
+            &format!("{DEEPER}; git checkout -q -b b; git commit -q --allow-empty -m deep; git checkout -q -"),
+            ErrorKind::CommitsOnlyHere,
+            "deep (in the submodule",
+        ),
+        (
+            &format!("{DEEPER}; echo work >work; git add work; git stash -q; cd ..; git submodule -q deinit -f s"),
+            ErrorKind::CommitsOnlyHere,
+            "(in the submodule",
         ),
         // A linked worktree of a repository inside, beside it.
         (

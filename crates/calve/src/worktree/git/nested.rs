@@ -4,9 +4,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::super::remove::look::{Nested, nested_in};
-use super::{COMMITS_MOST, Loss, LostModule, unheld};
+use super::{COMMITS_MOST, Loss, LostModule, unheld, unread};
 use crate::error::{Error, ErrorKind, Operation};
-use crate::store::git::modules::{Held, Unheld};
+use crate::store::git::modules::{Held, MODULES, Unheld, repositories_in};
 use crate::store::git::{self, Commit, Failure, Registration, Repository, Tree, whole_work_in};
 use crate::store::layout::GIT;
 
@@ -85,20 +85,40 @@ impl Loss {
             if self.submodules.iter().any(|lost| lost.held.repository.git_dir == git_dir) {
                 continue;
             }
-            let in_project = self.project.as_ref().map(|project| project.root.join(path));
-            let is_one = |path: &PathBuf| std::fs::symlink_metadata(path.join("HEAD")).is_ok();
-            let held = Held {
-                repository: Repository::of_module(&git_dir),
-                in_project: in_project.filter(is_one).map(|path| Repository::of_module(&path)),
-                is_submodule: false,
-            };
-            self.add_beside_commits(root, &held);
-            let other = held.in_project.as_ref();
-            let unheld = held.repository.unheld_but_by(other, Some(root), COMMITS_MOST);
-            self.push_nested(held, unheld);
+            // A repository that is cloned with its submodules has theirs in it.
+            let modules = path.join(MODULES);
+            let below = repositories_in(&root.join(&modules));
+            let below = self.known(below.map_err(|error| unread(&root.join(&modules), &error)));
+            let below = below.unwrap_or_default().into_iter().map(|name| modules.join(name));
+            for path in std::iter::once(path.clone()).chain(below) {
+                let in_project = self.project.as_ref().map(|project| project.root.join(&path));
+                let is_submodule = path.starts_with(&modules);
+                self.add_repository(root, &root.join(&path), in_project, is_submodule);
+            }
             self.add_work_of((root, made), path);
         }
         self
+    }
+
+    /// Adds what is lost with the repository in the folder `git_dir`. `in_project` is where the
+    /// project may have the same one.
+    fn add_repository(
+        &mut self,
+        root: &Path,
+        git_dir: &Path,
+        in_project: Option<PathBuf>,
+        is_submodule: bool,
+    ) {
+        let is_one = |path: &PathBuf| std::fs::symlink_metadata(path.join("HEAD")).is_ok();
+        let held = Held {
+            repository: Repository::of_module(git_dir),
+            in_project: in_project.filter(is_one).map(|path| Repository::of_module(&path)),
+            is_submodule,
+        };
+        self.add_beside_commits(root, &held);
+        let other = held.in_project.as_ref();
+        let unheld = held.repository.unheld_but_by(other, Some(root), COMMITS_MOST);
+        self.push_nested(held, unheld);
     }
 
     /// Adds the commits that a linked worktree of another repository alone has: without its tree, git
@@ -128,6 +148,12 @@ impl Loss {
             is_submodule: false,
         };
         self.push_nested(held, unheld());
+        // git deletes them with the registration.
+        let modules = registration.folder.join(MODULES);
+        let below = self.known(repositories_in(&modules).map_err(|error| unread(&modules, &error)));
+        for name in below.unwrap_or_default() {
+            self.add_repository(root, &modules.join(name), None, true);
+        }
     }
 
     fn push_nested(&mut self, held: Held, unheld: Result<Unheld, Failure>) {
