@@ -82,12 +82,14 @@ impl Settings {
             Err(error) => return Err(calve::why_git_did_not_run(error)),
         };
         let said = String::from_utf8_lossy(&output.stderr);
+        let is_message =
+            |line: &str| ["error:", "fatal:", "warning:"].iter().any(|kind| line.starts_with(kind));
         match output.status.code() {
             // Those of another file. What git could not read may say something else.
-            Some(0) if said.contains("unable to access") => return Err(said.trim().to_owned()),
-            Some(0) => {}
-            // None is set. With a message, git could not read a file.
-            Some(1) if said.is_empty() => return Ok(Self::default()),
+            Some(0) if !said.contains("unable to access") => {}
+            // None is set. With a message, and not only a trace (GIT_TRACE), git could not read a
+            // file.
+            Some(1) if !said.lines().any(is_message) => {}
             _ => return Err(said.trim().to_owned()),
         }
         String::from_utf8(output.stdout).map(|text| Self::read(&text)).map_err(|it| it.to_string())

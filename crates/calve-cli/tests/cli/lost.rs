@@ -275,6 +275,27 @@ fn a_head_that_a_list_showed_is_noted_also_if_it_mended_the_tree() {
     assert_eq!(sh(&w, "git rev-parse HEAD"), head);
 }
 
+/// As if another mount was at the folder of the worktrees when it was made.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_worktree_whose_mount_is_gone_is_forgotten_only_by_force() {
+    let name = "a_worktree_whose_mount_is_gone_is_forgotten_only_by_force";
+    let Some((_scratch, root)) = repository() else { return not_run(name, "there is no git") };
+    let app = root.join("app");
+    assert_eq!(in_git(&app, "start -q w").code, Some(0));
+    sh(
+        &app,
+        "mv ../app.worktrees/w ../away; echo 'calve: it is on another filesystem than the repository, which may not be mounted' >.git/worktrees/w/locked",
+    );
+    let refused = in_git(&app, "drop w");
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.stderr.contains("not mounted now"), "{refused:?}");
+    sh(&app, "echo x >../away/work; mv ../away ../app.worktrees/w").unwrap();
+    assert_eq!(sh(&root.join("app.worktrees/w"), "git status -s").as_deref(), Some("?? work\n"));
+    sh(&app, "mv ../app.worktrees/w ../away");
+    assert_eq!(in_git(&app, "drop --force w").code, Some(0));
+}
+
 #[test]
 fn a_worktree_on_another_mount_is_locked_so_that_git_keeps_it_and_drop_removes_it() {
     let name = "a_worktree_on_another_mount_is_locked_so_that_git_keeps_it_and_drop_removes_it";

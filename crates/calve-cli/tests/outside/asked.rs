@@ -9,6 +9,9 @@ use tempfile::TempDir;
 
 use crate::{Run, calve_command, is_root, not_run, output, program, scratch};
 
+mod settings;
+mod staged;
+
 /// A project `app` with one commit, and a store.
 struct Desk {
     scratch: TempDir,

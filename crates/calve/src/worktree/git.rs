@@ -13,6 +13,7 @@ use crate::store::git::branch::Mainline;
 use crate::store::git::modules::{self, Held, TreeAndGitDir, Unheld};
 use crate::store::git::{self, Commit, Failure, Head, Registration, Repository, Tips, Tree, Work};
 use crate::store::{Store, StoreOptions, home};
+use crate::tree::mounts;
 use crate::tree::pool::lock;
 use crate::tree::staging;
 
@@ -578,8 +579,8 @@ impl Loss {
         })
     }
 
-    /// For a worktree whose tree is gone: makes a commit of what is staged, which a reference then
-    /// keeps like the others.
+    /// Makes a commit of what is staged, which a reference then keeps like the others: without the
+    /// index in the registration, git deletes what only that has.
     /// Returns what no commit can hold. `scratch` is a path for a file.
     ///
     /// # Errors
@@ -595,6 +596,25 @@ impl Loss {
             }
         }
         Ok(others)
+    }
+
+    /// The same before a tree is kept. If git cannot make the commit, the registration is kept, too.
+    pub(super) fn add_staged_of_kept(&mut self, scratch: &Path) {
+        let is_work = |work: &Work| work.is_cut || !work.paths.is_empty();
+        if self.failure.is_none() && self.work.as_ref().is_some_and(is_work) {
+            let added = self.add_staged(scratch);
+            self.known(added);
+        }
+    }
+
+    /// Whether the tree, which is not at `path`, may be on a mount that is not there now: it was on
+    /// another one than the repository, and its place is on the same one.
+    pub(super) fn is_on_a_mount_that_is_gone(&self, path: &Path) -> bool {
+        let place = path.ancestors().find(|place| std::fs::symlink_metadata(place).is_ok());
+        self.own.registered.iter().any(|entry| {
+            let is_here = |place| mounts::are_on_one_mount(place, &entry.folder) == Some(true);
+            entry.is_elsewhere() && place.is_some_and(is_here)
+        })
     }
 
     /// Whether references may not be enough to keep what would be lost with a tree that is gone.

@@ -234,6 +234,10 @@ struct Again {
     kept: KeptCommits,
 }
 
+/// Why nobody sees the tree of a worktree whose registration calve has locked for that.
+const NOT_MOUNTED: &str = "it was on another filesystem than the repository, and that is not \
+    mounted now: mount it again, because work in the worktree may not be committed";
+
 /// How often a drop begins because something changed meanwhile.
 pub(super) const ATTEMPTS: u32 = 4;
 
@@ -456,6 +460,10 @@ impl Worktree {
             // The folder may only be elsewhere for a while.
             let refused =
                 |kind, cause| Error::new(kind, Operation::DropWorktree, &self.path, cause);
+            if !how.force && loss.is_on_a_mount_that_is_gone(&self.path) {
+                let cause = io::Error::new(io::ErrorKind::NotFound, NOT_MOUNTED);
+                return Err(refused(ErrorKind::WorktreeMissing, cause));
+            }
             let scratch = self.store.layout().stage().join(stage_name());
             match loss.add_staged(&scratch) {
                 Ok(others) if !how.force && !others.is_empty() => {
@@ -508,7 +516,7 @@ impl Worktree {
         let monitor = self.stop_file_monitor();
         // A process that has begun to work in it since may change it through a mapping at any time.
         let is_alone = |_: &Seen| living_in(&self.path, Depth::Thorough).is_empty();
-        let seen = match checked.filter(is_alone) {
+        let mut seen = match checked.filter(is_alone) {
             Some(checked) => checked,
             None => {
                 let seen = self.seen()?;
@@ -518,6 +526,9 @@ impl Worktree {
                 seen
             }
         };
+        if let (Some(loss), true) = (&mut seen.loss, how.force && !how.discard) {
+            loss.add_staged_of_kept(&self.store.layout().stage().join(stage_name()));
+        }
         let loss = seen.loss.as_ref();
         let (kept, branch) = self.keep_what_git_has(loss, how)?;
         let keeps = loss.is_some_and(Loss::must_keep_the_tree)

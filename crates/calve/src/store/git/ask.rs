@@ -6,6 +6,7 @@
 //! inode, because one folder may have several paths.
 
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -31,6 +32,18 @@ pub(crate) struct Tree {
 pub(super) const A_MERGE: &str = "a merge";
 
 const TRACKED: [&str; 4] = ["--literal-pathspecs", "ls-files", "-z", "--"];
+
+/// The text of the `HEAD` of a repository or a registration. An old git, and one with
+/// `core.preferSymlinkRefs`, makes it a symbolic link to the branch.
+pub(super) fn head_in(git_dir: &Path) -> io::Result<Vec<u8>> {
+    let head = git_dir.join("HEAD");
+    match std::fs::read_link(&head) {
+        Ok(branch) if branch.starts_with("refs") => {
+            Ok([b"ref: ", branch.as_os_str().as_bytes()].concat())
+        }
+        _ => read_plain(fs::CWD, &head, PATH_MOST_BYTES),
+    }
+}
 
 /// Like [`Tree::tracked`] for a folder without a `.git`, which may be in a working tree.
 ///

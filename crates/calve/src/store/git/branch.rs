@@ -280,8 +280,8 @@ impl Repository {
     fn fetch_into(&self, name: &str) -> Result<(), Failure> {
         let reference = branch_ref(name);
         self.git()
-            .args(["fetch", "-q", "--dry-run", "--no-tags", "--no-write-fetch-head"])
-            .args(["--no-recurse-submodules", "--no-auto-maintenance", "--", "."])
+            .fetch_here()
+            .args(["--dry-run", "--", "."])
             .arg(format!("{reference}:{reference}"))
             .run()
             .map(drop)

@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use rustix::fs;
 
 use super::PATH_MOST_BYTES;
-use super::ask::{identity, is_absent};
+use super::ask::{head_in, identity, is_absent};
 use super::registration::Registration;
 use super::repository::Repository;
 use super::run::{Failure, Git, LIST_MOST_BYTES, Output};
 use super::work::patches_in;
 use crate::error::IfThere as _;
-use crate::store::files::{listed_at, path_from, read_plain};
+use crate::store::files::{bytes_of, listed_at, path_from, read_plain};
 use crate::tree::staging::write_whole;
 
 /// A commit with its subject, or an annotated tag with its name.
@@ -115,7 +115,7 @@ impl Tips {
             // In the middle of a merge of several branches, each line is a commit.
             self.commits.extend(text.split(|byte| *byte == b'\n').filter_map(id_in));
         }
-        let head = read_plain(fs::CWD, &git_dir.join("HEAD"), PATH_MOST_BYTES)?;
+        let head = head_in(git_dir)?;
         match id_in(&head) {
             Some(id) => self.commits.push(id),
             None if head.starts_with(b"ref: ") => {}
@@ -406,26 +406,7 @@ impl Repository {
     ) -> Result<String, Failure> {
         if let Some(from) = from {
             // This fetches the commit by its id and stores it under no reference yet.
-            self.git()
-                // In this version of the protocol git may ask for any commit.
-                .args(["-c", "protocol.version=2"])
-                // The user's settings may forbid this for repositories that others name.
-                .args(["-c", "protocol.file.allow=always"])
-                .args([
-                    "fetch",
-                    "-q",
-                    "--no-tags",
-                    "--no-write-fetch-head",
-                    "--no-recurse-submodules",
-                ])
-                .arg("--no-auto-maintenance")
-                // A repository of a submodule names its working tree, which may be gone. git would
-                // not start there.
-                .arg("--upload-pack=git --work-tree=. upload-pack")
-                .arg("--")
-                .arg(from)
-                .arg(commit)
-                .run()?;
+            self.git().fetch_here().arg("--").arg(from).arg(commit).run()?;
         }
         let base = format!("refs/calve/dropped/{}", as_reference(name));
         let mut number = 1;
@@ -489,7 +470,7 @@ pub(super) fn committed(
 /// What only git's folder of a working tree has when the tree is gone.
 #[derive(Debug, Default)]
 pub(crate) struct StagedWork {
-    /// A new commit with all that is staged, if that is not what `HEAD` has.
+    /// A new commit with all that is staged and has no conflict, if that is not what `HEAD` has.
     pub(crate) commit: Option<String>,
     /// What no commit can hold: paths with conflicts, and patches that `git am` has still to apply.
     pub(crate) others: Vec<PathBuf>,
@@ -521,17 +502,22 @@ pub(crate) fn staged_in(git_dir: &Path, copy: &Path) -> Result<StagedWork, Failu
         true => git().args(["diff-index", "--cached", "--name-only", "HEAD"]).run()?,
         false => git().arg("ls-files").run()?,
     };
-    if !staged.others.is_empty() || shown.bytes.is_empty() {
+    if shown.bytes.is_empty() {
         return Ok(staged);
     }
     let copied =
         || std::io::copy(&mut std::fs::File::open(&index)?, &mut std::fs::File::create_new(copy)?);
     copied().map_err(Failure::NotRun)?;
+    if !conflicts.is_empty() {
+        let input = staged.others.iter().flat_map(|path| [&bytes_of(path)[..], b"\0"].concat());
+        let without = ["update-index", "-z", "--force-remove", "--stdin"];
+        git().with_index(copy).args(without).with_input(input.collect()).run()?;
+    }
     let tree = git().with_index(copy).arg("write-tree").line()?;
     std::fs::remove_file(copy).map_err(Failure::NotRun)?;
-    let words = "what was staged in a worktree whose folder was gone";
+    let words = "what was staged in a dropped worktree";
     let parents = if has_head { &["HEAD"][..] } else { &[] };
-    staged.commit = Some(committed(git(), words, parents, &tree)?);
+    staged.commit = Some(committed(git().at_the_epoch(), words, parents, &tree)?);
     Ok(staged)
 }
 

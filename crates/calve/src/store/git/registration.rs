@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::fs;
 
-use super::ask::{identity, is_absent, is_same};
+use super::ask::{head_in, identity, is_absent, is_same};
 use super::modules::{MODULES, repositories_in};
 use super::repository::read;
 use super::{PATH_MOST_BYTES, git_of};
@@ -271,13 +271,19 @@ impl Registration {
 
     /// The reason of a lock that somebody else made than calve.
     pub(crate) fn locked_by_others(&self) -> Option<&[u8]> {
-        self.locked.as_deref().filter(|reason| reason.trim_ascii_end() != ELSEWHERE.as_bytes())
+        self.locked.as_deref().filter(|_| !self.is_elsewhere())
+    }
+
+    /// Whether calve locked it because the worktree is on another filesystem.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        let reason = self.locked.as_deref().map(<[u8]>::trim_ascii_end);
+        reason == Some(ELSEWHERE.as_bytes())
     }
 
     /// The content of the worktree's `HEAD`. `None` if it cannot be read, or if the repository
     /// keeps it elsewhere (reftable).
     pub(crate) fn head(&self) -> Option<String> {
-        let text = read_plain(fs::CWD, &self.folder.join("HEAD"), PATH_MOST_BYTES).ok()?;
+        let text = head_in(&self.folder).ok()?;
         let head = std::str::from_utf8(text.trim_ascii_end()).ok()?;
         let is_real = !head.is_empty() && head != "ref: refs/heads/.invalid";
         (is_real && !head.contains(char::is_control)).then(|| head.to_owned())

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs;
 
-use super::ask::{A_MERGE, Tree, identity, is_absent};
+use super::ask::{A_MERGE, Tree, head_in, identity, is_absent};
 use super::registration::{
     COMMONDIR, REGISTRATIONS, Registration, absolute, leads_nowhere, leads_to, making,
     registrations, wait_for_next_step,
@@ -237,7 +237,7 @@ pub(crate) fn branch_in(root: &Path) -> Option<String> {
 
 /// The same for the folder of a repository, or of a registration.
 pub(crate) fn branch_at(git_dir: &Path) -> Option<String> {
-    let text = read_plain(fs::CWD, &git_dir.join("HEAD"), PATH_MOST_BYTES).ok()?;
+    let text = head_in(git_dir).ok()?;
     let name = text.trim_ascii_end().strip_prefix(b"ref: refs/heads/")?;
     // Where references are in a reftable, `HEAD` has this name for git of before.
     let name = std::str::from_utf8(name).ok().filter(|name| *name != ".invalid")?;

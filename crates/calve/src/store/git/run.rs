@@ -266,6 +266,21 @@ impl Git {
         self
     }
 
+    /// Lets git fetch from a repository on this machine, whatever the user's settings hide from,
+    /// forbid to or demand of repositories that others name. Nothing is written but objects and the
+    /// references that are asked for.
+    pub(super) fn fetch_here(mut self) -> Self {
+        // It overrides `protocol.allow` and `protocol.file.allow`.
+        self.command.env("GIT_ALLOW_PROTOCOL", "file");
+        // In this version of the protocol git may ask for any commit.
+        self.args(["-c", "protocol.version=2", "-c", "fetch.fsckObjects=false"])
+            .args(["fetch", "-q", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules"])
+            .arg("--no-auto-maintenance")
+            // A repository of a submodule names its working tree, which may be gone. git would not
+            // start there. This git does not get the settings of the other one.
+            .arg("--upload-pack=git --work-tree=. -c transfer.hideRefs=!refs upload-pack")
+    }
+
     /// Lets git find the repository of the working tree at `tree` itself, but in no folder above.
     pub(super) fn found_in(mut self, tree: &Path) -> Self {
         self.command.env("GIT_WORK_TREE", tree);
