@@ -231,6 +231,21 @@ impl Relocation {
         translate(kind, bytes, &self.back())
     }
 
+    /// The target that the symbolic link at `path` has in the worktree. `None` if it is the same. A
+    /// link that would name itself then is no link of the project: a worktree made it, to share
+    /// what the project has at this path.
+    pub(crate) fn localize_target(&self, path: &Path, target: &[u8]) -> Option<Vec<u8>> {
+        let is_translated = !names_itself(path, target, self.from());
+        is_translated.then(|| self.localize(PathKind::Link, target))?
+    }
+
+    /// The target that the symbolic link at `path` in the worktree has in a snapshot. `None` if it
+    /// is the same.
+    pub(crate) fn canonical_target(&self, path: &Path, target: &[u8]) -> Option<Vec<u8>> {
+        let is_translated = !names_itself(path, target, self.to());
+        is_translated.then(|| self.canonical(PathKind::Link, target))?
+    }
+
     /// The seconds by which a file of the worktree is older than the project's.
     pub(crate) fn seconds_older(&self, kind: PathKind) -> i64 {
         seconds_older(kind, &self.pairs[0].1)
@@ -496,6 +511,19 @@ fn renamed(
     let (from, to) = below?;
     let is_there = pairs.iter().any(|(_, to)| is_below(to) && to.len() > from.len());
     (!is_there).then(|| [to, &path[from.len()..]].concat())
+}
+
+/// Whether a link at `path`, with this target, names itself in a tree with one of these roots.
+fn names_itself<'a>(
+    path: &Path,
+    target: &[u8],
+    mut roots: impl Iterator<Item = &'a Vec<u8>>,
+) -> bool {
+    let is_path = |rest: &[u8]| {
+        let steps = Path::new(OsStr::from_bytes(rest)).strip_prefix("/");
+        steps.is_ok_and(|steps| steps == path)
+    };
+    roots.any(|root| target.strip_prefix(&root[..]).is_some_and(is_path))
 }
 
 /// A path without `.` and `..` steps. `None` if it leads out of the tree.

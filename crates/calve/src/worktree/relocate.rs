@@ -71,7 +71,7 @@ impl Relocate<'_> {
             let mut mention = mention.clone();
             if mention.kept.is_none() {
                 let changed = match mention.kind {
-                    PathKind::Link => self.link(&at)?,
+                    PathKind::Link => self.link(&mention.path, &at)?,
                     kind => {
                         match self.content(kind, &at, |text| self.roots.localize(kind, text))? {
                             Some((was, is)) => {
@@ -138,7 +138,8 @@ impl Relocate<'_> {
         .map(|replaced| replaced.then(|| (Digest::of(&text), Digest::of(&made))))
     }
 
-    fn link(&self, path: &Path) -> io::Result<bool> {
+    /// Gives the link `of` the snapshot, which is at `path` here, the worktree's root.
+    fn link(&self, of: &Path, path: &Path) -> io::Result<bool> {
         let (dir, name) = (open_parent(self.tree.root, path)?, last(path)?);
         let target = match fs::readlinkat(&dir, &name, Vec::new()) {
             Ok(target) => target.into_bytes(),
@@ -149,7 +150,7 @@ impl Relocate<'_> {
         if self.whose == Whose::Staged && meta.links > 1 {
             return Ok(false);
         }
-        let Some(made) = self.roots.localize(PathKind::Link, &target) else { return Ok(false) };
+        let Some(made) = self.roots.localize_target(of, &target) else { return Ok(false) };
         let Some(entry) = look_at(self.tree.root, path)? else { return Ok(false) };
         self.replace(path, &dir, |temporary| {
             fs::symlinkat(path_from(&made), &dir, last(temporary)?)?;
@@ -360,8 +361,8 @@ impl Worktree {
 }
 
 /// Gives the files of a tree that was copied from `from` the tree's own path, if calve knows their
-/// format: Python environments, and absolute symbolic links. Files that git tracks, and files in
-/// other repositories below, stay as they are. Returns all these files, and also those that
+/// format: Python environments, and absolute symbolic links that `from` has, too. Files that git
+/// tracks, and files in other repositories below, stay as they are. Returns all these files, and also those that
 /// [`path_mentions`] finds; each says whether calve rewrote it.
 /// [`clone_with_own_paths`] does the same before a clone appears.
 ///
@@ -383,7 +384,14 @@ fn rewrite(tree: Tree<'_>, from: &Path, to: &Path, whose: Whose) -> io::Result<V
     if from.is_absolute() {
         spellings.add(&[bytes_of(from)]);
     }
-    let found = find(tree, &mut spellings)?;
+    let mut found = find(tree, &mut spellings)?;
+    for mention in found.iter_mut().filter(|it| it.kind == PathKind::Link && it.kept.is_none()) {
+        // A link that `from` does not have is the user's own, and leads there on purpose.
+        let [theirs, ours] = [from, tree.path].map(|it| std::fs::read_link(it.join(&mention.path)));
+        if theirs.ok() != ours.ok() {
+            mention.kept = Some(PathKept::NotTranslatable);
+        }
+    }
     let Some(roots) = Relocation::between(spellings.known(), to) else {
         return Ok(Vec::new());
     };

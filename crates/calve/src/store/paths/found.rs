@@ -43,6 +43,7 @@ named! {
         OtherRepository = "other_repository",
         /// The file cannot be translated so that a snapshot gets it back as it was: it names the
         /// worktree already, it has several names, or its format cannot hold the worktree's path.
+        /// Or it is a link of the worktree's own, which leads to the project on purpose.
         NotTranslatable = "not_translatable",
         /// The caller asked for it.
         Wanted = "wanted",

@@ -130,7 +130,7 @@ impl Local {
         target: &[u8],
     ) -> Option<Vec<u8>> {
         let roots = self.roots.as_ref()?.of_text(tree, PathKind::Link, target);
-        let canonical = roots.canonical(PathKind::Link, target)?;
+        let canonical = roots.canonical_target(path, target)?;
         (!tree.is_of_git(path)).then_some(canonical)
     }
 

@@ -326,6 +326,26 @@ fn a_root_with_several_spellings_has_as_many_in_the_worktree() {
     assert_eq!(roots.localize(Link, b"/d/app/src").as_deref(), Some(&b"/d/w/src"[..]));
 }
 
+#[test]
+fn a_link_that_would_name_itself_stays_as_it_is() {
+    let roots = relocation("/a/app", "/w/x");
+    for (path, in_snapshot, expected) in [
+        ("data", "/a/app/data", "/a/app/data"),
+        ("data", "/a/app//./data/", "/a/app//./data/"),
+        ("data", "/w/x/data", "/w/x/data"),
+        ("data", "/a/app/data/x", "/w/x/data/x"),
+        ("deep/data", "/a/app/data", "/w/x/data"),
+        ("", "/a/app", "/a/app"),
+    ] {
+        let path = Path::new(path);
+        let local = roots.localize_target(path, in_snapshot.as_bytes());
+        let local = local.unwrap_or_else(|| in_snapshot.into());
+        assert_eq!(local, expected.as_bytes(), "{in_snapshot}");
+        let back = roots.canonical_target(path, &local).unwrap_or(local);
+        assert_eq!(back, in_snapshot.as_bytes(), "{in_snapshot}");
+    }
+}
+
 proptest! {
     #[test]
     fn any_text_is_translated_there_and_back_or_not_at_all(
