@@ -74,7 +74,7 @@ pub(crate) struct CloneArgs {
     #[arg(long, value_name = "GLOB", action = ArgAction::Append)]
     pub(crate) include: Vec<String>,
 
-    /// Leave out entries that the .gitignore files in SRC name
+    /// Leave out entries that the .gitignore files in SRC name and git does not track
     #[arg(long)]
     pub(crate) gitignore: bool,
 

@@ -386,3 +386,22 @@ fn a_store_that_came_along_is_told_of_and_one_that_was_there_is_not() {
         );
     }
 }
+
+/// The index says so, whatever an ignore file names.
+#[test]
+fn what_git_tracks_is_not_ignored() {
+    let name = "what_git_tracks_is_not_ignored";
+    let Some((_scratch, root)) = crate::hints::repository() else {
+        return crate::not_run(name, "there is no git");
+    };
+    let app = root.join("app");
+    let made = "mkdir -p out/deep out/none; echo t >out/deep/t; echo u >out/deep/u; git add -f out/deep/t; git commit -qm t";
+    crate::hints::sh(&app, made).unwrap();
+    for (flags, expected) in [("", "out/deep/t\n"), ("--exclude deep", ""), ("--exclude out", "")] {
+        let run = crate::calve(&root, &format!("clone --gitignore {flags} app copy"));
+        assert_eq!(run.code, Some(0), "{flags}: {run:?}");
+        let there = crate::hints::sh(&root.join("copy"), "find out -type f 2>/dev/null || true");
+        assert_eq!(there.unwrap(), expected, "{flags}");
+        std::fs::remove_dir_all(root.join("copy")).unwrap();
+    }
+}

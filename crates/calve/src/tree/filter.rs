@@ -4,6 +4,7 @@
 //! `.gitignore` files, the deepest one with a matching line decides. An exclude pattern always
 //! excludes; an include pattern overrides both.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -30,6 +31,8 @@ pub(crate) struct Filter {
     exclude_if: Option<Callback<PathTest>>,
     mutable_if: Option<Callback<PathTest>>,
     gitignore: bool,
+    /// The paths that git tracks: an ignore file does not mean them.
+    tracked: BTreeSet<Vec<u8>>,
     trivial: bool,
     #[cfg(unix)]
     picked: Option<Arc<super::pick::Picked>>,
@@ -56,6 +59,7 @@ impl Filter {
             leads_to_include: Patterns::leading_to(&options.include)?,
             mutable: Patterns::compile(&options.mutable)?,
             gitignore: options.gitignore,
+            tracked: BTreeSet::new(),
             trivial: options.exclude.is_empty()
                 && options.exclude_if.is_none()
                 && !options.gitignore
@@ -65,6 +69,20 @@ impl Filter {
             #[cfg(unix)]
             picked: options.picked.clone(),
         })
+    }
+
+    /// Learns what git tracks in the source, if ignore files count.
+    #[cfg(all(unix, feature = "git-index"))]
+    pub(super) fn look_at_index(&mut self, source: &std::os::fd::OwnedFd) {
+        use rustix::fs;
+
+        use crate::reflink::imp::DIR_FLAGS;
+        if self.gitignore
+            && let Ok(git) = fs::openat(source, ".git", DIR_FLAGS, fs::Mode::empty())
+        {
+            self.tracked =
+                super::git_index::tracked(&git).unwrap_or_default().into_iter().collect();
+        }
     }
 
     /// Whether the filter keeps every entry.
@@ -89,16 +107,40 @@ impl Filter {
         if let Some(picked) = &self.picked {
             return picked.decide(path, is_dir, inside_excluded);
         }
+        let is_excluded = |path: &Path, is_dir| {
+            self.exclude.match_path(path, is_dir)
+                || self.exclude_if.as_ref().is_some_and(|Callback(test)| test(path))
+        };
         let excluded = inside_excluded
-            || self.exclude.match_path(path, is_dir)
-            || self.exclude_if.as_ref().is_some_and(|Callback(test)| test(path))
+            || is_excluded(path, is_dir)
             || chain.is_some_and(|chain| !is_gits_own(path) && chain.excludes(path, is_dir));
         if !excluded || self.include.match_path(path, is_dir) {
-            Decision::Keep
+            return Decision::Keep;
+        }
+        let is_tracked = self.tracks(path, is_dir);
+        if is_tracked != Decision::Leave
+            && !is_excluded(path, is_dir)
+            && !path.ancestors().skip(1).any(|above| is_excluded(above, true))
+        {
+            is_tracked
         } else if is_dir && self.leads_to_include.match_path(path, true) {
             Decision::Enter
         } else {
             Decision::Leave
+        }
+    }
+
+    /// What becomes of an ignored entry because git tracks it, or something in it.
+    fn tracks(&self, path: &Path, is_dir: bool) -> Decision {
+        let mut bytes = path.as_os_str().as_encoded_bytes().to_vec();
+        if self.tracked.contains(&bytes) {
+            return Decision::Keep;
+        }
+        bytes.push(b'/');
+        let below = || self.tracked.range::<Vec<u8>, _>(&bytes..).next();
+        match is_dir && below().is_some_and(|first| first.starts_with(&bytes)) {
+            true => Decision::Enter,
+            false => Decision::Leave,
         }
     }
 

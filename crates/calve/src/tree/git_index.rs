@@ -175,7 +175,6 @@ pub(crate) fn next_tick() -> Time {
 
 /// The paths that git tracks, from the index of the repository `git`. `None` if there is no index,
 /// or none that calve understands.
-#[cfg(feature = "store")]
 pub(crate) fn tracked(git: &OwnedFd) -> Option<HashSet<Vec<u8>>> {
     let (file, meta) = open_regular(git, c"index")?;
     if meta.size > INDEX_MOST_BYTES {
