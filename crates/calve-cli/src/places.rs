@@ -1,13 +1,15 @@
 //! Whether a folder is what the user means: a project, or a folder that somebody took for one.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use calve::{Discovered, ErrorKind, Filesystem, NotInGit, Store};
 
 use crate::failure::Failure;
 use crate::failure::stored::own;
+use crate::settings::git_in;
 use crate::text::{shell_word, shown};
 
 /// The file or the folder that leads git to the repository of a working tree.
@@ -24,6 +26,9 @@ fn is_there(path: &Path) -> bool {
 pub(crate) fn must_be_meant(project: &Path) -> Result<(), Failure> {
     let failed = |error: io::Error| Failure::io("make store for", vec![project.to_owned()], &error);
     let project = &fs::canonicalize(project).map_err(failed)?;
+    if is_around_bare(project) {
+        return Err(around_bare(project));
+    }
     let refused = |kind, why: &str, hint| Err(own("make store for", project, kind, why, hint));
     match Store::discover(project) {
         // There is nothing left to do.
@@ -59,7 +64,9 @@ pub(crate) fn must_be_meant(project: &Path) -> Result<(), Failure> {
 pub(crate) fn inside_repository(project: &Path) -> Option<String> {
     let repository = project.ancestors().skip(1).find(|above| is_there(&git_of(above)))?;
     if is_there(&git_of(project)) {
-        let is_submodule = repository_of(project)?.starts_with(repository_of(repository)?);
+        let (own, above) = (repository_of(project)?, repository_of(repository)?);
+        // A linked worktree has the same one.
+        let is_submodule = own != above && own.starts_with(above);
         let mut worktrees = project.strip_prefix(repository).ok()?.as_os_str().to_owned();
         worktrees.push(".worktrees/");
         return is_submodule.then(|| {
@@ -136,17 +143,63 @@ pub(crate) fn repository_around(current: &Path) -> Option<PathBuf> {
     current.ancestors().find(|above| is_there(&git_of(above))).map(Path::to_owned)
 }
 
-/// The root of the git repository that contains `current`, if a start may make a store there: it has
-/// a repository of its own, and is neither a linked worktree nor a submodule.
+/// The root of the git repository that contains `current`, if a start may make a store there: it is
+/// the main working tree, or the repository has none because it is bare. A submodule gets a store
+/// only if that is meant.
 pub(crate) fn without_store(current: &Path) -> Option<PathBuf> {
     let root = repository_around(current)?;
-    git_of(&root).join("HEAD").is_file().then_some(root)
+    let own = git_of(&root);
+    if own.is_file() {
+        let mut git = git_in(&root);
+        git.args(["rev-parse", "--path-format=absolute", "--git-dir", "--git-common-dir"]);
+        let said = said(git.args(["--is-bare-repository", "--show-superproject-working-tree"]))?;
+        let mut lines = said.lines();
+        let (git_dir, common) = (lines.next()?, lines.next()?);
+        let is_main = git_dir == common && lines.eq(["false"]);
+        return (is_main || git_dir != common && is_bare(Path::new(common))).then_some(root);
+    }
+    own.join("HEAD").is_file().then_some(root)
+}
+
+/// What a command of git prints, if it succeeds.
+fn said(git: &mut Command) -> Option<String> {
+    let output = git.stdin(Stdio::null()).output().ok()?;
+    output.status.success().then(|| String::from_utf8(output.stdout).ok())?
+}
+
+fn is_bare(repository: &Path) -> bool {
+    let mut git = git_in(repository);
+    let asked = git.arg("--git-dir=.").args(["rev-parse", "--is-bare-repository"]);
+    said(asked).is_some_and(|said| said.trim() == "true")
+}
+
+/// Whether the file `.git` of a folder leads to a bare repository, of which linked worktrees are
+/// used: the folder is no working tree.
+fn is_around_bare(root: &Path) -> bool {
+    let led = leads_to(root).filter(|led| repository_of(root).as_ref() == Some(led));
+    led.is_some_and(|repository| is_bare(&repository))
+}
+
+/// The error about a folder around a bare repository. It names a working tree to start from.
+fn around_bare(root: &Path) -> Failure {
+    let word = shell_word(root);
+    let listed = said(git_in(root).args(["worktree", "list", "--porcelain"])).unwrap_or_default();
+    let trees = listed.lines().filter_map(|line| line.strip_prefix("worktree ").map(Path::new));
+    let hint = match trees.into_iter().find(|tree| is_there(&git_of(tree)) && *tree != root) {
+        Some(tree) => format!("'calve -C {} start NAME' starts from a worktree", shell_word(tree)),
+        None => format!("'git -C {word} worktree add BRANCH' makes a worktree to start from"),
+    };
+    let why = "its repository is bare, so the folder itself is no working tree";
+    own("make store for", root, ErrorKind::Git, why, hint)
 }
 
 /// The error of a start that makes no store here: a linked worktree and a submodule, whose
 /// repositories are elsewhere, get one only if that is meant.
 pub(crate) fn no_store_here(failure: Failure, current: &Path) -> Failure {
     let Some(root) = repository_around(current) else { return failure };
+    if is_around_bare(&root) {
+        return around_bare(&root);
+    }
     let hint = format!(
         "{} is a linked worktree or a submodule of git: 'calve init {}' makes a store for it, and a start in the main \
          working tree makes that one's",
@@ -180,10 +233,15 @@ fn repository_of(root: &Path) -> Option<PathBuf> {
     if !own.is_file() {
         return fs::canonicalize(own).ok();
     }
-    let text = fs::read_to_string(own).ok()?;
-    let leads = fs::canonicalize(root.join(text.strip_prefix("gitdir: ")?.trim_end())).ok()?;
+    let leads = leads_to(root)?;
     let registrations = leads.parent().filter(|above| above.ends_with("worktrees"));
     Some(registrations.and_then(Path::parent).map_or(leads.clone(), Path::to_owned))
+}
+
+/// Where the file `.git` of a working tree leads.
+fn leads_to(root: &Path) -> Option<PathBuf> {
+    let text = fs::read_to_string(git_of(root)).ok()?;
+    fs::canonicalize(root.join(text.strip_prefix("gitdir: ")?.trim_end())).ok()
 }
 
 /// Refuses to start worktrees of the project, or from the worktree, that `place` is if the user is
@@ -213,6 +271,52 @@ pub(crate) fn inside_project(worktree: &Path, project: &Path) -> Option<String> 
          filesystem; --at DIR puts worktrees elsewhere",
         shown(inside)
     ))
+}
+
+/// Lets git ignore the folder of a worktree inside the project: 'git add -A' there would commit the
+/// worktrees. Returns what was done, or the warning that says what to do.
+pub(crate) fn ignored_inside(worktree: &Path, project: &Path) -> Option<Result<String, String>> {
+    let inside = worktree.strip_prefix(project).ok()?;
+    let git = |words: &[&str]| {
+        let mut git = git_in(project);
+        git.args(words);
+        git
+    };
+    // 1: not ignored. Otherwise git ignores it, or there is no git.
+    let asked = git(&["check-ignore", "-q"]).arg(worktree).stdin(Stdio::null()).output().ok()?;
+    if asked.status.code() != Some(1) {
+        return None;
+    }
+    let folder = inside.parent().filter(|above| *above != Path::new("")).unwrap_or(inside);
+    let line = format!("/{}/", pattern(folder.to_str()?));
+    let file = said(&mut git(&["rev-parse", "--git-path", "info/exclude"]))?;
+    let file = project.join(file.trim_end_matches('\n'));
+    let put = || {
+        let text = fs::read(&file).or_else(|error| match error.kind() {
+            io::ErrorKind::NotFound => Ok(Vec::new()),
+            _ => Err(error),
+        })?;
+        fs::create_dir_all(file.parent().unwrap_or(project))?;
+        let start = if matches!(text.last(), None | Some(b'\n')) { "" } else { "\n" };
+        let mut open = fs::OpenOptions::new().create(true).append(true).open(&file)?;
+        open.write_all(format!("{start}{line}\n").as_bytes())
+    };
+    let file = shown(&file);
+    Some(match put() {
+        Ok(()) => Ok(format!(
+            "the worktree is inside the project: the line {line} in {file} lets git ignore it"
+        )),
+        Err(error) => Err(format!(
+            "the worktree is inside the project, and 'git add -A' there would add it: put the line {line} into its \
+             .gitignore (it could not be put into {file}: {error})"
+        )),
+    })
+}
+
+/// The pattern of an ignore file that means this path alone.
+fn pattern(path: &str) -> String {
+    let special = |char: char| matches!(char, '*' | '?' | '[' | '\\' | ' ');
+    path.chars().flat_map(|char| special(char).then_some('\\').into_iter().chain([char])).collect()
 }
 
 #[cfg(test)]

@@ -202,6 +202,15 @@ impl Made<'_> {
         if let Some(remark) = first.and_then(|tree| places::inside_project(&tree.path, project)) {
             output.summary(remark);
         }
+        let inside = trees.first().and_then(|tree| places::ignored_inside(&tree.path, project));
+        match inside {
+            Some(Ok(remark)) => output.summary(remark),
+            Some(Err(warning)) => {
+                output.warning(warning);
+                exit = Exit::Findings;
+            }
+            None => {}
+        }
         if !report.registered {
             output.warning(
                 "calve cannot write to the store, so it does not know these trees: they are plain folders",

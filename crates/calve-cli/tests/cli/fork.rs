@@ -129,6 +129,12 @@ fn a_start_follows_the_settings_and_a_flag_counts_before_them() {
     };
     let text = |path: &str| fs::read_to_string(root.join(path)).unwrap();
 
+    // A start that fails leaves no folder.
+    sh(&app, ": >.git/worktrees").unwrap();
+    start("start bad", 1);
+    start("start --at ../not/there bad", 1);
+    sh(&app, "rm .git/worktrees; ! test -e ../app.worktrees -o -e ../not").unwrap();
+
     sh(&app, "git config calve.worktrees '.trees/{project}'").unwrap();
     start("start in", 0);
     assert_eq!(text("app/.trees/app/in/loose"), "loose\n");
@@ -136,6 +142,10 @@ fn a_start_follows_the_settings_and_a_flag_counts_before_them() {
     assert_eq!(text("elsewhere/out/loose"), "loose\n");
     let run = in_git(&app, "list");
     assert!(run.stdout.contains("/.trees/app/in"), "{run:?}");
+    // 'git add -A' would commit the worktrees.
+    start("start in-2", 0);
+    assert_eq!(sh(&app, "git status --porcelain").unwrap(), "?? loose\n");
+    assert_eq!(sh(&app, "grep -c trees .git/info/exclude").unwrap(), "1\n");
     sh(&app, "git config calve.worktrees '/{name}'").unwrap();
     assert!(start("start bad", 1).stderr.contains("calve.worktrees"));
     sh(&app, "git config --unset calve.worktrees").unwrap();
@@ -149,6 +159,12 @@ fn a_start_follows_the_settings_and_a_flag_counts_before_them() {
     assert_eq!(text("app.worktrees/new/f"), "2\n", "a branch that exists is worked on");
     start("start --from project not", 0);
     assert_eq!(text("app.worktrees/not/loose"), "loose\n");
+    sh(&app, "git config calve.base origin/gone").unwrap();
+    assert!(start("start bad", 1).stderr.contains("it is git's setting calve.base"));
+    assert!(!start("start --base gone bad", 1).stderr.contains("calve.base"));
+    start("start --base old -n 1 --prefix feat/", 0);
+    assert_eq!(sh(&beside.join("feat-1"), "git branch --show-current").unwrap(), "feat/1\n");
+    sh(&app, "git config --unset calve.base").unwrap();
 
     sh(&app, "git config calve.git copy").unwrap();
     start("start copied", 0);
@@ -190,4 +206,44 @@ fn a_cherry_pick_under_way_is_seen_in_tables_of_references() {
     }
     let run = in_git(&scratch.path().join("app"), "start w");
     assert!(run.code == Some(0) && run.stderr.contains("a cherry-pick, which stays"), "{run:?}");
+}
+
+#[test]
+fn a_link_that_a_worktree_made_to_the_same_path_in_the_project_still_leads_there() {
+    let test = "a_link_that_a_worktree_made_to_the_same_path_in_the_project_still_leads_there";
+    let Some((_scratch, root)) = repository() else {
+        return not_run(test, "there is no git");
+    };
+    let (app, beside) = (root.join("app"), root.join("app.worktrees"));
+    let data = app.join("out/data");
+    sh(&app, "mkdir -p out/data; echo d >out/data/d; git worktree add -q ../of-git -b of-git")
+        .unwrap();
+    let share = |tree: &Path| {
+        sh(tree, &format!("rm -rf out/data; mkdir -p out; ln -s '{}' out/data", data.display()))
+            .unwrap();
+    };
+    let is_shared = |tree: &Path, how: &str| {
+        assert_eq!(fs::read_link(tree.join("out/data")).unwrap(), data, "{how}");
+    };
+    let done = |folder: &Path, words: &str| {
+        let run = in_git(folder, words);
+        assert_eq!(run.code, Some(0), "{words}: {run:?}");
+    };
+    done(&app, "start w");
+    let work = beside.join("w");
+    share(&work);
+    done(&work, "snapshot s");
+    fs::remove_file(work.join("out/data")).unwrap();
+    done(&work, "restore s");
+    is_shared(&work, "restore");
+    done(&work, "start fork");
+    is_shared(&beside.join("fork"), "a fork");
+    done(&app, "start --from s again");
+    is_shared(&beside.join("again"), "start --from");
+    let of_git = root.join("of-git");
+    share(&of_git);
+    sh(&of_git, &format!("ln -s '{}' out/other", data.display())).unwrap();
+    done(&of_git, "fill");
+    is_shared(&of_git, "fill");
+    assert_eq!(fs::read_link(of_git.join("out/other")).unwrap(), data, "fill: at another path");
 }

@@ -264,6 +264,36 @@ fn a_start_in_a_linked_worktree_without_a_store_says_what_makes_one() {
     done(&linked, "start a");
 }
 
+/// `.git` is a file in each of them.
+#[test]
+fn a_start_knows_a_separate_repository_and_a_bare_one_with_worktrees() {
+    let Some((_scratch, app)) = clone() else {
+        let name = "a_start_knows_a_separate_repository_and_a_bare_one_with_worktrees";
+        return not_run(name, "there is no git");
+    };
+    let root = app.parent().unwrap();
+    sh(root, "git clone -q app apart --separate-git-dir elsewhere");
+    done(&root.join("apart"), "start a");
+    // The folder around a bare repository is no working tree, and each of its worktrees is one.
+    sh(root, "mkdir hub; git clone -q --bare app hub/.bare; echo 'gitdir: ./.bare' >hub/.git");
+    let hub = root.join("hub");
+    for verb in ["start a", "init"] {
+        let run = calve(&hub, verb);
+        assert_eq!(run.code, Some(1), "{run:?}");
+        assert!(run.stderr.contains("is bare") && run.stderr.contains("worktree add"), "{run:?}");
+    }
+    sh(&hub, "git worktree add -q tree -b tree");
+    let run = calve(&hub, "start a");
+    assert_eq!(run.code, Some(1), "{run:?}");
+    let way = format!("-C {} start ", hub.join("tree").display());
+    assert!(run.stderr.contains(&format!("'calve {way}NAME'")), "{run:?}");
+    done(&hub, &format!("{way} a"));
+    done(&hub, "start b");
+    let run = calve(&hub.join("tree"), "init");
+    assert!(run.code == Some(0) && !run.stderr.contains("submodule"), "{run:?}");
+    done(&hub.join("tree"), "drop a b");
+}
+
 #[test]
 fn a_request_where_there_is_no_remote_is_refused() {
     let Some((_scratch, app)) = clone() else {
