@@ -33,14 +33,14 @@ pub(crate) const UNDO_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve restore ready fix-1 && calve undo fix-1
       There and back again, with all local changes.
   calve drop --force fix-2 && calve undo fix-2
-      Brings fix-2 back, with all files as they were.
+      Brings fix-2 back, with all files as they were, if it had changes.
   calve undo fix-2 --as fix-2-old
       The same, if fix-2 is the name of another worktree by now.
   calve undo
       In the project, calve says what it would change, and asks.
 
 calve keeps what a restore moved aside until the next restore that moves
-something aside, and a dropped worktree for seven days.";
+something aside, and a dropped worktree that had changes for seven days.";
 
 /// The arguments of `calve restore`.
 #[derive(Debug, Args)]

@@ -118,7 +118,7 @@ pub(crate) const DROP_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
       worktree from it.
   calve drop --force fix-4
       Removes fix-4 even if it has changes. For seven days
-      'calve undo fix-4' brings it back.
+      'calve undo fix-4' brings it back, if it had changes.
   calve drop --delete-branch fix-5
       Removes fix-5 and, if it is merged, its branch.
   calve drop --dry-run fix-6 fix-7
@@ -295,7 +295,7 @@ impl StartArgs {
         }
         match self.count {
             Some(count) => {
-                let dash = if self.prefix.ends_with(['-', '_', '.']) { "" } else { "-" };
+                let dash = if self.prefix.ends_with(['-', '_', '.', '/']) { "" } else { "-" };
                 let name = |number| format!("{}{dash}{number}", self.prefix);
                 Ok((1..=count).map(name).collect())
             }

@@ -27,6 +27,8 @@ pub(crate) fn run(args: &FillArgs, session: Session<'_>) -> Result<Exit, Failure
         Some(path) => common.resolve(path),
         None => root_of(&common.resolve(Path::new("."))),
     };
+    // Before git is asked about it.
+    std::fs::metadata(&path).map_err(|error| Failure::io("fill", vec![path.clone()], &error))?;
     // It needs no store, but the paths that it writes must hold outside of 'calve run'.
     for folder in [&*path, &common.resolve(Path::new("."))] {
         Store::must_be_seen_from(folder)?;

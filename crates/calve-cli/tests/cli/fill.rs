@@ -38,6 +38,8 @@ fn a_worktree_is_filled_by_its_path_and_from_inside_and_says_so() {
     assert_eq!(tracked.iter().sum::<u64>(), 3);
     assert_eq!(document["ready_index_entries"], 3);
     assert_eq!(fs::read_to_string(tree.join(".env")).unwrap(), "secret\n");
+    let none = run(command(&tree, ["fill", "../none"]));
+    assert!(none.code == Some(1) && none.stderr.contains("there is no none"), "{none:?}");
     // A setup script runs `fill` in the tree or in one of its folders, and takes any exit code
     // except 0 as a failure.
     for folder in [&tree, &tree.join("src")] {

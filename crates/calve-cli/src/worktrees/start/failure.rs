@@ -10,6 +10,7 @@ use super::words::branches_like;
 use crate::args::StartArgs;
 use crate::failure::Failure;
 use crate::failure::stored::{store_failure, worktree_failure};
+use crate::settings::BASE;
 use crate::text::shell_word;
 
 pub(super) fn start_failure(error: &calve::Error, wanted: &Wanted<'_>) -> Failure {
@@ -33,6 +34,14 @@ pub(super) fn start_failure(error: &calve::Error, wanted: &Wanted<'_>) -> Failur
         }
         (ErrorKind::CommitNotFound, ..) => {
             let word = path.to_string_lossy();
+            // The user may have set it long ago.
+            if wanted.args.default_base.as_deref() == Some(&*word) {
+                let hint = format!(
+                    "it is git's setting {BASE}: 'git config --show-origin --get-all {BASE}' shows where it is set; \
+                     --base REF begins elsewhere"
+                );
+                return Failure { hint: Some(hint), ..failure };
+            }
             return failure.meant(&branches_like(&word, wanted.project));
         }
         (ErrorKind::WorktreeExists | ErrorKind::DestinationExists, _, Some(name))
