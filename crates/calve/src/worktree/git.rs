@@ -253,7 +253,7 @@ impl Worktree {
             && is_held
             && !is_where_it_began
             && merged::may_have_committed(&tree.git_dir)
-            && tree.under_way().is_empty();
+            && tree.under_way().map_err(failed)?.is_empty();
         if let (true, Some(project), Some(head)) = (is_merged, project, head) {
             let mainline = Mainline { name: String::new(), commit: head.to_owned() };
             let left = self.left_unmerged(project, branch.as_deref(), &[mainline]);

@@ -58,12 +58,10 @@ pub(crate) fn tracked_from_above(folder: &Path, paths: &[&Path]) -> Result<Outpu
 ///
 /// # Errors
 /// [`ErrorKind::Git`](crate::ErrorKind::Git) if its `.git` leads to nothing, or to the folder of
-/// another working tree.
+/// another working tree, or if git could not be asked.
 pub fn git_under_way(root: &Path) -> Result<Vec<&'static str>, Error> {
-    let tree = Tree::at(root);
-    let tree =
-        tree.map_err(|failure| Error::new(ErrorKind::Git, Operation::AskGit, root, failure))?;
-    Ok(tree.map_or_else(Vec::new, |tree| tree.under_way()))
+    let found = Tree::at(root).and_then(|tree| tree.map_or(Ok(Vec::new()), |it| it.under_way()));
+    found.map_err(|failure| Error::new(ErrorKind::Git, Operation::AskGit, root, failure))
 }
 
 /// The device and the inode at a path, links followed. `None`: nothing is there.
@@ -140,16 +138,25 @@ impl Tree {
     }
 
     /// What the working tree is in the middle of, by files of git in its folder.
-    pub(crate) fn under_way(&self) -> Vec<&'static str> {
-        let is_file = |name: &str| std::fs::symlink_metadata(self.git_dir.join(name)).is_ok();
-        // There the heads are references like others.
-        let has_tables = is_file("reftable");
-        let is_head = |name: &str| {
-            has_tables
-                && name.ends_with("_HEAD")
-                && self.git().args(["rev-parse", "-q", "--verify", name]).run().is_ok()
+    ///
+    /// # Errors
+    /// The folder could not be looked at, or git, which has some of this in its tables, could not
+    /// be asked.
+    pub(crate) fn under_way(&self) -> Result<Vec<&'static str>, Failure> {
+        let is_file = |name: &str| match std::fs::symlink_metadata(self.git_dir.join(name)) {
+            Ok(_) => Ok(true),
+            Err(error) if is_absent(&error) => Ok(false),
+            Err(error) => Err(Failure::NotRun(error)),
         };
-        let is_there = |name: &&str| is_file(name) || is_head(name);
+        // There the heads are references like others.
+        let has_tables = is_file("reftable")?;
+        let is_there = |name: &str| -> Result<bool, Failure> {
+            if is_file(name)? || !has_tables || !name.ends_with("_HEAD") {
+                return is_file(name);
+            }
+            let asked = self.git().args(["rev-parse", "-q", "--verify", name]);
+            Ok(asked.may_end_with(1).run()?.code == 0)
+        };
         let states: [(&str, &[&str]); 5] = [
             (A_MERGE, &["MERGE_HEAD"]),
             ("a rebase", &["rebase-merge", "rebase-apply"]),
@@ -157,8 +164,15 @@ impl Tree {
             ("a revert", &["REVERT_HEAD"]),
             ("a bisection", &["BISECT_LOG"]),
         ];
-        let found = states.into_iter().filter(|(_, names)| names.iter().any(is_there));
-        found.map(|(state, _)| state).collect()
+        let mut found = Vec::new();
+        for (state, names) in states {
+            for name in names {
+                if !found.contains(&state) && is_there(name)? {
+                    found.push(state);
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// The commit that the tree has checked out. `None` before the first commit.

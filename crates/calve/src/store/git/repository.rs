@@ -255,10 +255,13 @@ impl Repository {
 
     /// What the working tree is in the middle of, beside a merge: files of git, in its folder, that
     /// a new worktree does not get.
-    pub(crate) fn under_way(&self) -> Vec<&'static str> {
-        let mut found = self.tree().under_way();
+    ///
+    /// # Errors
+    /// Those of [`Tree::under_way`].
+    pub(crate) fn under_way(&self) -> Result<Vec<&'static str>, Failure> {
+        let mut found = self.tree().under_way()?;
         found.retain(|state| *state != A_MERGE);
-        found
+        Ok(found)
     }
 
     /// Whether the working tree is a linked worktree.

@@ -66,7 +66,7 @@ impl Worktree {
         else {
             return Ok(MergeState::NoRepository);
         };
-        if !tree.under_way().is_empty() {
+        if !tree.under_way()?.is_empty() {
             return Ok(MergeState::UnderWay);
         }
         let branch = git::branch_at(&tree.git_dir);

@@ -262,13 +262,15 @@ impl GitPlan {
 
 /// What a start tells of the project's state that new worktrees do not get.
 pub(super) fn not_brought(source: &git::Repository, fork_of: Option<&str>) -> Vec<String> {
-    let states = source.under_way();
-    if states.is_empty() {
-        return Vec::new();
-    }
-    let states = states.join(" and ");
     let of =
         fork_of.map_or_else(|| "the project".to_owned(), |name| format!("the worktree {name}"));
+    let states = match source.under_way() {
+        Ok(states) if states.is_empty() => return Vec::new(),
+        Ok(states) => states.join(" and "),
+        Err(failure) => {
+            return vec![format!("git cannot say what is under way in {of}: {failure}")];
+        }
+    };
     vec![format!(
         "{of} is in the middle of {states}, which stays there; \
          the new worktree has its files and its index"
