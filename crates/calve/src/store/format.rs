@@ -11,6 +11,7 @@
 //! refuses the store, naming the flag.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use rustix::fs::{self, Mode, OFlags};
@@ -45,10 +46,18 @@ pub(crate) fn check(store: &Path) -> Result<(), Error> {
     read(store).map(drop)
 }
 
-/// Whether a folder is a store or a remote of calve's, of any version.
-pub(crate) fn is_of_calve(folder: &Path) -> bool {
-    read_plain(fs::CWD, &Layout(folder).format(), MOST_BYTES)
-        .is_ok_and(|text| text.starts_with(b"calve "))
+/// Whether the folder `below` an open one is a store or a remote of calve's, of any version.
+///
+/// # Errors
+/// Its file `format` cannot be read, so it may be one.
+pub(crate) fn is_of_calve(dir: impl AsFd, below: &Path) -> io::Result<bool> {
+    use io::ErrorKind::{InvalidData, NotADirectory, NotFound};
+    match read_plain(dir, &Layout(below).format(), MOST_BYTES) {
+        Ok(text) => Ok(text.starts_with(b"calve ")),
+        // It is no regular file, or too large.
+        Err(error) if matches!(error.kind(), NotFound | NotADirectory | InvalidData) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// The content of `format` in a new store in this folder.

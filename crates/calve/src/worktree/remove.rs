@@ -384,7 +384,11 @@ impl Worktree {
             return refused(ErrorKind::Changed, why, seen.nested.foreign.clone());
         }
         if !seen.nested.stores.is_empty() {
-            let why = "it has stores or remotes of calve, which belong to no snapshot";
+            let is_unread = |path: &PathBuf| path.ends_with(layout::FORMAT);
+            let why = match seen.nested.stores.iter().any(is_unread) {
+                true => "it may have stores of calve, because a file 'format' cannot be read",
+                false => "it has stores or remotes of calve, which belong to no snapshot",
+            };
             let cause = io::Error::new(io::ErrorKind::Unsupported, why);
             let path = &self.path;
             return Err(Error::new(ErrorKind::Changed, Operation::DropWorktree, path, cause)

@@ -16,7 +16,7 @@ use crate::reflink::meta::Meta;
 use crate::store::at;
 use crate::store::files::listed;
 use crate::store::format::is_of_calve;
-use crate::store::git::{self, Registration};
+use crate::store::git::{self, OwnFolders, Registration};
 use crate::store::layout::{FORMAT, GIT, IN_GIT, JJ, OWN};
 use crate::worktree::shed::is_foreign_repository;
 
@@ -214,7 +214,8 @@ pub(in crate::worktree) struct Nested {
     /// Repositories of other tools than git, such as `.hg` and `.jj`. In the root, too. And files and
     /// links `.git` that lead nowhere, perhaps just now: what git would list there, nobody knows.
     pub(in crate::worktree) foreign: Vec<PathBuf>,
-    /// Stores of calve, and folders that are remotes of calve.
+    /// Stores of calve, and folders that are remotes of calve; of what may be one, the file `format`
+    /// that cannot be read.
     pub(in crate::worktree) stores: Vec<PathBuf>,
     /// Folders `.git` that are no repositories. git does not look into them, and lists none.
     pub(in crate::worktree) strays: Vec<PathBuf>,
@@ -223,6 +224,18 @@ pub(in crate::worktree) struct Nested {
 }
 
 impl Nested {
+    /// Adds the folder `below` the open `folder` if it is a store, or may be one: then with its
+    /// file that cannot be read.
+    fn add_store(&mut self, dir: &OwnedFd, folder: &Path, below: &Path) -> bool {
+        let store = match is_of_calve(dir, below) {
+            Ok(false) => return false,
+            Ok(true) => folder.join(below),
+            Err(_) => folder.join(below).join(FORMAT),
+        };
+        self.stores.push(store);
+        true
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         let Self { repositories, foreign, stores, strays, unreadable } = self;
         [repositories, foreign, stores, strays, unreadable].iter().all(|paths| paths.is_empty())
@@ -238,20 +251,19 @@ pub(in crate::worktree) fn nested_in(root: &Path) -> Nested {
         return found;
     };
     let device = fs::fstat(&top).map(|stat| Meta::of(&stat).dev).ok();
+    found.add_store(&top, Path::new(""), &Path::new(GIT).join(IN_GIT));
     let (mut steps, mut folders) = (Steps::new(top), vec![PathBuf::new()]);
     let mut own = None;
-    let has_store = |folder: PathBuf| is_of_calve(&root.join(&folder)).then_some(folder);
-    found.stores.extend(has_store(Path::new(GIT).join(IN_GIT)));
     while let Some(folder) = folders.pop() {
-        let entries = match steps.open(&folder) {
+        let opened = match steps.open(&folder) {
             Ok(None) => continue,
             Ok(Some(dir)) if fs::fstat(&dir).map(|stat| Meta::of(&stat).dev).ok() != device => {
                 continue;
             }
-            Ok(Some(dir)) => listed(dir).ok(),
-            Err(_) => None,
+            Ok(Some(dir)) => listed(&dir).map(|entries| (dir, entries)),
+            Err(error) => Err(error),
         };
-        let Some(entries) = entries else {
+        let Ok((dir, entries)) = opened else {
             found.unreadable.push(folder);
             continue;
         };
@@ -267,13 +279,15 @@ pub(in crate::worktree) fn nested_in(root: &Path) -> Nested {
         // Of a damaged repository git itself says that it cannot answer.
         let is_repository = has_head && has_refs || is_gits && (has_head || has_refs);
         if is_repository && has_folder(OBJECTS) {
-            found.stores.extend(has_store(folder.join(IN_GIT)));
+            found.add_store(&dir, &folder, Path::new(IN_GIT));
             found.repositories.push(folder);
             continue;
         }
         let is_root = folder.as_os_str().is_empty();
-        if !is_root && has(FORMAT, FileType::RegularFile) && is_of_calve(&root.join(&folder)) {
-            found.stores.push(folder);
+        if !is_root
+            && has(FORMAT, FileType::RegularFile)
+            && found.add_store(&dir, &folder, Path::new(""))
+        {
             continue;
         }
         if is_gits && !entries.is_empty() {
@@ -388,6 +402,30 @@ mod tests {
                 changed(Scope::If(&mut |it| Ok(!it.ends_with("inner")))),
                 Vec::<PathBuf>::new()
             );
+
+    /// A path has at most 4096 bytes, so such a store was none for a drop.
+    #[test]
+    fn a_store_is_found_however_deep_it_is_and_so_is_what_may_be_one() {
+        let tree = tempfile::tempdir().unwrap();
+        let top = fs::open(tree.path(), DIR_FLAGS, Mode::empty()).unwrap();
+        let made = |dir: OwnedFd, name: &str| {
+            fs::mkdirat(&dir, name, Mode::RWXU).unwrap();
+            fs::openat(&dir, name, DIR_FLAGS, Mode::empty()).unwrap()
+        };
+        let name = "d".repeat(250);
+        let deep = (0..20).fold(made(top, "deep"), |dir, _| made(dir, &name));
+        let flags = OFlags::CREATE | OFlags::WRONLY;
+        let file = fs::openat(&deep, FORMAT, flags, Mode::RUSR).unwrap();
+        rustix::io::write(file, b"calve store 1\n").unwrap();
+        let hidden = tree.path().join(GIT).join(IN_GIT);
+        std::fs::create_dir_all(&hidden).unwrap();
+        std::os::unix::fs::symlink(FORMAT, hidden.join(FORMAT)).unwrap();
+        let stores = nested_in(tree.path()).stores;
+        assert_eq!(stores.len(), 2, "{stores:?}");
+        // Nobody can read a link to itself.
+        assert_eq!(stores[0], Path::new(GIT).join(IN_GIT).join(FORMAT));
+        assert_eq!(stores[1].iter().count(), 21);
+    }
         }
         let since = Moment::now();
         for at in 0..FOLDERS {
