@@ -258,7 +258,11 @@ pub(crate) fn finding(path: &Path, reason: &SkipReason) -> String {
     // The root's path is empty.
     let name = if path.as_os_str().is_empty() { ".".to_owned() } else { shown(path) };
     match reason {
-        SkipReason::Socket | SkipReason::Device | SkipReason::Vanished | SkipReason::Changing => {
+        SkipReason::Socket
+        | SkipReason::Device
+        | SkipReason::Vanished
+        | SkipReason::Changing
+        | SkipReason::OtherRepository => {
             format!("{name}: left out: {reason}")
         }
         _ => format!("{name}: {reason}"),
@@ -389,6 +393,8 @@ impl SkippedDocument {
             SkipReason::Torn => ("torn", None),
             SkipReason::Restless => ("restless", None),
             SkipReason::Stage => ("stage", None),
+            SkipReason::OtherRepository => ("other_repository", None),
+            SkipReason::SharedRepository => ("shared_repository", None),
             SkipReason::Exists => ("exists", None),
             SkipReason::Xattrs(names) => ("xattrs", Some(names.clone())),
             SkipReason::HardlinkBroken => ("hardlink_broken", None),

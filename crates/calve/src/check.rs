@@ -321,6 +321,7 @@ pub(crate) fn ready_tree(store: &Store, id: SnapshotId, object: &SnapshotObject,
             // This process usually made the ready tree; the tree has no `made-by` yet.
             maker: Maker::this(),
             excluded: &crate::tree::excluded::Excluded::default(),
+            own: None,
             roots: &[],
             spellings: &Spellings::fixed(Vec::new()),
             local: None,

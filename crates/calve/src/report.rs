@@ -237,6 +237,13 @@ pub enum SkipReason {
     /// The entry has the name of a stage, in which calve builds trees, and no process uses it.
     /// calve never clones it: the next call that looks there may sweep it.
     Stage,
+    /// A working tree whose repository is elsewhere: a linked worktree of another repository. In a
+    /// copy, its file `.git` would lead git to the same registration, so a commit there would move the
+    /// original's branch. Operations on a store leave such trees out.
+    OtherRepository,
+    /// This file `.git` arrived, and leads git to what is the source's: see
+    /// [`SkipReason::OtherRepository`]. Only [`clone_tree`](crate::clone_tree) clones such a file.
+    SharedRepository,
     /// The destination existed and [`Existing::Skip`](crate::Existing::Skip) was asked for.
     Exists,
     /// The file arrived, but the extended attributes or ACLs with these names could not be set. The
@@ -263,6 +270,12 @@ impl std::fmt::Display for SkipReason {
                 "arrived, but was being written to while it was copied, so it may be a mixture",
             ),
             Self::Stage => f.write_str("named like a stage of calve's, which is never cloned"),
+            Self::OtherRepository => f.write_str(
+                "it is a working tree of another repository, and a copy would share its branch and its index",
+            ),
+            Self::SharedRepository => f.write_str(
+                "arrived, and leads git to the source's own branch and index: a commit here moves that branch",
+            ),
             Self::Exists => f.write_str("destination exists"),
             Self::Xattrs(names) => write!(f, "arrived without its {names}"),
             Self::HardlinkBroken => f.write_str("arrived as a file of its own, not as a hard link"),

@@ -95,6 +95,7 @@ pub(crate) fn record_over(
             stamp,
             maker: Maker::privileged(),
             excluded: &Excluded::default(),
+            own: None,
             roots: &found.roots,
             spellings: &Spellings::fixed(found.roots.clone()),
             local: None,

@@ -19,12 +19,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
-use rustix::fs::OFlags;
+use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
 use super::blobs::{Blobs, Intake, IntakeCounts, Noted};
+use super::git::OwnFolders;
 use super::id::{BlobId, SnapshotId};
 use super::index::{Boot, Index, Stat};
+use super::layout;
 use super::manifest::{self, Manifest, NO_ID};
 use super::metadata::Maker;
 use super::object::{Entry, Kind, Time};
@@ -91,6 +93,8 @@ pub(crate) struct Request<'a> {
     pub(crate) maker: Maker,
     /// Directories that are inside the tree but not a part of it: other worktrees.
     pub(crate) excluded: &'a Excluded,
+    /// The tree's own repository, if working trees of others are no part of the tree either.
+    pub(crate) own: Option<&'a OwnFolders>,
     /// The roots to look for in files that are taken in.
     pub(crate) roots: &'a [Vec<u8>],
     /// The spellings of the root that snapshots name; files that are taken in may teach more.
@@ -382,6 +386,11 @@ impl Scanner<'_> {
             }
             listed => listed.context(Operation::ReadDirectory, || self.full_path(&path_of()))?,
         };
+        if parent.is_some() && self.is_of_another_repository(&names, path_of) {
+            worker.skipped.push(Skipped { path: path_of(), reason: SkipReason::OtherRepository });
+            lock(&self.gone).insert(place);
+            return Ok(None);
+        }
         if rest == Rest::Restless {
             worker.skipped.push(Skipped { path: path_of(), reason: SkipReason::Restless });
         }
@@ -397,6 +406,21 @@ impl Scanner<'_> {
         let scanned = Scanned { own, inode: Inode::of(&meta), base, found, others: Vec::new() };
         lock(&dir.progress).scanned = Some((place, scanned));
         Ok(Some(dir))
+    }
+
+    /// Whether the directory with these names is a working tree whose repository is neither in the
+    /// tree nor the tree's own.
+    fn is_of_another_repository(
+        &self,
+        names: &[(CString, FileType)],
+        path: impl Fn() -> PathBuf,
+    ) -> bool {
+        let is_file = |(name, kind): &(CString, FileType)| {
+            name.as_bytes() == layout::GIT.as_bytes() && *kind != FileType::Directory
+        };
+        self.request.own.is_some_and(|own| {
+            names.iter().any(is_file) && own.is_led_out(&self.request.path.join(path()))
+        })
     }
 
     /// The entry of an open directory.

@@ -208,6 +208,7 @@ impl Known {
             stamp,
             maker: Maker::of(&store.layout().tree(&self.row.token)),
             excluded: &excluded,
+            own: Some(&git::OwnFolders::of(&self.root)),
             roots: &roots,
             spellings: &spellings,
             local: self.local.as_ref(),

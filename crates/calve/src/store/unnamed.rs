@@ -37,6 +37,7 @@ use super::blobs::Noted;
 use super::catalog::{Based, DroppedRow, Origin, State, WorktreeRow};
 use super::files::listed_at;
 use super::freeing::taking_in;
+use super::git::OwnFolders;
 use super::id::{BlobId, SnapshotId};
 use super::index::Index;
 use super::layout::{self, Layout};
@@ -104,6 +105,7 @@ pub(crate) fn look_at_all(
         stamp,
         maker: project.map_or_else(Maker::privileged, maker_of),
         excluded: &excluded,
+        own: Some(&OwnFolders::of(path)),
         roots: &[],
         spellings: &Spellings::fixed(Vec::new()),
         local: None,

@@ -4,11 +4,12 @@
 //! Other programs may change the directory meanwhile. By the time calve opens an entry, the entry
 //! may be of another kind, or gone.
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsStr};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use rustix::fs::{self, FileType, Mode, OFlags};
@@ -359,6 +360,9 @@ impl Worker<'_, '_, Live<'_>> {
                 });
                 continue;
             }
+            if bytes == b".git" && leads_out(node, name) {
+                op.skip(None, node.path_of(name), SkipReason::SharedRepository);
+            }
             let mutable =
                 is_own || path.as_ref().is_some_and(|path| op.from.filter.is_mutable(path));
             if let Some(job) = self.entry(node, name.to_owned(), kind, mutable)? {
@@ -372,4 +376,21 @@ impl Worker<'_, '_, Live<'_>> {
         self.own.names = names;
         Ok(())
     }
+}
+
+/// Whether a file `.git` leads git out of the source, to what a clone would share with it.
+fn leads_out(node: &OpenNode<Live<'_>>, name: &CStr) -> bool {
+    let Ok(Some(text)) = read_rules(node.source(), &[name]) else { return false };
+    let Some(path) = text.strip_prefix(b"gitdir: ") else { return false };
+    let path = Path::new(OsStr::from_bytes(path.trim_ascii_end()));
+    let mut deep = node.path().components().count();
+    path.components().any(|part| match part {
+        Component::RootDir => true,
+        Component::ParentDir => deep.checked_sub(1).map(|up| deep = up).is_none(),
+        Component::Normal(_) => {
+            deep += 1;
+            false
+        }
+        _ => false,
+    })
 }

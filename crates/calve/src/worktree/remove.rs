@@ -355,7 +355,7 @@ impl Worktree {
         };
         let loss = seen.loss.as_ref();
         if loss.is_none() {
-            self.must_be_unchanged(operation)?;
+            self.must_be_unchanged(seen, operation)?;
         }
         if let Some(loss) = loss {
             let mut judge = seen.work_at(&self.path)?;
@@ -543,7 +543,7 @@ impl Worktree {
                     || !seen.nested.stores.is_empty()
                     || self.has_foreign_work(&seen, operation)?
                     || self.has_stray_work(&seen, operation)?
-                    || self.would_lose_work(loss, room, operation)?);
+                    || self.would_lose_work(&seen, room, operation)?);
         let _alone = self.alone_to_drop(how, operation)?;
         // A switch that was waited for has written another base snapshot.
         let this = self.now()?;
@@ -719,21 +719,16 @@ impl Worktree {
     }
 
     /// Whether the tree has work that nothing else has. If calve cannot find out, it has.
-    fn would_lose_work(
-        &self,
-        loss: Option<&Loss>,
-        room: Room,
-        operation: &Running,
-    ) -> Result<bool, Error> {
+    fn would_lose_work(&self, seen: &Seen, room: Room, operation: &Running) -> Result<bool, Error> {
         if self.row.snapshot.is_none() && room == Room::OfReserve {
             return Ok(true);
         }
-        let known = loss.filter(|loss| loss.failure.is_none());
+        let known = seen.loss.as_ref().filter(|loss| loss.failure.is_none());
         let lost = match known.map(|loss| loss.work.as_ref()) {
             Some(Some(work)) if work.paths.is_empty() => Ok(false),
             Some(Some(work)) => self.is_in_the_base_snapshot(work, operation).map(|is| !is),
             Some(None) => Ok(false),
-            None => self.must_be_unchanged(operation).map(|()| false),
+            None => self.must_be_unchanged(seen, operation).map(|()| false),
         };
         match lost {
             Err(error) if error.kind() == ErrorKind::Cancelled => Err(error),
@@ -836,7 +831,13 @@ impl Worktree {
         })
     }
 
-    fn must_be_unchanged(&self, operation: &Running) -> Result<(), Error> {
+    fn must_be_unchanged(&self, seen: &Seen, operation: &Running) -> Result<(), Error> {
+        // No snapshot has the working trees of other repositories.
+        let others = seen.nested.repositories.iter().filter(|path| self.path.join(path).is_file());
+        let others: Vec<PathBuf> = others.cloned().collect();
+        Loss::default()
+            .with_nested((&self.path, self.row.created), &others)
+            .must_be_nothing(self, |_| Ok(false))?;
         let status = self.status_in(&ChangeScope::new(), operation)?;
         let why = match (status.changes.is_empty(), status.skipped.is_empty()) {
             (true, true) => return Ok(()),

@@ -125,6 +125,11 @@ pub(crate) fn folder_of(root: &Path) -> Option<PathBuf> {
 /// # Errors
 /// There is no `.git` file, or it has other content ([`leads_nowhere`]).
 pub(crate) fn leads_to(root: &Path) -> io::Result<PathBuf> {
+    Ok(absolute(root, path_in(root)?.as_os_str().as_bytes()))
+}
+
+/// The same path as it is written there.
+fn path_in(root: &Path) -> io::Result<PathBuf> {
     let mut file = git_of(root);
     // The file may be a link.
     if std::fs::symlink_metadata(&file)?.is_symlink() {
@@ -134,7 +139,40 @@ pub(crate) fn leads_to(root: &Path) -> io::Result<PathBuf> {
     let text = text.strip_prefix(b"gitdir: ").ok_or_else(|| {
         io::Error::new(io::ErrorKind::InvalidData, "its .git file does not lead to a repository")
     })?;
-    Ok(absolute(root, text))
+    Ok(path_from(text.trim_ascii_end()))
+}
+
+/// A tree, and the shared folder of its repository, without links.
+#[derive(Debug, Default)]
+pub(crate) struct OwnFolders {
+    pub(crate) root: Option<PathBuf>,
+    pub(crate) common: Option<PathBuf>,
+}
+
+impl OwnFolders {
+    /// Those of the tree at `root`.
+    pub(crate) fn of(root: &Path) -> Self {
+        let common = read(root).ok().flatten().map(|repository| repository.common);
+        let without_links = |path: &Path| std::fs::canonicalize(path).ok();
+        Self { root: without_links(root), common: common.as_deref().and_then(without_links) }
+    }
+
+    /// Whether the `.git` file of the folder at `inside`, in this tree, would lead git from a copy of
+    /// the tree to what is the original's: to a registration, or by its whole path. Then a commit
+    /// in the one would move the branch of the other. The file of one of the tree's own submodules
+    /// is no such file, and neither is one that leads nowhere.
+    pub(crate) fn is_led_out(&self, inside: &Path) -> bool {
+        let Ok(path) = path_in(inside) else { return false };
+        let to = absolute(inside, path.as_os_str().as_bytes());
+        let Ok(to) = std::fs::canonicalize(to) else { return false };
+        let below = |of: &Option<PathBuf>| Some(to.strip_prefix(of.as_ref()?).ok()?.to_owned());
+        if let Some(to) = below(&self.common) {
+            let modules = |at: usize| to.iter().nth(at).is_some_and(|name| name == MODULES);
+            return !modules(0) && !modules(2);
+        }
+        path.is_absolute()
+            || below(&self.root).is_none() && std::fs::symlink_metadata(to.join(COMMONDIR)).is_ok()
+    }
 }
 
 /// The path in a line of one of git's files. A relative path starts at `folder`, the folder of the

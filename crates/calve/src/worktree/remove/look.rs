@@ -305,7 +305,7 @@ pub(in crate::worktree) fn nested_in(root: &Path) -> Nested {
         let files = files.filter(|(name, _)| name != GIT && is_foreign_repository(name));
         found.foreign.extend(files.map(|(name, _)| folder.join(name)));
         if !is_root && (has(GIT, FileType::RegularFile) || has(GIT, FileType::Symlink)) {
-            let own = own.get_or_insert_with(|| own_folders(root));
+            let own = own.get_or_insert_with(|| OwnFolders::of(root));
             match led_from(&root.join(&folder), own) {
                 Led::Elsewhere => found.repositories.push(folder.join(GIT)),
                 Led::Nowhere => found.foreign.push(folder.join(GIT)),
@@ -319,18 +319,6 @@ pub(in crate::worktree) fn nested_in(root: &Path) -> Nested {
         }
     }
     found
-}
-
-/// The tree at `root`, and the folder of its repository, without links.
-struct OwnFolders {
-    root: Option<PathBuf>,
-    common: Option<PathBuf>,
-}
-
-fn own_folders(root: &Path) -> OwnFolders {
-    let common = git::read(root).ok().flatten().map(|repository| repository.common);
-    let without_links = |path: &Path| std::fs::canonicalize(path).ok();
-    OwnFolders { root: without_links(root), common: common.as_deref().and_then(without_links) }
 }
 
 /// Where a file or a link `.git` leads to.
@@ -356,6 +344,10 @@ fn led_from(tree: &Path, own: &OwnFolders) -> Led {
         Err(error) => Err(error),
     };
     let Ok(folder) = folder else { return Led::Nowhere };
+    // Without a repository, nothing but the file tells of the tree's work.
+    if own.common.is_none() && own.is_led_out(tree) {
+        return Led::Elsewhere;
+    }
     let is_in = |own: &Option<PathBuf>| own.as_ref().is_some_and(|own| folder.starts_with(own));
     if is_in(&own.common) {
         return Led::Home;
@@ -402,6 +394,14 @@ mod tests {
                 changed(Scope::If(&mut |it| Ok(!it.ends_with("inner")))),
                 Vec::<PathBuf>::new()
             );
+        }
+        let since = Moment::now();
+        for at in 0..FOLDERS {
+            std::fs::remove_file(folder(at).join("a")).unwrap();
+        }
+        let changed = changed_since(tree.path(), since, Scope::All).unwrap();
+        assert!(changed.len() >= PATHS_MOST.min(FOLDERS), "{changed:?}");
+    }
 
     /// A path has at most 4096 bytes, so such a store was none for a drop.
     #[test]
@@ -425,13 +425,5 @@ mod tests {
         // Nobody can read a link to itself.
         assert_eq!(stores[0], Path::new(GIT).join(IN_GIT).join(FORMAT));
         assert_eq!(stores[1].iter().count(), 21);
-    }
-        }
-        let since = Moment::now();
-        for at in 0..FOLDERS {
-            std::fs::remove_file(folder(at).join("a")).unwrap();
-        }
-        let changed = changed_since(tree.path(), since, Scope::All).unwrap();
-        assert!(changed.len() >= PATHS_MOST.min(FOLDERS), "{changed:?}");
     }
 }
