@@ -414,7 +414,7 @@ fn canonical(path: &Path) -> Result<PathBuf, Failure> {
 }
 
 /// The path by which calve knew a folder that is gone.
-fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+pub(crate) fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     let failure = |error: io::Error| Failure::io("find worktree", vec![path.to_owned()], &error);
     let absolute = std::path::absolute(path).map_err(failure)?;
     Ok(match (absolute.parent(), absolute.file_name()) {

@@ -129,8 +129,8 @@ pub(crate) const DROP_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
 
 A worktree with a git repository has changes if 'git status' lists something;
 files that git ignores are deleted with it. Its branch stays. Commits that no
-branch or tag of the project has become refs/calve/dropped/NAME there, with
---force.";
+branch or tag of the project has become refs/calve/dropped/NAME there for seven
+days, with --force.";
 
 /// The word for the project itself, for `--from`.
 pub(crate) const PROJECT: &str = "project";

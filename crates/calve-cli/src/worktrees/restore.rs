@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use calve::{
-    ErrorKind, FoundBranch, GitMode, Secret, SnapshotId, Store, StoreOptions, SwitchOptions,
-    SwitchReport, Worktree, WorktreeState,
+    ErrorKind, FoundBranch, GitMode, KeptWorktree, Secret, SnapshotId, Store, StoreOptions,
+    SwitchOptions, SwitchReport, Worktree, WorktreeState,
 };
 use serde::Serialize;
 
@@ -17,7 +17,7 @@ use super::start::tell::{tell_git, tell_trees};
 use crate::args::{RestoreArgs, UndoArgs};
 use crate::clone::{SkippedDocument, finding};
 use crate::exit::Exit;
-use crate::failure::stored::{of_argument, own, store_failure, worktree_failure};
+use crate::failure::stored::{no_worktree, of_argument, own, store_failure, worktree_failure};
 use crate::failure::{Failure, Kind};
 use crate::output::PathFields;
 use crate::progress::Total;
@@ -33,8 +33,8 @@ enum Wanted {
     Content(Worktree, Option<SnapshotId>),
     /// Make a worktree whose folder was deleted.
     Deleted(Worktree),
-    /// Bring back a worktree that was dropped under this name.
-    Dropped(Store, String),
+    /// Bring back a worktree that was dropped.
+    Dropped(Store, KeptWorktree),
 }
 
 pub(crate) fn run(args: &RestoreArgs, session: Session<'_>) -> Result<Exit, Failure> {
@@ -52,7 +52,7 @@ pub(crate) fn run(args: &RestoreArgs, session: Session<'_>) -> Result<Exit, Fail
     match wanted {
         Wanted::Content(worktree, to) => content(&worktree, to, args, session),
         Wanted::Deleted(worktree) => make_again(&worktree, args.git.mode(), session),
-        Wanted::Dropped(store, name) => bring_back(&store, &name, &name, session),
+        Wanted::Dropped(store, kept) => bring_back(&store, &kept, &kept.name, session),
     }
 }
 
@@ -65,7 +65,15 @@ fn meant(word: &Path, session: Session<'_>) -> Result<Wanted, Failure> {
             _ => Wanted::Content(worktree, None),
         })
     };
-    let Some(name) = session::name(word) else { return of_tree(session.worktree(Some(word))?) };
+    let Some(name) = session::name(word) else {
+        return match session.worktree(Some(word)) {
+            Err(failure) => match dropped_at(word, session)? {
+                Some((store, kept)) => Ok(Wanted::Dropped(store, kept)),
+                None => Err(failure),
+            },
+            worktree => of_tree(worktree?),
+        };
+    };
     let worktree = match session.worktree(Some(word)) {
         Err(failure) if failure.kind == Kind::Library(ErrorKind::WorktreeNotFound) => Err(failure),
         worktree => Ok(worktree?),
@@ -74,7 +82,11 @@ fn meant(word: &Path, session: Session<'_>) -> Result<Wanted, Failure> {
         Ok(worktree) => worktree.store().clone(),
         Err(_) => session.store()?,
     };
-    let was_dropped = worktree.is_err() && is_kept(&store, name)?;
+    let dropped = match worktree.is_err() {
+        true => last_kept(&store, |it| it.name == name)?,
+        false => None,
+    };
+    let was_dropped = dropped.is_some();
     let snapshot = match store.resolve(name) {
         Err(error) if error.kind() == ErrorKind::SnapshotNotFound => None,
         // No single snapshot is meant by the start of several ids.
@@ -88,7 +100,7 @@ fn meant(word: &Path, session: Session<'_>) -> Result<Wanted, Failure> {
     };
     match (worktree, snapshot) {
         (Ok(worktree), None) => of_tree(worktree),
-        (Err(_), None) if was_dropped => Ok(Wanted::Dropped(store, name.to_owned())),
+        (Err(_), None) if let Some(kept) = dropped => Ok(Wanted::Dropped(store, kept)),
         (Err(failure), None) => Err(Failure {
             cause: "no worktree and no snapshot has this name".into(),
             hint: Some("'calve list' lists the worktrees, 'calve log' the snapshots".to_owned()),
@@ -111,10 +123,24 @@ fn like(store: &Store, name: &str) -> Vec<String> {
     like
 }
 
-/// Whether a dropped worktree of this name can be brought back.
-fn is_kept(store: &Store, name: &str) -> Result<bool, Failure> {
+/// The worktree that was dropped last of those that can be brought back and are meant.
+fn last_kept(
+    store: &Store,
+    is_meant: impl Fn(&KeptWorktree) -> bool,
+) -> Result<Option<KeptWorktree>, Failure> {
     let kept = store.dropped_worktrees()?;
-    Ok(kept.iter().any(|it| it.name == name))
+    Ok(kept.into_iter().find(is_meant))
+}
+
+/// The dropped worktree that a path means, if the word can only be a path.
+fn dropped_at(word: &Path, session: Session<'_>) -> Result<Option<(Store, KeptWorktree)>, Failure> {
+    if session::name(word).is_some() {
+        return Ok(None);
+    }
+    let path = session::absolute(&session.common.resolve(word))?;
+    let Ok(store) = session.store() else { return Ok(None) };
+    let kept = last_kept(&store, |it| it.path == path)?;
+    Ok(kept.map(|kept| (store, kept)))
 }
 
 /// `name` is a snapshot, and a worktree, or a dropped one.
@@ -361,21 +387,19 @@ fn restore_failure(error: &calve::Error, worktree: &Worktree) -> Failure {
 /// Brings back a worktree that was dropped.
 fn bring_back(
     store: &Store,
-    name: &str,
+    kept: &KeptWorktree,
     new_name: &str,
     session: Session<'_>,
 ) -> Result<Exit, Failure> {
-    let kept = store.dropped_worktrees()?;
-    let kept = kept.into_iter().find(|it| it.name == name);
-    let (was_on, was_at) = kept.map_or((None, None), |it| (it.branch, it.commit));
-    let worktree = store.restore_dropped(name, new_name).map_err(|error| {
+    let (was_on, was_at) = (kept.branch.clone(), kept.commit.clone());
+    let worktree = store.restore_dropped(&kept.path, new_name).map_err(|error| {
         let failure = store_failure(&error);
         let hint = match error.kind() {
             ErrorKind::WorktreeNotFound => {
                 "'calve list --dropped' lists the worktrees that are kept".to_owned()
             }
             ErrorKind::WorktreeExists | ErrorKind::DestinationExists => {
-                let word = shell_word(Path::new(name));
+                let word = shell_word(Path::new(&kept.name));
                 format!("'calve undo {word} --as NAME' gives it another name")
             }
             _ => return failure,
@@ -412,7 +436,7 @@ fn on_another_branch(was_on: &str, is_on: Option<&str>) -> String {
     let was_on = harmless(was_on);
     match is_on {
         None => format!(
-            "its HEAD is detached: its branch {was_on} is checked out elsewhere, was moved or is gone; 'git switch -c BRANCH' makes another one"
+            "its HEAD is detached: its branch {was_on} is checked out elsewhere, is at another commit or is gone; 'git switch -c BRANCH' makes another one"
         ),
         Some(is_on) => format!(
             "it is on the branch {}, which has no commit yet: {was_on} had none either, and is used elsewhere by now or has commits",
@@ -424,16 +448,33 @@ fn on_another_branch(was_on: &str, is_on: Option<&str>) -> String {
 pub(crate) fn undo(args: &UndoArgs, session: Session<'_>) -> Result<Exit, Failure> {
     let name = args.worktree.as_deref().and_then(session::name);
     if let (Some(new_name), Some(word)) = (&args.new_name, &args.worktree) {
-        return bring_back(&session.store()?, &word.to_string_lossy(), new_name, session);
+        if let Some((store, kept)) = dropped_at(word, session)? {
+            return bring_back(&store, &kept, new_name, session);
+        }
+        let (store, name) = (session.store()?, word.to_string_lossy());
+        return match last_kept(&store, |it| it.name == name)? {
+            Some(kept) => bring_back(&store, &kept, new_name, session),
+            None => Err(Failure {
+                hint: Some("'calve list --dropped' lists the worktrees that are kept".to_owned()),
+                ..no_worktree(word, "no dropped worktree with this name is kept")
+            }),
+        };
     }
     let worktree = match (session.worktree(args.worktree.as_deref()), name) {
         (Err(failure), Some(name))
             if failure.kind == Kind::Library(ErrorKind::WorktreeNotFound) =>
         {
             let store = session.store()?;
-            return match is_kept(&store, name)? {
-                true => bring_back(&store, name, name, session),
-                false => Err(Failure { hint: Some(nothing_kept(&store, name)), ..failure }),
+            return match last_kept(&store, |it| it.name == name)? {
+                Some(kept) => bring_back(&store, &kept, name, session),
+                None => Err(Failure { hint: Some(nothing_kept(&store, name)), ..failure }),
+            };
+        }
+        (Err(failure), None) => {
+            let dropped = args.worktree.as_deref().map(|word| dropped_at(word, session));
+            return match dropped.transpose()?.flatten() {
+                Some((store, kept)) => bring_back(&store, &kept, &kept.name, session),
+                None => Err(failure),
             };
         }
         (worktree, _) => worktree?,

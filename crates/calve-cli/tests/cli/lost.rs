@@ -526,3 +526,95 @@ fn what_a_killed_restore_left_is_no_work() {
     }
     not_run(name, "each restore was faster than its killer");
 }
+
+/// Only the name meant a worktree that was dropped.
+#[test]
+fn a_dropped_worktree_is_brought_back_by_the_path_that_it_had() {
+    let name = "a_dropped_worktree_is_brought_back_by_the_path_that_it_had";
+    let Some((_scratch, root)) = repository() else { return not_run(name, "there is no git") };
+    let app = root.join("app");
+    assert_eq!(in_git(&app, "start -q w").code, Some(0));
+    let absolute = root.join("app.worktrees/w").to_str().unwrap().to_owned();
+    for (words, at) in [
+        ("undo ../app.worktrees/w", "w"),
+        ("undo ../app.worktrees/../app.worktrees/w/", "w"),
+        (&format!("undo {absolute}"), "w"),
+        ("restore ../app.worktrees/w", "w"),
+        ("undo ../app.worktrees/w --as x", "x"),
+    ] {
+        fs::write(root.join("app.worktrees/w/work"), "work").unwrap();
+        assert_eq!(in_git(&app, "drop --force w").code, Some(0), "{words}");
+        let run = in_git(&app, words);
+        assert_eq!(run.code, Some(0), "{words}: {run:?}");
+        assert!(root.join("app.worktrees").join(at).join("work").exists(), "{words}");
+    }
+    let run = in_git(&app, "undo ../app.worktrees/none");
+    assert!(run.code == Some(1) && run.stderr.contains("../app.worktrees/none"), "{run:?}");
+}
+
+/// A start copied it with its `.git` file, so that a commit in the one moved the branch of the other.
+#[test]
+fn a_worktree_of_another_repository_inside_the_project_arrives_nowhere_and_is_named() {
+    let name = "a_worktree_of_another_repository_inside_the_project_arrives_nowhere_and_is_named";
+    let Some((_scratch, root)) = repository() else { return not_run(name, "there is no git") };
+    let (app, w) = (root.join("app"), root.join("app.worktrees/w"));
+    let made = "echo build >>.gitignore; git commit -qam ignores; mkdir build; echo data >build/data; \
+                git init -q ../other; cd ../other; echo 1 >f; git add f; git commit -qm 1; \
+                git worktree add -q ../app/build/lw";
+    sh(&app, made).unwrap();
+    let run = in_git(&app, "start w");
+    assert!(run.code == Some(3) && run.stderr.contains("build/lw: left out"), "{run:?}");
+    assert!(w.join("build/data").exists() && !w.join("build/lw").exists());
+    let document = in_git(&app, "snapshot --json").json();
+    assert_eq!(document["skipped"][0]["reason"], "other_repository", "{document}");
+    // Neither a change, nor in the way of anything.
+    for words in ["status", "restore --force .", "update w", "restore w"] {
+        assert_eq!(in_git(&app, words).code, Some(0), "{words}");
+        assert!(app.join("build/lw/.git").exists() && !w.join("build/lw").exists(), "{words}");
+    }
+    sh(&app, "git -C ../other worktree add -q ../app.worktrees/w/build/lw2").unwrap();
+    fs::write(w.join("build/lw2/new"), "work").unwrap();
+    let run = in_git(&app, "drop w");
+    assert!(run.code == Some(1) && run.stderr.contains("build/lw2/new"), "{run:?}");
+    let run = in_git(&app, "clone --json . ../clone");
+    assert_eq!(run.code, Some(3), "{run:?}");
+    let skipped = &run.json()["destinations"][0]["skipped"];
+    assert_eq!(skipped[0]["reason"], "shared_repository", "{skipped}");
+    // Without git, too.
+    sh(&root, "rm -r clone; mkdir plain; echo 1 >plain/f").unwrap();
+    let plain = root.join("plain");
+    assert_eq!(in_git(&plain, "init -q .").code, Some(0));
+    assert_eq!(in_git(&plain, "start -q v").code, Some(0));
+    sh(
+        &root,
+        "git -C other worktree add -q ../plain.worktrees/v/lw3; echo >plain.worktrees/v/lw3/new",
+    )
+    .unwrap();
+    let run = in_git(&plain, "drop v");
+    assert!(run.code == Some(1) && run.stderr.contains("lw3/new"), "{run:?}");
+    sh(&root, "rm plain.worktrees/v/lw3/new").unwrap();
+    assert_eq!(in_git(&plain, "drop v").code, Some(0));
+}
+
+/// The hint was to remove the repository, or to do once more what had failed.
+#[test]
+fn in_a_bare_repository_a_verb_says_what_it_is_and_what_makes_files() {
+    let name = "in_a_bare_repository_a_verb_says_what_it_is_and_what_makes_files";
+    let Some((_scratch, root)) = repository() else { return not_run(name, "there is no git") };
+    sh(&root, "git clone -q --bare app bare.git").unwrap();
+    let bare = root.join("bare.git");
+    for words in ["status", "list", "start w", "restore", "undo", "tidy"] {
+        let run = in_git(&bare, words);
+        let is_said = run.stderr.contains("worktree add DIR BRANCH");
+        assert!(run.code == Some(1) && is_said, "{words}: {run:?}");
+    }
+    sh(&bare, "git worktree add -q ../m main").unwrap();
+    assert_eq!(in_git(&root.join("m"), "init -q .").code, Some(0));
+    for words in ["status", "snapshot", "restore", "undo", "diff"] {
+        let run = in_git(&bare, words);
+        let is_said = run.stderr.contains("bare repository") && !run.stderr.contains("remove");
+        assert!(run.code == Some(1) && is_said, "{words}: {run:?}");
+    }
+    assert_eq!(in_git(&bare, "start -q w").code, Some(0));
+    assert_eq!(in_git(&bare, "drop w").code, Some(0));
+}

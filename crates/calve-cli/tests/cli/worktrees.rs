@@ -308,7 +308,7 @@ fn in_a_git_project_list_and_drop_say_what_git_says() {
         assert_eq!(refused.json()["error"]["kind"], kind, "{refused:?}");
     }
     let run = calve(&project, "drop --force loose");
-    let expected = "dropped loose\nthe commits of loose are kept: 'git branch NEW refs/calve/dropped/loose' makes \
+    let expected = "dropped loose\nthe commits of loose are kept for seven days: 'git branch NEW refs/calve/dropped/loose' makes \
         a branch of them\n";
     assert_eq!((run.code, run.stderr.as_str()), (Some(0), expected));
     assert_eq!(git(&project, "rev-parse refs/calve/dropped/loose"), loose);

@@ -100,8 +100,8 @@ setters! { GcOptions:
     /// project's latest. A snapshot whose parent is forgotten
     /// still names that parent.
     pub expire: Option<Duration>,
-    /// Deletes the trees of worktrees that were dropped by force longer ago than this: seven days,
-    /// unless this says otherwise.
+    /// Deletes the trees of worktrees that were dropped by force longer ago than this, and the
+    /// references that kept commits of worktrees which cannot be brought back: seven days, unless this says otherwise.
     pub dropped: Duration,
 }
 
@@ -128,7 +128,8 @@ pub struct GcReport {
     pub rewritten_packs: u64,
     /// Directory objects that were removed.
     pub directories: u64,
-    /// Indexes and kept files of dropped worktrees, and entries of the trash.
+    /// Indexes, kept files and references (`refs/calve/dropped`) of dropped worktrees, and entries
+    /// of the trash.
     pub leftovers: u64,
     /// Trees of dropped worktrees that could have been brought back.
     pub dropped: u64,
@@ -182,6 +183,9 @@ impl Collection<'_> {
         // If a tree cannot be deleted, calve reports that error at the end, and collects the rest.
         let collected = self.store.registry().collect_dropped(options.dropped);
         self.report.dropped += collected.as_ref().copied().unwrap_or_default();
+        let expired = self.store.registry().expire_references(options.dropped);
+        self.report.leftovers += expired.as_ref().copied().unwrap_or_default();
+        let collected = collected.and(expired);
         self.report.leftovers += self.store.registry().sweep(options.grace)?;
         // A rename sets the change time, so a sweep would take collected trees for too young.
         match self.report.dropped {
@@ -191,8 +195,12 @@ impl Collection<'_> {
         self.store.registry().recover()?;
         self.store.registry().sweep_stages()?;
         must_have_roots(contents)?;
-        let expired = options.expire.map(|age| self.expirable(age)).transpose()?;
-        let expired = expired.unwrap_or_default();
+        // While it is not known what is needed, no snapshot is forgotten.
+        let expirable = options.expire.map(|age| self.expirable(age)).transpose();
+        let (expired, collected) = match expirable {
+            Ok(expired) => (expired.unwrap_or_default(), collected),
+            Err(error) => (HashSet::new(), collected.and(Err(error))),
+        };
         let snapshots = catalog.snapshot_ids()?;
         let kept = snapshots.into_iter().filter(|id| !expired.contains(id));
         let mut mark = Mark::default();
@@ -227,9 +235,11 @@ impl Collection<'_> {
             }
         }
         let (rows, dropped) = (catalog.worktrees()?, catalog.dropped()?);
-        let undone = rows.iter().flat_map(|row| self.store.registry().undo_needs(row));
-        let dropped = dropped.iter().filter_map(|dropped| dropped.row.snapshot);
-        for id in in_use(catalog)?.into_iter().chain(undone).chain(dropped) {
+        let registry = self.store.registry();
+        let undone = rows.iter().map(|row| registry.undo_needs(row));
+        let dropped = dropped.iter().map(|dropped| registry.dropped_needs(dropped));
+        let needed = undone.chain(dropped).collect::<Result<Vec<_>, _>>()?;
+        for id in in_use(catalog)?.into_iter().chain(needed.into_iter().flatten()) {
             ids.remove(&id);
         }
         Ok(ids)

@@ -428,9 +428,23 @@ impl<'a> Registry<'a> {
     }
 
     /// The snapshots that an undo of a worktree needs.
-    pub(crate) fn undo_needs(self, row: &WorktreeRow) -> Vec<SnapshotId> {
+    ///
+    /// # Errors
+    /// Those of [`undo::needs`].
+    pub(crate) fn undo_needs(self, row: &WorktreeRow) -> Result<Vec<SnapshotId>, Error> {
         let store = (row.name == PROJECT && row.path.is_empty()).then_some(self.layout.0);
         undo::needs(&self.undo_home(row), store)
+    }
+
+    /// The snapshots that a dropped worktree needs, and an undo in it once it is back.
+    ///
+    /// # Errors
+    /// Those of [`undo::needs`].
+    pub(crate) fn dropped_needs(self, dropped: &DroppedRow) -> Result<Vec<SnapshotId>, Error> {
+        let kept = self.layout.tree(&dropped.row.token);
+        let mut needed = undo::needs(&undo::home(&self.place_of(dropped), kept), None)?;
+        needed.extend(dropped.row.snapshot);
+        Ok(needed)
     }
 
     /// The right to switch a worktree, or to drop it. `None`: another process has it and did not

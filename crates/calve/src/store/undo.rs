@@ -21,6 +21,7 @@ use super::files::{bytes_of, path_from, read_plain};
 use super::id::{self, SnapshotId};
 use super::layout::{self, UNDO, UNDO_RECORD};
 use super::object::{Entry, decode_directory, encode_directory};
+use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::tree::mounts::are_on_one_mount;
@@ -32,8 +33,8 @@ const RECORD_MOST_BYTES: u64 = 1 << 30;
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(crate) from: SnapshotId,
-    /// The snapshots between which an update took the tree, and what came behind it. A snapshot that
-    /// was taken of the tree is between two steps, or behind the last one. Empty: it was no update.
+    /// The snapshots between which the tree went since then. A snapshot that was taken of the tree is
+    /// between two steps, or behind the last one.
     pub(crate) steps: Vec<UndoStep>,
     /// Paths that had been deleted by hand.
     pub(crate) deleted: Vec<PathBuf>,
@@ -69,17 +70,30 @@ fn is_beside(path: &Path, kept: &Path) -> bool {
 
 /// The snapshots that an undo with the data in the folder `home` needs. For a project, `store` is
 /// its store.
-pub(crate) fn needs(home: &Path, store: Option<&Path>) -> Vec<SnapshotId> {
-    let record = || -> Option<Record> {
-        let own = open_home(home, store).ok()?;
-        let undo = fs::openat(own, UNDO, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty()).ok()?;
-        Record::read(&undo).ok()?
+///
+/// # Errors
+/// There is a record that cannot be read, so it may need any snapshot.
+pub(crate) fn needs(home: &Path, store: Option<&Path>) -> Result<Vec<SnapshotId>, Error> {
+    let read = || -> io::Result<Option<Record>> {
+        let own = open_home(home, store)?;
+        let undo = fs::openat(own, UNDO, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
+        Record::read(&undo)
     };
-    let ends = |record: Record| {
-        let steps = record.steps.into_iter().flat_map(|step| [step.from, step.to]);
-        std::iter::once(record.from).chain(steps).collect()
-    };
-    record().map_or_else(Vec::new, ends)
+    let path = || home.join(UNDO).join(UNDO_RECORD);
+    match read() {
+        Ok(Some(record)) => {
+            let steps = record.steps.into_iter().flat_map(|step| [step.from, step.to]);
+            Ok(std::iter::once(record.from).chain(steps).collect())
+        }
+        Ok(None) => Err(Error::new(ErrorKind::Damaged, Operation::Undo, path(), damaged())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error).context(Operation::Read, path),
+    }
+}
+
+/// Why an undo cannot go by its record.
+pub(crate) fn damaged() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "the record of the last restore is damaged")
 }
 
 /// Opens the folder with a tree's undo data. Links are not followed, with one exception: the folder

@@ -104,8 +104,13 @@ impl Store {
             if let Some(known) = self.known_at(root)? {
                 return Ok(known);
             }
-            let why = "it is a working tree of git that calve did not make";
-            let cause = io::Error::new(io::ErrorKind::Unsupported, why);
+            let cause = match git::is_repository(root) {
+                true => io::Error::other("it is a bare repository, which has no files"),
+                false => io::Error::new(
+                    io::ErrorKind::Unsupported,
+                    "it is a working tree of git that calve did not make",
+                ),
+            };
             let kind = ErrorKind::WorktreeNotFound;
             return Err(Error::new(kind, Operation::FindWorktree, root, cause));
         };

@@ -1,11 +1,11 @@
 //! Dropped worktrees that can be brought back.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::Worktree;
 use crate::error::{Context as _, Error, Operation};
-use crate::store::catalog::DroppedRow;
+use crate::store::catalog::{DroppedRow, WorktreeRow};
 use crate::store::id::SnapshotId;
 use crate::store::registry::{KEPT, not_dropped};
 use crate::store::snapshot::check_name;
@@ -59,13 +59,14 @@ impl Store {
     }
 
     /// Brings a dropped worktree back, with all files as they were at the drop: a rename, whatever
-    /// its size. Of several that were called `name` it is the one that was dropped last. It gets
-    /// the name `new_name`, which may be the same, and is at its old path, or beside that under the
-    /// new name.
+    /// its size. `which` is the name that it had, or its absolute path; of several it is the one
+    /// that was dropped last. It gets the name `new_name`, which may be the same, and is at its old
+    /// path, or beside that under the new name.
     ///
     /// A linked worktree of git has its index and its state again. Its `HEAD` is at its branch if
     /// the branch is where it was and no other working tree has it checked out, else at the commit.
-    /// Of a branch without a commit, it is at a new name beside it then: `BRANCH-2`. If git does not
+    /// A branch that the drop deleted is made again, with its part of git's configuration, if its
+    /// name is free. Of a branch without a commit, it is at a new name beside it then: `BRANCH-2`. If git does not
     /// have the commit any more, it is at the project's, and its index is that commit's.
     ///
     /// # Errors
@@ -75,15 +76,23 @@ impl Store {
     /// [`ErrorKind::InvalidName`](crate::ErrorKind::InvalidName). The worktree is kept as before.
     /// If files that name the worktree's path cannot be rewritten for a new name, the worktree is
     /// back, and the next command in it tries again.
-    pub fn restore_dropped(&self, name: &str, new_name: &str) -> Result<Worktree, Error> {
+    pub fn restore_dropped(
+        &self,
+        which: impl AsRef<Path>,
+        new_name: &str,
+    ) -> Result<Worktree, Error> {
+        let which = which.as_ref();
         self.must_be_writable(Operation::RestoreWorktreeOf)?;
         check_name(new_name)?;
         self.registry().recover()?;
         let rows = self.catalog().dropped()?;
-        let dropped =
-            rows.iter().find(|row| row.row.name == name).ok_or_else(|| not_dropped(name))?;
+        let is_it = |row: &WorktreeRow| {
+            Path::new(&row.name) == which || which.is_absolute() && path_from(&row.path) == which
+        };
+        let dropped = rows.iter().find(|dropped| is_it(&dropped.row));
+        let dropped = dropped.ok_or_else(|| not_dropped(&which.to_string_lossy()))?;
         let mut path = path_from(&dropped.row.path);
-        if new_name != name {
+        if new_name != dropped.row.name {
             path.set_file_name(new_name);
         }
         let (parent, _) = crate::store::parent_of(&path)?;

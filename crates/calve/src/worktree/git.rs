@@ -443,8 +443,7 @@ impl Own {
 
     /// What nothing but the worktree may hold.
     fn tips(&self, project: Option<&Repository>) -> Result<Tips, Failure> {
-        let mut tips =
-            self.copy.as_ref().map_or(Ok(Tips::default()), |copy| copy.all_tips(None))?;
+        let mut tips = self.copy.as_ref().map_or(Ok(Tips::default()), Repository::tips_of_copy)?;
         for registration in &self.registered {
             let Some(project) = project else { continue };
             let own = project.tips_of(registration)?;

@@ -707,7 +707,9 @@ impl Worktree {
         branch: Option<DoomedBranch>,
     ) -> DroppedWorktree {
         if let Some((loss, branch)) = loss.zip(branch) {
-            match loss.delete_branch(self, branch) {
+            let registration = self.store.layout().dropped_registration(&self.row.token);
+            let kept = matches!(dropped.remains, Remains::Kept { .. }).then_some(&*registration);
+            match loss.delete_branch(self, branch, kept) {
                 Ok((name, reference)) => {
                     dropped.deleted_branch = Some(name);
                     dropped.kept.references.extend(reference);

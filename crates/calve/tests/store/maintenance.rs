@@ -731,3 +731,52 @@ fn blocks_are_shared_beside_writers_and_drops_without_a_trace() {
     assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
     assert_sound(&desk.store);
 }
+
+/// The bug: it counted as none, so its snapshots were forgotten, and the undo was lost once the record
+/// could be read again.
+#[test]
+fn while_the_record_of_a_restore_cannot_be_read_no_snapshot_is_forgotten() {
+    for dropped in [false, true] {
+        let desk = Desk::small();
+        let one = desk.worktree("one");
+        put(one.path(), "README", "captured\n");
+        one.capture(&SnapshotOptions::new(), &options()).unwrap();
+        let one = desk.store.worktree("one").unwrap();
+        put(one.path(), "README", "by hand\n");
+        let target = desk.snapshot();
+        one.switch(target, &calve::SwitchOptions::new().whole(true), &options()).unwrap();
+        let trees = [desk.store.path().join("trees"), one.path().join(".calve")];
+        let mut found = Vec::new();
+        for folder in trees {
+            let undo = folder.join("undo/record");
+            let below =
+                names(&folder).into_iter().map(|name| folder.join(name).join("undo/record"));
+            found.extend(below.chain([undo]).filter(|path| path.exists()));
+        }
+        let [record] = found.as_slice() else { panic!("{found:?}") };
+        let was = fs::read(record).unwrap();
+        fs::write(record, "damaged").unwrap();
+        let kept = dropped && record.starts_with(desk.store.path());
+        let one = desk.store.worktree("one").unwrap();
+        if kept {
+            drop(one.drop(&DropOptions::new().force(true), &options()).unwrap());
+        }
+        let gc = || desk.store.gc(&at_once().expire(Some(Duration::ZERO)), &options());
+        let before = desk.store.stats().unwrap().snapshots;
+        let error = gc().unwrap_err();
+        assert_eq!(
+            (error.kind(), error.path()),
+            (ErrorKind::Damaged, record.as_path()),
+            "{dropped}"
+        );
+        assert_eq!(desk.store.stats().unwrap().snapshots, before, "{dropped}");
+        fs::write(record, was).unwrap();
+        gc().unwrap();
+        let back = match kept {
+            true => desk.store.restore_dropped("one", "one").unwrap(),
+            false => desk.store.worktree("one").unwrap(),
+        };
+        back.undo(&options()).unwrap();
+        assert_eq!(fs::read_to_string(back.path().join("README")).unwrap(), "by hand\n");
+    }
+}

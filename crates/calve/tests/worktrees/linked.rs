@@ -464,6 +464,95 @@ fn commits_that_nothing_else_holds_are_kept_by_a_forced_drop_there_or_not() {
     assert!(!known(&desk).contains("worktrees"));
 }
 
+/// They never went. And another drop relied on them.
+#[test]
+fn references_of_dropped_worktrees_go_when_nothing_brings_these_back_and_hold_nothing_for_others() {
+    let desk = project();
+    let references =
+        || sh(git(&desk.project).args(["for-each-ref", "--format=%(refname)", "refs/calve"]));
+    let gc = |age: u64| {
+        let how = calve::GcOptions::new().dropped(std::time::Duration::from_secs(age));
+        desk.store.gc(&how, &options()).unwrap();
+        references()
+    };
+    let [clean, kept, other] = ["clean", "kept", "other"].map(|name| desk.worktree(name));
+    script(clean.path(), "git switch -q --detach");
+    let loose = commit(clean.path(), "loose");
+    script(other.path(), &format!("git switch -q --detach {loose}"));
+    script(kept.path(), "git switch -q --detach; echo x >new");
+    commit(kept.path(), "kept");
+    put(kept.path(), "work", "work");
+    let force = DropOptions::new().force(true);
+    drop(clean.drop(&force, &options()).unwrap());
+    fails(other.clone().drop(&DropOptions::new(), &options()), ErrorKind::CommitsOnlyHere);
+    drop(kept.drop(&force, &options()).unwrap());
+    assert_eq!(references(), "refs/calve/dropped/clean\nrefs/calve/dropped/kept\n");
+    assert_eq!(gc(3600), references());
+    // Its tree is collected first.
+    let back = desk.store.restore_dropped("kept", "kept").unwrap();
+    drop(back.drop(&force, &options()).unwrap());
+    script(&desk.project, "git update-ref refs/calve/dropped/kept-2 HEAD");
+    assert_eq!(gc(0), "refs/calve/dropped/kept-2\n");
+    fails(desk.store.restore_dropped("kept", "kept"), ErrorKind::WorktreeNotFound);
+    other.drop(&force, &options()).unwrap().delete().unwrap();
+    script(&desk.project, &format!("git rev-list --glob=refs/calve/dropped/* | grep {loose}"));
+}
+
+/// It came back on no branch.
+#[test]
+fn a_branch_that_a_drop_deleted_is_made_again_with_its_settings_if_its_name_is_free() {
+    const TABLES: &str = "rm -rf .git && git init -q -b main --ref-format=reftable && git add -A && git commit -qm 1";
+    const SETTINGS: &str = "branch.w.description two\nlines\nbranch.w.remote origin\n";
+    for (first, meanwhile, head, settings) in [
+        ("", "true", "w", SETTINGS),
+        (TABLES, "true", "w", SETTINGS),
+        ("", "git pack-refs --all; git gc -q", "w", SETTINGS),
+        ("", "git branch w/x", "HEAD", ""),
+        (
+            "",
+            "git branch w; git update-ref refs/heads/w $(git commit-tree -m o HEAD^{tree})",
+            "HEAD",
+            "",
+        ),
+        ("", "git config branch.w.remote mine", "w", "branch.w.remote mine\n"),
+    ] {
+        if !first.is_empty() && !has_tables() {
+            common::not_run("branches in tables", "this git does not know them");
+            continue;
+        }
+        let desk = prepared(&format!("{PROJECT}\n{first}"));
+        let worktree = desk.worktree("w");
+        let root = worktree.path().to_owned();
+        script(
+            &root,
+            "git config branch.w.description $'two\nlines'; git config branch.w.remote origin",
+        );
+        script(
+            &root,
+            "git config branch.w.x.remote other; echo 2 >src/a; git commit -qam two; echo 3 >new",
+        );
+        script(&desk.project, "git merge -q w");
+        let commit = sh(git(&root).args(["rev-parse", "HEAD"]));
+        let how = DropOptions::new().force(true).delete_branch(true);
+        let dropped = worktree.drop(&how, &options()).unwrap();
+        assert_eq!(dropped.deleted_branch(), Some("w"), "{meanwhile}");
+        script(&desk.project, meanwhile);
+        let back = desk.store.restore_dropped("w", "w").unwrap();
+        let told = |words: &[&str]| sh(git(back.path()).args(words));
+        assert_eq!(told(&["rev-parse", "HEAD"]), commit, "{meanwhile}");
+        assert_eq!(told(&["rev-parse", "--abbrev-ref", "HEAD"]).trim_end(), head, "{meanwhile}");
+        assert_eq!(told(&["status", "--porcelain"]), "?? new\n", "{meanwhile}");
+        let listed =
+            git(back.path()).args(["config", "--get-regexp", r"^branch\.w\.[a-z]*$"]).output();
+        assert_eq!(String::from_utf8(listed.unwrap().stdout).unwrap(), settings, "{meanwhile}");
+        // It is calve's to delete, as before.
+        if head == "w" {
+            let dropped = back.drop(&how, &options()).unwrap();
+            assert_eq!(dropped.deleted_branch(), Some("w"), "{meanwhile}");
+        }
+    }
+}
+
 /// Its folder may be on a volume that is not mounted: git's registration is all that has the work.
 #[test]
 fn what_only_the_registration_of_a_missing_worktree_has_is_kept_or_not_dropped_without_force() {

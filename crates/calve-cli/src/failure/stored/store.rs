@@ -19,6 +19,16 @@ pub(super) fn way_out(case: &Case<'_>) -> Option<String> {
 fn none_found(case: &Case<'_>) -> Option<String> {
     let Case { kind, operation, path, other, .. } = *case;
     let hint = match kind {
+        ErrorKind::StoreNotFound
+            if operation == Operation::FindStore
+                && let Some(bare) = path.ancestors().find(|it| is_gits_own(it)) =>
+        {
+            let bare = shell_word(bare);
+            format!(
+                "{bare} is git's own folder, without files to work on: 'git -C {bare} worktree add DIR BRANCH' makes a \
+                 working tree, and 'calve init DIR' a store for it"
+            )
+        }
         ErrorKind::StoreNotFound if operation == Operation::FindStore => {
             "the first 'calve start NAME' in a git project makes a store, and 'calve init' makes one anywhere; if it is \
              elsewhere, name it with --store DIR or CALVE_STORE"
@@ -47,6 +57,12 @@ fn none_found(case: &Case<'_>) -> Option<String> {
         _ => return None,
     };
     Some(hint)
+}
+
+/// Whether a folder is a repository of git, and not the `.git` of a working tree.
+fn is_gits_own(folder: &Path) -> bool {
+    !folder.ends_with(".git")
+        && ["HEAD", "objects", "refs"].iter().all(|it| folder.join(it).exists())
 }
 
 /// No store can be made there.

@@ -110,7 +110,7 @@ fn dropped_notes(worktree: &Worktree, dropped: &DroppedWorktree) -> Vec<String> 
     });
     let kept = dropped.kept().iter().map(|reference| {
         format!(
-            "the commits of {name} are kept: '{} branch NEW {reference}' makes a branch of them",
+            "the commits of {name} are kept for seven days: '{} branch NEW {reference}' makes a branch of them",
             hints::git()
         )
     });

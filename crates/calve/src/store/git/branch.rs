@@ -4,11 +4,19 @@
 //! `git branch -D`, which deletes whatever the branch points to by then. So calve asks the
 //! questions of `git branch -d` itself.
 
+use std::io;
+use std::path::Path;
+
+use rustix::fs;
+
+use super::ask::is_absent;
 use super::held::committed;
 use super::repository::{branch_at, first_entry};
-use super::run::Git;
+use super::run::{Git, LIST_MOST_BYTES};
 use super::work::records;
 use super::{Failure, Repository, branch_ref, line};
+use crate::store::files::read_plain;
+use crate::tree::staging::write_whole;
 
 /// git's words if a working tree uses the branch that it would fetch into.
 const IN_USE: &str = "refusing to fetch into";
@@ -49,6 +57,48 @@ impl Squashed {
             || self.would_change_nothing
             || self.has_each_change
             || self.has_whole_change
+    }
+}
+
+/// A branch that was deleted with its worktree, as it was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DeletedBranch {
+    pub(crate) name: String,
+    commit: String,
+    /// The keys and values of its part of the configuration.
+    settings: Vec<[String; 2]>,
+}
+
+impl DeletedBranch {
+    /// In the registration of a dropped worktree: its branch. A zero byte ends each part.
+    pub(crate) const FILE: &str = "calve-deleted-branch";
+
+    /// Writes it into the registration in this folder.
+    ///
+    /// # Errors
+    /// The file could not be written.
+    pub(crate) fn write(&self, registration: &Path) -> io::Result<()> {
+        let parts = [&self.name, &self.commit].into_iter().chain(self.settings.iter().flatten());
+        let text: String = parts.flat_map(|part| [part.as_str(), "\0"]).collect();
+        write_whole(registration, &registration.join(Self::FILE), text.as_bytes())
+    }
+
+    /// Reads what is there. `None`: the branch was not deleted.
+    ///
+    /// # Errors
+    /// The file could not be read.
+    pub(crate) fn read(registration: &Path) -> io::Result<Option<Self>> {
+        let text = match read_plain(fs::CWD, &registration.join(Self::FILE), LIST_MOST_BYTES) {
+            Err(error) if is_absent(&error) => return Ok(None),
+            text => String::from_utf8_lossy(&text?).into_owned(),
+        };
+        let mut parts = text.split_terminator('\0').map(str::to_owned);
+        let (Some(name), Some(commit)) = (parts.next(), parts.next()) else { return Ok(None) };
+        let mut settings = Vec::new();
+        while let (Some(key), Some(value)) = (parts.next(), parts.next()) {
+            settings.push([key, value]);
+        }
+        Ok(Some(Self { name, commit, settings }))
     }
 }
 
@@ -192,7 +242,7 @@ impl Repository {
         if !found.is_merged() {
             // The other side may have changed the same lines since. So we make the commit that a
             // squash would make; no reference names it, and its date is always the same.
-            let git = self.git().at_the_epoch();
+            let git = self.git().at(0);
             match committed(git, "calve compares a squash", &[base], &is) {
                 Ok(whole) => found.has_whole_change = self.has_changes_of(other, &whole)?,
                 // A repository in which this process may not write.
@@ -287,6 +337,52 @@ impl Repository {
             .map(drop)
     }
 
+    /// A branch that is to be deleted, with its part of the repository's configuration.
+    ///
+    /// # Errors
+    /// git could not be asked.
+    pub(crate) fn to_delete(&self, name: &str, commit: &str) -> Result<DeletedBranch, Failure> {
+        let listed = self.git().args(["config", "--local", "--list", "-z"]).list()?;
+        let section = format!("branch.{name}.");
+        let settings = records(&listed).filter_map(|record| {
+            let record = String::from_utf8_lossy(record);
+            let (key, value) = record.split_once('\n').unwrap_or((&record, "true"));
+            // The last part of a key has no dot. A branch may have some.
+            let is_its = key.strip_prefix(&section).is_some_and(|it| !it.contains('.'));
+            is_its.then(|| [key.to_owned(), value.to_owned()])
+        });
+        let settings = settings.collect();
+        Ok(DeletedBranch { name: name.to_owned(), commit: commit.to_owned(), settings })
+    }
+
+    /// Makes a branch that a drop deleted again, for the worktree with this token. `false`: git can
+    /// make no branch of this name now, because another one is in the way.
+    ///
+    /// # Errors
+    /// git could not be asked, or could not give it its settings.
+    pub(crate) fn make_again(&self, branch: &DeletedBranch, token: &str) -> Result<bool, Failure> {
+        let DeletedBranch { name, commit, settings } = branch;
+        // Settings that somebody made for this name since stay alone.
+        let is_free = self.to_delete(name, commit)?.settings.is_empty();
+        for [key, value] in settings.iter().filter(|_| is_free) {
+            self.git().args(["config", "--local", "--add", key, value]).run()?;
+        }
+        let made = self
+            .git()
+            .args(["update-ref", "--create-reflog", "-m", &first_entry(token)])
+            .args([&branch_ref(name), commit, ""]);
+        match made.run() {
+            Ok(_) => Ok(true),
+            Err(Failure::Refused(_)) => {
+                if is_free && !settings.is_empty() {
+                    self.remove_settings(name)?;
+                }
+                Ok(false)
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
     /// Deletes the branch if it still points to `commit` and no working tree uses it, and its part
     /// of the repository's configuration.
     ///
@@ -295,6 +391,10 @@ impl Repository {
     pub(crate) fn delete_unused_branch(&self, name: &str, commit: &str) -> Result<(), Failure> {
         self.fetch_into(name)?;
         self.delete_branch(name, commit)?;
+        self.remove_settings(name)
+    }
+
+    fn remove_settings(&self, name: &str) -> Result<(), Failure> {
         let section = format!("branch.{name}");
         match self.git().args(["config", "--local", "--remove-section", &section]).run() {
             Err(Failure::Refused(words)) if !words.to_lowercase().contains("no such section") => {

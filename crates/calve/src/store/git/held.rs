@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs;
 
@@ -14,6 +15,7 @@ use super::repository::Repository;
 use super::run::{Failure, Git, LIST_MOST_BYTES, Output};
 use super::work::patches_in;
 use crate::error::IfThere as _;
+use crate::store::clock::{self, older_than};
 use crate::store::files::{bytes_of, listed_at, path_from, read_plain};
 use crate::tree::staging::write_whole;
 
@@ -48,6 +50,11 @@ pub(crate) struct Tips {
 
 /// The references that each working tree has of its own.
 const OWN: [&str; 3] = ["refs/bisect", "refs/rewritten", "refs/worktree"];
+/// The references that hold no commit for another working tree, or not for long.
+const NOT_HOLDING: [&str; 4] = [OWN[0], OWN[1], OWN[2], DROPPED];
+/// The references that keep what dropped worktrees had, for as long as a drop can be undone. So they
+/// hold nothing for another worktree.
+const DROPPED: &str = "refs/calve/dropped";
 /// Files of a working tree that name a commit, beside those that git calls `…_HEAD`. Each begins
 /// with the commit's id.
 const STATES: [&str; 9] = [
@@ -185,8 +192,7 @@ impl Repository {
             .args(["--no-commit-header", "--format=%H %s", "--stdin"])
             .with_input((tips.join("\n") + "\n").into_bytes())
             .arg("--not")
-            // These references belong to one working tree alone.
-            .args(["bisect", "rewritten", "worktree"].map(|own| format!("--exclude=refs/{own}/*")))
+            .args(NOT_HOLDING.map(|own| format!("--exclude={own}/*")))
             .args(but.map(|reference| format!("--exclude={reference}")))
             .arg("--glob=refs/*");
         let output = git.with_objects_of(objects).run()?;
@@ -228,6 +234,15 @@ impl Repository {
     /// The registration could not be read, or git could not be asked.
     pub(crate) fn tips_of(&self, registration: &Registration) -> Result<Tips, Failure> {
         own_tips(&registration.folder).map(Tips::in_order)
+    }
+
+    /// The same of a copy of the repository, with all that its references and stashes lead to. The
+    /// references that it has of dropped worktrees are copies of the project's.
+    ///
+    /// # Errors
+    /// Those of [`Repository::all_tips`].
+    pub(crate) fn tips_of_copy(&self) -> Result<Tips, Failure> {
+        self.all_tips(Some(DROPPED))
     }
 
     /// What this repository has of its own: the same for each of its working trees, and all its
@@ -320,7 +335,7 @@ impl Repository {
             .args(["rev-list", "--ignore-missing", "--parents", "--stdin"])
             .with_input((lines.join("\n") + "\n").into_bytes())
             .arg("--not")
-            .args(OWN.map(|own| format!("--exclude={own}/*")))
+            .args(NOT_HOLDING.map(|own| format!("--exclude={own}/*")))
             .arg("--glob=refs/*")
             .args(copy.map(|_| "--reflog"));
         let objects = copy.map(|copy| copy.common.join("objects"));
@@ -362,7 +377,7 @@ impl Repository {
         let packed = read_plain(fs::CWD, &self.common.join("packed-refs"), LIST_MOST_BYTES);
         let packed = packed.but_for(is_absent)?.unwrap_or_default();
         let packed = String::from_utf8_lossy(&packed);
-        let base = format!("refs/calve/dropped/{}", as_reference(name));
+        let base = format!("{DROPPED}/{}", as_reference(name));
         let numbered = (2..).map(|number| format!("{base}-{number}"));
         for reference in std::iter::once(base.clone()).chain(numbered) {
             let path = self.common.join(&reference);
@@ -386,7 +401,7 @@ impl Repository {
         if !objects.is_empty() {
             let mut named = Tips::default();
             let output = self.git().args(["for-each-ref", FORMAT]).whole().run()?;
-            named.add(&output, |name| !OWN.iter().any(|own| name.starts_with(own)))?;
+            named.add(&output, |name| !NOT_HOLDING.iter().any(|own| name.starts_with(own)))?;
             objects.retain(|object| named.objects.iter().all(|named| named.id != object.id));
         }
         Ok(objects)
@@ -408,27 +423,68 @@ impl Repository {
             // This fetches the commit by its id and stores it under no reference yet.
             self.git().fetch_here().arg("--").arg(from).arg(commit).run()?;
         }
-        let base = format!("refs/calve/dropped/{}", as_reference(name));
+        let base = format!("{DROPPED}/{}", as_reference(name));
         let mut number = 1;
         loop {
             let reference = if number == 1 { base.clone() } else { format!("{base}-{number}") };
             let made = self
                 .git()
+                .at(clock::now().0)
                 .args(["update-ref", "--create-reflog", "-m", "calve drop"])
                 .args([&reference, commit, ""])
                 .run();
             match made {
                 Err(Failure::Refused(words)) if words.contains("already exists") => {
-                    if self.git().args(["rev-parse", "-q", "--verify", &reference]).line()?
-                        == commit
-                    {
-                        return Ok(reference);
+                    let there = self.git().args(["rev-parse", "-q", "--verify", &reference]).line()?;
+                    if there == commit {
+                        // It is kept from now on, so it is made anew. Until then the worktree has
+                        // the commit.
+                        self.git().args(["update-ref", "-d", &reference, commit]).run()?;
+                        continue;
                     }
                     number += 1;
                 }
                 made => return made.map(|_| reference),
             }
         }
+    }
+}
+
+impl Repository {
+    /// Removes the references that kept what dropped worktrees had, if they were made longer ago
+    /// than `age`. Those of the worktrees called `kept` stay, and one without a reflog, of which
+    /// nobody knows when it was made. Returns how many were removed.
+    ///
+    /// # Errors
+    /// git could not be asked, or could not remove one.
+    pub(crate) fn expire_dropped(&self, age: Duration, kept: &[&str]) -> Result<u64, Failure> {
+        let format = "--format=%(objectname) %(refname)";
+        let listed = self.git().args(["for-each-ref", format, DROPPED]).list()?;
+        let kept: Vec<String> =
+            kept.iter().map(|name| format!("{DROPPED}/{}", as_reference(name))).collect();
+        // Of several references of one worktree, all but the first have a number.
+        let is_of = |reference: &str, base: &String| {
+            let number = reference.strip_prefix(base.as_str()).map(|it| it.strip_prefix('-'));
+            reference == base || number.flatten().is_some_and(|it| it.parse::<u32>().is_ok())
+        };
+        let mut removed = 0;
+        for line in String::from_utf8_lossy(&listed).lines() {
+            let Some((commit, reference)) = line.split_once(' ') else { continue };
+            if kept.iter().any(|base| is_of(reference, base)) || !self.is_older(reference, age)? {
+                continue;
+            }
+            self.git().args(["update-ref", "-d", reference, commit]).run()?;
+            removed += 1;
+        }
+        Ok(removed)
+    }
+
+    /// Whether the last entry in the reflog of a reference is older than `age`.
+    fn is_older(&self, reference: &str, age: Duration) -> Result<bool, Failure> {
+        let asked = ["log", "-g", "-n", "1", "--no-show-signature", "--date=unix", "--format=%gd"];
+        let entry = self.git().args(asked).args([reference, "--"]).line()?;
+        let made = entry.rsplit_once("@{").and_then(|(_, at)| at.strip_suffix('}')?.parse().ok());
+        Ok(made.is_some_and(|made| older_than((made, 0), age) == Some(true)))
     }
 }
 

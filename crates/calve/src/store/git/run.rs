@@ -301,10 +301,10 @@ impl Git {
         self
     }
 
-    /// Lets git make commits of 1970, so that the same commit has the same id each time.
-    pub(super) fn at_the_epoch(mut self) -> Self {
-        let date = "@0 +0000";
-        self.command.env("GIT_AUTHOR_DATE", date).env("GIT_COMMITTER_DATE", date);
+    /// Lets git take this for the time, in seconds since 1970, whatever the caller's variables say.
+    pub(super) fn at(mut self, seconds: i64) -> Self {
+        let date = format!("@{seconds} +0000");
+        self.command.env("GIT_AUTHOR_DATE", &date).env("GIT_COMMITTER_DATE", &date);
         self
     }
 

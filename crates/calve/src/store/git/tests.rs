@@ -299,7 +299,10 @@ fn commits_that_no_shared_reference_holds_are_found() {
     assert_eq!(unheld(&second, 1).as_slice(), std::slice::from_ref(&second));
     desk.sh(&format!("git -C project tag first {first}"));
     assert_eq!(unheld(&second, 9).as_slice(), std::slice::from_ref(&second));
+    // It goes when its worktree cannot be brought back any more.
     desk.sh(&format!("git -C project update-ref refs/calve/dropped/x {second}"));
+    assert_eq!(unheld(&second, 9).as_slice(), std::slice::from_ref(&second));
+    desk.sh(&format!("git -C project update-ref refs/other/x {second}"));
     assert_eq!(unheld(&second, 9), [""; 0]);
     assert_eq!(desk.project().unheld(&[], 9, None, None).unwrap(), []);
     assert!(desk.project().unheld(&["0".repeat(40)], 9, None, None).is_err());
@@ -475,5 +478,62 @@ fn the_heads_of_all_worktrees_and_whether_their_settings_may_differ_are_told_at_
             "cd project; git config --unset-all {}",
             setting.split(' ').next().unwrap()
         ));
+    }
+}
+
+/// Its failure was taken for "nothing": a drop of merged worktrees took one in the middle of a merge.
+#[test]
+fn a_git_that_cannot_say_what_is_under_way_is_no_sign_that_nothing_is() {
+    let desk = Desk::new();
+    let had = "git init -q -b main --ref-format=reftable tables 2>/dev/null || exit 0; cd tables; \
+               git commit -q --allow-empty -m one; git update-ref CHERRY_PICK_HEAD HEAD; echo yes";
+    if desk.sh(had).is_empty() {
+        return;
+    }
+    let tree = Tree::at(&desk.path("tables")).unwrap().unwrap();
+    assert_eq!(tree.under_way().unwrap(), ["a cherry-pick"]);
+    desk.sh("cd tables; git update-ref -d CHERRY_PICK_HEAD");
+    assert_eq!(tree.under_way().unwrap(), [""; 0]);
+    desk.sh("echo damaged >tables/.git/reftable/tables.list");
+    assert!(matches!(tree.under_way(), Err(Failure::Refused(_))));
+}
+
+/// A copy of such a file has the same registration, so that a commit in the copy moves the branch of
+/// the original.
+#[test]
+fn a_git_file_leads_out_of_a_copy_unless_it_is_of_the_trees_own_submodule() {
+    for (made, at, expected) in [
+        ("git -C other worktree add -q ../project/n", "n", true),
+        ("git -C project worktree add -q n", "n", true),
+        ("git -C project worktree add -q ../w; cp -r w project/n", "n", true),
+        ("git -C project worktree add -q ../modules; cp -r modules project/n", "n", true),
+        ("git init -q --separate-git-dir=apart project/n", "n", true),
+        ("cp -r other project/in; git -C project/in worktree add -q ../n", "n", true),
+        (
+            "mkdir project/n; echo gitdir: ../../other/.git/worktrees/w >project/n/.git; git -C other worktree add -q ../w",
+            "n",
+            true,
+        ),
+        ("git -C project submodule --quiet add ../other n", "n", false),
+        (
+            "git -C project submodule --quiet add ../other n; echo gitdir: $PWD/project/.git/modules/n >project/n/.git",
+            "n",
+            false,
+        ),
+        (
+            "cp -r other project/in; git -C project/in submodule --quiet add ../../other n",
+            "in/n",
+            false,
+        ),
+        ("mkdir project/n; echo gitdir: /nowhere >project/n/.git", "n", false),
+        ("mkdir project/n; echo words >project/n/.git", "n", false),
+        ("git init -q project/n", "n", false),
+        ("mkdir project/n", "n", false),
+    ] {
+        let desk = Desk::new();
+        desk.sh(&format!("cp -r project other; {made}"));
+        let project = desk.path("project");
+        let own = OwnFolders::of(&project);
+        assert_eq!(own.is_led_out(&project.join(at)), expected, "{made}");
     }
 }

@@ -23,6 +23,7 @@ use rustix::fs::{self, Mode};
 use super::super::catalog::{DroppedRow, PROJECT, WorktreeRow};
 use super::super::clock::{nanoseconds, older_than};
 use super::super::files::{listed_at, path_from};
+use super::super::git::branch::DeletedBranch;
 use super::super::git::modules::Modules;
 use super::super::git::{self, Failure, Registration, Repository};
 use super::super::layout;
@@ -82,7 +83,8 @@ impl Registry<'_> {
 
     /// Makes a dropped worktree a worktree again, with this name, at this path. git knows it again;
     /// its `HEAD` is at the branch that it was on if the branch is where it was and no other
-    /// working tree has it checked out, else at the commit. If the branch had no commit, and has
+    /// working tree has it checked out, else at the commit. A branch that the drop deleted is made
+    /// again if its name is free. If the branch had no commit, and has
     /// one now or is checked out elsewhere, `HEAD` is at a new name beside it.
     ///
     /// # Errors
@@ -115,7 +117,9 @@ impl Registry<'_> {
                 None => None,
             };
             let led = match (&registration, &repository) {
-                (Some(entry), Some(repository)) => head.give(&place, repository, entry),
+                (Some(entry), Some(repository)) => {
+                    head.give((&place, &row.token), repository, entry)
+                }
                 _ => Ok(()),
             };
             let moved = match led {
@@ -142,6 +146,10 @@ impl Registry<'_> {
         let done = done.and_then(|done| done.map_err(|path| name_taken(name, &path)));
         match done {
             Ok(()) => {
+                if let Ok(registration) = git::leads_to(path) {
+                    // The branch is there again, or its name is another one's. git knows no such file.
+                    let _ = std::fs::remove_file(registration.join(DeletedBranch::FILE));
+                }
                 // A tree that was cloned to its place is another folder. It has its mark.
                 let _ = self.note_root(&brought, path);
                 Ok(brought)
@@ -190,6 +198,12 @@ impl Registry<'_> {
             }
             let found = repository.branches(&[&branch])?;
             let is_it = |it: &git::Branch| it.name == branch && it.commit == linked.commit;
+            let deleted = DeletedBranch::read(&kept).map_err(Failure::NotRun)?;
+            if let Some(deleted) = deleted.filter(|it| it.name == branch)
+                && found.iter().all(|it| it.name != branch)
+            {
+                return Ok(NewHead::MadeAgain(deleted, linked.commit.clone()));
+            }
             Ok(match found.iter().any(is_it) && repository.is_unused(&branch)? {
                 true => NewHead::AsItIs,
                 false => NewHead::Commit(linked.commit.clone()),
@@ -378,6 +392,20 @@ impl Registry<'_> {
         failure.map(|()| collected)
     }
 
+    /// Removes git's references that kept commits of worktrees which nothing brings back any more.
+    /// Returns how many there were.
+    ///
+    /// # Errors
+    /// git could not be asked, or could not remove one. All that stay are tried the next time.
+    pub(crate) fn expire_references(self, age: Duration) -> Result<u64, Error> {
+        let Some(repository) = self.repository()? else { return Ok(0) };
+        let dropped = self.catalog.dropped()?;
+        let kept: Vec<&str> = dropped.iter().map(|it| it.row.name.as_str()).collect();
+        repository.expire_dropped(age, &kept).map_err(|failure| {
+            Error::new(ErrorKind::Git, Operation::DeleteDropped, &repository.root, failure)
+        })
+    }
+
     /// Deletes what a crash left in the folder of dropped worktrees. The files that a worktree
     /// needs went back already, see `recover_dropped`.
     fn collect_strangers(self, age: Duration) -> Result<u64, Error> {
@@ -406,6 +434,8 @@ impl Registry<'_> {
 enum NewHead {
     AsItIs,
     Commit(String),
+    /// The branch that the drop deleted; at the commit if it cannot be made again.
+    MadeAgain(DeletedBranch, String),
     /// A branch without a commit, as it was on one. Without a commit, no `HEAD` can be detached.
     Unborn(String),
     /// The commit that the project has checked out. git does not have the worktree's any more: its
@@ -417,13 +447,17 @@ impl NewHead {
     /// Gives it to the tree at `place`, which has the registration `entry` again.
     fn give(
         &self,
-        place: &Path,
+        (place, token): (&Path, &str),
         repository: &Repository,
         entry: &Registration,
     ) -> Result<(), Failure> {
         match self {
             Self::AsItIs => Ok(()),
             Self::Commit(commit) => git::detach(place, commit),
+            Self::MadeAgain(branch, commit) => match repository.make_again(branch, token)? {
+                true => Ok(()),
+                false => git::detach(place, commit),
+            },
             Self::Unborn(name) => git::to_unborn(place, name),
             Self::Instead(commit) => {
                 git::detach(place, commit)?;

@@ -1,5 +1,7 @@
 //! Decides whether the branch of a dropped worktree is deleted with it, and deletes it.
 
+use std::path::Path;
+
 use super::{COMMITS_MOST, Loss, unheld};
 use crate::error::{Error, ErrorKind, Operation};
 use crate::store::git::branch::Squashed;
@@ -107,7 +109,8 @@ impl Loss {
 
     /// Deletes the branch after the worktree is gone, because git refuses to delete a branch that a
     /// worktree has checked out. Returns the branch's name, and the reference that holds its commits
-    /// from now on if no other branch does.
+    /// from now on if no other branch does. If the worktree can be brought back, its registration is
+    /// `kept`, and says then how to make the branch again.
     ///
     /// # Errors
     /// [`ErrorKind::Git`]. The branch stays, unless the error says otherwise.
@@ -115,23 +118,28 @@ impl Loss {
         &self,
         worktree: &Worktree,
         doomed: DoomedBranch,
+        kept: Option<&Path>,
     ) -> Result<(String, Option<String>), Error> {
         let DoomedBranch { branch: Branch { name, commit, .. }, fate } = doomed;
         let delete = || -> Result<Option<String>, Failure> {
             let gone = || Failure::Refused("the project has no repository any more".to_owned());
             let project = self.project.as_ref().ok_or_else(gone)?;
             let keep = || project.keep_dropped(worktree.name(), &commit, None).map(Some);
-            let kept = match fate {
+            let held_by = match fate {
                 Fate::Deleted => None,
                 Fate::KeptElsewhere => keep()?,
                 Fate::Stays | Fate::Refused => return Err(Failure::Refused(STAYS.to_owned())),
             };
+            if let Some(registration) = kept {
+                let branch = project.to_delete(&name, &commit)?;
+                branch.write(registration).map_err(Failure::NotRun)?;
+            }
             project.delete_unused_branch(&name, &commit)?;
             // Another drop may have deleted the branch that held the commits, because this one did.
             let tips = std::slice::from_ref(&commit);
-            match kept {
+            match held_by {
                 None if !project.unheld(tips, 1, None, None)?.is_empty() => keep(),
-                kept => Ok(kept),
+                held_by => Ok(held_by),
             }
         };
         match delete() {

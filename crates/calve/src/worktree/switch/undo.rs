@@ -29,7 +29,7 @@ use crate::store::id::SnapshotId;
 use crate::store::layout::{self, GIT_IGNORE, OWN, UNDO, UNDO_C, UNDO_FILES, UNDO_RECORD};
 use crate::store::marker::HIDES_ALL;
 use crate::store::object::Entry;
-use crate::store::undo::{Record, UndoStep, open_home};
+use crate::store::undo::{Record, UndoStep, damaged, open_home};
 use crate::store::{StoreOptions, listed};
 use crate::tree::across::rename_entry;
 use crate::tree::removal;
@@ -138,11 +138,7 @@ impl Worktree {
         };
         match read() {
             Ok(record) => record.map(Some).ok_or_else(|| {
-                let cause = io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    "the record of the last restore is damaged",
-                );
-                Error::new(ErrorKind::Damaged, Operation::Undo, self.undo_path(), cause)
+                Error::new(ErrorKind::Damaged, Operation::Undo, self.undo_path(), damaged())
             }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => {
