@@ -400,10 +400,9 @@ impl Worktree {
             // We write this before we mark the row. After the mark, changes by hand cannot be told
             // from a switch that is half done.
             let going_on = interrupted.is_some();
-            self.note_undo(&root, &trees, &moves, from, going_on, metadata)?;
-        }
-        if undo.is_none() {
-            self.note_step(UndoStep { from, to }, moves_aside && transit.update.is_some())?;
+            self.note_undo(&root, &trees, &moves, UndoStep { from, to }, going_on, metadata)?;
+        } else if undo.is_none() {
+            self.note_step(UndoStep { from, to })?;
         }
         self.store.registry().set_state(&row)?;
         if moves_aside {

@@ -163,7 +163,7 @@ struct Known {
     base: usize,
     now: Snapshot,
     /// The state that an undo must bring back: the base and the content; and whether nothing has
-    /// changed since.
+    /// changed since, and no snapshot was taken.
     undo: Option<(usize, Snapshot, bool)>,
 }
 
@@ -362,9 +362,23 @@ impl Model {
                 }
             }
         }
-        known.base = *from;
         known.now = after;
         known.undo = None;
+        // What a snapshot that was taken since has of its own stays in the base.
+        let id = self.desk.store.worktree(known.worktree.name()).unwrap().snapshot().unwrap();
+        known.base = match self.kept.iter().position(|kept| kept.id == id) {
+            Some(base) => base,
+            None => {
+                let report =
+                    self.desk.store.start(&["undone"], &StartOptions::new().from(id), &options());
+                let report = report.unwrap();
+                let root = &report.worktrees[0].report.path;
+                self.kept.push(Kept { id, content: content(root), whole: whole(root) });
+                let undone = self.desk.store.worktree("undone").unwrap();
+                undone.drop(&DropOptions::new(), &options()).unwrap().delete().unwrap();
+                self.kept.len() - 1
+            }
+        };
     }
 
     fn drop_one(&mut self, of: usize, force: bool) {

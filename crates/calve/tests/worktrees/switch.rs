@@ -504,3 +504,35 @@ fn a_repository_that_stays_between_two_snapshots_stays_by_an_undo_as_well() {
     assert_eq!(fs::read_to_string(inner.join("f")).unwrap(), "3");
     assert_sound(&desk.store);
 }
+
+/// The bug: the undo brought the worktree to the snapshot before, and what was captured since was
+/// gone from the tree.
+#[test]
+fn an_undo_takes_back_what_the_restore_did_and_not_what_was_captured_since() {
+    for (row, to_second) in [("to the base", false), ("to another snapshot", true)] {
+        let desk = Desk::small();
+        let second = changed(&desk, "second", |root| put(root, "src/a.rs", "second\n"));
+        let one = desk.worktree("one");
+        let was = fs::read(one.path().join("src/a.rs")).ok();
+        put(one.path(), "README", "by hand\n");
+        fs::remove_dir_all(one.path().join("docs")).unwrap();
+        match to_second {
+            true => drop(one.switch(second, &SwitchOptions::new().whole(true), &options())),
+            false => drop(one.reset(&options())),
+        }
+        assert!(one.path().join("docs").is_dir(), "{row}");
+        put(one.path(), "since", "captured\n");
+        let one = desk.store.worktree("one").unwrap();
+        one.capture(&SnapshotOptions::new(), &options()).unwrap();
+        put(one.path(), "later", "not captured\n");
+        let one = desk.store.worktree("one").unwrap();
+        one.undo(&options()).unwrap();
+        let read = |path: &str| fs::read_to_string(one.path().join(path)).ok();
+        assert_eq!(read("README").as_deref(), Some("by hand\n"), "{row}");
+        assert_eq!(read("since").as_deref(), Some("captured\n"), "{row}");
+        assert_eq!(read("later").as_deref(), Some("not captured\n"), "{row}");
+        assert_eq!(read("src/a.rs").map(String::into_bytes), was, "{row}");
+        assert!(!one.path().join("docs").exists(), "{row}");
+        assert_sound(&desk.store);
+    }
+}

@@ -43,7 +43,8 @@ const UNDONE: &str = "undo";
 
 impl Worktree {
     /// Takes back the last forced switch, or the last reset. The worktree gets the snapshot that it
-    /// was based on then, and the entries that were moved aside come back.
+    /// was based on then, and the entries that were moved aside come back. If a snapshot was taken of
+    /// the worktree since, what that has of its own stays.
     ///
     /// # Errors
     /// [`ErrorKind::Changed`] if entries in the way were changed by hand since, as for
@@ -278,7 +279,7 @@ impl Worktree {
         root: &OwnedFd,
         trees: &Trees<'_>,
         moves: &Moves,
-        from: SnapshotId,
+        step: UndoStep,
         going_on: bool,
         metadata: Vec<(PathBuf, Entry)>,
     ) -> Result<(), Error> {
@@ -290,7 +291,8 @@ impl Worktree {
         };
         let known = if going_on { self.record()? } else { None };
         let fresh = known.is_none();
-        let mut record = known.map_or_else(|| Record::new(from), |(record, _)| record);
+        let mut record = known.map_or_else(|| Record::new(step.from), |(record, _)| record);
+        record.add_step(step);
         for path in &moves.conflicts {
             if trees.find(trees.now, path).is_none()
                 && !moves.hidden.contains(path)
@@ -336,14 +338,13 @@ impl Worktree {
         Ok(())
     }
 
-    /// Notes that the worktree goes from one snapshot to another: an undo of an update takes back
-    /// these steps, and nothing else. `begins`: this is the update. What comes behind one is noted
-    /// as well.
-    pub(super) fn note_step(&self, step: UndoStep, begins: bool) -> Result<(), Error> {
+    /// Notes that the worktree goes from one snapshot to another although nothing is moved aside: an
+    /// undo takes this back together with what is noted already.
+    pub(super) fn note_step(&self, step: UndoStep) -> Result<(), Error> {
         let (Some(dir), Some((mut record, _))) = (self.open_home()?, self.record()?) else {
             return Ok(());
         };
-        if !begins && (step.from == step.to || record.steps.is_empty()) {
+        if step.from == step.to {
             return Ok(());
         }
         record.add_step(step);
@@ -373,14 +374,11 @@ impl Worktree {
     /// The snapshot that takes back the steps of a record, and nothing else. A snapshot that was
     /// taken of the worktree since has changes of its own, which stay.
     fn taken_back(&self, record: &Record) -> Result<SnapshotId, Error> {
-        if record.steps.is_empty() {
-            return Ok(record.from);
-        }
         let mut id = self.based_on()?;
         for UndoStep { from, to } in record.steps.iter().rev() {
             if id == *to {
                 id = *from;
-            } else if id != *from {
+            } else if id != *from && from != to {
                 let read = |id: SnapshotId| -> Result<_, Error> {
                     let object = self.store.catalog().object(id)?;
                     let found = self.store.snapshots().found(id, &object)?;
