@@ -546,7 +546,7 @@ fn a_dropped_worktree_is_brought_back_by_the_path_that_it_had() {
         assert_eq!(in_git(&app, "drop --force w").code, Some(0), "{words}");
         let run = in_git(&app, words);
         assert_eq!(run.code, Some(0), "{words}: {run:?}");
-        assert!(root.join("app.worktrees").join(at).join("work").exists(), "{words}");
+        assert!(root.join("app.worktrees").join(at).join("work").try_exists().unwrap(), "{words}");
     }
     let run = in_git(&app, "undo ../app.worktrees/none");
     assert!(run.code == Some(1) && run.stderr.contains("../app.worktrees/none"), "{run:?}");
@@ -564,13 +564,19 @@ fn a_worktree_of_another_repository_inside_the_project_arrives_nowhere_and_is_na
     sh(&app, made).unwrap();
     let run = in_git(&app, "start w");
     assert!(run.code == Some(3) && run.stderr.contains("build/lw: left out"), "{run:?}");
-    assert!(w.join("build/data").exists() && !w.join("build/lw").exists());
+    assert!(
+        w.join("build/data").try_exists().unwrap() && !w.join("build/lw").try_exists().unwrap()
+    );
     let document = in_git(&app, "snapshot --json").json();
     assert_eq!(document["skipped"][0]["reason"], "other_repository", "{document}");
     // Neither a change, nor in the way of anything.
     for words in ["status", "restore --force .", "update w", "restore w"] {
         assert_eq!(in_git(&app, words).code, Some(0), "{words}");
-        assert!(app.join("build/lw/.git").exists() && !w.join("build/lw").exists(), "{words}");
+        assert!(
+            app.join("build/lw/.git").try_exists().unwrap()
+                && !w.join("build/lw").try_exists().unwrap(),
+            "{words}"
+        );
     }
     sh(&app, "git -C ../other worktree add -q ../app.worktrees/w/build/lw2").unwrap();
     fs::write(w.join("build/lw2/new"), "work").unwrap();

@@ -62,7 +62,9 @@ fn none_found(case: &Case<'_>) -> Option<String> {
 /// Whether a folder is a repository of git, and not the `.git` of a working tree.
 fn is_gits_own(folder: &Path) -> bool {
     !folder.ends_with(".git")
-        && ["HEAD", "objects", "refs"].iter().all(|it| folder.join(it).exists())
+        && ["HEAD", "objects", "refs"]
+            .iter()
+            .all(|it| folder.join(it).try_exists().is_ok_and(|it| it))
 }
 
 /// No store can be made there.
