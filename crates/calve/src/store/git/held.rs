@@ -435,7 +435,8 @@ impl Repository {
                 .run();
             match made {
                 Err(Failure::Refused(words)) if words.contains("already exists") => {
-                    let there = self.git().args(["rev-parse", "-q", "--verify", &reference]).line()?;
+                    let there =
+                        self.git().args(["rev-parse", "-q", "--verify", &reference]).line()?;
                     if there == commit {
                         // It is kept from now on, so it is made anew. Until then the worktree has
                         // the commit.
@@ -573,7 +574,7 @@ pub(crate) fn staged_in(git_dir: &Path, copy: &Path) -> Result<StagedWork, Failu
     std::fs::remove_file(copy).map_err(Failure::NotRun)?;
     let words = "what was staged in a dropped worktree";
     let parents = if has_head { &["HEAD"][..] } else { &[] };
-    staged.commit = Some(committed(git().at_the_epoch(), words, parents, &tree)?);
+    staged.commit = Some(committed(git().at(0), words, parents, &tree)?);
     Ok(staged)
 }
 
