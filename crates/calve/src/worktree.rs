@@ -186,15 +186,6 @@ impl Store {
         found.filter(|found| !found.as_ref().is_err_and(is_forgotten)).collect()
     }
 
-    /// The roots of git's worktrees that were started from an earlier store at this path, which is
-    /// gone: `git clean -x` in the project deletes a store, but no worktree beside the project.
-    ///
-    /// # Errors
-    /// The errors of every operation, see [`Store`]. Nothing is changed.
-    pub fn worktrees_of_lost_store(&self) -> Result<Vec<PathBuf>, Error> {
-        self.registry().orphans()
-    }
-
     /// The worktree with the name `name`.
     ///
     /// # Errors
@@ -548,12 +539,12 @@ impl Worktree {
 
     fn is_there(&self) -> Result<bool, Error> {
         let registry = self.store.registry();
-        if !registry.is_tree_of(&self.row, &self.path)? {
-            return Ok(false);
+        match registry.mark_at(&self.path) {
+            Ok(Some(marker)) => Ok(marker.token == self.row.token && registry.is_meant_by(&marker)),
+            Err(error) if error.kind() != ErrorKind::Damaged => Err(error),
+            // A damaged mark says no more than a missing one.
+            Ok(None) | Err(_) => Ok(registry.is_noted_root(&self.row, &self.path)),
         }
-        // A damaged mark says no more than a missing one.
-        let marker = registry.mark_at(&self.path).ok().flatten();
-        Ok(marker.is_none_or(|marker| registry.is_meant_by(&marker)))
     }
 
     /// Fails if the folder is gone or is another one, or is not made yet.

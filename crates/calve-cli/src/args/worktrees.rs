@@ -337,8 +337,12 @@ pub(crate) struct ListArgs {
     #[arg(long)]
     pub(crate) status: bool,
 
+    /// Do not ask git about each worktree: names, states and paths alone, at once
+    #[arg(long, conflicts_with = "status")]
+    pub(crate) no_status: bool,
+
     /// List the dropped worktrees that can be brought back
-    #[arg(long, conflicts_with_all = ["status", "disk"])]
+    #[arg(long, conflicts_with_all = ["status", "no_status", "disk"])]
     pub(crate) dropped: bool,
     /// Also say what a drop of each worktree would free
     #[arg(long)]

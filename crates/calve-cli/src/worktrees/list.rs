@@ -67,15 +67,17 @@ pub(crate) fn run(args: &ListArgs, session: Session<'_>) -> Result<Exit, Failure
         return list_dropped(&store, output);
     }
     let (mut rows, mut exit) = rows(&store, args.status, session)?;
-    exit = exit.and(ask_git(&store, &mut rows, session));
-    if let Some(warning) = lost_store(&store)? {
+    if !args.no_status {
+        exit = exit.and(ask_git(&store, &mut rows, session));
+    }
+    let others = store.worktrees_of_git()?;
+    if let Some(warning) = lost_store(&others) {
         output.warning(warning);
         exit = Exit::Findings;
     }
     if args.disk && measure(&store, &mut rows, session)? {
         exit = Exit::Findings;
     }
-    let others = store.worktrees_of_git()?;
     if output.json {
         let worktrees = rows.iter().map(ListedDocument::new).collect();
         let git_worktrees = others.iter().map(OtherDocument::new).collect();
@@ -121,10 +123,12 @@ fn rows(store: &Store, status: bool, session: Session<'_>) -> Result<(Vec<Listed
 /// In the order of use: what is finished, since when nobody works in it, what it takes, and then
 /// where it is.
 fn table(rows: &[Listed], others: &[GitWorktree], args: &ListArgs, output: Output) -> Table {
-    let mut columns = vec![Column::Name, Column::Left, Column::Left];
+    let mut columns = vec![Column::Name, Column::Left];
+    columns.extend((!args.no_status).then_some(Column::Left));
     columns.extend(args.disk.then_some(Column::Left));
     columns.extend(args.status.then_some(Column::Left));
-    let has_git = !others.is_empty() || rows.iter().any(|row| row.git.is_some());
+    let has_git =
+        !args.no_status && (!others.is_empty() || rows.iter().any(|row| row.git.is_some()));
     // A branch mostly has its worktree's name.
     columns.extend(has_git.then_some(Column::Path));
     columns.push(Column::Path);
@@ -133,11 +137,9 @@ fn table(rows: &[Listed], others: &[GitWorktree], args: &ListArgs, output: Outpu
         table.row(header(args, has_git));
     }
     for row in rows {
-        let mut cells = vec![
-            harmless(row.worktree.name()).into_owned().into(),
-            state_cell(row),
-            text::age(row.last_work().elapsed().unwrap_or_default()).into(),
-        ];
+        let mut cells = vec![harmless(row.worktree.name()).into_owned().into(), state_cell(row)];
+        let idle = || text::age(row.last_work().elapsed().unwrap_or_default()).into();
+        cells.extend((!args.no_status).then(idle));
         cells.extend(args.disk.then(|| match &row.disk {
             Some(disk) => {
                 let (frees, all) = (disk.frees.expected, disk.apparent_bytes);
@@ -156,11 +158,12 @@ fn table(rows: &[Listed], others: &[GitWorktree], args: &ListArgs, output: Outpu
             "git" => "made by git".into(),
             missing => Cell::from(missing).styled(BAD),
         });
-        cells.push("-".into());
+        cells.extend((!args.no_status).then(|| "-".into()));
         cells.extend(args.disk.then(|| "-".into()));
         cells.extend(args.status.then(|| "-".into()));
-        let branch = other.branch.as_deref().map_or("-".into(), harmless).into_owned();
-        cells.extend([branch.into(), output.path(&other.path).into()]);
+        let branch = || other.branch.as_deref().map_or("-".into(), harmless).into_owned().into();
+        cells.extend(has_git.then(branch));
+        cells.push(output.path(&other.path).into());
         table.row(cells);
     }
     table
@@ -173,7 +176,8 @@ fn other_state(other: &GitWorktree) -> &'static str {
 
 /// The names of the columns, for people: programs that read a pipe know them.
 fn header(args: &ListArgs, has_git: bool) -> Vec<Cell> {
-    let mut names = vec!["WORKTREE", "STATE", "IDLE"];
+    let mut names = vec!["WORKTREE", "STATE"];
+    names.extend((!args.no_status).then_some("IDLE"));
     names.extend(args.disk.then_some("DISK"));
     names.extend(args.status.then_some("BASE"));
     names.extend(has_git.then_some("BRANCH"));
@@ -189,17 +193,18 @@ fn there(rows: &mut [Listed]) -> (Vec<&mut Listed>, Vec<Worktree>) {
 }
 
 /// The warning about worktrees of an earlier store.
-fn lost_store(store: &Store) -> Result<Option<String>, Failure> {
-    let orphans = store.worktrees_of_lost_store()?;
-    let Some(first) = orphans.first().map(|path| shell_word(path)) else { return Ok(None) };
-    let all: Vec<String> = orphans.iter().map(|path| shown(path)).collect();
+fn lost_store(others: &[GitWorktree]) -> Option<String> {
+    let mut orphans: Vec<_> = others.iter().filter(|other| other.is_of_lost_store).collect();
+    orphans.sort_by(|a, b| a.path.cmp(&b.path));
+    let first = shell_word(&orphans.first()?.path);
+    let all: Vec<String> = orphans.iter().map(|other| shown(&other.path)).collect();
     let (are, those) =
         if orphans.len() == 1 { ("is a worktree", "it") } else { ("are worktrees", "each") };
-    Ok(Some(format!(
+    Some(format!(
         "{} {are} of an earlier store of this project, which is gone: git still works in {those}; \
          'git worktree remove {first}' removes it, unless it has work that is not committed",
         all.join(", ")
-    )))
+    ))
 }
 
 /// Measures the worktrees that are there. Returns whether calve could not look at some files.

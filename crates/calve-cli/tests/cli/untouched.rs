@@ -368,6 +368,7 @@ fn no_verb_runs_git_more_often_than_this() {
         ("start -q b c d", 9),
         ("start -q --git none e", 2),
         ("list", 8),
+        ("list --no-status", 0),
         ("snapshot -q one", 0),
         ("status --json a", 0),
         ("diff -q a", 0),
@@ -385,6 +386,44 @@ fn no_verb_runs_git_more_often_than_this() {
         let asked = fs::read_to_string(&log).unwrap_or_default();
         let count = asked.lines().count();
         assert!(count <= most(expected), "{words}: {count}, not {expected}: {run:?}\n{asked}");
+    }
+}
+
+/// A start read the registration of each other worktree four times, a drop looked at each folder
+/// above each of them, and a list read each mark five times.
+#[test]
+fn another_worktree_costs_each_verb_no_more_system_calls_than_this() {
+    let test = "another_worktree_costs_each_verb_no_more_system_calls_than_this";
+    if cfg!(calve_check) || Command::new("strace").arg("-V").output().is_err() {
+        not_run(test, "strace is not installed, or the checking build looks at more");
+        return;
+    }
+    let desk = Desk::new();
+    desk.calve("start -q -n 12 --prefix other");
+    let log = desk.project.with_file_name("calls");
+    for (words, most) in [
+        ("start -q a", 8),
+        ("drop -q a", 5),
+        ("status -q", 3),
+        ("path other-1", 3),
+        ("list --no-status", 24),
+    ] {
+        let _ = fs::remove_dir_all(&log);
+        fs::create_dir(&log).unwrap();
+        let mut traced = Command::new("strace");
+        traced.args(["-ff", "-qq", "-s", "200", "-o"]).arg(log.join("of"));
+        traced.arg(env!("CARGO_BIN_EXE_calve")).args(words.split_whitespace());
+        traced.current_dir(&desk.project);
+        desk.run(words, traced);
+        let calls = |of: PathBuf| -> Vec<String> {
+            let calls = fs::read_to_string(of).unwrap();
+            let of_git = calls.lines().any(|it| it.starts_with("execve(") && it.contains("/git\""));
+            let of_others = calls.lines().filter(|call| call.contains("other-7") && !of_git);
+            of_others.map(str::to_owned).collect()
+        };
+        let logs = fs::read_dir(&log).unwrap().map(|it| it.unwrap().path());
+        let calls: Vec<String> = logs.flat_map(calls).collect();
+        assert!(calls.len() <= most, "{words}: {}\n{}", calls.len(), calls.join("\n"));
     }
 }
 

@@ -206,6 +206,12 @@ fn list_has_a_row_a_worktree_with_its_state() {
          long-name  ready    new  same     {path}/long-name"
     );
     assert_eq!(done(&project, "list --status"), expected);
+    let expected = format!(
+        "b          ready    {path}/b\n\
+         c          missing  {path}/c\n\
+         long-name  ready    {path}/long-name"
+    );
+    assert_eq!(done(&project, "list --no-status"), expected);
     let document = calve(&beside.join("b"), "list --json --status").json();
     let mut rows = document["worktrees"].as_array().unwrap().clone();
     for row in &mut rows {
@@ -295,6 +301,13 @@ fn in_a_git_project_list_and_drop_say_what_git_says() {
     });
     assert_eq!(document["worktrees"][3]["git"], named);
     assert_eq!(document["worktrees"][4]["git"], json!(null));
+    let document = calve(&project, "list --json --no-status").json();
+    assert_eq!(document["worktrees"][3]["git"], json!(null));
+    git(&project, "worktree add -q --detach ../gits");
+    let (ours, gits) = (format!("none   ready        {path}/none"), project.with_file_name("gits"));
+    let expected = format!("{ours}\ngits   made by git  {}", gits.display());
+    assert!(done(&project, "list --no-status").ends_with(&expected));
+    git(&project, "worktree remove ../gits");
 
     for (name, kind, told, hint) in [
         ("named", "changed", "\n  new\n", "commit"),

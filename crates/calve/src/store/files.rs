@@ -16,6 +16,9 @@ use crate::reflink::imp::{DIR_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::Meta;
 use crate::reflink::refusal::SystemCall;
 
+/// A file says its size before it is read, and may say too much.
+const ROOM_MOST_BYTES: u64 = 1024 * 1024;
+
 /// How much of a directory the system lists at once.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const LISTING_BYTES: usize = 32 * 1024;
@@ -23,8 +26,15 @@ const LISTING_BYTES: usize = 32 * 1024;
 /// The content of a regular file of at most `most` bytes. This follows no link and waits for no
 /// pipe, because a store, and calve's own folder in a worktree, may come from someone else.
 pub(crate) fn read_plain(dir: impl AsFd, path: &Path, most: u64) -> io::Result<Vec<u8>> {
-    let (file, _) = open_plain(dir, path, most)?;
-    let mut content = Vec::new();
+    let (file, size) = open_plain(dir, path, most)?;
+    read_open(file, size, most)
+}
+
+/// The content of an open file of this size, which may grow to at most `most` bytes.
+pub(crate) fn read_open(file: std::fs::File, size: u64, most: u64) -> io::Result<Vec<u8>> {
+    // With room for one byte more, one read has it all and the next one says so.
+    let room = usize::try_from(size.min(most).min(ROOM_MOST_BYTES)).unwrap_or(0);
+    let mut content = Vec::with_capacity(room + 1);
     io::Read::read_to_end(&mut io::Read::take(file, most), &mut content)?;
     Ok(content)
 }

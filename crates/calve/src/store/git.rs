@@ -34,8 +34,8 @@ pub use self::ask::git_under_way;
 pub(crate) use self::ask::{Tree, identity, is_absent, is_same, tracked_from_above};
 pub(crate) use self::held::{Commit, Tips, staged_in};
 pub(crate) use self::registration::{
-    COMMONDIR, OwnFolders, Registration, folder_of, leads_nowhere, leads_to, registrations,
-    worktrees_inside, worktrees_outside,
+    COMMONDIR, OwnFolders, Registration, Resolver, folder_of, leads_nowhere, leads_to,
+    registration_folders, registrations, worktrees_inside, worktrees_outside,
 };
 pub(crate) use self::repository::{
     Branch, Found, HeadMark, NO_COMMIT, Onto, Refs, Repository, branch_at, branch_in,

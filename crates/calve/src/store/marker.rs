@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{self, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::files::{bytes_of, may_write, open_plain, path_from};
+use super::files::{bytes_of, may_write, open_plain, path_from, read_open};
 use super::git;
 use super::home;
 use super::layout::{self, GIT_IGNORE, GIT_MARKER, IN_GIT, MARKER, NO_MODES, OWN, POINTER};
@@ -234,11 +234,9 @@ impl FoundMark {
         let path = || place.path();
         let read = || -> io::Result<(Vec<u8>, Owned, Owned)> {
             let dir = fs::open(own, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
-            let file = open_plain(&dir, Path::new(place.name), MOST_BYTES)?.0;
+            let (file, size) = open_plain(&dir, Path::new(place.name), MOST_BYTES)?;
             let (folder, owner) = (Owned::of(&fs::fstat(&dir)?), Owned::of(&fs::fstat(&file)?));
-            let mut text = Vec::new();
-            io::Read::read_to_end(&mut io::Read::take(file, MOST_BYTES), &mut text)?;
-            Ok((text, folder, owner))
+            Ok((read_open(file, size, MOST_BYTES)?, folder, owner))
         };
         let damaged = |why| Error::new(ErrorKind::Damaged, Operation::Read, path(), why);
         match read() {

@@ -680,11 +680,16 @@ impl<'a> Registry<'a> {
             return Ok(());
         }
         let Some(repository) = self.repository()? else { return Ok(()) };
+        let is_of_row = |it: &Registration| it.is_made_for(&row.token, &self.temporary(row));
         let unlock = || -> io::Result<()> {
-            for mut entry in repository.registrations()? {
-                if entry.is_made_for(&row.token, &self.temporary(row)) {
-                    self.release(&mut entry, row, &repository)?;
-                }
+            // Mostly the tree leads to it, and those of all others need not be read.
+            let own = git::leads_to(&path_from(&row.path)).ok().map(Registration::read);
+            let entries = match own.transpose()?.flatten().filter(is_of_row) {
+                Some(own) => vec![own],
+                None => repository.registrations()?,
+            };
+            for mut entry in entries.into_iter().filter(is_of_row) {
+                self.release(&mut entry, row, &repository)?;
             }
             Ok(())
         };
@@ -697,7 +702,16 @@ impl<'a> Registry<'a> {
     /// The repository, the worktree's `.git` or a registration could not be read. That does not
     /// mean that there are none.
     pub(crate) fn registered(self, row: &WorktreeRow) -> Result<Vec<Registration>, Error> {
-        let Some(repository) = self.repository()? else { return Ok(Vec::new()) };
+        let repository = self.repository()?;
+        repository.map_or_else(|| Ok(Vec::new()), |it| self.registered_in(&it, row))
+    }
+
+    /// The same, if the project's repository is known.
+    pub(crate) fn registered_in(
+        self,
+        repository: &Repository,
+        row: &WorktreeRow,
+    ) -> Result<Vec<Registration>, Error> {
         let folder = repository.registrations_folder();
         let root = path_from(&row.path);
         let own = git::leads_to(&root);
@@ -824,7 +838,7 @@ impl<'a> Registry<'a> {
                 self.forget_unmade(std::slice::from_ref(&row))?;
             }
             // What the dead start had made of the tree is beside its place.
-            sweep_beside(&row);
+            path_from(&row.path).parent().inspect(|place| sweep_in(place));
         }
         self.recover_dropped()
     }
@@ -858,7 +872,9 @@ impl<'a> Registry<'a> {
     /// # Errors
     /// The worktrees could not be read.
     pub(crate) fn sweep_stages(self) -> Result<(), Error> {
-        self.catalog.worktrees()?.iter().filter(|row| row.name != PROJECT).for_each(sweep_beside);
+        let rows = self.catalog.worktrees()?.into_iter().filter(|row| row.name != PROJECT);
+        let places = rows.filter_map(|row| path_from(&row.path).parent().map(Path::to_owned));
+        places.collect::<HashSet<_>>().iter().for_each(|place| sweep_in(place));
         Ok(())
     }
 
@@ -942,11 +958,9 @@ fn flush_above(path: &Path, store: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes what dead processes left in the folder around a worktree. What stays is removed later.
-fn sweep_beside(row: &WorktreeRow) {
-    if let Some(Ok(beside)) = path_from(&row.path).parent().map(open_dir) {
-        staging::sweep(&beside);
-    }
+/// Removes what dead processes left in a folder around worktrees. What stays is removed later.
+fn sweep_in(place: &Path) {
+    let _ = open_dir(place).map(|place| staging::sweep(&place));
 }
 
 fn is_gone(path: &Path) -> bool {

@@ -53,6 +53,9 @@ pub struct GitWorktree {
     pub path: PathBuf,
     /// The branch that it is on. `None` if it is on none, or if that could not be read.
     pub branch: Option<String>,
+    /// Whether it was started from an earlier store of the project at the same path, which is gone:
+    /// `git clean -x` in the project deletes a store, but no worktree beside the project.
+    pub is_of_lost_store: bool,
 }
 
 impl Store {
@@ -70,6 +73,7 @@ impl Store {
             leads_back.then(|| GitWorktree {
                 name: entry.id().to_string_lossy().into_owned(),
                 branch: branch_at(&entry.folder),
+                is_of_lost_store: self.registry().is_of_lost_store(&path),
                 path,
             })
         };

@@ -233,7 +233,7 @@ impl Worktree {
         head: Option<&str>,
     ) -> Result<Option<GitStatus>, Error> {
         let failed = |failure| self.git_failed(failure);
-        let own = self.own_repository(true).map_err(failed)?;
+        let own = self.own_repository(true, project).map_err(failed)?;
         let Some(tree) = own.tree else { return Ok(None) };
         let is_linked = own.copy.is_none();
         let mut work = git::work_in(&tree).map_err(failed)?;
@@ -294,13 +294,17 @@ impl Worktree {
     }
 
     /// What git knows of the worktree. A linked worktree is registered even if its tree is gone.
+    /// `project` is the project's repository, if that is known.
     ///
     /// # Errors
     /// A file of git could not be read, or the tree's `.git` leads to something else.
-    fn own_repository(&self, is_there: bool) -> Result<Own, Failure> {
+    fn own_repository(&self, is_there: bool, project: Option<&Repository>) -> Result<Own, Failure> {
         let registry = self.store.registry();
         let registered = || -> Result<_, Error> {
-            let known = registry.registered(&self.row)?;
+            let known = match project {
+                Some(project) => registry.registered_in(project, &self.row)?,
+                None => registry.registered(&self.row)?,
+            };
             let is_again = known.is_empty() && registry.register_pruned(&self.row)?;
             if is_again { registry.registered(&self.row) } else { Ok(known) }
         };
@@ -353,8 +357,10 @@ impl Worktree {
         work_in: impl FnOnce(&Tree) -> Result<Work, Failure>,
     ) -> Option<Loss> {
         let mut loss = Loss::default();
-        let own = loss.known(self.own_repository(is_there));
-        loss.project = loss.known(self.store.repository()).flatten();
+        let project = self.store.repository();
+        let known = project.as_ref().ok().and_then(Option::as_ref);
+        let own = loss.known(self.own_repository(is_there, known));
+        loss.project = loss.known(project).flatten();
         loss.own = own.unwrap_or_default();
         if loss.own.is_nothing() {
             return loss.failure.is_some().then_some(loss);

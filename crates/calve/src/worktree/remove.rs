@@ -29,7 +29,7 @@ use crate::store::at;
 use crate::store::catalog::{Linked, WorktreeRow};
 use crate::store::delta::{self, Counts};
 use crate::store::files::listed;
-use crate::store::git::{self, Head, Tree, Work};
+use crate::store::git::{self, Head, Resolver, Tree, Work};
 use crate::store::layout;
 use crate::store::locks::Guard;
 use crate::store::manifest::Manifest;
@@ -885,9 +885,10 @@ impl Worktree {
         let rows = self.store.catalog().worktrees()?;
         let others = rows.iter().filter(|row| row.token != self.row.token && row.name != PROJECT);
         let gits = git::worktrees_inside(&self.path);
+        let mut resolver = Resolver::default();
         let mut inside: Vec<PathBuf> = others
             .map(|row| path_from(&row.path))
-            .filter(|path| std::fs::canonicalize(path).is_ok_and(|path| path.starts_with(&root)))
+            .filter(|path| resolver.resolve(path).is_ok_and(|path| path.starts_with(&root)))
             .chain(gits.context(Operation::Read, || git::git_of(&self.path))?)
             .collect();
         inside.sort();

@@ -1,5 +1,6 @@
 //! The registrations of linked worktrees.
 
+use std::collections::HashMap;
 use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
@@ -8,6 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs;
+use rustix::io::Errno;
 
 use super::ask::{head_in, identity, is_absent, is_same};
 use super::modules::{MODULES, repositories_in};
@@ -45,14 +47,15 @@ pub(crate) struct Registration {
 
 /// The linked worktrees that are registered in the repository whose shared folder is `common`.
 pub(crate) fn registrations(common: &Path) -> io::Result<Vec<Registration>> {
+    registration_folders(common)?.filter_map(|it| Registration::read_in(it).transpose()).collect()
+}
+
+/// The folders of these registrations.
+pub(crate) fn registration_folders(common: &Path) -> io::Result<impl Iterator<Item = PathBuf>> {
     let folder = common.join(REGISTRATIONS);
-    let mut found = Vec::new();
-    for (name, kind) in listed_at(&folder)? {
-        if kind == fs::FileType::Directory {
-            found.extend(Registration::read(folder.join(name))?);
-        }
-    }
-    Ok(found)
+    let listed = listed_at(&folder)?.into_iter();
+    let folders = listed.filter(|(_, kind)| *kind == fs::FileType::Directory);
+    Ok(folders.map(move |(name, _)| folder.join(name)))
 }
 
 /// The roots of the linked worktrees that are inside the working tree at `root` and belong to its
@@ -63,16 +66,48 @@ pub(crate) fn registrations(common: &Path) -> io::Result<Vec<Registration>> {
 pub(crate) fn worktrees_inside(root: &Path) -> io::Result<Vec<PathBuf>> {
     let Some(repository) = read(root)? else { return Ok(Vec::new()) };
     let root = std::fs::canonicalize(root)?;
-    let mut found = Vec::new();
-    let mut known = repository.registrations()?;
     let modules = repository.git_dir.join(MODULES);
-    for name in repositories_in(&modules)? {
-        known.extend(registrations(&modules.join(name))?);
-    }
-    for registration in known {
-        found.extend(registration.tree()?.filter(|tree| *tree != root && tree.starts_with(&root)));
+    let modules = repositories_in(&modules)?.into_iter().map(|name| modules.join(name));
+    let (mut found, mut resolver) = (Vec::new(), Resolver::default());
+    for common in std::iter::once(repository.common).chain(modules) {
+        for folder in registration_folders(&common)? {
+            let Some(git_file) = git_file_in(&folder)? else { continue };
+            // Most of them are elsewhere, whatever they lead to.
+            match resolver.resolve(git_file.parent().unwrap_or(&git_file)) {
+                Ok(tree) if tree == root || !tree.starts_with(&root) => {}
+                Ok(tree) => found.extend(leads_back_to(&folder, &tree)?.then_some(tree)),
+                Err(error) if is_absent(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
     Ok(found)
+}
+
+/// Finds the paths of folders without links. Most worktrees are beside each other, so the folder
+/// around them is resolved once.
+#[derive(Default)]
+pub(crate) struct Resolver(HashMap<PathBuf, PathBuf>);
+
+impl Resolver {
+    /// The path of what is at `path`.
+    ///
+    /// # Errors
+    /// Nothing is there, or it could not be looked at.
+    pub(crate) fn resolve(&mut self, path: &Path) -> io::Result<PathBuf> {
+        let (Some(above), Some(name)) = (path.parent(), path.file_name()) else {
+            return std::fs::canonicalize(path);
+        };
+        let above = match self.0.get(above) {
+            Some(above) => above,
+            None => self.0.entry(above.to_owned()).or_insert(std::fs::canonicalize(above)?),
+        };
+        let resolved = above.join(name);
+        match std::fs::symlink_metadata(&resolved)?.is_symlink() {
+            true => std::fs::canonicalize(path),
+            false => Ok(resolved),
+        }
+    }
 }
 
 /// The roots of the linked worktrees of the repository at `git_dir` that are not in the tree at
@@ -130,12 +165,14 @@ pub(crate) fn leads_to(root: &Path) -> io::Result<PathBuf> {
 
 /// The same path as it is written there.
 fn path_in(root: &Path) -> io::Result<PathBuf> {
-    let mut file = git_of(root);
-    // The file may be a link.
-    if std::fs::symlink_metadata(&file)?.is_symlink() {
-        file = std::fs::canonicalize(&file)?;
-    }
-    let text = read_plain(fs::CWD, &file, PATH_MOST_BYTES)?;
+    let file = git_of(root);
+    let text = match read_plain(fs::CWD, &file, PATH_MOST_BYTES) {
+        // The file may be a link.
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::LOOP) => {
+            read_plain(fs::CWD, &std::fs::canonicalize(&file)?, PATH_MOST_BYTES)?
+        }
+        read => read?,
+    };
     let text = text.strip_prefix(b"gitdir: ").ok_or_else(|| {
         io::Error::new(io::ErrorKind::InvalidData, "its .git file does not lead to a repository")
     })?;
@@ -173,6 +210,25 @@ impl OwnFolders {
         path.is_absolute()
             || below(&self.root).is_none() && std::fs::symlink_metadata(to.join(COMMONDIR)).is_ok()
     }
+}
+
+/// The path of the `.git` file of the worktree that is registered in `folder`.
+fn git_file_in(folder: &Path) -> io::Result<Option<PathBuf>> {
+    // A power cut may leave zeros.
+    let text = read_if_there(&folder.join(GITDIR))?;
+    let text = text.filter(|text| text.iter().any(|byte| *byte != 0));
+    Ok(text.map(|text| absolute(folder, &text)))
+}
+
+fn read_if_there(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    read_plain(fs::CWD, path, PATH_MOST_BYTES).but_for(is_absent)
+}
+
+/// Whether the tree at `tree` leads to the registration in `folder`.
+fn leads_back_to(folder: &Path, tree: &Path) -> io::Result<bool> {
+    let Ok(led) = leads_to(tree) else { return Ok(false) };
+    let led = identity(&led)?;
+    Ok(led.is_some() && led == identity(folder)?)
 }
 
 /// The path in a line of one of git's files. A relative path starts at `folder`, the folder of the
@@ -217,14 +273,16 @@ impl Registration {
             Err(error) if is_absent(&error) => return Ok(None),
             Err(error) => return Err(error),
         }
-        let read = |name: &str| {
-            read_plain(fs::CWD, &folder.join(name), PATH_MOST_BYTES).but_for(is_absent)
-        };
-        // A power cut may leave zeros.
-        let git_file = read(GITDIR)?.filter(|text| text.iter().any(|byte| *byte != 0));
-        let git_file = git_file.map(|text| absolute(&folder, &text));
-        let locked = read(LOCKED)?;
-        Ok(Some(Self { folder, git_file, locked }))
+        Self::read_in(folder)
+    }
+
+    /// The registration in a folder that was there.
+    fn read_in(folder: PathBuf) -> io::Result<Option<Self>> {
+        let (git_file, locked) = (git_file_in(&folder)?, read_if_there(&folder.join(LOCKED))?);
+        // git may have removed it a moment ago.
+        let is_there =
+            git_file.is_some() || locked.is_some() || std::fs::symlink_metadata(&folder).is_ok();
+        Ok(is_there.then_some(Self { folder, git_file, locked }))
     }
 
     /// The id that git gave this registration.
@@ -246,11 +304,7 @@ impl Registration {
         let Some(tree) = self.git_file.as_deref().and_then(Path::parent) else { return Ok(None) };
         let tree = std::fs::canonicalize(tree).but_for(is_absent)?;
         let Some(tree) = tree else { return Ok(None) };
-        let leads_back = match leads_to(&tree) {
-            Ok(folder) => identity(&folder)?,
-            Err(_) => None,
-        };
-        Ok((leads_back.is_some() && leads_back == identity(&self.folder)?).then_some(tree))
+        Ok(leads_back_to(&self.folder, &tree)?.then_some(tree))
     }
 
     /// Whether this registration names the tree at `root` as its worktree.

@@ -11,7 +11,7 @@ use crate::store::catalog::{Linked, State, WorktreeRow};
 use crate::store::files::{bytes_of, open_dir, path_from};
 use crate::store::git::{self, Registration};
 use crate::store::id::token;
-use crate::store::marker::MarkPlace;
+use crate::store::marker::{MarkPlace, Marker};
 use crate::store::ownership::must_be_believed_root;
 use crate::store::paths::Relocation;
 use crate::tree::staging::stage_name;
@@ -26,18 +26,33 @@ impl Registry<'_> {
         let Some(project) = self.repository()? else { return Ok(Vec::new()) };
         let rows = self.catalog.worktrees()?;
         let tokens: HashSet<&str> = rows.iter().map(|row| row.token.as_str()).collect();
-        let roots: Vec<PathBuf> = rows.iter().map(|row| self.root_of(row)).collect();
+        let is_known = |folder: &PathBuf| {
+            let place = MarkPlace::of_git(folder.clone());
+            let mark = Marker::believed(&place, self.believed()).ok().flatten();
+            mark.is_some_and(|mark| tokens.contains(&*mark.token))
+        };
         let is_other = |entry: &Registration| {
-            let mark = self.mark_of(entry).ok().flatten();
             let root = entry.git_file.as_deref().and_then(Path::parent);
-            mark.is_none_or(|mark| !tokens.contains(&*mark.token))
-                && root.is_some_and(|root| !roots.iter().any(|known| git::is_same(known, root)))
+            let is_at = |root: &Path| rows.iter().any(|row| git::is_same(&self.root_of(row), root));
+            root.is_some_and(|root| !is_at(root))
                 && !rows.iter().any(|row| entry.is_made_for(&row.token, &self.temporary(row)))
         };
-        let entries = project.registrations().context(Operation::Read, || &project.common)?;
-        let mut others: Vec<Registration> = entries.into_iter().filter(is_other).collect();
+        let read = || -> io::Result<Vec<Registration>> {
+            // Of those that the store knows, only the mark is read.
+            let folders = git::registration_folders(&project.common)?.filter(|it| !is_known(it));
+            folders.map(Registration::read).filter_map(Result::transpose).collect()
+        };
+        let mut others = read().context(Operation::Read, || &project.common)?;
+        others.retain(is_other);
         others.sort_by(|a, b| a.folder.cmp(&b.folder));
         Ok(others)
+    }
+
+    /// Whether the tree at `root`, of which the store knows nothing, was started from a store at
+    /// this place of which nothing is left, such as after `git clean -ffdx` in the project.
+    pub(crate) fn is_of_lost_store(self, root: &Path) -> bool {
+        // A mark that cannot be read says nothing about this store.
+        self.mark_at(root).ok().flatten().is_some_and(|mark| mark.store == self.layout.0)
     }
 
     /// Whether git has removed a linked worktree, and has made another one at its path: that one has no

@@ -9,14 +9,13 @@
 //! git keeps its registration.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::{Registry, is_gone};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::store::catalog::{Linked, State, WorktreeRow};
 use crate::store::files::path_from;
 use crate::store::git::{self, Failure, Registration, Repository};
-use crate::store::marker::Marker;
 use crate::tree::mounts;
 use crate::tree::staging::write_whole;
 
@@ -74,29 +73,6 @@ impl Registry<'_> {
         }
         self.release(&mut made, row, &project).context(Operation::Unlock, || &root)?;
         Ok(true)
-    }
-
-    /// The roots of linked worktrees that were started from a store at this place of which nothing
-    /// is left, such as after `git clean -ffdx` in the project.
-    ///
-    /// # Errors
-    /// The repository or the store could not be read.
-    pub(crate) fn orphans(self) -> Result<Vec<PathBuf>, Error> {
-        let Some(project) = self.repository()? else { return Ok(Vec::new()) };
-        let rows = self.catalog.worktrees()?;
-        let entries = project.registrations().context(Operation::Read, || &project.common)?;
-        let roots = entries.iter().filter_map(|entry| entry.git_file.as_deref()?.parent());
-        let mut found = Vec::new();
-        for root in roots {
-            // A mark that cannot be read says nothing about this store.
-            let mark = self.mark_at(root).ok().flatten();
-            let is_known = |mark: &Marker| rows.iter().any(|row| row.token == mark.token);
-            if mark.is_some_and(|mark| mark.store == self.layout.0 && !is_known(&mark)) {
-                found.push(root.to_owned());
-            }
-        }
-        found.sort();
-        Ok(found)
     }
 
     /// Lets git make the registration. `None`: another process works on the worktree.

@@ -183,8 +183,9 @@ fn sealed(project: &Repository, worktrees: &[Worktree]) -> Option<Vec<Untouched>
 
 /// A linked worktree and its seal, if that is good as far as a look without a flush tells.
 fn sealed_tree(project: &Repository, worktree: &Worktree) -> Option<(Tree, WorktreeSeal)> {
+    // Most filesystems know no seals, so the tree is asked for more only if it has one.
+    let seal = WorktreeSeal::read(&git::leads_to(&worktree.path).ok()?)?;
     let tree = Tree::at(&worktree.path).ok()??;
-    let seal = WorktreeSeal::read(&tree.git_dir)?;
     let is_linked =
         tree.git_dir.parent().is_some_and(|it| git::is_same(it, &project.registrations_folder()));
     let is_alone = std::fs::symlink_metadata(tree.git_dir.join(MODULES)).is_err()

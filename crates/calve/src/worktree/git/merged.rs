@@ -60,7 +60,7 @@ impl Worktree {
     }
 
     fn ask_merge_state(&self, mainlines: &[Mainline]) -> Result<MergeState, Failure> {
-        let own = self.own_repository(true)?;
+        let own = self.own_repository(true, None)?;
         let (Some(tree), None, Some(project), Some(linked)) =
             (&own.tree, &own.copy, self.store.repository()?, &self.row.git)
         else {

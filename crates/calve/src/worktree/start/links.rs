@@ -260,7 +260,15 @@ impl NewLinks {
             |error| Error::new(ErrorKind::Git, Operation::AskGit, &self.repository.root, error);
         let entries = self.repository.registrations().map_err(unread)?;
         for path in paths {
-            let Some(entry) = entries.iter().find(|entry| entry.is_of(path)) else { continue };
+            // Nothing is the same as a path where nothing is, but a path that ends alike.
+            let is_taken = !matches!(git::identity(path), Ok(None));
+            let is_alike = |entry: &Registration| {
+                let tree = entry.git_file.as_deref().and_then(Path::parent);
+                tree.is_some_and(|tree| tree.file_name() == path.file_name())
+            };
+            let is_of_it =
+                |entry: &&Registration| (is_taken || is_alike(entry)) && entry.is_of(path);
+            let Some(entry) = entries.iter().find(is_of_it) else { continue };
             let failed = |kind, cause| Err(Error::new(kind, Operation::StartWorktree, path, cause));
             if std::fs::symlink_metadata(git::git_of(path)).is_ok() {
                 let cause = io::Error::new(
@@ -316,12 +324,8 @@ impl NewLinks {
     /// Whether the project, or another linked worktree, has repositories of submodules.
     pub(super) fn have_submodules(&self) -> bool {
         has_modules(&self.repository.git_dir)
-            || self
-                .repository
-                .registrations()
-                .unwrap_or_default()
-                .iter()
-                .any(Registration::has_modules)
+            || git::registration_folders(&self.repository.common)
+                .is_ok_and(|mut folders| folders.any(|folder| has_modules(&folder)))
     }
 
     /// Puts the file `.git`, which leads git to the registration, into the staged tree.
