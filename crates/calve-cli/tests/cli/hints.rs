@@ -166,7 +166,7 @@ const ADVICE: &[(&str, &str, &str, &[&str])] = &[
         "calve start -q w; cd ../app.worktrees/w/out; git init -q; git commit -q --allow-empty -m inner",
         "app",
         "drop w",
-        &["git -C ROOT/app.worktrees/w/out branch NEW COMMIT"],
+        &["calve drop --force w"],
     ),
     (
         "calve start -q w; git -C ../app.worktrees/w commit -q --allow-empty -m 2",
