@@ -129,12 +129,6 @@ fn a_start_follows_the_settings_and_a_flag_counts_before_them() {
     };
     let text = |path: &str| fs::read_to_string(root.join(path)).unwrap();
 
-    // A start that fails leaves no folder.
-    sh(&app, ": >.git/worktrees").unwrap();
-    start("start bad", 1);
-    start("start --at ../not/there bad", 1);
-    sh(&app, "rm .git/worktrees; ! test -e ../app.worktrees -o -e ../not").unwrap();
-
     sh(&app, "git config calve.worktrees '.trees/{project}'").unwrap();
     start("start in", 0);
     assert_eq!(text("app/.trees/app/in/loose"), "loose\n");

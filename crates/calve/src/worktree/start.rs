@@ -301,16 +301,7 @@ impl Store {
             StartPlan::Loose(id, folder) => {
                 self.start_loose((id, folder), &names, options, &operation)?
             }
-            plan => {
-                let missing = self.missing_folders(options.at.as_deref());
-                let made = self.start_registered(plan, &names, options, &operation);
-                made.inspect_err(|_| {
-                    for folder in &missing {
-                        // One in which another start has made a tree is not empty.
-                        let _ = std::fs::remove_dir(folder);
-                    }
-                })?
-            }
+            plan => self.start_registered(plan, &names, options, &operation)?,
         };
         Ok(StartReport { elapsed: started.elapsed(), ..report })
     }
@@ -567,17 +558,6 @@ impl Store {
             }
         }
         Ok(())
-    }
-
-    /// The folders that [`folder`](Self::folder) would have to make, each before the one above it.
-    fn missing_folders(&self, at: Option<&Path>) -> Vec<PathBuf> {
-        let places = match at {
-            Some(at) => vec![at.to_owned()],
-            None => self.project().map_or(Vec::new(), |project| beside(&project, self.path())),
-        };
-        let is_missing = |folder: &&Path| std::fs::symlink_metadata(folder).is_err();
-        let missing = places.iter().flat_map(|place| place.ancestors().take_while(is_missing));
-        missing.map(Path::to_owned).collect()
     }
 
     /// Returns the folder in which worktrees are made, and makes it if it does not exist.
