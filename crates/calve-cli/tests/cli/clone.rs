@@ -388,6 +388,7 @@ fn a_store_that_came_along_is_told_of_and_one_that_was_there_is_not() {
 }
 
 /// The index says so, whatever an ignore file names.
+#[cfg(unix)]
 #[test]
 fn what_git_tracks_is_not_ignored() {
     let name = "what_git_tracks_is_not_ignored";

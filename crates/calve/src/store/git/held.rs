@@ -77,6 +77,8 @@ const TODO: [&str; 4] = [
 ];
 /// A word of these files that is shorter is hardly an id.
 const SHORT_ID: usize = 7;
+/// A reference that keeps a commit keeps it for another drop, too, if it is no older than this.
+const YOUNG: Duration = Duration::from_secs(3600);
 /// `FETCH_HEAD` names commits of another repository, which still has them. `ORIG_HEAD` names where
 /// a branch was before: see [`Repository::left_by`].
 const NOT_OWN: [&str; 2] = ["FETCH_HEAD", "ORIG_HEAD"];
@@ -433,15 +435,16 @@ impl Repository {
                 .args(["update-ref", "--create-reflog", "-m", "calve drop"])
                 .args([&reference, commit, ""])
                 .run();
+            let lock = self.common.join(format!("{reference}.lock"));
             match made {
+                // A git that was killed left it, or another one is at it.
+                Err(Failure::Refused(_)) if std::fs::symlink_metadata(lock).is_ok() => number += 1,
                 Err(Failure::Refused(words)) if words.contains("already exists") => {
                     let there =
                         self.git().args(["rev-parse", "-q", "--verify", &reference]).line()?;
-                    if there == commit {
-                        // It is kept from now on, so it is made anew. Until then the worktree has
-                        // the commit.
-                        self.git().args(["update-ref", "-d", &reference, commit]).run()?;
-                        continue;
+                    // An older one would expire too early.
+                    if there == commit && !self.is_older(&reference, YOUNG)? {
+                        return Ok(reference);
                     }
                     number += 1;
                 }
