@@ -73,7 +73,7 @@ impl Filter {
 
     /// Learns what git tracks in the source, if ignore files count.
     #[cfg(all(unix, feature = "git-index"))]
-    pub(super) fn look_at_index(&mut self, source: &std::os::fd::OwnedFd) {
+    pub(super) fn with_index_of(mut self, source: &std::os::fd::OwnedFd) -> Self {
         use rustix::fs;
 
         use crate::reflink::imp::DIR_FLAGS;
@@ -83,6 +83,7 @@ impl Filter {
             self.tracked =
                 super::git_index::tracked(&git).unwrap_or_default().into_iter().collect();
         }
+        self
     }
 
     /// Whether the filter keeps every entry.

@@ -21,9 +21,9 @@
 //! changes an inode's change time. It does so before it publishes the tree. The new index is newer
 //! than each file that it vouches for: all of them rested before the walk began.
 
-use std::collections::VecDeque;
 #[cfg(feature = "store")]
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::collections::{HashSet, VecDeque};
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::io::{self, Read as _, Write as _};
 use std::ops::Range;

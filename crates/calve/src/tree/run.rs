@@ -83,10 +83,10 @@ pub(super) fn clone_tree(
 ) -> Result<CloneReport, Error> {
     let start = Instant::now();
     let operation = running(options);
-    let mut filter = Filter::new(options)?;
+    let filter = Filter::new(options)?;
     let root = open_source(source)?;
     #[cfg(feature = "git-index")]
-    filter.look_at_index(&root);
+    let filter = filter.with_index_of(&root);
     let meta = Meta::of_file(&root).context(Operation::Read, || source)?;
     let absolute = std::fs::canonicalize(source).context(Operation::Resolve, || source)?;
     let filesystems = Arc::clone(operation.filesystems());
