@@ -462,6 +462,9 @@ impl Repository {
     /// # Errors
     /// git could not be asked, or could not remove one.
     pub(crate) fn expire_dropped(&self, age: Duration, kept: &[&str]) -> Result<u64, Failure> {
+        if !self.may_have_dropped().map_err(Failure::NotRun)? {
+            return Ok(0);
+        }
         let format = "--format=%(objectname) %(refname)";
         let listed = self.git().args(["for-each-ref", format, DROPPED]).list()?;
         let kept: Vec<String> =
@@ -481,6 +484,14 @@ impl Repository {
             removed += 1;
         }
         Ok(removed)
+    }
+
+    /// Whether git need be asked for these references: its files name some, or do not say.
+    fn may_have_dropped(&self) -> io::Result<bool> {
+        let packed = read_plain(fs::CWD, &self.common.join("packed-refs"), LIST_MOST_BYTES);
+        let packed = packed.but_for(is_absent)?.unwrap_or_default();
+        let is_packed = packed.windows(DROPPED.len()).any(|it| it == DROPPED.as_bytes());
+        Ok(is_packed || has_tables(&self.common)? || has_files(&self.common.join(DROPPED))?)
     }
 
     /// Whether the last entry in the reflog of a reference is older than `age`.
