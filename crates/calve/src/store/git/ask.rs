@@ -143,16 +143,19 @@ impl Tree {
     /// The folder could not be looked at, or git, which has some of this in its tables, could not
     /// be asked.
     pub(crate) fn under_way(&self) -> Result<Vec<&'static str>, Failure> {
-        let is_file = |name: &str| match std::fs::symlink_metadata(self.git_dir.join(name)) {
-            Ok(_) => Ok(true),
-            Err(error) if is_absent(&error) => Ok(false),
-            Err(error) => Err(Failure::NotRun(error)),
+        let is_file = |name: &str| {
+            let found = std::fs::symlink_metadata(self.git_dir.join(name)).but_for(is_absent);
+            Ok(found.map_err(Failure::NotRun)?.is_some())
         };
         // There the heads are references like others.
         let has_tables = is_file("reftable")?;
         let is_there = |name: &str| -> Result<bool, Failure> {
-            if is_file(name)? || !has_tables || !name.ends_with("_HEAD") {
-                return is_file(name);
+            let is_head = has_tables && name.ends_with("_HEAD");
+            if is_file(name)? {
+                return Ok(true);
+            }
+            if !is_head {
+                return Ok(false);
             }
             let asked = self.git().args(["rev-parse", "-q", "--verify", name]);
             Ok(asked.may_end_with(1).run()?.code == 0)

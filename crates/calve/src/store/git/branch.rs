@@ -15,6 +15,7 @@ use super::repository::{branch_at, first_entry};
 use super::run::{Git, LIST_MOST_BYTES};
 use super::work::records;
 use super::{Failure, Repository, branch_ref, line};
+use crate::error::IfThere as _;
 use crate::store::files::read_plain;
 use crate::tree::staging::write_whole;
 
@@ -88,10 +89,9 @@ impl DeletedBranch {
     /// # Errors
     /// The file could not be read.
     pub(crate) fn read(registration: &Path) -> io::Result<Option<Self>> {
-        let text = match read_plain(fs::CWD, &registration.join(Self::FILE), LIST_MOST_BYTES) {
-            Err(error) if is_absent(&error) => return Ok(None),
-            text => String::from_utf8_lossy(&text?).into_owned(),
-        };
+        let text = read_plain(fs::CWD, &registration.join(Self::FILE), LIST_MOST_BYTES);
+        let Some(text) = text.but_for(is_absent)? else { return Ok(None) };
+        let text = String::from_utf8_lossy(&text);
         let mut parts = text.split_terminator('\0').map(str::to_owned);
         let (Some(name), Some(commit)) = (parts.next(), parts.next()) else { return Ok(None) };
         let mut settings = Vec::new();

@@ -376,8 +376,7 @@ impl Repository {
         if has_tables(&self.common)? {
             return Ok(None);
         }
-        let packed = read_plain(fs::CWD, &self.common.join("packed-refs"), LIST_MOST_BYTES);
-        let packed = packed.but_for(is_absent)?.unwrap_or_default();
+        let packed = self.packed_text()?;
         let packed = String::from_utf8_lossy(&packed);
         let base = format!("{DROPPED}/{}", as_reference(name));
         let numbered = (2..).map(|number| format!("{base}-{number}"));
@@ -452,9 +451,7 @@ impl Repository {
             }
         }
     }
-}
 
-impl Repository {
     /// Removes the references that kept what dropped worktrees had, if they were made longer ago
     /// than `age`. Those of the worktrees called `kept` stay, and one without a reflog, of which
     /// nobody knows when it was made. Returns how many were removed.
@@ -488,10 +485,14 @@ impl Repository {
 
     /// Whether git need be asked for these references: its files name some, or do not say.
     fn may_have_dropped(&self) -> io::Result<bool> {
-        let packed = read_plain(fs::CWD, &self.common.join("packed-refs"), LIST_MOST_BYTES);
-        let packed = packed.but_for(is_absent)?.unwrap_or_default();
-        let is_packed = packed.windows(DROPPED.len()).any(|it| it == DROPPED.as_bytes());
+        let is_packed = memchr::memmem::find(&self.packed_text()?, DROPPED.as_bytes()).is_some();
         Ok(is_packed || has_tables(&self.common)? || has_files(&self.common.join(DROPPED))?)
+    }
+
+    /// The text of the file of packed references. Empty if there is none.
+    fn packed_text(&self) -> io::Result<Vec<u8>> {
+        let packed = read_plain(fs::CWD, &self.common.join("packed-refs"), LIST_MOST_BYTES);
+        Ok(packed.but_for(is_absent)?.unwrap_or_default())
     }
 
     /// Whether the last entry in the reflog of a reference is older than `age`.
@@ -580,9 +581,9 @@ pub(crate) fn staged_in(git_dir: &Path, copy: &Path) -> Result<StagedWork, Failu
         || std::io::copy(&mut std::fs::File::open(&index)?, &mut std::fs::File::create_new(copy)?);
     copied().map_err(Failure::NotRun)?;
     if !conflicts.is_empty() {
-        let input = staged.others.iter().flat_map(|path| [&bytes_of(path)[..], b"\0"].concat());
         let without = ["update-index", "-z", "--force-remove", "--stdin"];
-        git().with_index(copy).args(without).with_input(input.collect()).run()?;
+        let paths = staged.others.iter().map(|path| bytes_of(path));
+        git().with_index(copy).args(without).with_paths(paths).run()?;
     }
     let tree = git().with_index(copy).arg("write-tree").line()?;
     std::fs::remove_file(copy).map_err(Failure::NotRun)?;
