@@ -272,7 +272,7 @@ fn work_outlives_a_forced_drop_and_its_taking_back_that_are_killed_at_any_change
     };
     let discard = || {
         assert_eq!(calve(&app, "drop -q --force --discard w").code, Some(0));
-        // What was staged stays kept for a while.
+        // The reference that keeps what was staged would stay for seven days.
         desk.sh(
             "cd app && git for-each-ref --format='delete %(refname)' refs/calve/dropped | git update-ref --stdin &&
             git branch -q -D w && git prune --expire=now",

@@ -195,7 +195,7 @@ impl Collection<'_> {
         self.store.registry().recover()?;
         self.store.registry().sweep_stages()?;
         must_have_roots(contents)?;
-        // While it is not known what is needed, no snapshot is forgotten.
+        // If calve cannot find out which snapshots are needed, it forgets none.
         let expirable = options.expire.map(|age| self.expirable(age)).transpose();
         let (expired, collected) = match expirable {
             Ok(expired) => (expired.unwrap_or_default(), collected),

@@ -322,7 +322,7 @@ paths! {
     all_keep_paths = KEEP_PATHS,
     /// It exists if a worktree keeps all paths, and has them again when it is restored.
     keeps_paths(token: &str) in all_keep_paths = token,
-    /// The folder of what was found in snapshots.
+    /// The folder with a file for each snapshot that was searched for paths of the project.
     all_found = FOUND,
     /// Which files of a snapshot name the project's root.
     found(id: SnapshotId) in all_found = id.to_string(),

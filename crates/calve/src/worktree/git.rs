@@ -584,9 +584,9 @@ impl Loss {
         })
     }
 
-    /// Makes a commit of what is staged, which a reference then keeps like the others: without the
-    /// index in the registration, git deletes what only that has.
-    /// Returns what no commit can hold. `scratch` is a path for a file.
+    /// Makes a commit of what is staged. The caller gives it a reference, as it does for the other
+    /// commits. Otherwise git would delete the staged contents once the registration with its index
+    /// is gone. Returns what no commit can hold. `scratch` is a path for a file.
     ///
     /// # Errors
     /// git could not be asked.

@@ -214,8 +214,8 @@ pub(in crate::worktree) struct Nested {
     /// Repositories of other tools than git, such as `.hg` and `.jj`. In the root, too. And files and
     /// links `.git` that lead nowhere, perhaps just now: what git would list there, nobody knows.
     pub(in crate::worktree) foreign: Vec<PathBuf>,
-    /// Stores of calve, and folders that are remotes of calve; of what may be one, the file `format`
-    /// that cannot be read.
+    /// Stores of calve, and folders that are remotes of calve. If a file `format` cannot be read, its
+    /// folder may be one of these; then the path of that file is here.
     pub(in crate::worktree) stores: Vec<PathBuf>,
     /// Folders `.git` that are no repositories. git does not look into them, and lists none.
     pub(in crate::worktree) strays: Vec<PathBuf>,

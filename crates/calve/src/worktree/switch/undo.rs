@@ -338,8 +338,8 @@ impl Worktree {
         Ok(())
     }
 
-    /// Notes that the worktree goes from one snapshot to another although nothing is moved aside: an
-    /// undo takes this back together with what is noted already.
+    /// Notes that the worktree goes from one snapshot to another although nothing is moved aside. An
+    /// undo takes back this step and those that were noted before.
     pub(super) fn note_step(&self, step: UndoStep) -> Result<(), Error> {
         let (Some(dir), Some((mut record, _))) = (self.open_home()?, self.record()?) else {
             return Ok(());
