@@ -281,25 +281,19 @@ impl Store {
     ) -> Result<Option<Cloned>, Error> {
         let project = self.project()?;
         let rows = self.catalog().worktrees()?;
-        let has_inside = has_inside(&rows, &project);
+        let filesystem = sys::filesystem_name(&project);
+        let is_beside = |place: &TreePlace| {
+            !place.parent.starts_with(&project) && sys::filesystem_name(&place.parent) == filesystem
+        };
+        if !places.iter().all(is_beside)
+            || !is_aside(self.path(), &project)
+            || self.has_unnamed_contents()?
+            || has_inside(&rows, &project)
+        {
+            return Ok(None);
+        }
         let row = rows.into_iter().find(|row| row.name == PROJECT);
         let Some(row) = row else { return Ok(None) };
-        let are_beside = places.iter().all(|place| !place.parent.starts_with(&project));
-        if has_inside
-            || !is_aside(self.path(), &project)
-            || !are_beside
-            || self.has_unnamed_contents()?
-        {
-            return Ok(None);
-        }
-        // The clone itself shows whether this file can be cloned. calve does not try if the
-        // filesystem cannot clone.
-        let filesystem = sys::filesystem_name(&project);
-        if !can_clone(filesystem.as_deref())
-            || places.iter().any(|place| sys::filesystem_name(&place.parent) != filesystem)
-        {
-            return Ok(None);
-        }
         let (before_walk, stamp) = (listing::now(), self.clock().now()?);
         let mut before = look_at_all(self, &project, None, stamp, &operation.uncounted())?;
         let Some(first) = before.manifest.take() else { return Ok(None) };

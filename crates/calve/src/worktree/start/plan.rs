@@ -67,12 +67,11 @@ impl<'o> StartPlan<'o> {
                 None => Self::Snapshot(id),
             }),
             (None, Some(base), _) => Ok(Self::Commit(base)),
-            (None, None, None) => Ok(Self::Project),
-            // Where files are copied, a copy would be read again, once for nothing.
-            (None, None, Some(least_bytes)) => {
-                let reads_first = facts.has_snapshot && facts.can_clone;
-                Ok(Self::Clone { least_bytes, reads_first })
+            (None, None, Some(least_bytes)) if facts.can_clone => {
+                Ok(Self::Clone { least_bytes, reads_first: facts.has_snapshot })
             }
+            // Where files are copied, a copy would be read again, once for nothing.
+            (None, None, _) => Ok(Self::Project),
         }
     }
 }
@@ -117,7 +116,7 @@ mod tests {
                 "later, and files are copied",
                 new().name_later(9),
                 StartFacts { can_clone: false, ..facts },
-                Some(clone(false)),
+                Some(StartPlan::Project),
             ),
             (
                 "later, a snapshot",
