@@ -380,6 +380,12 @@ fn no_verb_runs_git_more_often_than_this() {
         ("drop -q e", 0),
         // Two of them for the seals of btrfs, and one for what holds the commits of all of them.
         ("drop -q b c d", 6),
+        // Who holds its commits and whether a working tree uses it, is asked of each branch. Of
+        // three, that is asked before the first drop, too, and all references after each.
+        ("start -q i", 5),
+        ("drop -q --delete-branch i", 6),
+        ("start -q j k l", 9),
+        ("drop -q --delete-branch j k l", 26),
     ] {
         let _ = fs::remove_file(&log);
         let run = desk.calve(words);

@@ -351,6 +351,11 @@ impl Worktree {
         self.git_loss_by(true, |tree| git::work_beside(tree, head))
     }
 
+    /// The same for a worktree whose work is known.
+    pub(super) fn git_loss_with(&self, work: Work) -> Option<Loss> {
+        self.git_loss_by(true, |_| Ok(work))
+    }
+
     fn git_loss_by(
         &self,
         is_there: bool,
@@ -470,6 +475,16 @@ impl Loss {
                 None
             }
         }
+    }
+
+    /// Whether all that goes with the worktree is in its working tree and in the project's
+    /// repository, as far as git told all of it.
+    pub(super) fn is_of_tree_alone(&self) -> bool {
+        self.failure.is_none()
+            && self.own.copy.is_none()
+            && self.submodules.is_empty()
+            && self.elsewhere.is_empty()
+            && self.annexed.is_empty()
     }
 
     /// Adds what is lost beside commits if this repository goes with the tree at `root`: linked

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{COMMITS_MOST, Loss, unheld};
 use crate::error::{Error, ErrorKind, Operation};
 use crate::store::git::branch::Squashed;
-use crate::store::git::{self, Branch, Failure};
+use crate::store::git::{self, Failure, Head};
 use crate::worktree::Worktree;
 
 /// What is known about the branch of a worktree.
@@ -44,7 +44,8 @@ impl Facts {
 /// The branch of a worktree that is dropped with its branch.
 #[derive(Debug)]
 pub(in crate::worktree) struct DoomedBranch {
-    branch: Branch,
+    name: String,
+    commit: String,
     fate: Fate,
 }
 
@@ -58,38 +59,52 @@ impl Loss {
         &self,
         worktree: &Worktree,
     ) -> Result<Option<DoomedBranch>, Error> {
-        let branch = match &self.work {
-            Some(work) => work.head.as_ref().and_then(|head| head.branch.clone()),
-            None => worktree.row.git.as_ref().and_then(|linked| linked.branch.clone()),
+        let head = match &self.work {
+            Some(work) => work.head.clone(),
+            None => worktree
+                .row
+                .git
+                .as_ref()
+                .map(|linked| Head { branch: linked.branch.clone(), commit: None }),
         };
-        let (Some(branch), Some(project)) = (branch, &self.project) else { return Ok(None) };
+        let Some((branch, commit)) = head.and_then(|it| Some((it.branch?, it.commit))) else {
+            return Ok(None);
+        };
+        let Some(project) = &self.project else { return Ok(None) };
         if self.own.copy.is_some() {
             return Ok(None);
         }
         let failed = |failure| worktree.git_failed(failure);
-        let found = project.branches(&[&branch]).map_err(failed)?;
-        let Some(branch) = found.into_iter().find(|found| found.name == branch) else {
-            return Ok(None);
+        let (name, commit) = match commit {
+            // The look has told it. If the branch is elsewhere by now, it is not deleted.
+            Some(commit) if !branch.contains(char::REPLACEMENT_CHARACTER) => (branch, commit),
+            _ => {
+                let found = project.branches(&[&branch]).map_err(failed)?;
+                match found.into_iter().find(|found| found.name == branch) {
+                    Some(found) => (found.name, found.commit),
+                    None => return Ok(None),
+                }
+            }
         };
         let mut facts = Facts::default();
         let mut commits = Vec::new();
         let token = &worktree.row.token;
-        facts.is_made_for_it = project.is_branch_made_for(&branch.name, token).map_err(failed)?;
+        facts.is_made_for_it = project.is_branch_made_for(&name, token).map_err(failed)?;
         if facts.is_made_for_it {
-            let reference = git::branch_ref(&branch.name);
-            let tips = std::slice::from_ref(&branch.commit);
+            let reference = git::branch_ref(&name);
+            let tips = std::slice::from_ref(&commit);
             commits = project.unheld(tips, COMMITS_MOST, Some(&reference), None).map_err(failed)?;
             facts.is_held = commits.is_empty();
         }
         if facts.is_made_for_it && !facts.is_held {
-            facts.squashed = project.squashed(&branch.commit).map_err(failed)?;
+            facts.squashed = project.squashed(&commit).map_err(failed)?;
         }
         match facts.fate() {
             Fate::Refused => {
                 let why = "its branch has commits that no other reference holds";
                 Err(unheld(worktree.path(), Operation::DeleteBranch, why, &commits))
             }
-            fate => Ok(Some(DoomedBranch { branch, fate })),
+            fate => Ok(Some(DoomedBranch { name, commit, fate })),
         }
     }
 
@@ -100,8 +115,8 @@ impl Loss {
     /// branch would stay.
     pub(in crate::worktree) fn must_delete_branch(&self, worktree: &Worktree) -> Result<(), Error> {
         match self.doomed_branch(worktree)? {
-            Some(DoomedBranch { branch, fate: Fate::Stays }) => {
-                Err(not_deleted(branch.name, Failure::Refused(STAYS.to_owned())))
+            Some(DoomedBranch { name, fate: Fate::Stays, .. }) => {
+                Err(not_deleted(name, Failure::Refused(STAYS.to_owned())))
             }
             _ => Ok(()),
         }
@@ -120,7 +135,7 @@ impl Loss {
         doomed: DoomedBranch,
         kept: Option<&Path>,
     ) -> Result<(String, Option<String>), Error> {
-        let DoomedBranch { branch: Branch { name, commit, .. }, fate } = doomed;
+        let DoomedBranch { name, commit, fate } = doomed;
         let delete = || -> Result<Option<String>, Failure> {
             let gone = || Failure::Refused("the project has no repository any more".to_owned());
             let project = self.project.as_ref().ok_or_else(gone)?;
@@ -130,11 +145,11 @@ impl Loss {
                 Fate::KeptElsewhere => keep()?,
                 Fate::Stays | Fate::Refused => return Err(Failure::Refused(STAYS.to_owned())),
             };
+            let branch = project.to_delete(&name, &commit)?;
             if let Some(registration) = kept {
-                let branch = project.to_delete(&name, &commit)?;
                 branch.write(registration).map_err(Failure::NotRun)?;
             }
-            project.delete_unused_branch(&name, &commit)?;
+            project.delete_unused_branch(&branch)?;
             // Another drop may have deleted the branch that held the commits, because this one did.
             let tips = std::slice::from_ref(&commit);
             match held_by {

@@ -19,7 +19,7 @@ use super::look::{Moment, Scope, changed_since};
 use super::{DropOptions, DroppedWorktree, Seen};
 use crate::error::{Error, Operation};
 use crate::store::StoreOptions;
-use crate::store::git::{self, Repository};
+use crate::store::git::{self, Failure, Repository};
 use crate::tree::pool::{cancelled, lock};
 use crate::tree::running::Running;
 
@@ -50,9 +50,13 @@ impl KnownReferences {
         Some(Self { all: project.references().ok()?, seen })
     }
 
-    /// Whether all of them are still there, and name the same. git is asked only if a file or a
-    /// folder in which the repository has its references was changed.
-    fn still_hold(&self, project: &Repository) -> bool {
+    /// Whether all of them are still there, and name the same. If not, those that are there now.
+    /// git is asked only if a file or a folder in which the repository has its references was
+    /// changed.
+    ///
+    /// # Errors
+    /// git could not be asked.
+    fn still_hold(&self, project: &Repository) -> Result<Option<BTreeSet<Vec<u8>>>, Failure> {
         let mut seen = lock(&self.seen);
         let (since, packed) = *seen;
         let now = (Moment::now(), project.packed_references());
@@ -61,14 +65,14 @@ impl KnownReferences {
             && packed.flatten().is_none_or(|changed| since.is_after(changed));
         if is_packed_as_before && project.folders_of_references().iter().all(|it| is_as(it, since))
         {
-            return true;
+            return Ok(None);
         }
-        let all = project.references();
-        let still_hold = all.is_ok_and(|all| self.all.iter().all(|it| all.contains(it)));
-        if still_hold {
-            *seen = now;
+        let all = project.references()?;
+        if !self.all.is_subset(&all) {
+            return Ok(Some(all));
         }
-        still_hold
+        *seen = now;
+        Ok(None)
     }
 }
 
@@ -172,18 +176,66 @@ impl CheckedWorktree {
 
     /// Drops the worktree as [`Worktree::drop`] does, without a second look at what did not change
     /// since the first one. If a reference of the project is gone or names something else since,
-    /// commits may be in this worktree alone now, and it is looked at again.
+    /// commits may be in this worktree alone now, and what holds them is asked again.
     ///
     /// # Errors
     /// Those of [`Worktree::drop`].
     pub fn drop(self, how: &DropOptions, options: &StoreOptions) -> Result<DroppedWorktree, Error> {
-        let is_still_held = match (&self.references, self.worktree.store.repository()) {
-            (None, _) => self.seen.loss.is_none(),
-            (Some(before), Ok(Some(project))) => before.still_hold(&project),
-            (Some(_), _) => false,
+        let still_hold = match (&self.references, self.worktree.store.repository()) {
+            (Some(before), Ok(Some(project))) => before.still_hold(&project).ok(),
+            (None, _) => self.seen.loss.is_none().then_some(None),
+            (Some(_), _) => None,
         };
-        let seen = is_still_held.then_some(self.seen);
+        let seen = match still_hold {
+            Some(None) => Some(self.seen),
+            Some(Some(all)) => self.worktree.seen_with(self.seen, &all, &options.operation()),
+            None => None,
+        };
         self.worktree.drop_seen(how, seen, options)
+    }
+}
+
+impl Worktree {
+    /// What was seen, with what holds the commits now that the project has these references. The
+    /// tree is not looked at: what changed in it, and in its registration, shows after the rename.
+    /// `None` if a look must tell: its branch was moved, it has repositories inside, or a drop would
+    /// lose something.
+    fn seen_with(
+        &self,
+        seen: Seen,
+        references: &BTreeSet<Vec<u8>>,
+        operation: &Running,
+    ) -> Option<Seen> {
+        let loss = seen.loss.as_ref().filter(|loss| loss.is_of_tree_alone())?;
+        let work = loss.work.clone().filter(|_| seen.nested.is_empty())?;
+        let head = work.head.as_ref()?;
+        let is_where_it_was = match (&head.branch, &head.commit) {
+            (Some(branch), Some(commit)) => {
+                let its = format!("{commit} {}", git::branch_ref(branch));
+                references.contains(its.as_bytes())
+            }
+            // `HEAD` is in the registration.
+            (None, Some(_)) => true,
+            (_, None) => false,
+        };
+        #[cfg(calve_check)]
+        self.check_work(&seen, &work);
+        let loss = is_where_it_was.then(|| self.git_loss_with(work))?;
+        let seen = Seen { loss, ..seen };
+        self.must_be_no_loss(&seen, operation).is_ok().then_some(seen)
+    }
+}
+
+#[cfg(calve_check)]
+impl Worktree {
+    /// The checking build looks again.
+    fn check_work(&self, seen: &Seen, work: &git::Work) {
+        let now = self.git_loss(true).and_then(|loss| loss.work);
+        let is_still = changed_since(&self.path, seen.since, Scope::All)
+            .is_ok_and(|changed| changed.is_empty())
+            && super::registrations_changed(seen.loss.as_ref(), seen.since)
+                .is_ok_and(|changed| changed.is_empty());
+        crate::check::same_answer(&self.path, &now.as_ref(), &Some(work), is_still);
     }
 }
 
