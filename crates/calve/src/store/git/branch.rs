@@ -9,7 +9,7 @@ use std::path::Path;
 
 use rustix::fs;
 
-use super::ask::{identity, is_absent};
+use super::ask::is_absent;
 use super::held::committed;
 use super::repository::{branch_at, first_entry};
 use super::run::{Git, LIST_MOST_BYTES};
@@ -131,9 +131,9 @@ impl Repository {
     /// # Errors
     /// git could not be asked.
     pub(crate) fn is_branch_made_for(&self, name: &str, token: &str) -> Result<bool, Failure> {
-        let reflog = self.reflog_of_branch(name)?;
+        let reflog = self.reflog(&branch_ref(name))?;
         // A git that was killed before it made the branch may have left an entry before this one.
-        Ok(reflog.contains(&first_entry(token)))
+        Ok(reflog.iter().any(|entry| entry.message == first_entry(token)))
     }
 
     /// Whether the branch is where it was made, as far as its reflog says.
@@ -141,26 +141,7 @@ impl Repository {
     /// # Errors
     /// git could not be asked.
     pub(crate) fn is_branch_as_made(&self, name: &str) -> Result<bool, Failure> {
-        Ok(self.reflog_of_branch(name)?.len() == 1)
-    }
-
-    /// The messages of the branch's reflog.
-    fn reflog_of_branch(&self, name: &str) -> Result<Vec<String>, Failure> {
-        let [_, file, tables] = self.files_of_branch(name);
-        // git need not be asked for a file that has each entry in a line, the message after a tab.
-        if matches!(identity(&tables), Ok(None))
-            && let Ok(text) = read_plain(fs::CWD, &file, LIST_MOST_BYTES)
-        {
-            let text = String::from_utf8_lossy(&text);
-            let message = |entry: &str| entry.split_once('\t').map_or("", |it| it.1).to_owned();
-            return Ok(text.lines().map(message).collect());
-        }
-        let listed = self
-            .git()
-            .args(["log", "-g", "--no-show-signature", "--format=%gs", &branch_ref(name), "--"])
-            .whole()
-            .line()?;
-        Ok(listed.lines().map(str::to_owned).collect())
+        Ok(self.reflog(&branch_ref(name))?.len() == 1)
     }
 
     /// How the branch at `commit` was merged into one of [`Repository::mainlines`].

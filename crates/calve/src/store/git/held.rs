@@ -154,6 +154,31 @@ fn id_in(line: &[u8]) -> Option<String> {
 const FORMAT: &str =
     "--format=%(objecttype) %(objectname) %(*objecttype) %(*objectname) %(refname) %(symref)";
 
+/// An entry of a reflog.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct LogEntry {
+    pub(super) seconds: i64,
+    pub(super) message: String,
+}
+
+impl LogEntry {
+    /// The entry in a line of the file. A power cut may have left something else there.
+    fn in_file(line: &str) -> Option<Self> {
+        let (state, message) = line.split_once('\t').unwrap_or((line, ""));
+        id_in(state.as_bytes())?;
+        // The last word is the time zone.
+        let seconds = state.rsplit(' ').nth(1)?.parse().ok()?;
+        Some(Self { seconds, message: message.to_owned() })
+    }
+
+    /// The same in git's words.
+    fn told(line: &str) -> Option<Self> {
+        let (name, message) = line.split_once('\t')?;
+        let seconds = name.rsplit_once("@{")?.1.strip_suffix('}')?.parse().ok()?;
+        Some(Self { seconds, message: message.to_owned() })
+    }
+}
+
 /// Whether a repository keeps its references in tables, and `HEAD` with them.
 fn has_tables(git_dir: &Path) -> io::Result<bool> {
     Ok(identity(&git_dir.join("reftable"))?.is_some())
@@ -457,7 +482,7 @@ impl Repository {
     /// nobody knows when it was made. Returns how many were removed.
     ///
     /// # Errors
-    /// git could not be asked, or could not remove one.
+    /// git could not be asked, or could not remove one. Then none is removed.
     pub(crate) fn expire_dropped(&self, age: Duration, kept: &[&str]) -> Result<u64, Failure> {
         if !self.may_have_dropped().map_err(Failure::NotRun)? {
             return Ok(0);
@@ -471,14 +496,16 @@ impl Repository {
             let number = reference.strip_prefix(base.as_str()).map(|it| it.strip_prefix('-'));
             reference == base || number.flatten().is_some_and(|it| it.parse::<u32>().is_ok())
         };
-        let mut removed = 0;
+        let mut doomed = Vec::new();
         for line in String::from_utf8_lossy(&listed).lines() {
             let Some((commit, reference)) = line.split_once(' ') else { continue };
-            if kept.iter().any(|base| is_of(reference, base)) || !self.is_older(reference, age)? {
-                continue;
+            if !kept.iter().any(|base| is_of(reference, base)) && self.is_older(reference, age)? {
+                doomed.extend([format!("delete {reference}"), commit.to_owned()]);
             }
-            self.git().args(["update-ref", "-d", reference, commit]).run()?;
-            removed += 1;
+        }
+        let removed = doomed.len() as u64 / 2;
+        if removed > 0 {
+            self.git().args(["update-ref", "-z", "--stdin"]).with_paths(doomed).run()?;
         }
         Ok(removed)
     }
@@ -497,10 +524,26 @@ impl Repository {
 
     /// Whether the last entry in the reflog of a reference is older than `age`.
     fn is_older(&self, reference: &str, age: Duration) -> Result<bool, Failure> {
-        let asked = ["log", "-g", "-n", "1", "--no-show-signature", "--date=unix", "--format=%gd"];
-        let entry = self.git().args(asked).args([reference, "--"]).line()?;
-        let made = entry.rsplit_once("@{").and_then(|(_, at)| at.strip_suffix('}')?.parse().ok());
-        Ok(made.is_some_and(|made| older_than((made, 0), age) == Some(true)))
+        let last = self.reflog(reference)?.into_iter().next();
+        Ok(last.is_some_and(|last| older_than((last.seconds, 0), age) == Some(true)))
+    }
+
+    /// The reflog of a reference, the newest entry first. git need not be asked for a file that has
+    /// each entry in a line.
+    ///
+    /// # Errors
+    /// git could not be asked.
+    pub(super) fn reflog(&self, reference: &str) -> Result<Vec<LogEntry>, Failure> {
+        let file = self.common.join("logs").join(reference);
+        if !has_tables(&self.common).map_err(Failure::NotRun)?
+            && let Ok(text) = read_plain(fs::CWD, &file, LIST_MOST_BYTES)
+        {
+            let text = String::from_utf8_lossy(&text);
+            return Ok(text.lines().rev().filter_map(LogEntry::in_file).collect());
+        }
+        let asked = ["log", "-g", "--no-show-signature", "--date=unix", "--format=%gd%x09%gs"];
+        let listed = self.git().args(asked).args([reference, "--"]).list()?;
+        Ok(String::from_utf8_lossy(&listed).lines().filter_map(LogEntry::told).collect())
     }
 }
 

@@ -244,6 +244,29 @@ fn a_worktree_without_a_branch_is_at_a_commit() {
 }
 
 #[test]
+fn a_reflog_is_read_as_git_reads_it() {
+    let desk = Desk::new();
+    let (project, log) = (desk.project(), "project/.git/logs/refs/heads/main");
+    let next = "git -C project update-ref refs/heads/main $(git -C project commit-tree -m x HEAD^{tree} -p HEAD)";
+    for (row, script) in [
+        ("one entry", "true"),
+        ("several words", "git -C project commit -q --allow-empty -m 'x: y  z'"),
+        ("no message", next),
+        ("zeros after a power cut", &format!("head -c 99 /dev/zero >>{log}")),
+        ("an entry behind them", next),
+        ("words that are none", &format!("printf '\\n\\nx y z\\ta\\n' >>{log}")),
+        ("an empty file", &format!(": >{log}")),
+    ] {
+        desk.sh(script);
+        let told = desk.sh("git -C project log -g --date=unix --format='%gd %gs' main");
+        let entries = project.reflog("refs/heads/main").unwrap();
+        let lines = entries.iter().map(|it| format!("main@{{{}}} {}\n", it.seconds, it.message));
+        assert_eq!(lines.collect::<String>().trim_end(), told, "{row}");
+    }
+    assert_eq!(project.reflog("refs/heads/none").ok(), None);
+}
+
+#[test]
 fn a_branch_is_made_once_and_taken_back_only_by_who_made_it_and_untouched() {
     let desk = Desk::new();
     let (project, commit) = (desk.project(), desk.head());
