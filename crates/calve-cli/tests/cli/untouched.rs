@@ -363,8 +363,8 @@ fn no_verb_runs_git_more_often_than_this() {
         // Settings and branches are asked for at once. git finds the repository while calve reads the
         // store. It makes the branch and the registration by two runs, while the tree arrives.
         ("start -q a", 5),
-        // A word with a slash may be a branch of a remote.
-        ("start -q feature/x", 6),
+        // A word with a slash may be a branch of a remote, which is asked at once.
+        ("start -q feature/x", 5),
         ("start -q b c d", 9),
         ("start -q --git none e", 2),
         ("list", 8),

@@ -146,46 +146,30 @@ fn commit_of(
             }
             several => Err(of_several_remotes(word, several)),
         },
-        FoundBranch::Nowhere => match (of_a_remote(word, project)?, pull_request(word)) {
-            (Some((remote, branch)), _) => {
-                let quoted = shell_word(Path::new(branch));
-                Err(own(
-                    "start",
-                    Path::new(word),
-                    ErrorKind::BranchExists,
-                    &format!("this is a branch of the remote {}", harmless(&remote)),
-                    format!(
-                        "'calve start {quoted}' works on it, on a branch of yours that has it as upstream"
-                    ),
-                ))
-            }
-            (None, Some(reference)) => match fetched(word, &reference, project)? {
+        // A new branch of the same name would take its place in each command of git.
+        FoundBranch::OfRemote { remote, branch } => {
+            let quoted = shell_word(Path::new(&branch));
+            Err(own(
+                "start",
+                Path::new(word),
+                ErrorKind::BranchExists,
+                &format!("this is a branch of the remote {}", harmless(&remote)),
+                format!(
+                    "'calve start {quoted}' works on it, on a branch of yours that has it as upstream"
+                ),
+            ))
+        }
+        FoundBranch::Nowhere => {
+            let Some(reference) = pull_request(word) else { return Ok(None) };
+            match fetched(word, &reference, project)? {
                 None => {
                     Err(not_at(word, &reference, "the repository has no remote to fetch it from"))
                 }
                 found => Ok(found),
-            },
-            (None, None) => Ok(None),
-        },
+            }
+        }
         _ => Ok(None),
     }
-}
-
-/// The remote and its branch, if git has fetched a branch of a remote under this name. A new branch
-/// of the same name would take its place in each command of git.
-fn of_a_remote<'w>(word: &'w str, project: &Path) -> Result<Option<(String, &'w str)>, Failure> {
-    let reference = format!("refs/remotes/{word}");
-    let Some((first, rest)) = word.split_once('/') else { return Ok(None) };
-    let asked = git(project, &["for-each-ref", "--format=%(refname)", "--", &reference]);
-    if asked.map_or(true, |found| found.trim_end() != reference) {
-        return Ok(None);
-    }
-    // A remote's name may have slashes.
-    let remotes = git(project, &["remote"])?;
-    let branch_of = |remote: &&str| word.strip_prefix(remote)?.strip_prefix('/');
-    let known = remotes.lines().filter_map(|it| Some((it, branch_of(&it)?)));
-    let (remote, branch) = known.max_by_key(|it| it.0.len()).unwrap_or((first, rest));
-    Ok(Some((remote.to_owned(), branch)))
 }
 
 fn of_several_remotes(word: &str, remotes: &[String]) -> Failure {

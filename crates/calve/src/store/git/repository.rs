@@ -73,6 +73,13 @@ impl Refs {
         self.remotes.iter().filter(is_it).cloned().collect()
     }
 
+    /// The remote and its branch of which this is the name.
+    pub(crate) fn split(&self, name: &str) -> Option<(String, String)> {
+        let remote = self.remote_of(self.remotes.iter().find(|it| below_remotes(it) == name)?);
+        let branch = name.strip_prefix(remote)?.strip_prefix('/')?;
+        Some((remote.to_owned(), branch.to_owned()))
+    }
+
     /// The name of the remote that a reference is of.
     fn remote_of<'r>(&'r self, reference: &'r str) -> &'r str {
         let below = below_remotes(reference);
@@ -335,8 +342,10 @@ impl Repository {
         at_remotes: &[&str],
     ) -> Result<Refs, Failure> {
         let head = branch_at(&self.git_dir);
-        // A remote's name may have slashes, too.
+        // A remote's name may have slashes, too. Of `origin` alone git would list all branches.
+        let branches = at_remotes.iter().filter(|name| name.contains('/'));
         let remotes = at_remotes.iter().map(|name| format!("refs/remotes/**/{name}"));
+        let remotes = remotes.chain(branches.map(|name| format!("refs/remotes/{name}")));
         let all = names.iter().copied().chain(head.as_deref()).map(branch_ref).chain(remotes);
         let mut found = self.references_like(all)?;
         if found.remotes.iter().any(|it| below_remotes(it).matches('/').count() > 1) {

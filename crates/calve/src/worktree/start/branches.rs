@@ -22,6 +22,14 @@ pub enum FoundBranch {
     /// `refs/remotes/origin/feature`. If git's setting `checkout.defaultRemote` names one of the
     /// remotes, only that one.
     Remotes(Vec<String>),
+    /// Nowhere, but it is the name under which git has a branch of a remote, such as
+    /// `origin/feature`.
+    OfRemote {
+        /// The name of the remote.
+        remote: String,
+        /// The name of the branch there.
+        branch: String,
+    },
 }
 
 /// The answers of [`Store::find_branches`], in the order of the names. A start that is given them
@@ -116,7 +124,10 @@ impl Store {
                 Some(match (here, repository.preferred(found.of_remotes(name)).ok()?) {
                     (Some(it), _) if found.head.as_ref() == Some(&it.commit) => FoundBranch::AtHead,
                     (Some(_), _) => FoundBranch::Here,
-                    (None, none) if none.is_empty() => FoundBranch::Nowhere,
+                    (None, none) if none.is_empty() => match found.split(name) {
+                        Some((remote, branch)) => FoundBranch::OfRemote { remote, branch },
+                        None => FoundBranch::Nowhere,
+                    },
                     (None, remotes) => FoundBranch::Remotes(remotes),
                 })
             };
