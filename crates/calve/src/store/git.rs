@@ -39,7 +39,7 @@ pub(crate) use self::registration::{
 };
 pub(crate) use self::repository::{
     Branch, Found, HeadMark, NO_COMMIT, Onto, Refs, Repository, branch_at, branch_in,
-    can_be_a_branch, detach, differ_by_tree, find, forget_lost_commits, is_no_commit,
+    can_be_a_branch, detach, differ_by_tree, find, forget_lost_commits, head_mark, is_no_commit,
     other_settings, read, settings_in, to_unborn, works_as_a_copy,
 };
 pub(crate) use self::run::{Failure, Git};

@@ -66,6 +66,13 @@ use plan::{StartFacts, StartPlan};
 /// that one tree needs.
 const OPEN_BESIDE: usize = 16;
 
+/// How often a tree is looked at because its `HEAD` moved meanwhile.
+const LOOKS_MOST: usize = 5;
+
+/// What is told of a `HEAD` that moved at each of these looks.
+const HEAD_MOVED: &str = "HEAD moved each time that the files were read: git shows what was committed \
+     meanwhile as changes in the new worktree";
+
 /// From which snapshot worktrees are started, and in which folder; built by value.
 #[derive(Debug, Clone, Default)]
 pub struct StartOptions {
@@ -362,7 +369,8 @@ impl Store {
         let folder = || self.folder(options.at.as_deref());
         let may_clone = |found: &[Secret]| found.is_empty() || options.leave_secrets.is_none();
         let places = || places_in(&folder()?, names);
-        let mut basis = self.basis(plan, ahead, places, may_clone, operation)?;
+        let (mut basis, head_moved) =
+            self.basis_at_head(&mut git, plan, ahead, (places, may_clone), operation)?;
         let root = source.as_ref().map_or_else(|| self.project(), |it| Ok(it.path.clone()))?;
         let mut left_secrets = self.secrets_to_leave(&basis, options, &root)?;
         let written_files =
@@ -382,7 +390,8 @@ impl Store {
         let (linked, mut notes) = prepare_links(&mut git, plan, &paths)?;
         let claim = self.registry().claim(new_rows(names, &paths, basis.id, &linked))?;
         let slots: Vec<Option<u32>> = claim.rows().iter().map(|row| row.slot).collect();
-        let is_copy = matches!(git, GitPlan::Copy(_));
+        // The repository is copied after the files.
+        let copied = git.copied();
         let mut secrets = match (&basis.cloned, basis.id) {
             (Some((cloned, _)), _) => cloned.secrets().to_vec(),
             (None, Some(id)) => {
@@ -408,9 +417,12 @@ impl Store {
             }
             _ => return Err(no_worktree(PROJECT)),
         };
-        if let Some(path) = paths.first().filter(|_| is_copy) {
+        if let (Some(path), Some(copied)) = (paths.first(), &copied) {
             notes = other_settings(&root, path);
+            let moves = plan.looks() && copied.moved()?.is_some();
+            notes.extend(moves.then(|| HEAD_MOVED.to_owned()));
         }
+        notes.extend(head_moved);
         let worktree = |((name, tree), slot): ((&&str, StartedTree), _)| StartedWorktree {
             not_linked: not_linked.clone(),
             git_notes: notes.clone(),
@@ -486,6 +498,32 @@ impl Store {
         }
     }
 
+    /// The same as [`Self::basis`], made again if the tree's `HEAD` moved meanwhile: beside the commit
+    /// that it moved to, files of before would be a change that takes the commit back. If `HEAD` does
+    /// not rest, the worktrees begin where it was before the last look, and the text says so.
+    fn basis_at_head(
+        &self,
+        git: &mut GitPlan,
+        plan: StartPlan<'_>,
+        mut ahead: ReadAhead,
+        (places, may_clone): (
+            impl Fn() -> Result<Vec<TreePlace>, Error>,
+            impl Fn(&[Secret]) -> bool,
+        ),
+        operation: &Running,
+    ) -> Result<(Basis, Option<String>), Error> {
+        let mut tries = 0;
+        loop {
+            let ahead = std::mem::take(&mut ahead);
+            let basis = self.basis(plan, ahead, &places, &may_clone, operation)?;
+            tries += 1;
+            match if plan.looks() { git.moved()? } else { None } {
+                Some(head) if tries < LOOKS_MOST => git.begin_at(head),
+                moved => return Ok((basis, moved.map(|_| HEAD_MOVED.to_owned()))),
+            }
+        }
+    }
+
     /// What the trees are made of, as the plan says. `places` is asked only if the project is
     /// cloned before it is read, and `may_clone` whether it may be, with the files that look like
     /// secrets.
@@ -493,7 +531,7 @@ impl Store {
         &self,
         plan: StartPlan<'_>,
         ahead: ReadAhead,
-        places: impl FnOnce() -> Result<Vec<TreePlace>, Error>,
+        places: impl Fn() -> Result<Vec<TreePlace>, Error>,
         may_clone: impl Fn(&[Secret]) -> bool,
         operation: &Running,
     ) -> Result<Basis, Error> {
@@ -808,9 +846,6 @@ fn prepare_links(
         _ => Vec::new(),
     };
     links.must_be_free(paths)?;
-    if !matches!(plan, StartPlan::Commit(_)) {
-        links.follow_head();
-    }
     Ok((links.links.iter().map(|link| link.linked.clone()).collect(), notes))
 }
 

@@ -398,6 +398,50 @@ fn a_copy_of_a_repository_in_motion_is_whole() {
     start(&desk, "last", copies());
 }
 
+/// Beside files of before, a commit would look like a change of the worktree that takes it back.
+#[test]
+fn no_worktree_takes_back_what_is_committed_while_it_starts() {
+    let test = "no_worktree_takes_back_what_is_committed_while_it_starts";
+    let Some(desk) = desk(test, "", PROJECT) else { return };
+    let commit = "echo $(($(cat z) + 1)) > z; git -c user.name=n -c user.email=e commit -qm more z";
+    let text =
+        "mkdir m; for i in {1..1500}; do echo $i > m/$i; done; echo 0 > z; echo .env > .gitignore";
+    script(&desk.project, &format!("{text}; echo secret > .env; git add -A; git commit -qm z"));
+    // Those of a linked worktree, and of a copy.
+    let modes = [GitMode::Linked, GitMode::Copy];
+    let number = |text: &str| text.trim().parse::<u64>().unwrap();
+    let no_older_than_head = |made: &StartedWorktree| {
+        let root = &made.report.path;
+        let (file, head) =
+            (fs::read_to_string(root.join("z")).unwrap(), sh(git(root).args(["show", "HEAD:z"])));
+        // A copy of the repository is of after the files, which is said.
+        let is_told = made.git_notes.iter().any(|note| note.contains("HEAD moved"));
+        let is_copy = matches!(made.git, GitOutcome::Copied(_));
+        assert!(number(&file) >= number(&head) || is_copy && is_told, "{file} {head} {made:?}");
+    };
+    // When all files have been read.
+    for mode in modes {
+        let project = desk.project.clone();
+        let asked = move |_: &[_]| {
+            script(&project, commit);
+            false
+        };
+        let how = StartOptions::new().git(mode).leave_secrets(asked);
+        no_older_than_head(&start(&desk, &format!("after-{mode:?}").to_lowercase(), how));
+    }
+    // At any moment.
+    let stop = desk.scratch.join("stop");
+    let text =
+        format!("while test -d .git && ! test -e {}; do {commit}; sleep 0.1; done", stop.display());
+    let mut writer =
+        Command::new("bash").current_dir(&desk.project).args(["-c", &text]).spawn().unwrap();
+    for (at, mode) in modes.into_iter().cycle().take(8).enumerate() {
+        no_older_than_head(&start(&desk, &format!("w{at}"), StartOptions::new().git(mode)));
+    }
+    fs::write(&stop, "").unwrap();
+    assert!(writer.wait().unwrap().success());
+}
+
 #[test]
 fn submodules_of_a_worktree_are_ready_too() {
     let test = "submodules_of_a_worktree_are_ready_too";

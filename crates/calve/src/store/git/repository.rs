@@ -251,6 +251,25 @@ pub(crate) fn branch_at(git_dir: &Path) -> Option<String> {
     Some(name.to_owned())
 }
 
+/// What says whether `HEAD` still leads to the same commit. `None` if only git can tell.
+pub(crate) fn head_mark(git_dir: &Path, common: &Path) -> Option<HeadMark> {
+    let branch = branch_at(git_dir)?;
+    let state = |path: PathBuf| -> io::Result<_> {
+        let it = std::fs::symlink_metadata(path).but_for(is_absent)?;
+        Ok(it.map(|it| {
+            let number = i64::try_from(it.ino()).unwrap_or(i64::MAX);
+            [number, it.mtime(), it.mtime_nsec(), it.ctime(), it.ctime_nsec()]
+        }))
+    };
+    let (head, of_branch) = (git_dir.join("HEAD"), common.join(branch_ref(&branch)));
+    // A branch may be another name of a branch.
+    if read_plain(fs::CWD, &of_branch, PATH_MOST_BYTES).is_ok_and(|it| it.starts_with(b"ref:")) {
+        return None;
+    }
+    let files = [head, of_branch, common.join("packed-refs")];
+    Some(HeadMark(files.into_iter().map(state).collect::<io::Result<_>>().ok()?))
+}
+
 impl Repository {
     /// A run of git for this working tree. Of a submodule's repository, the folder is both.
     pub(super) fn git(&self) -> Git {
@@ -413,24 +432,9 @@ impl Repository {
         Ok(preferred.map_or(found, |it| vec![it]))
     }
 
-    /// What says whether `HEAD` still leads to the same commit. `None` if only git can tell.
+    /// See [`head_mark`].
     pub(crate) fn head_mark(&self) -> Option<HeadMark> {
-        let branch = branch_at(&self.git_dir)?;
-        let state = |path: PathBuf| -> io::Result<_> {
-            let it = std::fs::symlink_metadata(path).but_for(is_absent)?;
-            Ok(it.map(|it| {
-                let number = i64::try_from(it.ino()).unwrap_or(i64::MAX);
-                [number, it.mtime(), it.mtime_nsec(), it.ctime(), it.ctime_nsec()]
-            }))
-        };
-        let (head, of_branch) = (self.git_dir.join("HEAD"), self.common.join(branch_ref(&branch)));
-        // A branch may be another name of a branch.
-        if read_plain(fs::CWD, &of_branch, PATH_MOST_BYTES).is_ok_and(|it| it.starts_with(b"ref:"))
-        {
-            return None;
-        }
-        let files = [head, of_branch, self.common.join("packed-refs")];
-        Some(HeadMark(files.into_iter().map(state).collect::<io::Result<_>>().ok()?))
+        head_mark(&self.git_dir, &self.common)
     }
 
     /// Gives a branch an upstream.

@@ -188,7 +188,7 @@ impl Dressing<'_> {
             roots.push(done.1);
         }
         let outcomes: Vec<GitOutcome> = match &self.how.git {
-            GitPlan::Copy(repository) => {
+            GitPlan::Copy(repository, _) => {
                 let reports = self.copy(repository, trees, places)?;
                 for (at, Arrived { stage, .. }) in trees.iter().enumerate() {
                     let led = self.lead_copies(rows.map(|rows| &rows[at]), stage, path(at))?;

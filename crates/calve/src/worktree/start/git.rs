@@ -10,7 +10,7 @@ use crate::macros::named;
 use crate::reflink::imp::DIR_FLAGS;
 use crate::report::DestinationReport;
 use crate::store::catalog::WorktreeRow;
-use crate::store::git::{self, Repository};
+use crate::store::git::{self, HeadMark, Repository};
 use crate::store::layout::GIT;
 use crate::store::{Store, path_from};
 use crate::tree::git_index;
@@ -88,9 +88,16 @@ named! {
 pub(super) enum GitPlan {
     /// Register these linked worktrees.
     Link(NewLinks),
-    /// Copy this repository.
-    Copy(PathBuf),
+    /// Copy this repository, whose `HEAD` was in this state before the tree was looked at.
+    Copy(PathBuf, Option<HeadMark>),
     None(NoRepository),
+}
+
+/// Where a tree's `HEAD` is.
+#[derive(Debug)]
+pub(super) struct HeadNow {
+    pub(super) mark: Option<HeadMark>,
+    pub(super) commit: String,
 }
 
 impl GitPlan {
@@ -124,7 +131,7 @@ impl GitPlan {
             Err(Refusal::NotThere) => Ok((Self::of(mode, store)?, None)),
             Err(why) => {
                 let plan = Self::of(mode, store)?;
-                if let (Self::Copy(_), Err(failure)) = (&plan, git::works_as_a_copy(&project)) {
+                if let (Self::Copy(..), Err(failure)) = (&plan, git::works_as_a_copy(&project)) {
                     let cause = std::io::Error::other(format!(
                         "git would not work with a copy of the repository either: {failure}; \
                          '--git none' makes worktrees without a repository"
@@ -215,7 +222,43 @@ impl GitPlan {
     pub(super) fn links(&self) -> Option<&NewLinks> {
         match self {
             Self::Link(links) => Some(links),
-            Self::Copy(_) | Self::None(_) => None,
+            Self::Copy(..) | Self::None(_) => None,
+        }
+    }
+
+    /// Where the `HEAD` of the tree is now, if that is not where it was when the start was planned.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Git`] if git could not be asked.
+    pub(super) fn moved(&self) -> Result<Option<HeadNow>, Error> {
+        match self {
+            Self::Link(links) => {
+                let failed = |failure| {
+                    Error::new(ErrorKind::Git, Operation::AskGit, &links.repository.root, failure)
+                };
+                links.moved().map_err(failed)
+            }
+            Self::Copy(repository, was) => {
+                let mark = git::head_mark(repository, repository);
+                Ok((mark != *was).then(|| HeadNow { mark, commit: String::new() }))
+            }
+            Self::None(_) => Ok(None),
+        }
+    }
+
+    /// The same plan, if it is to copy a repository.
+    pub(super) fn copied(&self) -> Option<Self> {
+        let Self::Copy(repository, head) = self else { return None };
+        Some(Self::Copy(repository.clone(), head.clone()))
+    }
+
+    /// Lets new branches and worktrees without a branch begin there. A branch that exists stays at
+    /// the commit where it was found.
+    pub(super) fn begin_at(&mut self, head: HeadNow) {
+        match self {
+            Self::Link(links) => links.begin_at(head),
+            Self::Copy(_, was) => *was = head.mark,
+            Self::None(_) => {}
         }
     }
 
@@ -256,7 +299,8 @@ impl GitPlan {
         if elsewhere {
             return Ok(Self::None(NoRepository::WorksElsewhere));
         }
-        Ok(Self::Copy(repository))
+        let head = git::head_mark(&repository, &repository);
+        Ok(Self::Copy(repository, head))
     }
 }
 

@@ -18,6 +18,7 @@ use rustix::fs::{self, Mode, Timespec, Timestamps};
 
 use super::base::Base;
 use super::branches::{FoundBranches, KnownBranches, is_below};
+use super::git::HeadNow;
 use crate::error::{Error, ErrorKind, IfThere as _, Operation};
 use crate::reflink::imp::NEW_FILE_FLAGS;
 use crate::reflink::meta::Meta;
@@ -221,21 +222,24 @@ impl NewLinks {
         Ok(Ok(Self { repository, links, commit, base: None, head }))
     }
 
-    /// Lets the worktrees begin at the commit of the project's `HEAD` now: the `HEAD` may have
-    /// moved while calve looked at the trees.
-    pub(super) fn follow_head(&mut self) {
-        let head = self.repository.head_mark();
-        if self.head.is_some() && self.head == head {
-            return;
+    /// See [`GitPlan::moved`](super::git::GitPlan::moved).
+    pub(super) fn moved(&self) -> Result<Option<HeadNow>, Failure> {
+        let mark = self.repository.head_mark();
+        if self.head.is_some() && self.head == mark {
+            return Ok(None);
         }
-        let Ok(Some(commit)) = self.repository.head_commit() else { return };
+        let commit = self.repository.head_commit()?.filter(|commit| *commit != self.commit);
+        Ok(commit.map(|commit| HeadNow { mark, commit }))
+    }
+
+    /// See [`GitPlan::begin_at`](super::git::GitPlan::begin_at).
+    pub(super) fn begin_at(&mut self, HeadNow { mark, commit }: HeadNow) {
         for link in &mut self.links {
-            // A branch that exists stays at the commit where we found it.
             if link.makes_branch || link.linked.branch.is_none() {
                 link.linked.commit.clone_from(&commit);
             }
         }
-        (self.head, self.commit) = (head, commit);
+        (self.head, self.commit) = (mark, commit);
     }
 
     /// Whether the project's `HEAD` is at the commit of this worktree still, so that the index that

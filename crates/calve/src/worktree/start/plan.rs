@@ -44,6 +44,11 @@ pub(super) enum StartPlan<'o> {
 }
 
 impl<'o> StartPlan<'o> {
+    /// Whether it looks at files that somebody may commit meanwhile.
+    pub(super) fn looks(self) -> bool {
+        matches!(self, Self::Project | Self::Clone { .. } | Self::Fork(_))
+    }
+
     /// # Errors
     /// [`ErrorKind::Git`] if the options exclude each other.
     pub(super) fn of(options: &'o StartOptions, facts: StartFacts) -> Result<Self, Error> {
