@@ -1,6 +1,9 @@
 //! `calve diff`.
 
+use std::ffi::OsStr;
 use std::io::{self, BufWriter, IsTerminal as _, Write};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 use calve::{Diff, FileDiff, Worktree};
 use clap::builder::styling::{Effects, Style};
@@ -10,9 +13,7 @@ use crate::clone::SkippedDocument;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::failure::stored::worktree_failure;
-use crate::output::{
-    BAD, CAUTION, GOOD, Output, PathFields, STRONG, document, encoded, encoded_bytes,
-};
+use crate::output::{BAD, CAUTION, GOOD, Output, PathFields, STRONG, document};
 use crate::progress::Total;
 use crate::session::Session;
 use crate::snapshots::tell_skipped;
@@ -35,7 +36,7 @@ pub(crate) fn diff(args: &DiffArgs, session: Session<'_>) -> Result<Exit, Failur
         if args.patch {
             let mut bytes = Vec::new();
             diff.patch(&mut bytes).map_err(failed)?;
-            patch = Some(encoded_bytes(&bytes));
+            patch = Some(PathFields::named("patch", Path::new(OsStr::from_bytes(&bytes))));
         }
         output.document(&DiffDocument::new(&worktree, &diff, patch))?;
     } else if args.stat {
@@ -222,30 +223,26 @@ document! {
     struct DiffDocument(
         worktree: &Worktree,
         diff: &Diff,
-        patch: Option<(String, Option<&'static str>)>,
-    ) [ let (patch, encoding) = patch.unzip(); ] {
+        patch: Option<PathFields>,
+    ) {
         #[serde(flatten)]
         worktree: WorktreeFields = WorktreeFields::new(worktree),
         snapshot: String = diff.snapshot.to_string(),
         files: Vec<FileDocument> = diff.files.iter().map(FileDocument::new).collect(),
         skipped: Vec<SkippedDocument> = diff.skipped.iter().map(SkippedDocument::new).collect(),
-        #[serde(skip_serializing_if = "Option::is_none")]
-        patch: Option<String> = patch,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        patch_encoding: Option<&'static str> = encoding.flatten(),
+        /// Encoded like a path.
+        #[serde(flatten)]
+        patch: Option<PathFields> = patch,
     }
 }
 
 document! {
-    struct FileDocument(file: &FileDiff) [
-        let (from, encoding) = file.renamed_from.as_deref().map(encoded).unzip();
-    ] {
+    struct FileDocument(file: &FileDiff) [ let from = file.renamed_from.as_deref(); ] {
         #[serde(flatten)]
         path: PathFields = PathFields::new(&file.path),
         change: &'static str = if from.is_some() { "renamed" } else { file.kind.as_str() },
-        renamed_from: Option<String> = from,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        renamed_from_encoding: Option<&'static str> = encoding.flatten(),
+        #[serde(flatten)]
+        renamed_from: PathFields = PathFields::if_any("renamed_from", from),
         added_lines: Option<u64> = file.lines.map(|(added, _)| added),
         removed_lines: Option<u64> = file.lines.map(|(_, removed)| removed),
         old_bytes: u64 = file.old_bytes,

@@ -14,30 +14,12 @@ use crate::choices::{Existing, Mode, Reflink};
 use crate::common::Common;
 use crate::exit::Exit;
 use crate::failure::{Failure, clone_failure};
-use crate::filesystems::{self, Copies, CostDocument, Taker};
-use crate::output::{Output, PathFields, document, encoded};
+use crate::filesystems::{Copies, CostDocument, Taker};
+use crate::output::{Output, PathFields, document};
 use crate::progress::{self, Total, Watched};
 use crate::summary::{Summary, was_left};
 use crate::system::Signals;
 use crate::text::shown;
-
-/// The reason why the filesystem of the source does not share blocks with that of the first
-/// destination that has copies because of its filesystem.
-pub(crate) fn why_not_shared(source: &Path, destinations: &[DestinationReport]) -> Option<String> {
-    let copied = destinations.iter().find(|tree| tree.copied_because.filesystem > 0)?;
-    let name = |path| calve::filesystem_name(path);
-    let (from, to) = (name(source), name(&copied.path));
-    // The files may be on another filesystem, which is mounted inside the source.
-    let inside = match from == to {
-        true => filesystems::mounted_inside(source).iter().find_map(|mount| {
-            let from = name(mount).filter(|from| Some(from) != to.as_ref())?;
-            let why = filesystems::why_not(Some(&from), to.as_deref())?;
-            Some(format!("{why} ({from} is mounted at {})", shown(mount)))
-        }),
-        false => None,
-    };
-    inside.or_else(|| filesystems::why_not(from.as_deref(), to.as_deref()))
-}
 
 /// Clones, and prints the result.
 pub(crate) fn run(
@@ -201,19 +183,9 @@ fn tell(made: &Made, args: &CloneArgs, output: Output) -> Result<Exit, Failure> 
     // With `--existing skip`, a destination that stays as it was is no finding.
     let asked =
         |reason: &SkipReason| args.existing == Existing::Skip && *reason == SkipReason::Exists;
-    let findings = findings(&report.destinations, asked);
-
-    output.warnings(&findings);
-    output.summary(
-        Summary {
-            destinations: &report.destinations,
-            elapsed: report.elapsed,
-            dry_run: args.dry_run,
-            verbose: output.verbose,
-            filesystem: why_not_shared(&report.source, &report.destinations),
-        }
-        .text(),
-    );
+    let exit = output.warnings(&findings(&report.destinations, asked));
+    let summary = Summary::of(&report.destinations, &report.source, report.elapsed, output);
+    output.summary(Summary { dry_run: args.dry_run, ..summary }.text());
 
     let mut arrived = report.destinations.iter().zip(had).filter(|(_, had)| !**had);
     if has_store(&report.source) && arrived.any(|(destination, _)| has_store(&destination.path)) {
@@ -233,24 +205,14 @@ fn tell(made: &Made, args: &CloneArgs, output: Output) -> Result<Exit, Failure> 
     for (destination, mentions) in report.destinations.iter().zip(mentions.iter().flatten()) {
         crate::paths::tell(mentions, &destination.path, &report.source, output);
     }
-    let told = if output.json {
-        output.document(&Document::new(report, mentions, *price))
-    } else if args.dry_run {
-        Ok(())
-    } else {
-        let mut paths = Vec::new();
-        for destination in &report.destinations {
-            paths.extend_from_slice(destination.path.as_os_str().as_encoded_bytes());
-            paths.push(b'\n');
-        }
-        output.results(&paths)
-    };
+    let paths = report.destinations.iter().filter(|_| !args.dry_run).map(|it| &*it.path);
+    let told = output.document_or_paths(&Document::new(report, mentions, *price), paths);
     let what = if report.destinations.len() == 1 { "the tree" } else { "the trees" };
     told.map_err(|failure| match args.dry_run {
         true => failure,
         false => failure.but_stands(what, &report.destinations),
     })?;
-    Ok(if findings.is_empty() { Exit::Done } else { Exit::Findings })
+    Ok(exit)
 }
 
 /// One line about an entry that did not arrive, or not whole.
@@ -295,15 +257,15 @@ pub(crate) fn findings(
     lines
 }
 
-/// The JSON document of `clone`; docs/json.md says what each field means.
-#[derive(Serialize)]
-struct Document {
-    source: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    source_encoding: Option<&'static str>,
-    expected_copies: Option<CostDocument>,
-    destinations: Vec<ClonedDocument>,
-    elapsed_seconds: f64,
+document! {
+    /// The JSON document of `clone`; docs/json.md says what each field means.
+    struct Document(report: &CloneReport, mentions: &Mentions, price: Option<CopyCost>) {
+        #[serde(flatten)]
+        source: PathFields = PathFields::named("source", &report.source),
+        expected_copies: Option<CostDocument> = price.map(CostDocument::new),
+        destinations: Vec<ClonedDocument> = ClonedDocument::all(&report.destinations, mentions),
+        elapsed_seconds: f64 = report.elapsed.as_secs_f64(),
+    }
 }
 
 #[derive(Serialize)]
@@ -360,25 +322,18 @@ pub(crate) struct SkippedDocument {
     detail: Option<String>,
 }
 
-impl Document {
+impl ClonedDocument {
     #[cfg_attr(not(unix), expect(unused_variables))]
-    fn new(report: &CloneReport, mentions: &Mentions, price: Option<CopyCost>) -> Self {
-        let (source, source_encoding) = encoded(&report.source);
-        let cloned = |(at, destination): (usize, &DestinationReport)| ClonedDocument {
-            tree: DestinationDocument::new(destination),
+    fn all(trees: &[DestinationReport], mentions: &Mentions) -> Vec<Self> {
+        let cloned = |(at, tree): (usize, &DestinationReport)| Self {
+            tree: DestinationDocument::new(tree),
             #[cfg(unix)]
             mentions: mentions
                 .as_ref()
                 .and_then(|all| all.get(at))
                 .map(|mentions| crate::paths::MentionDocument::all(mentions)),
         };
-        Self {
-            source,
-            source_encoding,
-            expected_copies: price.map(CostDocument::new),
-            destinations: report.destinations.iter().enumerate().map(cloned).collect(),
-            elapsed_seconds: report.elapsed.as_secs_f64(),
-        }
+        trees.iter().enumerate().map(cloned).collect()
     }
 }
 

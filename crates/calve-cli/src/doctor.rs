@@ -11,10 +11,10 @@ use crate::args::DoctorArgs;
 use crate::common::Common;
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::filesystems::fix;
+use crate::filesystems::{fix, nearest_folder};
 #[cfg(unix)]
 use crate::here::{Here, Trees};
-use crate::output::{BAD, GOOD, Output, document, encoded};
+use crate::output::{BAD, GOOD, Output, PathFields, document};
 use crate::system::Signals;
 use crate::text::{cause, errno_name, shown, wrapped};
 
@@ -55,15 +55,7 @@ pub(crate) fn run(
     #[cfg(not(unix))]
     let exit = Exit::Done;
     #[cfg(target_os = "linux")]
-    {
-        let mut warned: Vec<String> = verdicts
-            .iter()
-            .flat_map(|verdict| [verdict.source, &verdict.probed])
-            .filter_map(crate::volume::store::warning)
-            .collect();
-        warned.dedup();
-        output.warnings(&warned);
-    }
+    warn_of_volumes(&verdicts, output);
     let filesystems = filesystems(&source, &verdicts);
     // Without a path, doctor looks at the project here, too.
     #[cfg(unix)]
@@ -127,6 +119,15 @@ fn verdicts<'a>(
     Ok(verdicts)
 }
 
+/// Warns of volumes that have little room.
+#[cfg(target_os = "linux")]
+fn warn_of_volumes(verdicts: &[Verdict<'_>], output: Output) {
+    let paths = verdicts.iter().flat_map(|verdict| [verdict.source, &verdict.probed]);
+    let mut warned: Vec<String> = paths.filter_map(crate::volume::store::warning).collect();
+    warned.dedup();
+    output.warnings(&warned);
+}
+
 /// The files that name this folder. That they were not found is a finding.
 #[cfg(unix)]
 fn mentions(source: &Path, output: Output) -> (Vec<calve::PathMention>, Exit) {
@@ -165,8 +166,12 @@ fn told(mentions: &[calve::PathMention], output: Output) -> String {
 }
 
 fn line(text: &str, width: Option<usize>) -> String {
+    indented(text, width, "  ")
+}
+
+fn indented(text: &str, width: Option<usize>, indent: &str) -> String {
     match width {
-        Some(width) => wrapped(text, width, "  ") + "\n",
+        Some(width) => wrapped(text, width, indent) + "\n",
         None => format!("{text}\n"),
     }
 }
@@ -235,7 +240,7 @@ impl<'a> Verdict<'a> {
         };
         // Only the destination may not exist yet.
         std::fs::metadata(source).map_err(failure)?;
-        let probed = nearest_directory(destination);
+        let probed = nearest_folder(destination).to_owned();
         let probe = calve::probe_between(source, &probed).map_err(failure)?;
         let errno = probe.error.as_ref().and_then(io::Error::raw_os_error).and_then(errno_name);
         let fix = fix(
@@ -266,36 +271,20 @@ impl<'a> Verdict<'a> {
         } else {
             format!(", probed in {}", shown(&self.probed))
         };
-        let line = |text: String, indent: &str| match width {
-            Some(width) => wrapped(&text, width, indent) + "\n",
-            None => text + "\n",
-        };
         if self.is_good() {
             return line(
-                format!("{paths}: {GOOD}reflink{GOOD:#} ({filesystems}{stood_for})"),
-                "  ",
+                &format!("{paths}: {GOOD}reflink{GOOD:#} ({filesystems}{stood_for})"),
+                width,
             );
         }
         let why =
             self.probe.error.as_ref().map_or_else(|| "the system gave no reason".to_owned(), cause);
         let verdict = format!("{paths}: {BAD}no reflink{BAD:#} ({filesystems}{stood_for}): {why}");
-        let mut text = line(verdict, "  ");
+        let mut text = line(&verdict, width);
         if let Some(fix) = &self.fix {
-            text.push_str(&line(format!("  fix: {fix}"), "       "));
+            text.push_str(&indented(&format!("  fix: {fix}"), width, "       "));
         }
         text
-    }
-}
-
-/// `path` itself if it is a directory, else the nearest directory above it. A tree of that name
-/// would be made there.
-fn nearest_directory(path: &Path) -> PathBuf {
-    let parents = path.ancestors().find(|path| path.is_dir());
-    match parents {
-        Some(parent) => parent.to_owned(),
-        // The ancestors of a relative path end with an empty one, which means the current
-        // directory.
-        None => PathBuf::from("."),
     }
 }
 
@@ -329,21 +318,15 @@ document! {
 
 document! {
     struct PairDocument(verdict: &Verdict<'_>) [
-        let (source, source_encoding) = encoded(verdict.source);
-        let (destination, destination_encoding) = encoded(verdict.destination);
-        let (probed, probed_encoding) = encoded(&verdict.probed);
         let probe = &verdict.probe;
         let errno = probe.error.as_ref().and_then(io::Error::raw_os_error);
     ] {
-        source: String = source,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        source_encoding: Option<&'static str> = source_encoding,
-        destination: String = destination,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        destination_encoding: Option<&'static str> = destination_encoding,
-        probed: String = probed,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        probed_encoding: Option<&'static str> = probed_encoding,
+        #[serde(flatten)]
+        source: PathFields = PathFields::named("source", verdict.source),
+        #[serde(flatten)]
+        destination: PathFields = PathFields::named("destination", verdict.destination),
+        #[serde(flatten)]
+        probed: PathFields = PathFields::named("probed", &verdict.probed),
         source_filesystem: Option<String> = probe.source_filesystem.clone(),
         destination_filesystem: Option<String> = probe.dest_filesystem.clone(),
         reflink: bool = verdict.is_good(),
@@ -376,7 +359,7 @@ mod tests {
             (PathBuf::from("none/below"), Path::new(".")),
             (PathBuf::from("/none/below"), Path::new("/")),
         ] {
-            assert_eq!(nearest_directory(&path), expected, "{}", path.display());
+            assert_eq!(nearest_folder(&path), expected, "{}", path.display());
         }
     }
 }

@@ -135,6 +135,11 @@ impl Failure {
         }
     }
 
+    /// The same with this hint.
+    pub(crate) fn hinted(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
+    }
+
     /// Adds a remark before the hint.
     #[cfg(unix)]
     pub(crate) fn remarked(self, remark: &str) -> Self {

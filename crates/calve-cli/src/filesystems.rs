@@ -3,10 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
-use calve::{CopyCost, ReflinkOutcome, must_copy, never_shares_blocks};
+use calve::{CopyCost, DestinationReport, ReflinkOutcome, must_copy, never_shares_blocks};
 
 use crate::output::document;
-use crate::text::{bytes, counted, duration};
+use crate::text::{bytes, counted, duration, shown};
 
 #[cfg(any(target_os = "macos", target_os = "ios"))]
 const ELSEWHERE: &str = "put the tree on an APFS volume";
@@ -29,6 +29,24 @@ pub(crate) fn why_not(source: Option<&str>, dest: Option<&str>) -> Option<String
     })
 }
 
+/// The reason why the filesystem of the source does not share blocks with that of the first
+/// destination that has copies because of its filesystem.
+pub(crate) fn why_not_shared(source: &Path, destinations: &[DestinationReport]) -> Option<String> {
+    let copied = destinations.iter().find(|tree| tree.copied_because.filesystem > 0)?;
+    let name = |path| calve::filesystem_name(path);
+    let (from, to) = (name(source), name(&copied.path));
+    // The files may be on another filesystem, which is mounted inside the source.
+    let inside = match from == to {
+        true => mounted_inside(source).iter().find_map(|mount| {
+            let from = name(mount).filter(|from| Some(from) != to.as_ref())?;
+            let why = why_not(Some(&from), to.as_deref())?;
+            Some(format!("{why} ({from} is mounted at {})", shown(mount)))
+        }),
+        false => None,
+    };
+    inside.or_else(|| why_not(from.as_deref(), to.as_deref()))
+}
+
 /// The places below `source` at which something is mounted. Only Linux says them.
 pub(crate) fn mounted_inside(source: &Path) -> Vec<PathBuf> {
     let Ok(source) = source.canonicalize() else { return Vec::new() };
@@ -37,6 +55,13 @@ pub(crate) fn mounted_inside(source: &Path) -> Vec<PathBuf> {
     #[cfg(not(target_os = "linux"))]
     let places = std::iter::empty::<PathBuf>();
     places.filter(|place| place.starts_with(&source) && *place != source).collect()
+}
+
+/// `path` itself if it is a folder, else the nearest one above it: a tree of that name would be made
+/// there.
+pub(crate) fn nearest_folder(path: &Path) -> &Path {
+    // A path of one word has the current folder above it.
+    path.ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("."))
 }
 
 /// Fewer bytes than this are copied in about a tenth of a second and fill no disk, so calve does
@@ -72,8 +97,7 @@ impl Copies<'_> {
         if !must_copy(from, to) {
             return None;
         }
-        // A path of one word has the current folder above it.
-        let above = to.ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("."));
+        let above = nearest_folder(to);
         let name = |path| calve::filesystem_name(path);
         let why = why_not(name(from).as_deref(), name(above).as_deref())?;
         let one = cost();

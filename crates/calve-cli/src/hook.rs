@@ -6,7 +6,6 @@
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use calve::{ErrorKind, Store, Worktree, WorktreeState};
@@ -20,7 +19,7 @@ use crate::failure::{Failure, Kind};
 use crate::output::Output;
 use crate::places;
 use crate::session::Session;
-use crate::settings::git_in;
+use crate::settings::{git_in, said};
 use crate::text::shell_word;
 use crate::worktrees::{drop, fill, start};
 
@@ -53,12 +52,11 @@ impl Message {
             Some(Err(error)) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
             None => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "there is none")),
         };
-        message.map_err(|error| Failure {
-            hint: Some(
-                "this command is for the settings of an agent's tool; you start a worktree with 'calve start NAME'"
-                    .to_owned(),
-            ),
-            ..Failure::io("read the JSON document on standard input", Vec::new(), &error)
+        message.map_err(|error| {
+            unread(&error).hinted(
+                "this command is for the settings of an agent's tool; you start a worktree with \
+                 'calve start NAME'",
+            )
         })
     }
 
@@ -330,18 +328,11 @@ fn print_filled(path: &Path, session: Session<'_>) -> Result<Exit, Failure> {
 
 /// Runs git, and returns what it says.
 fn git(root: &Path, words: &[&str]) -> Result<String, Failure> {
-    let failed = |error: &io::Error| {
-        let failure = Failure::io("run git in", vec![root.to_owned()], error);
+    let said = said(git_in(root).args(words)).map_err(|error| {
+        let failure = Failure::io("run git in", vec![root.to_owned()], &error);
         Failure { kind: Kind::Library(ErrorKind::Git), ..failure }
-    };
-    let output =
-        git_in(root).args(words).stdin(Stdio::null()).output().map_err(|error| failed(&error))?;
-    match output.status.success() {
-        true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
-        false => Err(failed(&io::Error::other(
-            String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-        ))),
-    }
+    })?;
+    Ok(String::from_utf8_lossy(&said).into_owned())
 }
 
 fn has_no_such_branch(failure: &Failure) -> bool {
@@ -385,12 +376,12 @@ fn remove_by_git(path: &Path, force: bool) -> Result<Exit, Failure> {
         return Err(own("remove worktree", path, ErrorKind::CommitsOnlyHere, why, hint));
     }
     if !force {
-        calve::must_lose_no_repository_inside(path).map_err(|error| Failure {
-            hint: Some(format!(
-                "push their commits, or move them out; 'git worktree remove --force {}' deletes them",
+        calve::must_lose_no_repository_inside(path).map_err(|error| {
+            store_failure(&error).hinted(format!(
+                "push their commits, or move them out; 'git worktree remove --force {}' deletes \
+                 them",
                 shell_word(path)
-            )),
-            ..store_failure(&error)
+            ))
         })?;
     }
     let at = path.to_string_lossy();
@@ -400,8 +391,11 @@ fn remove_by_git(path: &Path, force: bool) -> Result<Exit, Failure> {
 }
 
 fn incomplete(field: &str) -> Failure {
-    let cause = io::Error::new(io::ErrorKind::InvalidData, format!("it has no {field}"));
-    Failure::io("read the JSON document on standard input", Vec::new(), &cause)
+    unread(&io::Error::new(io::ErrorKind::InvalidData, format!("it has no {field}")))
+}
+
+fn unread(cause: &io::Error) -> Failure {
+    Failure::io("read the JSON document on standard input", Vec::new(), cause)
 }
 
 #[cfg(test)]

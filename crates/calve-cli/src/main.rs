@@ -255,10 +255,10 @@ fn not_run(mut error: clap::Error, args: &[OsString]) -> Exit {
         output.say(styled.trim_end());
     }
     let cause = first_paragraph(&plain);
-    output.failure_document(&Failure {
-        hint: Some(tip.unwrap_or("calve --help").to_owned()),
-        ..Failure::new("parse the command line", [], Kind::Usage, cause)
-    });
+    output.failure_document(
+        &Failure::new("parse the command line", [], Kind::Usage, cause)
+            .hinted(tip.unwrap_or("calve --help")),
+    );
     Exit::Usage
 }
 

@@ -48,10 +48,9 @@ pub(crate) fn write(folder: &Path, output: Output) -> Result<Exit, Failure> {
         page(of, &command)
             .and_then(|page| write_whole(&path, &page))
             .map_err(|error| failed(&path, error))?;
-        paths.extend_from_slice(path.as_os_str().as_encoded_bytes());
-        paths.push(b'\n');
+        paths.push(path);
     }
-    output.results(&paths).map(|()| Exit::Done)
+    output.results(&output.path_lines(paths.iter().map(PathBuf::as_path))).map(|()| Exit::Done)
 }
 
 /// Writes the page whole: after a crash, the file is the old page or the new one.

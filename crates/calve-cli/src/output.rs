@@ -2,14 +2,16 @@
 //! text or as JSON.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use anstream::AutoStream;
 use clap::builder::styling::{AnsiColor, Style};
-use serde::Serialize;
+use serde::ser::{Serialize, SerializeMap as _, Serializer};
 
+use crate::exit::Exit;
 use crate::failure::{Failure, Kind};
 use crate::hints::placed;
 #[cfg(unix)]
@@ -79,6 +81,12 @@ impl Output {
         self.results(&bytes)
     }
 
+    /// Writes the one JSON document, if that has one field.
+    #[cfg(unix)]
+    pub(crate) fn document_of(self, field: &str, value: &impl Serialize) -> Result<(), Failure> {
+        self.document(&BTreeMap::from([(field, value)]))
+    }
+
     /// Prints what calve did, for people. `-q` silences it.
     pub(crate) fn summary(self, line: impl Display) {
         if !self.quiet {
@@ -95,7 +103,8 @@ impl Output {
     }
 
     /// Prints findings: all of them with `-v`, else the first ones and how many others there are.
-    pub(crate) fn warnings(self, lines: &[String]) {
+    /// Returns the exit code that says whether there are any.
+    pub(crate) fn warnings(self, lines: &[String]) -> Exit {
         let listed = if self.verbose { lines.len() } else { LISTED };
         for line in lines.iter().take(listed) {
             self.warning(line);
@@ -103,6 +112,7 @@ impl Output {
         if let more @ 1.. = lines.len().saturating_sub(listed) {
             self.warning(format_args!("and {} more; -v lists all", count(more as u64)));
         }
+        if lines.is_empty() { Exit::Done } else { Exit::Findings }
     }
 
     /// Prints a failure for people, and with `--json` for programs as well.
@@ -164,7 +174,6 @@ impl Output {
     }
 
     /// A path as a result: its exact bytes for programs, harmless ones for a terminal.
-    #[cfg(unix)]
     pub(crate) fn path(self, path: &Path) -> Vec<u8> {
         if io::stdout().is_terminal() {
             shown(path).into_bytes()
@@ -174,13 +183,11 @@ impl Output {
     }
 
     /// Paths as results, one per line.
-    #[cfg(unix)]
     pub(crate) fn path_lines<'a>(self, paths: impl IntoIterator<Item = &'a Path>) -> Vec<u8> {
         paths.into_iter().flat_map(|path| [self.path(path), b"\n".to_vec()].concat()).collect()
     }
 
     /// Prints the document for programs that ask for JSON, and otherwise the paths, one per line.
-    #[cfg(unix)]
     pub(crate) fn document_or_paths<'a>(
         self,
         document: &impl Serialize,
@@ -224,12 +231,12 @@ fn write_all(mut stream: impl Write, bytes: &[u8]) -> io::Result<()> {
     stream.flush()
 }
 
-#[derive(Serialize)]
+#[derive(serde::Serialize)]
 struct ErrorDocument<'a> {
     error: ErrorFields<'a>,
 }
 
-#[derive(Serialize)]
+#[derive(serde::Serialize)]
 struct ErrorFields<'a> {
     operation: &'static str,
     paths: Vec<String>,
@@ -245,7 +252,7 @@ struct ErrorFields<'a> {
 }
 
 /// A path for JSON, and the name of its encoding if it is not UTF-8.
-pub(crate) fn encoded(path: &Path) -> (String, Option<&'static str>) {
+fn encoded(path: &Path) -> (String, Option<&'static str>) {
     match path.to_str() {
         Some(path) => (path.to_owned(), None),
         None => (percent_encoded(path), Some("percent")),
@@ -279,27 +286,44 @@ macro_rules! document {
 }
 pub(crate) use document;
 
-document! {
-    /// A field `path`, which other documents flatten into themselves.
-    #[derive(Debug)]
-    pub(crate) struct PathFields(path: &Path) {
-        path: String = encoded(path).0,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        path_encoding: Option<&'static str> = encoded(path).1,
+/// A field with a path, which documents flatten into themselves: `path`, or another name. If the
+/// path is not UTF-8, a second field `path_encoding` says how it is encoded.
+#[derive(Debug)]
+pub(crate) struct PathFields {
+    name: &'static str,
+    path: Option<String>,
+    encoding: Option<&'static str>,
+}
+
+impl Serialize for PathFields {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_map(None)?;
+        fields.serialize_entry(self.name, &self.path)?;
+        if let Some(encoding) = self.encoding {
+            fields.serialize_entry(&format!("{}_encoding", self.name), encoding)?;
+        }
+        fields.end()
     }
 }
 
 impl PathFields {
+    pub(crate) fn new(path: &Path) -> Self {
+        Self::named("path", path)
+    }
+
+    pub(crate) fn named(name: &'static str, path: &Path) -> Self {
+        Self::if_any(name, Some(path))
+    }
+
+    /// Without a path, the field is `null`.
+    pub(crate) fn if_any(name: &'static str, path: Option<&Path>) -> Self {
+        let (path, encoding) = path.map(encoded).unzip();
+        Self { name, path, encoding: encoding.flatten() }
+    }
+
     pub(crate) fn all<P: AsRef<Path>>(paths: &[P]) -> Vec<Self> {
         paths.iter().map(|path| Self::new(path.as_ref())).collect()
     }
-}
-
-/// Any bytes for JSON, encoded like a path.
-#[cfg(unix)]
-pub(crate) fn encoded_bytes(bytes: &[u8]) -> (String, Option<&'static str>) {
-    use std::os::unix::ffi::OsStrExt as _;
-    encoded(Path::new(std::ffi::OsStr::from_bytes(bytes)))
 }
 
 /// Several paths for one JSON list. If one of them must be encoded, all are.

@@ -3,13 +3,13 @@
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use calve::{Discovered, ErrorKind, Filesystem, NotInGit, Store};
 
 use crate::failure::Failure;
 use crate::failure::stored::own;
-use crate::settings::git_in;
+use crate::settings::{self, git_in};
 use crate::text::{shell_word, shown};
 
 /// The file or the folder that leads git to the repository of a working tree.
@@ -163,8 +163,7 @@ pub(crate) fn without_store(current: &Path) -> Option<PathBuf> {
 
 /// What a command of git prints, if it succeeds.
 fn said(git: &mut Command) -> Option<String> {
-    let output = git.stdin(Stdio::null()).output().ok()?;
-    output.status.success().then(|| String::from_utf8(output.stdout).ok())?
+    String::from_utf8(settings::said(git).ok()?).ok()
 }
 
 fn is_bare(repository: &Path) -> bool {
@@ -206,7 +205,7 @@ pub(crate) fn no_store_here(failure: Failure, current: &Path) -> Failure {
         shown(&root),
         shell_word(&root)
     );
-    Failure { hint: Some(hint), ..failure }
+    failure.hinted(hint)
 }
 
 /// The root of the git repository that contains `current`, if it is below `root` and another one
@@ -283,7 +282,7 @@ pub(crate) fn ignored_inside(worktree: &Path, project: &Path) -> Option<Result<S
         git
     };
     // 1: not ignored. Otherwise git ignores it, or there is no git.
-    let asked = git(&["check-ignore", "-q"]).arg(worktree).stdin(Stdio::null()).output().ok()?;
+    let asked = git(&["check-ignore", "-q"]).arg(worktree).output().ok()?;
     if asked.status.code() != Some(1) {
         return None;
     }

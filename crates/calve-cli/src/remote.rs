@@ -9,7 +9,7 @@ use crate::args::RemoteVerb;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::failure::stored::own;
-use crate::output::Output;
+use crate::output::{Output, document};
 use crate::session::Session;
 use crate::table::{Cell, Column, Table};
 use crate::text::{self, counted, harmless};
@@ -90,8 +90,8 @@ fn list(session: Session<'_>) -> Result<Exit, Failure> {
     let all = KnownRemote::all(&session.store()?)?;
     let output = session.output;
     if output.json {
-        let remotes = all.iter().map(RemoteDocument::new).collect();
-        output.document(&RemotesDocument { remotes })?;
+        let remotes: Vec<RemoteDocument> = all.iter().map(RemoteDocument::new).collect();
+        output.document_of("remotes", &remotes)?;
         return Ok(Exit::Done);
     }
     if all.is_empty() {
@@ -123,7 +123,7 @@ fn remove(name: &str, session: Session<'_>) -> Result<Exit, Failure> {
     let output = session.output;
     output.summary(format_args!("forgot {}; the remote stays as it is", harmless(name)));
     if output.json {
-        output.document(&RemovedDocument { name })?;
+        output.document_of("name", &name)?;
     }
     Ok(Exit::Done)
 }
@@ -134,30 +134,12 @@ struct InitDocument<'a> {
     id: &'a str,
 }
 
-#[derive(Serialize)]
-struct RemoteDocument<'a> {
-    name: &'a str,
-    url: &'a str,
-    id: &'a str,
-    keys: Vec<String>,
-    project_keys: Vec<String>,
-}
-
-impl<'a> RemoteDocument<'a> {
-    fn new(known: &'a KnownRemote) -> Self {
-        let KnownRemote { name, url, id, project_keys, .. } = known;
-        let texts = |keys: &[PublicKey]| keys.iter().map(PublicKey::to_string).collect();
-        let (keys, project_keys) = (texts(&known.trusted()), texts(project_keys));
-        Self { name, url, id, keys, project_keys }
+document! {
+    struct RemoteDocument<'a>(known: &'a KnownRemote) {
+        name: &'a str = &known.name,
+        url: &'a str = &known.url,
+        id: &'a str = &known.id,
+        keys: Vec<String> = known.trusted().iter().map(PublicKey::to_string).collect(),
+        project_keys: Vec<String> = known.project_keys.iter().map(PublicKey::to_string).collect(),
     }
-}
-
-#[derive(Serialize)]
-struct RemotesDocument<'a> {
-    remotes: Vec<RemoteDocument<'a>>,
-}
-
-#[derive(Serialize)]
-struct RemovedDocument<'a> {
-    name: &'a str,
 }

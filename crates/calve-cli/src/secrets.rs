@@ -12,7 +12,7 @@ use crate::paths::pattern;
 use crate::prompt;
 use crate::session::Session;
 use crate::settings::{SECRETS, Settings, wrong};
-use crate::text::{counted, harmless, shell_word, shown};
+use crate::text::{counted, first, harmless, shell_word, shown};
 
 /// How many files a message names.
 const NAMED: usize = 8;
@@ -98,16 +98,7 @@ pub(crate) fn look_like(secrets: &[Secret]) -> String {
 
 /// The first of the files, and how many more there are.
 pub(crate) fn named(secrets: &[Secret]) -> String {
-    let paths: Vec<&Path> = secrets.iter().map(|secret| secret.path.as_path()).collect();
-    named_paths(&paths)
-}
-
-fn named_paths(paths: &[&Path]) -> String {
-    let names: Vec<String> = paths.iter().take(NAMED).map(|path| shown(path)).collect();
-    match paths.len().saturating_sub(NAMED) {
-        0 => names.join(", "),
-        more => format!("{} and {more} more", names.join(", ")),
-    }
+    first(NAMED, secrets.iter().map(|secret| shown(&secret.path)))
 }
 
 document! {
@@ -152,7 +143,7 @@ pub(crate) fn check_push(
     let what = format!(
         "{count} that {look} and that git does not track: {}. Whoever may read {remote} can read {them}: nothing there \
          is encrypted",
-        named_paths(&files)
+        first(NAMED, files.iter().map(|path| shown(path)))
     );
     let leave = format!(
         "To leave {them} out: printf '%s\\n' {} >> .calveignore, and take the snapshot again; new worktrees get none of \

@@ -249,6 +249,18 @@ impl Session<'_> {
         Ok(worktree)
     }
 
+    /// The worktrees with these names or at these paths, each once.
+    pub(crate) fn worktrees(&self, words: &[PathBuf]) -> Result<Vec<Worktree>, Failure> {
+        let mut worktrees: Vec<Worktree> = Vec::new();
+        for word in words {
+            let worktree = self.worktree(Some(word))?;
+            if worktrees.iter().all(|other| other.path() != worktree.path()) {
+                worktrees.push(worktree);
+            }
+        }
+        Ok(worktrees)
+    }
+
     /// Says that git had forgotten a worktree.
     pub(crate) fn tell_registered_again(&self, worktree: &Worktree) {
         if worktree.was_registered_again() {
@@ -341,13 +353,11 @@ impl Session<'_> {
             {
                 Err(store_failure(&error))
             }
-            Ok(place) if is_given(&place.store) => Err(Failure {
-                hint: Some(format!(
-                    "name its root instead: {}",
-                    crate::text::shell_word(&place.root)
-                )),
-                ..no_worktree(path, "it is a folder inside a worktree or project, and not its root")
-            }),
+            Ok(place) if is_given(&place.store) => Err(no_worktree(
+                path,
+                "it is a folder inside a worktree or project, and not its root",
+            )
+            .hinted(format!("name its root instead: {}", crate::text::shell_word(&place.root)))),
             _ => Err(no_worktree(path, "it is neither a worktree nor a project")),
         }
     }
@@ -399,13 +409,8 @@ pub(crate) fn name(word: &Path) -> Option<&str> {
 }
 
 fn not_of_it(current: &Path) -> Failure {
-    Failure {
-        hint: Some(
-            "name a worktree ('calve list' lists them), or use neither --store nor CALVE_STORE"
-                .to_owned(),
-        ),
-        ..no_worktree(current, "this folder does not belong to that store")
-    }
+    no_worktree(current, "this folder does not belong to that store")
+        .hinted("name a worktree ('calve list' lists them), or use neither --store nor CALVE_STORE")
 }
 
 fn canonical(path: &Path) -> Result<PathBuf, Failure> {

@@ -107,6 +107,20 @@ impl Settings {
         })
     }
 
+    /// What `read` makes of them.
+    ///
+    /// # Errors
+    /// git cannot say them, or one of them is wrong.
+    pub(crate) fn usable<T>(
+        project: &Path,
+        read: impl FnOnce(&Self) -> Result<T, String>,
+    ) -> Result<T, Failure> {
+        Self::of(project).and_then(|settings| read(&settings)).map_err(|why| {
+            let hint = "'git config --get-regexp ^calve' lists the settings";
+            own("read the settings of", project, ErrorKind::Git, &why, hint)
+        })
+    }
+
     /// Reads what `git config -z` prints: `key LF value NUL`. A key alone stands for `true`.
     pub(crate) fn read(text: &str) -> Self {
         let entry = |entry: &str| {
@@ -194,6 +208,18 @@ pub(crate) fn git_in(folder: &Path) -> Command {
     let mut git = without_another_repository(Command::new("git"));
     git.arg("-C").arg(folder);
     git
+}
+
+/// What a command of git prints.
+///
+/// # Errors
+/// It could not be run; or it failed, and the error is what it said.
+pub(crate) fn said(git: &mut Command) -> io::Result<Vec<u8>> {
+    let output = git.output().map_err(|it| io::Error::other(calve::why_git_did_not_run(it)))?;
+    match output.status.success() {
+        true => Ok(output.stdout),
+        false => Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned())),
+    }
 }
 
 /// A command that no variable of the environment leads to another repository than that of its

@@ -14,7 +14,7 @@ use crate::exit::Exit;
 use crate::failure::stored::{own, store_failure, store_flag, worktree_failure};
 use crate::failure::{Failure, Kind};
 use crate::filesystems::{self, Copies, CostDocument, Taker};
-use crate::output::{Output, document, encoded};
+use crate::output::{Output, PathFields, document};
 use crate::paths::tell_living;
 use crate::places;
 use crate::progress::Total;
@@ -85,16 +85,7 @@ pub(crate) fn init(args: &InitArgs, session: Session<'_>) -> Result<Exit, Failur
         false => None,
     };
     if output.json {
-        let expected_copies = price.map(CostDocument::new);
-        let ((store, store_encoding), (project, project_encoding)) =
-            (encoded(store.path()), encoded(&project));
-        output.document(&InitDocument {
-            store,
-            store_encoding,
-            project,
-            project_encoding,
-            expected_copies,
-        })?;
+        output.document(&InitDocument::new(store.path(), &project, price))?;
     } else {
         output.results(&output.path_lines([store.path()]))?;
     }
@@ -172,10 +163,7 @@ pub(crate) fn snapshot(args: &SnapshotArgs, session: Session<'_>) -> Result<Exit
         output.results(format!("{}\n", report.id).as_bytes())
     };
     told.map_err(|failure| match failure.kind {
-        Kind::Output => Failure {
-            hint: Some(format!("the snapshot was taken and stays: {}", report.id)),
-            ..failure
-        },
+        Kind::Output => failure.hinted(format!("the snapshot was taken and stays: {}", report.id)),
         _ => failure,
     })?;
     Ok(exit)
@@ -201,8 +189,7 @@ pub(crate) fn tell_skipped(skipped: &[Skipped], session: Session<'_>) -> Exit {
     let others = skipped.iter().filter(|skipped| !stays(skipped));
     let lines: Vec<String> =
         others.map(|skipped| finding(&skipped.path, &skipped.reason)).collect();
-    session.output.warnings(&lines);
-    if lines.is_empty() { Exit::Done } else { Exit::Findings }
+    session.output.warnings(&lines)
 }
 
 /// The summary of a snapshot, in one line.
@@ -275,8 +262,7 @@ pub(crate) fn log(args: &LogArgs, session: Session<'_>) -> Result<Exit, Failure>
 fn tell_damage(log: &SnapshotLog, session: Session<'_>) -> Exit {
     let lines: Vec<String> =
         log.damage.iter().map(|damage| harmless(&damage.reason).into_owned()).collect();
-    session.output.warnings(&lines);
-    if lines.is_empty() { Exit::Done } else { Exit::Findings }
+    session.output.warnings(&lines)
 }
 
 /// The tree that the snapshot was taken of: the worktree, with its branch if the branch has another
@@ -341,18 +327,13 @@ fn shown_whole(snapshot: &Snapshot) -> String {
         "holds     {} ({}) among {}\n",
         counted(snapshot.files, "file"),
         text::exact_bytes(snapshot.bytes),
-        entries(snapshot.entries)
+        counted(snapshot.entries, "entry")
     ));
     for (index, line) in snapshot.message.lines().enumerate() {
         let head = if index == 0 { "message   " } else { "          " };
         text.push_str(&format!("{head}{}\n", harmless(line)));
     }
     text
-}
-
-/// `1 entry`, `87,712 entries`.
-pub(crate) fn entries(number: u64) -> String {
-    if number == 1 { "1 entry".to_owned() } else { format!("{} entries", count(number)) }
 }
 
 pub(crate) fn name(naming: Naming<'_>, session: Session<'_>) -> Result<Exit, Failure> {
@@ -399,11 +380,11 @@ pub(crate) fn name(naming: Naming<'_>, session: Session<'_>) -> Result<Exit, Fai
                 .collect();
             names.sort_unstable();
             if output.json {
-                let names = names
-                    .iter()
-                    .map(|(name, id)| NameDocument { name, snapshot: Some(id.clone()) })
+                let names: Vec<NameDocument<'_>> = names
+                    .into_iter()
+                    .map(|(name, id)| NameDocument { name, snapshot: Some(id) })
                     .collect();
-                output.document(&NamesDocument { names })?;
+                output.document_of("names", &names)?;
             } else {
                 if names.is_empty() {
                     output.summary("no names: 'calve name SNAPSHOT NAME' gives one");
@@ -420,16 +401,15 @@ pub(crate) fn name(naming: Naming<'_>, session: Session<'_>) -> Result<Exit, Fai
     Ok(Exit::Done)
 }
 
-/// The JSON document of `init`; docs/json.md says what each field of these means.
-#[derive(Serialize)]
-struct InitDocument {
-    store: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    store_encoding: Option<&'static str>,
-    project: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    project_encoding: Option<&'static str>,
-    expected_copies: Option<CostDocument>,
+document! {
+    /// The JSON document of `init`; docs/json.md says what each field of these means.
+    struct InitDocument(store: &Path, project: &Path, price: Option<CopyCost>) {
+        #[serde(flatten)]
+        store: PathFields = PathFields::named("store", store),
+        #[serde(flatten)]
+        project: PathFields = PathFields::named("project", project),
+        expected_copies: Option<CostDocument> = price.map(CostDocument::new),
+    }
 }
 
 document! {
@@ -475,9 +455,4 @@ document! {
 struct NameDocument<'a> {
     name: &'a str,
     snapshot: Option<String>,
-}
-
-#[derive(Serialize)]
-struct NamesDocument<'a> {
-    names: Vec<NameDocument<'a>>,
 }

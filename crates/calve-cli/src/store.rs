@@ -183,7 +183,7 @@ fn pack(store: &Store, all: bool, session: Session<'_>) -> Result<Exit, Failure>
             )
         })
         .collect();
-    output.warnings(&damaged);
+    let exit = output.warnings(&damaged);
     let mut parts = Vec::new();
     if report.packed_blobs > 0 {
         let contents = counted(report.packed_blobs, "content");
@@ -202,7 +202,7 @@ fn pack(store: &Store, all: bool, session: Session<'_>) -> Result<Exit, Failure>
     if output.json {
         output.document(&PackDocument::new(&report))?;
     }
-    Ok(if damaged.is_empty() { Exit::Done } else { Exit::Findings })
+    Ok(exit)
 }
 
 fn warm(

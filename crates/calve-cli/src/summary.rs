@@ -1,9 +1,12 @@
 //! The line that says what `clone` did.
 
+use std::path::Path;
 use std::time::Duration;
 
 use calve::{CopiedBecause, DestinationReport, Method, SkipReason, UnlinkedBecause};
 
+use crate::filesystems::why_not_shared;
+use crate::output::Output;
 use crate::text::{self, count, counted, shown};
 
 /// The facts of the line.
@@ -37,7 +40,18 @@ pub(crate) fn was_left(destination: &DestinationReport) -> bool {
     destination.skipped.iter().any(|skipped| skipped.reason == SkipReason::Exists)
 }
 
-impl Summary<'_> {
+impl<'a> Summary<'a> {
+    /// Of trees that were made of files of `source`.
+    pub(crate) fn of(
+        destinations: &'a [DestinationReport],
+        source: &Path,
+        elapsed: Duration,
+        output: Output,
+    ) -> Self {
+        let filesystem = why_not_shared(source, destinations);
+        Self { destinations, elapsed, dry_run: false, verbose: output.verbose, filesystem }
+    }
+
     /// The line. With `-v`, one line per destination comes before it.
     pub(crate) fn text(&self) -> String {
         let mut lines = Vec::new();
@@ -50,7 +64,7 @@ impl Summary<'_> {
                 let ready = destination.ready_index_entries;
                 if ready > 0 {
                     let name = shown(&destination.path);
-                    let entries = counted(ready, "entry").replace("entrys", "entries");
+                    let entries = counted(ready, "entry");
                     lines.push(format!("{name}: git's index: {entries} ready for git status"));
                 }
             }
@@ -163,7 +177,7 @@ impl Summary<'_> {
         let totals = totals(std::slice::from_ref(destination));
         format!(
             "{name}: {method}: {}, {}, {}{}",
-            counted(destination.directories, "directory").replace("directorys", "directories"),
+            counted(destination.directories, "directory"),
             counted(destination.files, "file"),
             counted(destination.symlinks, "symlink"),
             self.how(&totals)

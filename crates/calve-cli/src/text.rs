@@ -17,10 +17,22 @@ pub(crate) fn count(number: u64) -> String {
     HumanCount(number).to_string()
 }
 
-/// `1 tree`, `628,632 files`.
+/// `1 tree`, `628,632 files`, `2 entries`.
 pub(crate) fn counted(number: u64, noun: &str) -> String {
-    let plural = if number == 1 { "" } else { "s" };
-    format!("{} {noun}{plural}", count(number))
+    let number_of = count(number);
+    match noun.strip_suffix("ry") {
+        _ if number == 1 => format!("{number_of} {noun}"),
+        Some(stem) => format!("{number_of} {stem}ries"),
+        None => format!("{number_of} {noun}s"),
+    }
+}
+
+/// `a, b and 1,234 more`: the first of these, at most `most`.
+#[cfg(unix)]
+pub(crate) fn first(most: usize, names: impl ExactSizeIterator<Item = String>) -> String {
+    let more = names.len().saturating_sub(most);
+    let names = names.take(most).collect::<Vec<_>>().join(", ");
+    if more == 0 { names } else { format!("{names} and {} more", count(more as u64)) }
 }
 
 /// `1.3 GB`, in decimal units.

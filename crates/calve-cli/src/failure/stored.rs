@@ -68,7 +68,7 @@ pub(crate) fn own(
     hint: impl Into<String>,
 ) -> Failure {
     let failure = Failure::new(operation, [PathBuf::from(path)], Kind::Library(kind), cause);
-    Failure { hint: Some(hint.into()), ..failure }
+    failure.hinted(hint)
 }
 
 /// The argument that names a worktree in the commands of a hint, with a space before it. The

@@ -7,7 +7,7 @@ use calve::{CheckoutOptions, CheckoutReport, ErrorKind, Operation, Remote};
 use super::open::{limited, settings, warn_of_plain_http};
 use super::pull::{PullDocument, tell_pull};
 use crate::args::CheckoutArgs;
-use crate::clone::{findings, why_not_shared};
+use crate::clone::findings;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::failure::stored::{is_web, own, store_failure};
@@ -47,25 +47,15 @@ pub(crate) fn run(args: &CheckoutArgs, session: Session<'_>) -> Result<Exit, Fai
     tell_pull(&done.pulled, output);
     let path = &done.report.path;
     let trees = std::slice::from_ref(&done.report);
-    let findings = findings(trees, |_| false);
-    output.warnings(&findings);
+    let exit = output.warnings(&findings(trees, |_| false));
     crate::paths::tell_checkout(&done.mentions, path, output);
-    output.summary(
-        Summary {
-            destinations: trees,
-            elapsed: done.elapsed,
-            dry_run: false,
-            verbose: output.verbose,
-            filesystem: why_not_shared(done.store.path(), trees),
-        }
-        .text(),
-    );
+    output.summary(Summary::of(trees, done.store.path(), done.elapsed, output).text());
     output.summary(format_args!(
         "its store knows the remote as {}; snapshots have no .git, so the project is no git repository",
         harmless(&args.remote)
     ));
     output.document_or_paths(&CheckoutDocument::new(&done, args), [path.as_path()])?;
-    Ok(if findings.is_empty() { Exit::Done } else { Exit::Findings })
+    Ok(exit)
 }
 
 /// There is no store yet, so a hint must not name a command that needs one.
@@ -84,7 +74,7 @@ fn failure(error: &calve::Error) -> Failure {
         }
         _ => return store_failure(error),
     };
-    Failure { hint: Some(hint.to_owned()), ..store_failure(error) }
+    store_failure(error).hinted(hint)
 }
 
 document! {

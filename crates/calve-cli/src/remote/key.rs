@@ -5,7 +5,6 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use calve::{ErrorKind, SigningKey};
-use serde::Serialize;
 
 use crate::args::KeyArgs;
 use crate::exit::Exit;
@@ -37,7 +36,7 @@ pub(crate) fn run(args: &KeyArgs, session: Session<'_>) -> Result<Exit, Failure>
     }
     let public = key.public().to_string();
     if output.json {
-        output.document(&KeyDocument { public })?;
+        output.document_of("public", &public)?;
     } else {
         output.results(format!("{public}\n").as_bytes())?;
     }
@@ -123,9 +122,4 @@ fn make_key(path: &Path) -> Result<SigningKey, Failure> {
     };
     write().map_err(|error| Failure::writing("make the key", path, &error))?;
     Ok(key)
-}
-
-#[derive(Serialize)]
-struct KeyDocument {
-    public: String,
 }

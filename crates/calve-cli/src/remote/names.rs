@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use calve::{ErrorKind, PublicKey, RemoteName};
-use serde::Serialize;
 
 use super::open::{open, remote_and_name};
 use crate::exit::Exit;
@@ -41,8 +40,8 @@ fn no_such_name(name: &str, url: &str) -> Failure {
 
 fn tell_names(names: &[RemoteName], output: Output) -> Result<Exit, Failure> {
     if output.json {
-        let names = names.iter().map(NameDocument::new).collect();
-        output.document(&NamesDocument { names })?;
+        let names: Vec<NameDocument> = names.iter().map(NameDocument::new).collect();
+        output.document_of("names", &names)?;
         return Ok(Exit::Done);
     }
     let columns = [Column::Left, Column::Right, Column::Left, Column::Left, Column::Text];
@@ -65,11 +64,6 @@ fn tell_names(names: &[RemoteName], output: Output) -> Result<Exit, Failure> {
     }
     output.table(&table)?;
     Ok(Exit::Done)
-}
-
-#[derive(Serialize)]
-struct NamesDocument<'a> {
-    names: Vec<NameDocument<'a>>,
 }
 
 document! {

@@ -118,7 +118,7 @@ fn meant_as_remote(store: &Store, word: &str, failure: Failure) -> Failure {
         harmless(remote),
         shell_word(Path::new(remote))
     );
-    Failure { hint: Some(hint), ..failure }
+    failure.hinted(hint)
 }
 
 fn tell_push(report: &PushReport, name: Option<&str>, known: &KnownRemote, output: Output) {

@@ -128,6 +128,45 @@ impl Made {
     }
 }
 
+/// Fails if something has the place of the volume, or of its image.
+fn must_be_free(at: &Path, image: &Path) -> Result<(), Failure> {
+    let taken = |why: &str, hint: String| {
+        Err(own("make volume", at, ErrorKind::DestinationExists, why, hint))
+    };
+    if is_there(image)? {
+        let hint = format!("move {} away, or choose another folder", shell_word(image));
+        return taken("another file has the name of its image", hint);
+    }
+    match fs::read_dir(at).map(|mut entries| entries.next().is_none()) {
+        Ok(true) if mount_at(&mounted(), at).is_none() => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() != io::ErrorKind::NotADirectory => {
+            Err(Failure::io("look at", vec![at.to_owned()], &error))
+        }
+        _ => taken("something is there already", "choose a new or an empty folder".to_owned()),
+    }
+}
+
+/// Fails if files in this folder can share blocks, or can not be made.
+fn must_need_volume(at: &Path, folder: &Path) -> Result<(), Failure> {
+    let probe = calve::probe(folder).map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied => Failure::io("make volume", vec![at.to_owned()], &error)
+            .hinted(format!(
+                "choose a folder of yours, such as ~/trees, or run it as root: \
+                 sudo calve volume create {}",
+                shell_word(at)
+            )),
+        _ => Failure::writing("make volume", at, &error),
+    })?;
+    if probe.outcome == ReflinkOutcome::Cloned {
+        let why = "the filesystem there can share blocks, so no volume is needed";
+        let store = shell_word(&folder.join("NAME.calve"));
+        let hint = format!("'calve init --store {store}' puts a store there");
+        return Err(own("make volume", at, ErrorKind::DestinationExists, why, hint));
+    }
+    Ok(())
+}
+
 /// Makes the image. It gets its name when it is whole.
 fn make_image(
     args: &CreateArgs,
@@ -136,56 +175,16 @@ fn make_image(
     made: &mut Made,
     session: Session<'_>,
 ) -> Result<Volume, Failure> {
-    let fails = |kind, why: &str, hint: String| Err(own("make volume", at, kind, why, hint));
     let image = plan::image_of(at);
-    if is_there(&image)? {
-        let why = "another file has the name of its image";
-        return fails(
-            ErrorKind::DestinationExists,
-            why,
-            format!("move {} away, or choose another folder", shell_word(&image)),
-        );
-    }
-    match fs::read_dir(at).map(|mut entries| entries.next().is_none()) {
-        Ok(true) if mount_at(&mounted(), at).is_none() => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) if error.kind() != io::ErrorKind::NotADirectory => {
-            return Err(Failure::io("look at", vec![at.to_owned()], &error));
-        }
-        _ => {
-            let why = "something is there already";
-            let hint = "choose a new or an empty folder".to_owned();
-            return fails(ErrorKind::DestinationExists, why, hint);
-        }
-    }
+    must_be_free(at, &image)?;
     let folder = at.parent().unwrap_or(at);
-    let probe = calve::probe(folder).map_err(|error| match error.kind() {
-        io::ErrorKind::PermissionDenied => Failure {
-            hint: Some(format!(
-                "choose a folder of yours, such as ~/trees, or run it as root: sudo calve volume create {}",
-                shell_word(at)
-            )),
-            ..Failure::io("make volume", vec![at.to_owned()], &error)
-        },
-        _ => Failure::writing("make volume", at, &error),
-    })?;
-    if probe.outcome == ReflinkOutcome::Cloned {
-        let why = "the filesystem there can share blocks, so no volume is needed";
-        return fails(
-            ErrorKind::DestinationExists,
-            why,
-            format!(
-                "'calve init --store {}' puts a store there",
-                shell_word(&folder.join("NAME.calve"))
-            ),
-        );
-    }
+    must_need_volume(at, folder)?;
     let host = machine::space(folder)
         .map_err(|error| Failure::io("look at", vec![folder.to_owned()], &error))?;
     let Some(size) = args.size.or_else(|| plan::default_size(host.free)) else {
         let why = "there is too little room: a volume has at least 1 GiB";
-        let kind = ErrorKind::StorageFull;
-        return fails(kind, why, format!("free some space; df -h {}", shell_word(folder)));
+        let hint = format!("free some space; df -h {}", shell_word(folder));
+        return Err(own("make volume", at, ErrorKind::StorageFull, why, hint));
     };
     if size > host.free {
         session.output.warning(format_args!(

@@ -6,7 +6,6 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use calve::{ErrorKind, Store};
-use serde::Serialize;
 
 use super::facts::{mount_at, why_away};
 use super::found::{Found, is_there, place, unmounting};
@@ -60,12 +59,13 @@ pub(super) fn run(args: &RemoveArgs, session: Session<'_>) -> Result<Exit, Failu
                 // If that fails, the next `remove` finds the image under the other name.
                 let _ = fs::rename(&old, &image);
             }
-            return by_hand.map(|exit| exit.unwrap_or(Exit::Findings)).map_err(|failure| Failure {
-                hint: Some(format!(
-                    "if a program or a shell still uses the volume, end it ('fuser -vm {}' names them), and try again",
+            let by_hand = by_hand.map(|exit| exit.unwrap_or(Exit::Findings));
+            return by_hand.map_err(|failure| {
+                failure.hinted(format!(
+                    "if a program or a shell still uses the volume, end it ('fuser -vm {}' names \
+                     them), and try again",
                     shell_word(&at)
-                )),
-                ..failure
+                ))
             });
         }
     }
@@ -84,7 +84,7 @@ fn removed(at: &Path, session: Session<'_>) -> Result<Exit, Failure> {
     let output = session.output;
     output.summary(format_args!("removed the volume {}", shown(at)));
     if output.json {
-        output.document(&RemovedDocument { path: PathFields::new(at) })?;
+        output.document(&PathFields::new(at))?;
     }
     Ok(Exit::Done)
 }
@@ -193,10 +193,4 @@ impl Inside {
     fn paths(self) -> Vec<PathBuf> {
         [self.worktrees, self.stores, self.others].concat()
     }
-}
-
-#[derive(Serialize)]
-struct RemovedDocument {
-    #[serde(flatten)]
-    path: PathFields,
 }

@@ -4,8 +4,6 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use serde::Serialize;
-
 use super::facts::{self, mount_at, recorded, why_away};
 use super::found::{Found, is_there, place, unmounting};
 use super::machine::space as space_of;
@@ -22,8 +20,8 @@ pub(super) fn list(session: Session<'_>) -> Result<Exit, Failure> {
     let all = Standing::all();
     let output = session.output;
     if output.json {
-        let volumes = all.iter().map(VolumeDocument::new).collect();
-        return output.document(&ListDocument { volumes }).map(|()| Exit::Done);
+        let volumes: Vec<VolumeDocument> = all.iter().map(VolumeDocument::new).collect();
+        return output.document_of("volumes", &volumes).map(|()| Exit::Done);
     }
     let size = |bytes: Option<u64>| bytes.map_or_else(|| "-".to_owned(), |it| output.size(it));
     let mut table =
@@ -58,8 +56,8 @@ pub(super) fn status(at: Option<&Path>, session: Session<'_>) -> Result<Exit, Fa
     let output = session.output;
     let is_well = all.iter().all(|standing| standing.advice.is_empty());
     if output.json {
-        let volumes = all.iter().map(VolumeDocument::new).collect();
-        output.document(&ListDocument { volumes })?;
+        let volumes: Vec<VolumeDocument> = all.iter().map(VolumeDocument::new).collect();
+        output.document_of("volumes", &volumes)?;
     } else {
         if all.is_empty() {
             output.summary("there are no volumes; 'calve volume create DIR' makes one");
@@ -174,13 +172,8 @@ pub(super) fn told_as_made(found: Found, session: Session<'_>) -> Result<Exit, F
     Ok(Exit::Done)
 }
 
-/// The JSON documents of `volume`; docs/json.md says what each field means.
-#[derive(Serialize)]
-struct ListDocument {
-    volumes: Vec<VolumeDocument>,
-}
-
 document! {
+    /// The JSON document of a volume; docs/json.md says what each field means.
     struct VolumeDocument(standing: &Standing) {
         #[serde(flatten)]
         path: PathFields = PathFields::new(&standing.found.volume.at),

@@ -60,7 +60,7 @@ pub(crate) fn store_on(at: &Path, project: &Path) -> Result<PathBuf, Failure> {
         }
         Err(error) => {
             let failure = Failure::io("make store on", vec![at.to_owned()], &error);
-            return Err(Failure { hint: Some(hint()), ..failure });
+            return Err(failure.hinted(hint()));
         }
     }
     let project = fs::canonicalize(project)

@@ -11,15 +11,14 @@ use crate::failure::Failure;
 use crate::failure::stored::{own, store_failure, worktree_failure};
 use crate::progress::Total;
 use crate::session::Session;
-use crate::trash;
 
 mod filtered;
 mod left;
 mod told;
 mod would;
 
-use left::project_is_no_worktree;
-use told::{Done, add_store, by_then};
+use left::named;
+use told::{Done, by_then};
 use would::would_drop;
 
 pub(crate) fn run(args: &DropArgs, session: Session<'_>) -> Result<Exit, Failure> {
@@ -44,37 +43,29 @@ pub(crate) fn run(args: &DropArgs, session: Session<'_>) -> Result<Exit, Failure
         .force(args.force)
         .discard(args.discard)
         .delete_branch(args.delete_branch);
-    let mut names: Vec<String> =
-        worktrees.iter().map(|worktree| worktree.name().to_owned()).collect();
-    let (mut done, mut stores, mut remains) = (Done::default(), Vec::new(), Vec::new());
-    let mut failure = None;
+    let names: Vec<String> = worktrees.iter().map(|worktree| worktree.name().to_owned()).collect();
+    let (mut done, mut failure) = (Done::default(), None);
     for (worktree, checked) in worktrees.into_iter().zip(checked) {
-        let (again, store) = (worktree.clone(), worktree.store().clone());
+        let again = worktree.clone();
         let drop = |options: &StoreOptions| match checked {
             Some(checked) => checked.drop(&how, options),
             None => worktree.drop(&how, options),
         };
         match session.work(Total::Unknown, drop) {
-            Ok(dropped) => {
-                done.add(&again, &dropped);
-                remains.extend((!dropped.was_missing()).then_some(dropped));
-            }
+            Ok(dropped) => done.add(&again, again.name().to_owned(), dropped),
             Err(error) => {
                 failure = Some(worktree_failure(&error, &again));
                 break;
             }
         }
         if current.as_ref().is_ok_and(|current| current.starts_with(again.path())) {
-            done.stood_in = store.project().ok();
+            done.stood_in = again.store().project().ok();
         }
-        add_store(&mut stores, &store);
     }
-    trash::empty_behind(&stores, remains, session.output);
-    done.warn(session.output);
-    let left = names.split_off(done.documents.len());
+    done.empty_trash(session.output);
     match failure {
-        Some(failure) => Err(by_then(failure, &names, &left)),
-        None => done.tell(names, session.output),
+        Some(failure) => Err(by_then(failure, &done.names, &names[done.names.len()..])),
+        None => done.tell(session.output),
     }
 }
 
@@ -90,16 +81,7 @@ struct Droppable {
 /// The worktrees to drop, each once. Fails if one of them cannot be dropped. A worktree inside
 /// another one comes before it.
 fn droppable(args: &DropArgs, session: Session<'_>) -> Result<Droppable, Failure> {
-    let mut worktrees: Vec<Worktree> = Vec::new();
-    for word in &args.worktrees {
-        let worktree = session.worktree(Some(word))?;
-        if worktree.is_project() {
-            return Err(project_is_no_worktree(&worktree));
-        }
-        if worktrees.iter().all(|other| other.path() != worktree.path()) {
-            worktrees.push(worktree);
-        }
-    }
+    let mut worktrees = named(args, session)?;
     if worktrees.len() == 1 && !args.dry_run {
         // A single drop reports by itself why the worktree stays.
         return Ok(Droppable { worktrees, checked: vec![None], branches_that_stay: Vec::new() });

@@ -62,13 +62,7 @@ pub(super) fn named_or_all(
         worktrees.retain(is_there);
         return Ok((store, worktrees));
     }
-    let mut worktrees: Vec<Worktree> = Vec::new();
-    for word in words {
-        let worktree = session.worktree(Some(word))?;
-        if worktrees.iter().all(|other| other.path() != worktree.path()) {
-            worktrees.push(worktree);
-        }
-    }
+    let worktrees = session.worktrees(words)?;
     Ok((worktrees[0].store().clone(), worktrees))
 }
 

@@ -19,11 +19,7 @@ use crate::settings::Settings;
 /// A setting is wrong, or the store could not be read.
 pub(super) fn of(worktree: &Worktree) -> Result<Environment, Failure> {
     let project = worktree.store().project()?;
-    let settings = Settings::of(&project).and_then(|settings| Ports::of(&settings));
-    let ports = settings.map_err(|why| {
-        let hint = "'git config --get-regexp ^calve' lists the settings";
-        own("read the settings of", &project, ErrorKind::Git, &why, hint)
-    })?;
+    let ports = Settings::usable(&project, Ports::of)?;
     Ok(Environment::of(worktree.store(), Some(ports))?)
 }
 

@@ -5,18 +5,18 @@ use std::path::{Path, PathBuf};
 use calve::{CopyCost, FillOptions, FillPlan, FillReport, SkipReason, Store};
 
 use crate::args::FillArgs;
-use crate::clone::{DestinationDocument, findings, why_not_shared};
+use crate::clone::{DestinationDocument, findings};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::filesystems::{Copies, CostDocument, Taker};
-use crate::output::{PathFields, document, encoded};
+use crate::output::{PathFields, document};
 use crate::paths::{MentionDocument, tell_living};
 use crate::progress::Total;
 use crate::secrets::{SecretDocument, SecretPolicy};
 use crate::session::Session;
 use crate::settings::Settings;
 use crate::summary::Summary;
-use crate::text::{counted, shown};
+use crate::text::{counted, first, shown};
 
 /// How many paths a message names.
 const NAMED_MOST: usize = 3;
@@ -87,8 +87,7 @@ fn tell(
     let output = session.output;
     let trees = std::slice::from_ref(&report.arrived);
     tell_living(&report.arrived.skipped, output);
-    let findings = findings(trees, |reason| matches!(reason, SkipReason::Living(_)));
-    output.warnings(&findings);
+    let exit = output.warnings(&findings(trees, |it| matches!(it, SkipReason::Living(_))));
     if !report.not_ignored.is_empty() {
         output.summary(format_args!(
             "left out files that git ignores in the project but not in the worktree: {}",
@@ -112,37 +111,22 @@ fn tell(
         output.summary(format_args!("left out other worktrees: {}", named(&report.worktrees)));
     }
     crate::paths::tell(&report.mentions, &report.path, &report.from, output);
-    output.summary(
-        Summary {
-            destinations: trees,
-            elapsed: report.elapsed,
-            dry_run: false,
-            verbose: output.verbose,
-            filesystem: why_not_shared(&report.from, trees),
-        }
-        .text(),
-    );
+    output.summary(Summary::of(trees, &report.from, report.elapsed, output).text());
     let told = output.document_or_paths(&Document::new(report, price), [report.path.as_path()]);
     told.map_err(|failure| failure.but_stands("the worktree", trees))?;
-    Ok(if findings.is_empty() { Exit::Done } else { Exit::Findings })
+    Ok(exit)
 }
 
-/// The first of these paths, and how many more there are.
 fn named(paths: &[PathBuf]) -> String {
-    let names: Vec<String> = paths.iter().take(NAMED_MOST).map(|path| shown(path)).collect();
-    match paths.len().saturating_sub(NAMED_MOST) {
-        0 => names.join(", "),
-        more => format!("{} and {more} more", names.join(", ")),
-    }
+    first(NAMED_MOST, paths.iter().map(|path| shown(path)))
 }
 
 document! {
     /// The JSON document of `fill`; docs/json.md says what each field means.
     struct Document(report: &FillReport, price: Option<CopyCost>) {
         expected_copies: Option<CostDocument> = price.map(CostDocument::new),
-        from: String = encoded(&report.from).0,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        from_encoding: Option<&'static str> = encoded(&report.from).1,
+        #[serde(flatten)]
+        from: PathFields = PathFields::named("from", &report.from),
         arrived: DestinationDocument = DestinationDocument::new(&report.arrived),
         carried_files: u64 = report.carried_files,
         shared_files: u64 = report.shared_files,

@@ -8,23 +8,23 @@ use calve::{
     ErrorKind, FoundBranch, GitMode, KeptWorktree, Secret, SnapshotId, Store, StoreOptions,
     SwitchOptions, SwitchReport, Worktree, WorktreeState,
 };
-use serde::Serialize;
 
 use super::WorktreeFields;
 use super::fill::policy;
 use super::start::document::StartedDocument;
 use super::start::tell::{tell_git, tell_trees};
 use crate::args::{RestoreArgs, UndoArgs};
-use crate::clone::{SkippedDocument, finding};
+use crate::clone::SkippedDocument;
 use crate::exit::Exit;
 use crate::failure::stored::{no_worktree, of_argument, own, store_failure, worktree_failure};
 use crate::failure::{Failure, Kind};
-use crate::output::PathFields;
+use crate::output::{PathFields, document};
 use crate::progress::Total;
 use crate::prompt;
 use crate::secrets::SecretPolicy;
 use crate::session::{self, Session};
 use crate::similar;
+use crate::snapshots::tell_skipped;
 use crate::text::{self, count, counted, harmless, shell_word, short};
 
 /// What `calve restore` is to do.
@@ -67,7 +67,7 @@ fn meant(word: &Path, session: Session<'_>) -> Result<Wanted, Failure> {
     };
     let Some(name) = session::name(word) else {
         return match session.worktree(Some(word)) {
-            Err(failure) => match dropped_at(word, session)? {
+            Err(failure) => match dropped(word, session)? {
                 Some((store, kept)) => Ok(Wanted::Dropped(store, kept)),
                 None => Err(failure),
             },
@@ -132,14 +132,21 @@ fn last_kept(
     Ok(kept.into_iter().find(is_meant))
 }
 
-/// The dropped worktree that a path means, if the word can only be a path.
-fn dropped_at(word: &Path, session: Session<'_>) -> Result<Option<(Store, KeptWorktree)>, Failure> {
-    if session::name(word).is_some() {
-        return Ok(None);
-    }
-    let path = session::absolute(&session.common.resolve(word))?;
-    let Ok(store) = session.store() else { return Ok(None) };
-    let kept = last_kept(&store, |it| it.path == path)?;
+/// The dropped worktree that had this name, or was at this path if the word can only be a path.
+fn dropped(word: &Path, session: Session<'_>) -> Result<Option<(Store, KeptWorktree)>, Failure> {
+    let (store, kept) = match session::name(word) {
+        Some(name) => {
+            let store = session.store()?;
+            let kept = last_kept(&store, |it| it.name == name)?;
+            (store, kept)
+        }
+        None => {
+            let path = session::absolute(&session.common.resolve(word))?;
+            let Ok(store) = session.store() else { return Ok(None) };
+            let kept = last_kept(&store, |it| it.path == path)?;
+            (store, kept)
+        }
+    };
     Ok(kept.map(|kept| (store, kept)))
 }
 
@@ -232,7 +239,7 @@ fn confirm(
     let name = path.file_name().unwrap_or(path.as_os_str());
     let mut what = format!(
         "{} would change and {} be removed",
-        crate::snapshots::entries(planned.changed),
+        counted(planned.changed, "entry"),
         count(planned.removed)
     );
     if !planned.kept.is_empty() {
@@ -279,9 +286,7 @@ fn tell(
     session: Session<'_>,
 ) -> Result<Exit, Failure> {
     let output = session.output;
-    let findings: Vec<String> =
-        report.skipped.iter().map(|skipped| finding(&skipped.path, &skipped.reason)).collect();
-    output.warnings(&findings);
+    let exit = tell_skipped(&report.skipped, session);
     let name = if worktree.is_project() { "the project" } else { worktree.name() };
     let mut line = format!(
         "{} is at snapshot {}: {} changed, {} removed",
@@ -321,19 +326,9 @@ fn tell(
     }
     output.summary(line);
     if output.json {
-        output.document(&ContentDocument {
-            worktree: WorktreeFields::new(worktree),
-            from: report.from.to_string(),
-            to: report.to.to_string(),
-            changed_entries: report.changed,
-            removed_entries: report.removed,
-            kept: PathFields::all(&report.kept),
-            left_repositories: PathFields::all(&report.left_repositories),
-            skipped: report.skipped.iter().map(SkippedDocument::new).collect(),
-            elapsed_seconds: report.elapsed.as_secs_f64(),
-        })?;
+        output.document(&ContentDocument::new(worktree, report))?;
     }
-    Ok(if findings.is_empty() { Exit::Done } else { Exit::Findings })
+    Ok(exit)
 }
 
 /// The argument that names the tree in a hint, with a space before it: the user may be elsewhere.
@@ -381,7 +376,7 @@ fn restore_failure(error: &calve::Error, worktree: &Worktree) -> Failure {
         // Another process has made it meanwhile.
         _ => format!("'calve restore {name}' makes it match its base snapshot"),
     };
-    Failure { hint: Some(hint), ..failure }
+    failure.hinted(hint)
 }
 
 /// Brings back a worktree that was dropped.
@@ -404,7 +399,7 @@ fn bring_back(
             }
             _ => return failure,
         };
-        Failure { hint: Some(hint), ..failure }
+        failure.hinted(hint)
     })?;
     let output = session.output;
     output.summary(format_args!("{} is back, as it was dropped", harmless(worktree.name())));
@@ -448,36 +443,24 @@ fn on_another_branch(was_on: &str, is_on: Option<&str>) -> String {
 pub(crate) fn undo(args: &UndoArgs, session: Session<'_>) -> Result<Exit, Failure> {
     let name = args.worktree.as_deref().and_then(session::name);
     if let (Some(new_name), Some(word)) = (&args.new_name, &args.worktree) {
-        if let Some((store, kept)) = dropped_at(word, session)? {
-            return bring_back(&store, &kept, new_name, session);
-        }
-        let (store, name) = (session.store()?, word.to_string_lossy());
-        return match last_kept(&store, |it| it.name == name)? {
-            Some(kept) => bring_back(&store, &kept, new_name, session),
-            None => Err(Failure {
-                hint: Some("'calve list --dropped' lists the worktrees that are kept".to_owned()),
-                ..no_worktree(word, "no dropped worktree with this name is kept")
-            }),
+        return match dropped(word, session)? {
+            Some((store, kept)) => bring_back(&store, &kept, new_name, session),
+            None => Err(no_worktree(word, "no dropped worktree with this name is kept")
+                .hinted("'calve list --dropped' lists the worktrees that are kept")),
         };
     }
-    let worktree = match (session.worktree(args.worktree.as_deref()), name) {
-        (Err(failure), Some(name))
-            if failure.kind == Kind::Library(ErrorKind::WorktreeNotFound) =>
+    let worktree = match session.worktree(args.worktree.as_deref()) {
+        Err(failure)
+            if name.is_none() || failure.kind == Kind::Library(ErrorKind::WorktreeNotFound) =>
         {
-            let store = session.store()?;
-            return match last_kept(&store, |it| it.name == name)? {
-                Some(kept) => bring_back(&store, &kept, name, session),
-                None => Err(Failure { hint: Some(nothing_kept(&store, name)), ..failure }),
+            let dropped = args.worktree.as_deref().map(|word| dropped(word, session));
+            return match (dropped.transpose()?.flatten(), name) {
+                (Some((store, kept)), _) => bring_back(&store, &kept, &kept.name, session),
+                (None, Some(name)) => Err(failure.hinted(nothing_kept(&session.store()?, name))),
+                (None, None) => Err(failure),
             };
         }
-        (Err(failure), None) => {
-            let dropped = args.worktree.as_deref().map(|word| dropped_at(word, session));
-            return match dropped.transpose()?.flatten() {
-                Some((store, kept)) => bring_back(&store, &kept, &kept.name, session),
-                None => Err(failure),
-            };
-        }
-        (worktree, _) => worktree?,
+        worktree => worktree?,
     };
     let state = worktree.state().map_err(|error| worktree_failure(&error, &worktree))?;
     if state == WorktreeState::Missing {
@@ -511,7 +494,7 @@ fn undo_failure(error: &calve::Error, worktree: &Worktree) -> Failure {
         ErrorKind::SnapshotNotFound => nothing_to_undo(worktree),
         _ => return failure,
     };
-    Failure { hint: Some(hint), ..failure }
+    failure.hinted(hint)
 }
 
 /// What helps if there is no worktree of this name, and none that was dropped. One that was dropped
@@ -548,18 +531,19 @@ fn nothing_to_undo(worktree: &Worktree) -> String {
     }
 }
 
-/// The JSON document of `restore` and `undo` for a tree that is there; docs/json.md says what each
-/// field means.
-#[derive(Serialize)]
-struct ContentDocument {
-    #[serde(flatten)]
-    worktree: WorktreeFields,
-    from: String,
-    to: String,
-    changed_entries: u64,
-    removed_entries: u64,
-    kept: Vec<PathFields>,
-    left_repositories: Vec<PathFields>,
-    skipped: Vec<SkippedDocument>,
-    elapsed_seconds: f64,
+document! {
+    /// The JSON document of `restore` and `undo` for a tree that is there; docs/json.md says what
+    /// each field means.
+    struct ContentDocument(worktree: &Worktree, report: &SwitchReport) {
+        #[serde(flatten)]
+        worktree: WorktreeFields = WorktreeFields::new(worktree),
+        from: String = report.from.to_string(),
+        to: String = report.to.to_string(),
+        changed_entries: u64 = report.changed,
+        removed_entries: u64 = report.removed,
+        kept: Vec<PathFields> = PathFields::all(&report.kept),
+        left_repositories: Vec<PathFields> = PathFields::all(&report.left_repositories),
+        skipped: Vec<SkippedDocument> = report.skipped.iter().map(SkippedDocument::new).collect(),
+        elapsed_seconds: f64 = report.elapsed.as_secs_f64(),
+    }
 }

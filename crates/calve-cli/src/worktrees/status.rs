@@ -12,7 +12,7 @@ use crate::failure::stored::worktree_failure;
 use crate::output::{BAD, CAUTION, GOOD, PathFields, document};
 use crate::progress::Total;
 use crate::session::Session;
-use crate::snapshots::{entries, tell_skipped};
+use crate::snapshots::tell_skipped;
 use crate::text::{self, counted, short};
 
 pub(crate) fn run(args: &StatusArgs, session: Session<'_>) -> Result<Exit, Failure> {
@@ -25,7 +25,7 @@ pub(crate) fn run(args: &StatusArgs, session: Session<'_>) -> Result<Exit, Failu
     let exit = tell_skipped(&status.skipped, session);
     let changes = status.changes.len() as u64;
     let what = if changes == 0 { "clean".to_owned() } else { counted(changes, "change") };
-    let (looked_at, took) = (entries(status.entries), text::duration(status.elapsed));
+    let (looked_at, took) = (counted(status.entries, "entry"), text::duration(status.elapsed));
     let (since, limits) = (short(status.snapshot), args.scope.limits());
     output.summary(format_args!("{what} since snapshot {since}{limits}: {looked_at}, {took}"));
     if output.json {

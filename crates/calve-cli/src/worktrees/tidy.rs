@@ -16,7 +16,7 @@ use serde::Serialize;
 use crate::args::TidyArgs;
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::failure::stored::{own, store_failure};
+use crate::failure::stored::store_failure;
 use crate::progress::Total;
 use crate::session::Session;
 use crate::settings::{Settings, TIDY_IDLE, TIDY_MAX_AGE, TIDY_MAX_SIZE};
@@ -64,11 +64,7 @@ pub(crate) fn run(args: &TidyArgs, session: Session<'_>) -> Result<Exit, Failure
     if args.timer {
         return timer::tell(&project, args.write, session.output);
     }
-    let rules = Settings::of(&project).and_then(|settings| Rules::of(args, &settings));
-    let rules = rules.map_err(|why| {
-        let hint = "'git config --get-regexp ^calve' lists the settings";
-        own("read the settings of", &project, ErrorKind::Git, &why, hint)
-    })?;
+    let rules = Settings::usable(&project, |settings| Rules::of(args, settings))?;
     calve::lowest_priority();
     let free_before = free_bytes(&store)?;
     let mut tidying =

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::fill::{policy, root_of, secrets_ahead};
 use super::{LivingDocument, WorktreeFields};
 use crate::args::UpdateArgs;
-use crate::clone::{SkippedDocument, finding};
+use crate::clone::SkippedDocument;
 use crate::exit::Exit;
 use crate::failure::stored::{own, worktree_failure};
 use crate::failure::{Failure, Kind};
@@ -21,7 +21,8 @@ use crate::progress::Total;
 use crate::secrets::SecretDocument;
 use crate::session::{self, Session};
 use crate::settings::git_in;
-use crate::text::{count, counted, duration, harmless, shell_word, shown};
+use crate::snapshots::tell_skipped;
+use crate::text::{counted, duration, first, harmless, shell_word, shown};
 
 /// How many paths a message names.
 const NAMED_MOST: usize = 5;
@@ -118,28 +119,25 @@ fn ours(
         .map_err(|error| update_failure(&error, worktree))?;
     let output = session.output;
     let name = harmless(worktree.name()).into_owned();
-    let findings: Vec<String> =
-        report.skipped.iter().map(|skipped| finding(&skipped.path, &skipped.reason)).collect();
-    output.warnings(&findings);
+    let exit = tell_skipped(&report.skipped, session);
     if !report.living.is_empty() {
         let living = report.living.iter();
         let named = living.map(|it| format!("{} ({})", harmless(&it.command), it.pid));
         output.summary(format_args!(
             "{name}: processes work in it, and may have old files open: {}",
-            first(named.collect())
+            first(NAMED_MOST, named)
         ));
     }
     tell_stayed(worktree, &report, session);
     secrets.tell(&[], &report.left_secrets, output);
     if !report.not_ignored.is_empty() {
-        let paths = report.not_ignored.iter().map(|path| shown(path)).collect();
+        let paths = report.not_ignored.iter().map(|path| shown(path));
         output.summary(format_args!(
             "{name}: left alone what git ignores here or in the project, and not in both: {}",
-            first(paths)
+            first(NAMED_MOST, paths)
         ));
     }
     output.summary(summary(&name, &report, args.dry_run, session));
-    let exit = if findings.is_empty() { Exit::Done } else { Exit::Findings };
     let fields = WorktreeFields::new(worktree);
     Ok((UpdatedDocument::new(fields, &report), exit))
 }
@@ -172,7 +170,8 @@ fn tell_stayed(worktree: &Worktree, report: &UpdateReport, session: Session<'_>)
     }
     let name = harmless(worktree.name());
     for (why, paths) in told {
-        let paths = if session.output.verbose { paths.join(", ") } else { first(paths) };
+        let most = if session.output.verbose { usize::MAX } else { NAMED_MOST };
+        let paths = first(most, paths.into_iter());
         session.output.summary(format_args!("{name}: stays as it is: {paths}: {why}"));
     }
 }
@@ -184,7 +183,7 @@ fn summary(name: &str, report: &UpdateReport, dry_run: bool, session: Session<'_
     }
     let mut what = Vec::new();
     if !report.folders.is_empty() {
-        what.push(first(report.folders.iter().map(|path| shown(path)).collect()));
+        what.push(first(NAMED_MOST, report.folders.iter().map(|path| shown(path))));
     }
     if report.brought > 0 {
         let other = if report.folders.is_empty() { "path" } else { "other path" };
@@ -217,14 +216,6 @@ fn summary(name: &str, report: &UpdateReport, dry_run: bool, session: Session<'_
     line
 }
 
-/// The first of these, and how many more there are.
-fn first(mut paths: Vec<String>) -> String {
-    let more = paths.len().saturating_sub(NAMED_MOST);
-    paths.truncate(NAMED_MOST);
-    let paths = paths.join(", ");
-    if more == 0 { paths } else { format!("{paths} and {} more", count(more as u64)) }
-}
-
 fn update_failure(error: &calve::Error, worktree: &Worktree) -> Failure {
     let failure = worktree_failure(error, worktree);
     let word = shell_word(Path::new(worktree.name()));
@@ -238,7 +229,7 @@ fn update_failure(error: &calve::Error, worktree: &Worktree) -> Failure {
         ErrorKind::Changed => "stop what changes these files, and run the same again".to_owned(),
         _ => return failure,
     };
-    Failure { hint: Some(hint), ..failure }
+    failure.hinted(hint)
 }
 
 /// Completes a worktree that calve did not make. Nothing says what it had from the project, so

@@ -5,8 +5,8 @@ use std::cmp::Reverse;
 
 use calve::{ChosenWorktree, DropFilter, DropOptions, ErrorKind, Worktree};
 
-use super::left::{LeftDocument, ago, project_is_no_worktree};
-use super::told::{Done, add_store};
+use super::left::{self, LeftDocument, ago};
+use super::told::Done;
 use super::would::would_drop;
 use crate::args::DropArgs;
 use crate::exit::Exit;
@@ -15,7 +15,6 @@ use crate::failure::stored::worktree_failure;
 use crate::progress::Total;
 use crate::session::Session;
 use crate::text;
-use crate::trash;
 
 pub(super) fn run(args: &DropArgs, session: Session<'_>) -> Result<Exit, Failure> {
     let (output, current) = (session.output, std::env::current_dir());
@@ -27,18 +26,9 @@ pub(super) fn run(args: &DropArgs, session: Session<'_>) -> Result<Exit, Failure
         filter = filter.not_around(current);
     }
     let store = session.store()?;
-    let mut worktrees: Vec<Worktree> = Vec::new();
-    for word in &args.worktrees {
-        let worktree = session.worktree(Some(word))?;
-        if worktree.is_project() {
-            return Err(project_is_no_worktree(&worktree));
-        }
-        if worktree.store().path() != store.path() {
-            return Err(not_of_this_project(&worktree));
-        }
-        if worktrees.iter().all(|other| other.name() != worktree.name()) {
-            worktrees.push(worktree);
-        }
+    let mut worktrees = left::named(args, session)?;
+    if let Some(other) = worktrees.iter().find(|it| it.store().path() != store.path()) {
+        return Err(not_of_this_project(other));
     }
     if args.worktrees.is_empty() {
         worktrees = store.worktrees()?;
@@ -65,16 +55,11 @@ pub(super) fn run(args: &DropArgs, session: Session<'_>) -> Result<Exit, Failure
     // A worktree inside another one comes before it.
     chosen.sort_by_key(|it| Reverse(it.checked.worktree().path().components().count()));
     let how = DropOptions::new().delete_branch(args.delete_branch);
-    let (mut done, mut names, mut remains) = (Done::default(), Vec::new(), Vec::new());
-    let (mut stores, mut is_stopped) = (Vec::new(), None);
+    let (mut done, mut is_stopped) = (Done::default(), None);
     for it in chosen {
         let (worktree, name) = (it.checked.worktree().clone(), named(&it));
         match session.work(Total::Unknown, |options| it.checked.drop(&how, options)) {
-            Ok(dropped) => {
-                done.add(&worktree, &dropped);
-                names.push(name);
-                remains.push(dropped);
-            }
+            Ok(dropped) => done.add(&worktree, name, dropped),
             Err(error) if error.kind() == ErrorKind::Cancelled => {
                 is_stopped = Some(worktree_failure(&error, &worktree));
                 break;
@@ -82,21 +67,20 @@ pub(super) fn run(args: &DropArgs, session: Session<'_>) -> Result<Exit, Failure
             Err(error) => left.push(LeftDocument::refused(&worktree, &error)),
         }
     }
-    if !remains.is_empty() {
-        add_store(&mut stores, &store);
-    }
-    trash::empty_behind(&stores, remains, output);
+    done.empty_trash(output);
     if let Some(failure) = is_stopped {
-        let dropped = if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
+        let dropped = match &*done.names {
+            [] => "nothing".to_owned(),
+            names => names.join(", "),
+        };
         return Err(failure.remarked(&format!("dropped by then: {dropped}")));
     }
-    if names.is_empty() {
+    if done.names.is_empty() {
         output.summary("nothing to drop");
     }
-    done.warn(output);
     left.sort_by(|one, other| one.name.cmp(&other.name));
     done.left = left;
-    done.tell(names, output)
+    done.tell(output)
 }
 
 /// A worktree that is dropped, with what speaks for that.

@@ -5,15 +5,26 @@ use std::time::{Duration, SystemTime};
 use calve::{ErrorKind, LastChange, StayReason, StayingWorktree, Worktree};
 use serde::Serialize;
 
+use crate::args::DropArgs;
 use crate::failure::Failure;
 use crate::failure::stored::own;
 use crate::output::PathFields;
+use crate::session::Session;
 use crate::text::{self, cause, harmless, shell_word, shown};
 
 /// A line names this many paths or commits at most.
 const DETAILS: usize = 3;
 
-pub(super) fn project_is_no_worktree(project: &Worktree) -> Failure {
+/// The worktrees that the words name, each once. Fails if one of them is the project.
+pub(super) fn named(args: &DropArgs, session: Session<'_>) -> Result<Vec<Worktree>, Failure> {
+    let worktrees = session.worktrees(&args.worktrees)?;
+    match worktrees.iter().find(|it| it.is_project()) {
+        Some(project) => Err(project_is_no_worktree(project)),
+        None => Ok(worktrees),
+    }
+}
+
+fn project_is_no_worktree(project: &Worktree) -> Failure {
     let store = shell_word(project.store().path());
     own(
         "drop",

@@ -12,6 +12,7 @@ use crate::failure::stored::store_failure;
 use crate::hints;
 use crate::output::{Output, PathFields, document};
 use crate::text::{self, harmless, shell_word, shown};
+use crate::trash;
 use crate::worktrees::LivingDocument;
 
 pub(super) fn add_store(stores: &mut Vec<Store>, store: &Store) {
@@ -39,7 +40,12 @@ pub(super) fn listed(names: &[String]) -> String {
 /// What is to be said about the worktrees that were dropped.
 #[derive(Default)]
 pub(super) struct Done {
-    pub(super) documents: Vec<DroppedDocument>,
+    /// As the user is told them.
+    pub(super) names: Vec<String>,
+    documents: Vec<DroppedDocument>,
+    /// Their stores, and what is to be deleted of them.
+    stores: Vec<Store>,
+    remains: Vec<DroppedWorktree>,
     notes: Vec<String>,
     /// The processes that work in them.
     told: Vec<String>,
@@ -52,26 +58,34 @@ pub(super) struct Done {
 }
 
 impl Done {
-    pub(super) fn add(&mut self, worktree: &Worktree, dropped: &DroppedWorktree) {
-        self.documents.push(DroppedDocument::new(worktree, dropped));
-        self.notes.extend(dropped_notes(worktree, dropped));
+    pub(super) fn add(&mut self, worktree: &Worktree, name: String, dropped: DroppedWorktree) {
+        self.names.push(name);
+        self.documents.push(DroppedDocument::new(worktree, &dropped));
+        add_store(&mut self.stores, worktree.store());
+        self.notes.extend(dropped_notes(worktree, &dropped));
         self.told.extend(dropped.living().iter().map(|process| {
             let (pid, command) = (process.pid, &process.command);
             format!("process {pid} ({command}) works in {}, which is dropped", worktree.name())
         }));
         self.problems.extend(dropped.problems().iter().map(|error| store_failure(error).message()));
-        self.missing.extend(dropped.was_missing().then(|| worktree.clone()));
+        match dropped.was_missing() {
+            true => self.missing.push(worktree.clone()),
+            false => self.remains.push(dropped),
+        }
     }
 
-    /// Warns of the processes that work in them, and of what could not be done.
-    pub(super) fn warn(&self, output: Output) {
+    /// Deletes them in the background. Warns of the processes that work in them, and of what could
+    /// not be done.
+    pub(super) fn empty_trash(&mut self, output: Output) {
+        trash::empty_behind(&self.stores, std::mem::take(&mut self.remains), output);
         for line in self.told.iter().chain(&self.problems) {
             output.warning(line);
         }
     }
 
-    /// Says what was dropped. `names` are those of all these worktrees.
-    pub(super) fn tell(self, mut names: Vec<String>, output: Output) -> Result<Exit, Failure> {
+    /// Says what was dropped.
+    pub(super) fn tell(self, output: Output) -> Result<Exit, Failure> {
+        let mut names = self.names;
         names.retain(|name| self.missing.iter().all(|worktree| worktree.name() != name));
         if !names.is_empty() {
             output.summary(format_args!("dropped {}", listed(&names)));

@@ -1,7 +1,6 @@
 //! `calve list --dropped`.
 
 use calve::{KeptWorktree, Store};
-use serde::Serialize;
 
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -12,8 +11,8 @@ use crate::text::{self, harmless};
 pub(super) fn list_dropped(store: &Store, output: Output) -> Result<Exit, Failure> {
     let dropped = store.dropped_worktrees()?;
     if output.json {
-        let dropped = dropped.iter().map(KeptDocument::new).collect();
-        output.document(&ListDroppedDocument { dropped })?;
+        let dropped: Vec<KeptDocument> = dropped.iter().map(KeptDocument::new).collect();
+        output.document_of("dropped", &dropped)?;
         return Ok(Exit::Done);
     }
     if dropped.is_empty() {
@@ -34,13 +33,8 @@ pub(super) fn list_dropped(store: &Store, output: Output) -> Result<Exit, Failur
     Ok(Exit::Done)
 }
 
-/// The JSON document of `list --dropped`.
-#[derive(Serialize)]
-struct ListDroppedDocument {
-    dropped: Vec<KeptDocument>,
-}
-
 document! {
+    /// A worktree in the JSON document of `list --dropped`.
     struct KeptDocument(kept: &KeptWorktree) {
         name: String = kept.name.clone(),
         #[serde(flatten)]

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
-use crate::settings::git_in;
+use crate::settings::{git_in, said};
 
 /// git's settings in a folder: the values of each name, in git's order. The last one counts, for
 /// names that have one value only.
@@ -20,11 +20,8 @@ pub(super) struct GitSettings(BTreeMap<String, Vec<String>>);
 impl GitSettings {
     /// None, if git does not say them.
     pub(super) fn of(folder: &Path) -> Self {
-        let mut git = git_in(folder);
-        let Ok(output) = git.args(["config", "--list", "-z"]).output() else {
-            return Self::default();
-        };
-        Self::read(&String::from_utf8_lossy(&output.stdout))
+        let said = said(git_in(folder).args(["config", "--list", "-z"])).unwrap_or_default();
+        Self::read(&String::from_utf8_lossy(&said))
     }
 
     /// Reads what `git config -z` prints: `name LF value NUL`.
@@ -93,21 +90,12 @@ impl Alike {
         if added.is_empty() {
             return Ok(Self { unsure, ..Self::default() });
         }
-        let failed =
-            |said: &[u8]| io::Error::other(String::from_utf8_lossy(said).trim().to_owned());
         for (name, value) in added {
             let mut git = git_in(root);
-            let added =
-                git.args(["config", "-f"]).arg(file).args(["--add", name, value]).output()?;
-            if !added.status.success() {
-                return Err(failed(&added.stderr));
-            }
+            said(git.args(["config", "-f"]).arg(file).args(["--add", name, value]))?;
         }
-        let asked = git_in(root).args(["rev-parse", "--absolute-git-dir"]).output()?;
-        if !asked.status.success() {
-            return Err(failed(&asked.stderr));
-        }
-        let git_dir = String::from_utf8_lossy(&asked.stdout);
+        let git_dir = said(git_in(root).args(["rev-parse", "--absolute-git-dir"]))?;
+        let git_dir = String::from_utf8_lossy(&git_dir);
         let variables = vec![
             ("GIT_CONFIG_COUNT", "1".to_owned()),
             (

@@ -40,7 +40,7 @@ pub(super) fn start_failure(error: &calve::Error, wanted: &Wanted<'_>) -> Failur
                     "it is git's setting {BASE}: 'git config --show-origin --get-all {BASE}' shows where it is set; \
                      --base REF begins elsewhere"
                 );
-                return Failure { hint: Some(hint), ..failure };
+                return failure.hinted(hint);
             }
             return failure.meant(&branches_like(&word, wanted.project));
         }
@@ -86,7 +86,7 @@ pub(super) fn start_failure(error: &calve::Error, wanted: &Wanted<'_>) -> Failur
         }
         _ => return failure,
     };
-    Failure { hint: Some(hint), ..failure }
+    failure.hinted(hint)
 }
 
 /// What to do if a folder's name was made from a branch and is taken.

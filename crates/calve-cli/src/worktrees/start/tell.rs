@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use calve::{DestinationReport, GitOutcome, NoRepository, StartedWorktree, Store};
 
-use crate::clone::{findings, why_not_shared};
+use crate::clone::findings;
 use crate::exit::Exit;
 use crate::paths;
 use crate::session::Session;
@@ -19,19 +19,10 @@ pub(crate) fn tell_trees(
     store: &Store,
     session: Session<'_>,
 ) -> Exit {
-    let findings = findings(trees, |_| false);
-    session.output.warnings(&findings);
-    session.output.summary(
-        Summary {
-            destinations: trees,
-            elapsed,
-            dry_run: false,
-            verbose: session.output.verbose,
-            filesystem: why_not_shared(store.path(), trees),
-        }
-        .text(),
-    );
-    if findings.is_empty() { Exit::Done } else { Exit::Findings }
+    let output = session.output;
+    let exit = output.warnings(&findings(trees, |_| false));
+    output.summary(Summary::of(trees, store.path(), elapsed, output).text());
+    exit
 }
 
 /// Warns about files of new worktrees that still name the project.
@@ -93,6 +84,5 @@ pub(crate) fn tell_git(worktrees: &[StartedWorktree], session: Session<'_>) -> E
     let copies: Vec<DestinationReport> = worktrees.iter().filter_map(copies).collect();
     let findings: Vec<String> =
         findings(&copies, |_| false).into_iter().map(|line| format!("in .git: {line}")).collect();
-    output.warnings(&findings);
-    if findings.is_empty() { Exit::Done } else { Exit::Findings }
+    output.warnings(&findings)
 }

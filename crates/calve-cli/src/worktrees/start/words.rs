@@ -8,7 +8,7 @@ use calve::{ErrorKind, FoundBranch, FoundBranches};
 use crate::args::StartArgs;
 use crate::failure::Failure;
 use crate::failure::stored::own;
-use crate::settings::git_in;
+use crate::settings::{git_in, said};
 use crate::similar;
 use crate::text::{harmless, shell_word};
 
@@ -298,18 +298,14 @@ pub(super) fn branches_like(word: &str, project: &Path) -> Vec<String> {
 
 /// What git prints. It may ask for a password.
 fn git(project: &Path, words: &[&str]) -> Result<String, Failure> {
-    let failed = |cause: &str| {
-        let why = harmless(cause.trim()).into_owned();
-        let hint = "try again when git can reach the remote ('git fetch')";
-        own("ask git about", project, ErrorKind::Git, &why, hint)
-    };
     let mut command = git_in(project);
     command.args(words).env("LC_ALL", "C").stdin(Stdio::inherit());
-    let output = command.output().map_err(|error| failed(&calve::why_git_did_not_run(error)))?;
-    match output.status.success() {
-        true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
-        false => Err(failed(&String::from_utf8_lossy(&output.stderr))),
-    }
+    let said = said(&mut command).map_err(|error| {
+        let why = harmless(&error.to_string()).into_owned();
+        let hint = "try again when git can reach the remote ('git fetch')";
+        own("ask git about", project, ErrorKind::Git, &why, hint)
+    })?;
+    Ok(String::from_utf8_lossy(&said).into_owned())
 }
 
 #[cfg(test)]
