@@ -572,6 +572,15 @@ pub(crate) fn give_mode(file: impl AsFd, mode: Mode) -> rustix::io::Result<()> {
 }
 
 /// Sets the times where the filesystem lets us.
+/// The time of the call, as a time to set.
+pub(crate) const TIME_NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: fs::UTIME_NOW as _ };
+
+/// This time as that of the last change of the content. The access time stays as it is.
+pub(crate) fn modified_at(time: Timespec) -> Timestamps {
+    let stays = Timespec { tv_sec: 0, tv_nsec: fs::UTIME_OMIT as _ };
+    Timestamps { last_access: stays, last_modification: time }
+}
+
 pub(crate) fn give_times(file: impl AsFd, times: &Timestamps) -> rustix::io::Result<()> {
     SystemCall::SetTimes.if_available(fs::futimens(file, times)).map(drop)
 }

@@ -65,6 +65,11 @@ pub(crate) fn open_parent(root: &OwnedFd, path: &Path) -> io::Result<OwnedFd> {
     open_at(root, path.parent().unwrap_or(Path::new("")))
 }
 
+/// The metadata of the entry at `path`.
+pub(crate) fn meta_at(root: &OwnedFd, path: &Path) -> io::Result<Meta> {
+    Ok(Meta::at(open_parent(root, path)?, last(path)?)?)
+}
+
 /// Opens the parent directory of `path` and makes the directories that do not exist.
 pub(crate) fn make_parents(root: &OwnedFd, path: &Path) -> io::Result<OwnedFd> {
     let mut dir = fs::openat(root, c".", DIR_FLAGS, Mode::empty())?;

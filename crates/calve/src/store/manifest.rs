@@ -253,6 +253,16 @@ impl Manifest {
         })
     }
 
+    /// Every entry except the root, with its number and its path.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = (Number, PathBuf, &Entry)> {
+        (0..).zip(&self.directories).flat_map(|(place, directory)| {
+            let folder = self.path(place);
+            (directory.first..)
+                .zip(&directory.entries)
+                .map(move |(number, entry)| (number, folder.join(os(&entry.name)), entry))
+        })
+    }
+
     /// The number of files, and the sum of their sizes.
     pub(crate) fn files(&self) -> (u64, u64) {
         self.entries().fold((0, 0), |(files, bytes), (_, _, entry)| match entry.kind {

@@ -816,11 +816,7 @@ impl<S: Source> Worker<'_, '_, S> {
             return Ok(Settled::Kept);
         }
         if result == Err(Errno::XDEV) && !temporary.is_astray() {
-            if !node.dests[dest].stage_here.swap(true, Ordering::Relaxed) {
-                // A killed process may have left staged files here.
-                staging::sweep(into);
-            }
-            return Ok(Settled::Unreachable);
+            return Ok(stage_here::<S>(dest, node));
         }
         let replaced = result.map_err(|errno| match errno {
             Errno::ISDIR | Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR => {
@@ -853,12 +849,7 @@ impl<S: Source> Worker<'_, '_, S> {
                 Ok(Settled::Placed)
             }
             Ok(false) => Ok(Settled::Kept),
-            Err(Errno::XDEV) if !temporary.is_astray() => {
-                if !node.dests[dest].stage_here.swap(true, Ordering::Relaxed) {
-                    staging::sweep(node.at(dest));
-                }
-                Ok(Settled::Unreachable)
-            }
+            Err(Errno::XDEV) if !temporary.is_astray() => Ok(stage_here::<S>(dest, node)),
             Err(errno) => {
                 let path = self.op.dest_path(dest, node, name);
                 Err(Error::io(Operation::RenameIntoPlace, path, errno))
@@ -982,18 +973,31 @@ impl<S: Source> Worker<'_, '_, S> {
             let reason = SkipReason::Xattrs(refused.join(", "));
             op.skip(Some(dest), node.path_of(&job.name), reason);
         }
+        self.count_filled(dest, node, job, (copied.zip(copy), out.because));
+        Ok(Settled::Placed)
+    }
+
+    /// Counts a file that was cloned, or copied for a reason. In the link modes the last value says
+    /// why it is no link.
+    fn count_filled(
+        &mut self,
+        dest: usize,
+        node: &OpenNode<S>,
+        job: &Job<S>,
+        (copied, unlinked): (Option<(Because, CopiedFile)>, Option<Because>),
+    ) {
+        let (copied, copy) = copied.unzip();
         if copy.as_ref().is_some_and(|copy| !copy.rested) {
-            op.skip(Some(dest), node.path_of(&job.name), SkipReason::Torn);
+            self.op.skip(Some(dest), node.path_of(&job.name), SkipReason::Torn);
         }
-        self.note_arrived(dest, node, &job.name, FileArrival::Filled(copied, out.because));
+        self.note_arrived(dest, node, &job.name, FileArrival::Filled(copied, unlinked));
         let bytes = copy.map_or_else(|| job.size(), |copy| copy.bytes);
         tally::count(&mut self.tallies[dest], copied, bytes);
-        if let Some(because) = out.because {
+        if let Some(because) = unlinked {
             tally::count_unlinked(&mut self.tallies[dest], because);
         }
         let method = if copied.is_none() { Method::Reflink } else { Method::Copy };
         self.tell(dest, node, &job.name, method, copied);
-        Ok(Settled::Placed)
     }
 
     /// Tells the caller of a file that has arrived.
@@ -1133,4 +1137,14 @@ impl<S: Source> Worker<'_, '_, S> {
         let dir = self.place(dest, node, out.temporary.as_ref());
         NewFile { dir, name: out.temporary.as_deref().unwrap_or(name), open: out.fd.as_ref() }
     }
+}
+
+/// Lets the files of a directory be staged in the directory itself, because none can be renamed into
+/// it from the stage.
+fn stage_here<S: Source>(dest: usize, node: &OpenNode<S>) -> Settled {
+    if !node.dests[dest].stage_here.swap(true, Ordering::Relaxed) {
+        // A killed process may have left staged files here.
+        staging::sweep(node.at(dest));
+    }
+    Settled::Unreachable
 }

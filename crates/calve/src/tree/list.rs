@@ -23,7 +23,6 @@ use super::pool::lock;
 use super::source::{NamedEntry, Opened, Original, Source};
 use super::special::Special;
 use super::staging::PREFIX;
-use super::tally::Because;
 use super::{LinkKind, inside_own};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::meta::{Attrs, Meta};
@@ -316,8 +315,6 @@ impl Source for List {
 
     const OPERATION: Operation = Operation::Make;
     const SIDES: usize = 0;
-    const CLONES_HAVE_METADATA: bool = true;
-    const NOTES: bool = false;
 
     fn thread(&self) {}
 
@@ -401,20 +398,6 @@ impl Source for List {
             Some(_) => attrs.and_then(|attrs| attrs.without_acls()),
             None => attrs,
         })
-    }
-
-    fn failed(source: PathBuf, dest: PathBuf, error: io::Error) -> Error {
-        Error::io(Operation::Clone, source, error).with_other(dest)
-    }
-
-    fn refused(&self, because: Because, _: &Meta) -> Because {
-        because
-    }
-
-    fn note((): &mut (), _: usize, _: u32, _: &Meta) {}
-
-    fn number(&self, _: &NewNode<Self>) -> u32 {
-        0
     }
 }
 

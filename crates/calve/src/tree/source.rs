@@ -35,9 +35,9 @@ pub(crate) trait Source: Sized + Sync {
     /// How many descriptors the source keeps for a directory: 1, or 0 if it opens none.
     const SIDES: usize;
     /// On systems where cloning makes the file: whether the clone already has its metadata.
-    const CLONES_HAVE_METADATA: bool;
+    const CLONES_HAVE_METADATA: bool = true;
     /// Whether the source wants to know each inode that the engine made (`note`).
-    const NOTES: bool;
+    const NOTES: bool = false;
 
     fn thread(&self) -> Self::Thread;
 
@@ -94,17 +94,23 @@ pub(crate) trait Source: Sized + Sync {
     fn attributes(&self, node: &NewNode<Self>, job: &Job<Self>) -> io::Result<Option<Box<Attrs>>>;
 
     /// The error for a file that could not be made.
-    fn failed(source: PathBuf, dest: PathBuf, error: io::Error) -> Error;
+    fn failed(source: PathBuf, dest: PathBuf, error: io::Error) -> Error {
+        Error::io(Operation::Clone, source, error).with_other(dest)
+    }
 
     /// The reason to report for a copied file: calve tried to clone `from` and was refused
     /// `because` of something.
-    fn refused(&self, because: Because, from: &Meta) -> Because;
+    fn refused(&self, because: Because, _from: &Meta) -> Because {
+        because
+    }
 
     /// Notes the inode `found`, which a destination now has for the entry `number`.
-    fn note(thread: &mut Self::Thread, dest: usize, number: u32, found: &Meta);
+    fn note(_thread: &mut Self::Thread, _dest: usize, _number: u32, _found: &Meta) {}
 
     /// The number of a directory, where entries have numbers.
-    fn number(&self, node: &NewNode<Self>) -> u32;
+    fn number(&self, _node: &NewNode<Self>) -> u32 {
+        0
+    }
 }
 
 /// An entry of a directory.

@@ -28,7 +28,6 @@ use super::read::{open_unnoted, read_rules};
 use super::source::{NamedEntry, Opened, Original, Source};
 use super::special::Special;
 use super::staging::{self, PREFIX};
-use super::tally::Because;
 use super::{CloneOptions, LinkKind, inside_own};
 use crate::error::{Context as _, Error, Operation};
 use crate::reflink::copy::have_same_bytes;
@@ -79,8 +78,6 @@ impl Source for Live<'_> {
 
     const OPERATION: Operation = Operation::Clone;
     const SIDES: usize = 1;
-    const CLONES_HAVE_METADATA: bool = true;
-    const NOTES: bool = false;
 
     fn thread(&self) -> LiveThread {
         LiveThread { entries: vec![MaybeUninit::uninit(); 32 * 1024], names: Names::default() }
@@ -204,20 +201,6 @@ impl Source for Live<'_> {
             true => attrs.and_then(|attrs| attrs.without_acls()),
             false => attrs,
         })
-    }
-
-    fn failed(source: PathBuf, dest: PathBuf, error: io::Error) -> Error {
-        Error::io(Operation::Clone, source, error).with_other(dest)
-    }
-
-    fn refused(&self, because: Because, _: &Meta) -> Because {
-        because
-    }
-
-    fn note(_: &mut LiveThread, _: usize, _: u32, _: &Meta) {}
-
-    fn number(&self, _: &NewNode<Self>) -> u32 {
-        0
     }
 }
 

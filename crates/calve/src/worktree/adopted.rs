@@ -20,13 +20,14 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{self, Mode};
 
+use super::fill::compared;
 use super::git::nested_work_in;
 use super::{DropOptions, Worktree};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::store::catalog::{Origin, WorktreeRow};
-use crate::store::files::{bytes_of, open_dir, path_from};
+use crate::store::files::{bytes_of, path_from};
 use crate::store::git::checkout::Checkout;
 use crate::store::git::{self, Failure, Registration, Tree, branch_at, is_same, leads_to};
 use crate::store::history::of_project;
@@ -39,7 +40,6 @@ use crate::store::registry::no_worktree;
 use crate::store::scan::AlikeFiles;
 use crate::store::snapshot::{Known, check_name};
 use crate::store::{PROJECT, SnapshotOptions, Store, StoreOptions};
-use crate::tree::git_index::{self, WorkingTree};
 use crate::tree::running::Running;
 use crate::tree::staging::Stage;
 
@@ -342,20 +342,14 @@ impl Worktree {
         if index.boot != Boot::this() {
             return Ok(None);
         }
-        let [our_root, our_git, root, git] =
-            [&ours.root, &ours.git_dir, &theirs.root, &theirs.git_dir].map(|path| open_dir(path));
-        let (our_root, our_git, root, git) = (our_root?, our_git?, root?, git?);
-        let ours = WorkingTree { root: &our_root, git: &our_git };
-        let theirs = WorkingTree { root: &root, git: &git };
-        let since = git_index::next_tick();
-        let compared = git_index::compare(ours, theirs, since, &|| operation.is_cancelled());
+        let (compared, _) = compared(&theirs, &ours, operation)?;
         let Some(compared) = compared else { return Ok(None) };
         let mut files: HashMap<PathBuf, (Meta, _)> = HashMap::new();
-        for (place, slot, entry) in base.entries() {
+        for (number, path, entry) in base.paths() {
             let Kind::File { size, blob, .. } = entry.kind else { continue };
-            let path = base.path_of(place, slot);
-            let Some(twin) = compared.twins.get(bytes_of(&path).as_slice()) else { continue };
-            let number = base.directories[place as usize].first + slot;
+            let Some(twin) = compared.twins.get(path.as_os_str().as_encoded_bytes()) else {
+                continue;
+            };
             let Some(stat) = index.stats.get(number as usize) else { continue };
             let changed = (stat.changed.0, i64::from(stat.changed.1));
             let is_known = (stat.ino, changed, size)
@@ -373,16 +367,14 @@ impl Worktree {
 /// snapshot has from elsewhere, and folders, are looked at.
 fn index_of(made: &Overlaid, read: &Manifest, index: &Index) -> Index {
     let mut known = HashMap::new();
-    for (place, slot, entry) in read.entries() {
+    for (number, path, entry) in read.paths() {
         if !entry.is_directory() {
-            let number = read.directories[place as usize].first + slot;
-            known.insert(read.path_of(place, slot), index.stats.get(number as usize).copied());
+            known.insert(path, index.stats.get(number as usize).copied());
         }
     }
     let mut stats = vec![Stat::default(); made.manifest.count as usize];
-    for (place, slot, _) in made.manifest.entries() {
-        let number = made.manifest.directories[place as usize].first + slot;
-        let stat = known.get(&made.manifest.path_of(place, slot)).copied().flatten();
+    for (number, path, _) in made.manifest.paths() {
+        let stat = known.get(&path).copied().flatten();
         if let Some(stat) = stat.filter(|_| !made.brought.contains_key(&number)) {
             stats[number as usize] = stat;
         }

@@ -371,7 +371,7 @@ impl<'a> ContentReader<'a> {
             Err(error) if at::is_gone(&error) => return Ok(None),
             Err(error) => return Err(error),
         };
-        let meta = Meta::of(&fs::fstat(&file)?);
+        let meta = Meta::of_file(&file)?;
         Ok((meta.file_type() == fs::FileType::RegularFile).then_some((file, meta)))
     }
 }

@@ -27,12 +27,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{self, Mode};
+use rustix::fs;
 
+use super::open_dir;
 use super::relocate::rewrite_paths;
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::macros::setters;
-use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::report::{DestinationReport, SkipReason, Skipped};
 use crate::store::git::{self, Failure, Found, Repository};
@@ -240,10 +240,10 @@ impl FillPlan {
         let Self { tree, from, start, tracked, carried, not_ignored, leave_secrets } = self;
         let Tracked { mut compared, since } = tracked;
         let operation = common.operation();
-        let (root, own) = (open(&tree.root)?, open(&tree.git_dir)?);
+        let (root, own) = (open_dir(&tree.root)?, open_dir(&tree.git_dir)?);
         let sieve = Arc::new(Sieve::default());
         let (its, source, from_root, to) =
-            (Arc::clone(&sieve), open(&from.root)?, from.root.clone(), tree.root.clone());
+            (Arc::clone(&sieve), open_dir(&from.root)?, from.root.clone(), tree.root.clone());
         let leaves = move |path: &Path| its.keeps((&from_root, &source), &to, path, leave_secrets);
         let never = other_roots(&from, &root, &operation)?;
         let mut picked = Picked::without(never).leaving(leaves);
@@ -325,15 +325,7 @@ impl Tracked {
         from: &Repository,
         operation: &Running,
     ) -> Result<Self, Error> {
-        let [root, own, from_root, from_own] =
-            [&tree.root, &tree.git_dir, &from.root, &from.git_dir].map(|path| open(path));
-        let (root, own, from_root, from_own) = (root?, own?, from_root?, from_own?);
-        let (theirs, ours) = (
-            WorkingTree { root: &root, git: &own },
-            WorkingTree { root: &from_root, git: &from_own },
-        );
-        let since = git_index::next_tick();
-        let compared = git_index::compare(ours, theirs, since, &|| operation.is_cancelled());
+        let (compared, since) = compared(tree, from, operation)?;
         operation.check(Operation::Fill, &tree.root)?;
         Ok(Self { compared, since })
     }
@@ -343,14 +335,25 @@ impl Tracked {
     pub(super) fn settle(self, tree: &Repository, root: &OwnedFd) -> Result<(u64, u64), Error> {
         let Some(mut compared) = self.compared else { return Ok((0, 0)) };
         let (timed, renewed) = (compared.give_times(root), compared.renew_others(root));
-        let own = open(&tree.git_dir)?;
+        let own = open_dir(&tree.git_dir)?;
         compared.record(WorkingTree { root, git: &own }, self.since);
         Ok((timed, renewed))
     }
 }
 
-fn open(path: &Path) -> Result<OwnedFd, Error> {
-    fs::open(path, DIR_FLAGS, Mode::empty()).context(Operation::OpenDirectory, || path)
+/// Compares the tracked files of `tree` with those of `from`. `None`: calve does not understand one
+/// of the indexes. The time is one before the comparison.
+pub(super) fn compared(
+    tree: &Repository,
+    from: &Repository,
+    operation: &Running,
+) -> Result<(Option<Comparison>, (i64, i64)), Error> {
+    let opened = |of: &Repository| Ok((open_dir(&of.root)?, open_dir(&of.git_dir)?));
+    let ((root, git), (from_root, from_git)) = (opened(tree)?, opened(from)?);
+    let ours = WorkingTree { root: &from_root, git: &from_git };
+    let theirs = WorkingTree { root: &root, git: &git };
+    let since = git_index::next_tick();
+    Ok((git_index::compare(ours, theirs, since, &|| operation.is_cancelled()), since))
 }
 
 /// The working tree to fill, and the one to fill it from.

@@ -118,7 +118,7 @@ impl Relocate<'_> {
     ) -> io::Result<Option<(Digest, Digest)>> {
         let Some(text) = self.tree.read(path)? else { return Ok(None) };
         let (dir, name) = (open_parent(self.tree.root, path)?, last(path)?);
-        let meta = Meta::of(&fs::statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW)?);
+        let meta = Meta::at(&dir, &name)?;
         if self.whose == Whose::Staged && meta.links > 1 {
             return Ok(None);
         }
@@ -146,7 +146,7 @@ impl Relocate<'_> {
             Err(errno) if is_gone(&errno.into()) => return Ok(false),
             Err(errno) => return Err(errno.into()),
         };
-        let meta = Meta::of(&fs::statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW)?);
+        let meta = Meta::at(&dir, &name)?;
         if self.whose == Whose::Staged && meta.links > 1 {
             return Ok(false);
         }
@@ -167,7 +167,7 @@ impl Relocate<'_> {
         dir: &OwnedFd,
         make: impl FnOnce(&Path) -> io::Result<bool>,
     ) -> io::Result<bool> {
-        let before = Meta::of(&fs::fstat(dir)?);
+        let before = Meta::of_file(dir)?;
         let mode = before.permissions();
         let opened = self.whose == Whose::Staged && mode & 0o300 != 0o300;
         if opened {

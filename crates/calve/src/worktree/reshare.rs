@@ -438,7 +438,7 @@ impl Reshare<'_> {
     fn open(&self, file: &ReshareCandidate) -> io::Result<(OwnedFd, Meta)> {
         let dir = at::open_parent(&self.roots[file.tree], &file.path)?;
         let opened = fs::openat(&dir, at::last(&file.path)?, SOURCE_FLAGS, Mode::empty())?;
-        let meta = Meta::of(&fs::fstat(&opened)?);
+        let meta = Meta::of_file(&opened)?;
         if meta.file_type() != FileType::RegularFile || meta.size != file.size {
             return Err(Errno::STALE.into());
         }

@@ -232,7 +232,7 @@ impl Worktree {
             return Ok(report);
         }
         let root = fs::open(&self.path, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
-        let root_times = Meta::of(&fs::fstat(&root)?).timestamps();
+        let root_times = Meta::of_file(&root)?.timestamps();
         let staged = self.shed_stage(&root).map(|stage| {
             self.shed_through(&stage, &root, folders, since, &mut report);
             // Nothing is in it but folders in whose places a build has made others meanwhile.
@@ -292,7 +292,7 @@ impl Worktree {
             let moving = || -> io::Result<MovedOut> {
                 let parent = at::open_parent(root, &folder.path)?;
                 let from = at::last(&folder.path)?;
-                let times = Meta::of(&fs::fstat(&parent)?).timestamps();
+                let times = Meta::of_file(&parent)?.timestamps();
                 let to = CString::new(number.to_string())?;
                 fs::renameat(&parent, &from, &stage.folder, &to)?;
                 Ok(MovedOut { parent, from, times, to })

@@ -38,7 +38,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs;
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
@@ -56,6 +55,7 @@ use crate::store::files::ask_to_write;
 use crate::store::git;
 use crate::store::git::modules::may_be_of_module;
 use crate::store::id::SnapshotId;
+use crate::store::index::Index;
 use crate::store::manifest::Manifest;
 use crate::store::metadata::Maker;
 use crate::store::object::Entry;
@@ -409,14 +409,27 @@ impl Worktree {
             report.kept = self.move_aside(&root, &trees, &moves)?;
         }
         let made = staged.made.clone();
-        let Applied { changed, removed, discarded, given } = bring.apply(staged)?;
-        (report.changed, report.removed) = (changed, removed);
         let known = scan.index.as_ref().or(known.index.as_ref());
+        (report.changed, report.removed) = self.bring_to(to, &bring, staged, known)?;
+        report.elapsed = started.elapsed();
+        Ok(Passed { report, made, times: moves.times })
+    }
+
+    /// Changes the tree to that of `to`, and notes that it is. Returns how many entries were changed,
+    /// and how many removed.
+    fn bring_to(
+        &self,
+        to: SnapshotId,
+        bring: &Bring<'_>,
+        staged: Staged,
+        known: Option<&Index>,
+    ) -> Result<(u64, u64), Error> {
+        let Applied { changed, removed, discarded, given } = bring.apply(staged)?;
         let index = bring.index(to, &given, known)?;
         self.store.registry().write_index(&self.row.token, &index)?;
         // The row may reach the disk before the renames do. Then a power cut would leave the old
         // tree, or a part of the new one, under a row that says that nothing is left to do.
-        staging::flush_filesystem(&root).context(Operation::Flush, || &self.path)?;
+        staging::flush_filesystem(bring.root).context(Operation::Flush, || &self.path)?;
         let row = WorktreeRow {
             state: State::Ready,
             target: None,
@@ -425,8 +438,7 @@ impl Worktree {
         };
         self.store.registry().set_state(&row)?;
         discarded.context(Operation::RemoveLeftovers, || &self.path)?;
-        report.elapsed = started.elapsed();
-        Ok(Passed { report, made, times: moves.times })
+        Ok((changed, removed))
     }
 
     /// The error of a switch that would overwrite local changes.
@@ -461,7 +473,7 @@ impl Worktree {
             let Ok(dir) = open_at(root, folder) else { continue };
             let Err(errno) = ask_to_write(&dir, c".") else { continue };
             // calve gives folders of this user another mode for a while.
-            let is_other = || Ok::<_, Errno>(Meta::of(&fs::fstat(&dir)?).uid != geteuid().as_raw());
+            let is_other = || Ok::<_, Errno>(Meta::of_file(&dir)?.uid != geteuid().as_raw());
             if matches!(errno, Errno::ROFS | Errno::PERM)
                 || errno == Errno::ACCESS && is_other().unwrap_or(true)
             {

@@ -23,7 +23,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{self, AtFlags, FileType, Timespec, Timestamps};
+use rustix::fs::{self, AtFlags, FileType};
 
 use super::Worktree;
 use super::fill::Tracked;
@@ -33,10 +33,10 @@ use super::switch::Passed;
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::macros::setters;
 use crate::reflink::imp::SOURCE_FLAGS;
-use crate::reflink::meta::Meta;
+use crate::reflink::meta::{Meta, TIME_NOW, modified_at};
 use crate::reflink::sys;
 use crate::report::Skipped;
-use crate::store::at::{is_gone, last, open_parent};
+use crate::store::at::{is_gone, last, meta_at, open_parent};
 use crate::store::bring::plan::{Trees, learn};
 use crate::store::bring::whole::{WholeFolders, has_unseen};
 use crate::store::catalog::{Based, Origin, State};
@@ -510,10 +510,7 @@ fn is_hidden(root: &OwnedFd, path: &Path, sides: Sides<'_>) -> bool {
     if wanted.is_none() || entry(sides.worktree, path).is_some() {
         return false;
     }
-    let found = open_parent(root, path).ok().zip(last(path).ok()).and_then(|(dir, name)| {
-        Some(Meta::of(&fs::statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW).ok()?))
-    });
-    found.is_some_and(|found| {
+    meta_at(root, path).is_ok_and(|found| {
         !(is_folder(&found) && wanted.is_some_and(|wanted| wanted.is_directory()))
     })
 }
@@ -577,9 +574,7 @@ fn renew(
 ) -> Result<(u64, u64), Error> {
     let tracked = Tracked::look(tree, from, operation)?;
     let (timed, mut renewed) = tracked.settle(tree, root)?;
-    let now = Timespec { tv_sec: 0, tv_nsec: fs::UTIME_NOW };
-    let omit = Timespec { tv_sec: 0, tv_nsec: fs::UTIME_OMIT };
-    let times = Timestamps { last_access: omit, last_modification: now };
+    let times = modified_at(TIME_NOW);
     for path in looked.others.iter().map(|path| path_from(path)) {
         let (Some(theirs), Some(ours)) =
             (entry(&looked.project, &path), entry(looked.now(), &path))

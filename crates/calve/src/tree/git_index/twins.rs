@@ -13,7 +13,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use rustix::fs::{self, AtFlags, Timespec, Timestamps};
+use rustix::fs::{self, AtFlags};
 
 use super::format::{Cursor, IndexEntry, IndexLayout};
 use super::rule;
@@ -21,7 +21,7 @@ use super::{
     INDEX_MOST_BYTES, IndexedDirectory, Pair, Source, Vouched, open_below, open_regular, read,
     replace, stat,
 };
-use crate::reflink::meta::Meta;
+use crate::reflink::meta::{Meta, TIME_NOW, modified_at};
 use crate::tree::listing::Time;
 
 /// A working tree and the folder with its index.
@@ -269,14 +269,8 @@ fn set_time(
     if !expected(&found) {
         return None;
     }
-    let times = Timestamps {
-        last_access: Timespec { tv_sec: 0, tv_nsec: fs::UTIME_OMIT },
-        last_modification: match time {
-            Some(meta) => meta.timestamps().last_modification,
-            None => Timespec { tv_sec: 0, tv_nsec: fs::UTIME_NOW },
-        },
-    };
-    fs::futimens(&file, &times).ok()?;
+    let time = time.map_or(TIME_NOW, |meta| meta.timestamps().last_modification);
+    fs::futimens(&file, &modified_at(time)).ok()?;
     Meta::of_file(&file).ok()
 }
 

@@ -72,7 +72,7 @@ pub(in crate::worktree) fn changed_since(
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(Vec::new()),
         Err(errno) => return Err(errno.into()),
     };
-    let here = Meta::of(&fs::fstat(&top)?);
+    let here = Meta::of_file(&top)?;
     let mut changed = Vec::new();
     if here.modified() >= since.0 {
         changed.push(PathBuf::from("."));
@@ -88,7 +88,7 @@ pub(in crate::worktree) fn changed_since(
                 changed.push(folder);
                 continue;
             };
-            if Meta::of(&fs::fstat(&dir)?).dev != here.dev {
+            if Meta::of_file(&dir)?.dev != here.dev {
                 continue;
             }
             let is_root = folder.as_os_str().is_empty();

@@ -7,7 +7,7 @@ use std::io::{self, Read as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{self, AtFlags, FileType};
+use rustix::fs::FileType;
 use rustix::process::geteuid;
 
 use super::kind::{CMAKE_SOURCES, ShedKind, SureKind, is_of_tool};
@@ -117,9 +117,8 @@ impl ContentOf<'_> {
         let name = path.components().next_back().and_then(|it| at::last(Path::new(&it)).ok());
         let name = name.as_deref().unwrap_or(found.name);
         let own = geteuid();
-        let is_folder = |name| {
-            fs::statat(found.dir, name, AtFlags::SYMLINK_NOFOLLOW)
-                .is_ok_and(|stat| Meta::of(&stat).file_type() == FileType::Directory)
+        let is_folder = |name: &str| {
+            Meta::at(found.dir, name).is_ok_and(|it| it.file_type() == FileType::Directory)
         };
         let by_name = named_foreign(name, kind);
         match kind {

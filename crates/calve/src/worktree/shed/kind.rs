@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{self, FileType, Mode, OFlags};
 
 use crate::macros::named;
 use crate::reflink::imp::DIR_FLAGS;
@@ -98,7 +98,7 @@ impl<'a> IgnoredFolder<'a> {
     pub(super) fn open(root: &'a OwnedFd, path: &'a Path, device: u64) -> io::Result<Option<Self>> {
         let parent = at::open_parent(root, path)?;
         let folder = open_below(&parent, &at::last(path)?)?;
-        if Meta::of(&fs::fstat(&folder)?).dev != device {
+        if Meta::of_file(&folder)?.dev != device {
             return Ok(None);
         }
         let entries = listed(&folder)?;
@@ -172,8 +172,8 @@ impl<'a> IgnoredFolder<'a> {
             return Ok(Err("there is no package.json beside it".to_owned()));
         }
         let done = INSTALLED.iter().filter_map(|name| {
-            let stat = fs::statat(&self.folder, *name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
-            Some(Meta::of(&stat)).filter(|meta| meta.file_type() == FileType::RegularFile)
+            let found = Meta::at(&self.folder, *name).ok();
+            found.filter(|meta| meta.file_type() == FileType::RegularFile)
         });
         let installed = done.map(|meta| meta.modified()).max();
         if installed.is_none() && !LOCK_FILES.iter().any(|name| is_beside(name)) {
@@ -307,8 +307,7 @@ fn has(entries: &KindsByName, name: &str, kind: FileType) -> bool {
 }
 
 fn is_file(dir: &OwnedFd, name: &str) -> bool {
-    fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
-        .is_ok_and(|stat| Meta::of(&stat).file_type() == FileType::RegularFile)
+    Meta::at(dir, name).is_ok_and(|meta| meta.file_type() == FileType::RegularFile)
 }
 
 fn open_below(dir: &OwnedFd, name: impl rustix::path::Arg) -> io::Result<OwnedFd> {

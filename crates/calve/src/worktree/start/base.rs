@@ -119,19 +119,8 @@ impl Store {
         let made = record_over(self, id, &gone, &checkout.tree(), (&message, &origin), operation)?;
         let index = std::fs::read(checkout.index()).context(Operation::Read, || &folder)?;
         let mut recorded = HashMap::with_capacity(made.manifest.count as usize);
-        let mut path = Vec::new();
-        let mut last = None;
-        for (place, slot, entry) in made.manifest.entries() {
-            let number = made.manifest.directories[place as usize].first + slot;
-            if last != Some(place) {
-                path = made.manifest.path(place).into_os_string().into_encoded_bytes();
-                last = Some(place);
-            }
-            let whole = match path.is_empty() {
-                true => entry.name.to_vec(),
-                false => [&path, b"/".as_slice(), &entry.name].concat(),
-            };
-            if let Some(meta) = sorted.same.get(&whole) {
+        for (number, path, entry) in made.manifest.paths() {
+            if let Some(meta) = sorted.same.get(path.as_os_str().as_bytes()) {
                 recorded.insert(number, *meta);
             } else if let Some((mtime, stat)) = made.brought.get(&number) {
                 // git saw the file with the time at which it wrote it.

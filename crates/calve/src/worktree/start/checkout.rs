@@ -208,8 +208,8 @@ impl Kept {
     fn of(root: &Path, stage: &Stage) -> Result<Self, Error> {
         let dir = open_dir(root)?;
         let read = || -> io::Result<(Meta, Option<Box<Attrs>>, Meta)> {
-            let stage = Meta::of(&fs::fstat(stage.dir())?);
-            Ok((Meta::of(&fs::fstat(&dir)?), Attrs::read(&dir)?, stage))
+            let stage = Meta::of_file(stage.dir())?;
+            Ok((Meta::of_file(&dir)?, Attrs::read(&dir)?, stage))
         };
         let (meta, attrs, own) = read().context(Operation::CheckOutInto, || root)?;
         let denied = |whose: String| {
@@ -234,7 +234,7 @@ impl Kept {
     }
 
     fn give(&self, stage: &Stage) -> io::Result<()> {
-        let now = Meta::of(&fs::fstat(stage.dir())?);
+        let now = Meta::of_file(stage.dir())?;
         let created = meta::Created { owner: (now.uid, now.gid), ..meta::created_by_us(false) };
         meta::strip_inherited_acls(stage.dir())?;
         meta::apply(stage.dir(), &self.meta, self.attrs.as_deref(), created, None).map(drop)

@@ -19,7 +19,7 @@ use crate::error::{Context as _, Error, Operation};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::{self, Meta};
 use crate::report::DestinationReport;
-use crate::store::at::{last, open_parent};
+use crate::store::at::meta_at;
 use crate::store::catalog::{Linked, State, WorktreeRow};
 use crate::store::clock;
 use crate::store::git::modules::Module;
@@ -281,13 +281,9 @@ impl Dressing<'_> {
                 // The root changes once more.
                 continue;
             }
-            let stat = fs::statat(
-                open_parent(stage.dir(), path)?,
-                last(path)?,
-                AtFlags::SYMLINK_NOFOLLOW,
-            )?;
+            let found = meta_at(stage.dir(), path)?;
             if let Some(number) = number_at(&manifest, path) {
-                index.stats[number as usize] = Stat::of(&Meta::of(&stat));
+                index.stats[number as usize] = Stat::of(&found);
             }
         }
         let stamp = self.store.clock().past_all(index.stats.iter()).map_err(other)?;
@@ -512,7 +508,7 @@ impl Dressing<'_> {
 /// Opens a tree whose root denies access even to its owner, so that we can make files in it.
 /// Returns the mode that the root must have afterwards.
 fn open_up(stage: &Stage) -> io::Result<Option<Mode>> {
-    let mode = Meta::of(&fs::fstat(stage.dir())?).permissions();
+    let mode = Meta::of_file(stage.dir())?.permissions();
     if mode & 0o700 == 0o700 {
         return Ok(None);
     }

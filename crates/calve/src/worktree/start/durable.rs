@@ -117,7 +117,7 @@ fn committed_with_its_folder(
 ) -> io::Result<Option<u64>> {
     let [Arrived { stage, .. }] = arrived else { return Ok(None) };
     let device = |path: &Path| Ok::<_, io::Error>(Meta::of(&fs::stat(path)?).dev);
-    let root = Meta::of(&fs::fstat(stage.dir())?);
+    let root = Meta::of_file(stage.dir())?;
     let (most_bytes, dev) = if sys::is_subvolume(stage.dir(), root.ino) {
         // Each subvolume has a device of its own. The tree is a snapshot of one in the store, and
         // there are no snapshots on other filesystems.
@@ -145,7 +145,7 @@ fn flush_together(repository: Option<&Repository>, arrived: &[Arrived]) -> io::R
         if !Filesystem::of_file(folder.as_fd()).flushes {
             return Ok(false);
         }
-        folders.insert(Meta::of(&fs::fstat(folder)?).dev, folder);
+        folders.insert(Meta::of_file(folder)?.dev, folder);
     }
     for folder in folders.values() {
         sync_filesystem(folder)?;
@@ -168,7 +168,7 @@ impl Flush {
             }
             Err(errno) => return Err(errno.into()),
         };
-        if Meta::of(&fs::fstat(&file)?).file_type() == FileType::Directory {
+        if Meta::of_file(&file)?.file_type() == FileType::Directory {
             for (name, kind) in listed(&file)? {
                 if matches!(kind, FileType::RegularFile | FileType::Directory) {
                     self.add(&file, Path::new(&name))?;
@@ -185,7 +185,7 @@ impl Flush {
         let is_written = sys::write_back_all(&files);
         let committed = self.committed_most_bytes.filter(|_| is_written);
         for file in &files {
-            let length = Meta::of(&fs::fstat(file)?).size;
+            let length = Meta::of_file(file)?.size;
             if committed.is_none_or(|most| length > most) {
                 fs::fsync(file)?;
             }

@@ -326,32 +326,12 @@ impl Store {
             let Some(cloned) = cloned else { return Ok(None) };
             arrived = cloned;
         }
-        let mut manifest = None;
-        let mut trees = Vec::with_capacity(places.len());
-        for stage in ready.iter().chain(arrived.iter().map(|tree| &tree.stage)) {
-            let against = manifest.as_ref().unwrap_or(&first);
-            let (path, uncounted) = (stage.path(), operation.uncounted());
-            let looked = look_at_all(self, &path, Some(against), stamp, &uncounted)?;
-            let Some(seen) = looked.manifest.filter(|_| looked.skipped.is_empty()) else {
-                return Ok(None);
-            };
-            if !same_names(against, &seen)
-                || !pairs(against, &seen).all(|(a, b)| a.same_metadata(b))
-                || manifest.is_some() && !pairs(against, &seen).all(|(a, b)| same_state(a, b))
-            {
-                return Ok(None);
-            }
-            let stamp = self.clock().past_all(looked.stats.iter())?;
-            trees.push(Unnamed::index(Boot::this(), stamp, looked.stats));
-            manifest.get_or_insert(seen);
-        }
-        let Some(manifest) = manifest else { return Ok(None) };
-        let mut manifest = manifest;
+        let stages: Vec<&Stage> =
+            ready.iter().chain(arrived.iter().map(|tree| &tree.stage)).collect();
+        let seen = self.seen_alike(&stages, &first, stamp, operation)?;
+        let Some((mut manifest, trees)) = seen else { return Ok(None) };
         let agree: Vec<bool> = pairs(&first, &manifest).map(|(a, b)| same_state(a, b)).collect();
-        let mut stages = ready.iter().chain(arrived.iter().map(|tree| &tree.stage));
-        if let Some(stage) = stages.next()
-            && self.has_torn_database(stage, &manifest, &agree)
-        {
+        if stages.first().is_some_and(|it| self.has_torn_database(it, &manifest, &agree)) {
             return Ok(None);
         }
         let mut sealed = None;
@@ -377,6 +357,36 @@ impl Store {
         let project = Unnamed::index(Boot::this(), stamp, stats);
         let ready = sealed;
         Ok(Some(Cloned { arrived, manifest, base, project, trees, ready, before_walk, found }))
+    }
+
+    /// The tree in these stages, and their indexes. `None` if they differ in more than what somebody
+    /// may have changed in the project since `first`, a look at it.
+    fn seen_alike(
+        &self,
+        stages: &[&Stage],
+        first: &Manifest,
+        stamp: (i64, u32),
+        operation: &Running,
+    ) -> Result<Option<(Manifest, Vec<Index>)>, Error> {
+        let (mut manifest, mut trees) = (None, Vec::with_capacity(stages.len()));
+        for stage in stages {
+            let against = manifest.as_ref().unwrap_or(first);
+            let (path, uncounted) = (stage.path(), operation.uncounted());
+            let looked = look_at_all(self, &path, Some(against), stamp, &uncounted)?;
+            let Some(seen) = looked.manifest.filter(|_| looked.skipped.is_empty()) else {
+                return Ok(None);
+            };
+            if !same_names(against, &seen)
+                || !pairs(against, &seen).all(|(a, b)| a.same_metadata(b))
+                || manifest.is_some() && !pairs(against, &seen).all(|(a, b)| same_state(a, b))
+            {
+                return Ok(None);
+            }
+            let stamp = self.clock().past_all(looked.stats.iter())?;
+            trees.push(Unnamed::index(Boot::this(), stamp, looked.stats));
+            manifest.get_or_insert(seen);
+        }
+        Ok(manifest.map(|manifest| (manifest, trees)))
     }
 
     /// Clones the project to a new subvolume among the ready trees. `None` if there can be none, or

@@ -11,14 +11,14 @@ use std::mem::discriminant;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{self, AtFlags, Mode, OFlags, Timespec, Timestamps};
+use rustix::fs::{self, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::{Passed, SwitchReport, Transit};
 use crate::error::{Context as _, Error, ErrorKind, IfThere as _, Operation};
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
-use crate::reflink::meta::Meta;
-use crate::store::at::{is_gone, last, make_parents, open_at, open_parent, remove_at};
+use crate::reflink::meta::{Meta, TIME_NOW, modified_at};
+use crate::store::at::{is_gone, last, make_parents, meta_at, open_at, open_parent, remove_at};
 use crate::store::bring::plan::{
     Changes, LeftToUndo, Moves, NamesOnDisk, Times, Trees, with_names_of,
 };
@@ -133,8 +133,7 @@ impl Worktree {
         let Some(undo) = self.open_undo()? else { return Ok(None) };
         let read = || -> io::Result<_> {
             let record = Record::read(&undo)?;
-            let stat = fs::statat(&undo, UNDO_RECORD, AtFlags::SYMLINK_NOFOLLOW)?;
-            let (seconds, nanoseconds) = Meta::of(&stat).modified();
+            let (seconds, nanoseconds) = Meta::at(&undo, UNDO_RECORD)?.modified();
             Ok(record.map(|it| (it, (seconds, u32::try_from(nanoseconds).unwrap_or(0)))))
         };
         match read() {
@@ -150,9 +149,7 @@ impl Worktree {
 
     /// Whether there is something that [`Worktree::undo`] could take back.
     pub(super) fn has_undo(&self) -> Result<bool, Error> {
-        Ok(self
-            .open_undo()?
-            .is_some_and(|undo| fs::statat(undo, UNDO_RECORD, AtFlags::SYMLINK_NOFOLLOW).is_ok()))
+        Ok(self.open_undo()?.is_some_and(|undo| Meta::at(undo, UNDO_RECORD).is_ok()))
     }
 
     /// Fails if files that are moved aside would leave the tree. Another process may have replaced
@@ -356,15 +353,11 @@ impl Worktree {
     fn replace_record(&self, dir: &OwnedFd, record: &Record) -> Result<(), Error> {
         let write = || -> io::Result<()> {
             let undo = open_at(dir, Path::new(UNDO))?;
-            let (seconds, nanoseconds) =
-                Meta::of(&fs::statat(&undo, UNDO_RECORD, AtFlags::SYMLINK_NOFOLLOW)?).modified();
+            let time = Meta::at(&undo, UNDO_RECORD)?.timestamps().last_modification;
             let mut staged = StagedFile::new(dir);
             let file = fs::openat(dir, &staged.path, NEW_FILE_FLAGS, Mode::RUSR | Mode::WUSR)?;
             write_record(file, &record.encode())?;
-            let omit = Timespec { tv_sec: 0, tv_nsec: fs::UTIME_OMIT };
-            let time = Timespec { tv_sec: seconds, tv_nsec: nanoseconds as _ };
-            let times = Timestamps { last_access: omit, last_modification: time };
-            fs::utimensat(dir, &staged.path, &times, AtFlags::SYMLINK_NOFOLLOW)?;
+            fs::utimensat(dir, &staged.path, &modified_at(time), AtFlags::SYMLINK_NOFOLLOW)?;
             staged.place(&undo, layout::UNDO_RECORD_C)?;
             sync_folder(undo)
         };
@@ -407,15 +400,11 @@ impl Worktree {
     /// Whether an entry was moved aside from this path.
     fn is_aside(&self, path: &Path) -> Result<bool, Error> {
         let Some(files) = self.aside_files()? else { return Ok(false) };
-        let look = || -> io::Result<bool> {
-            fs::statat(&open_parent(&files, path)?, &last(path)?, AtFlags::SYMLINK_NOFOLLOW)?;
-            Ok(true)
-        };
-        match look() {
+        match meta_at(&files, path) {
             Err(error) if is_gone(&error) => Ok(false),
-            result => {
-                result.context(Operation::Read, || self.undo_path().join(UNDO_FILES).join(path))
-            }
+            found => found
+                .context(Operation::Read, || self.undo_path().join(UNDO_FILES).join(path))
+                .map(|_| true),
         }
     }
 
@@ -578,8 +567,7 @@ fn put_back(
                 ) {
                     Ok(()) => {}
                     Err(Errno::EXIST) => {
-                        let stat = fs::statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW)?;
-                        if Meta::of(&stat).file_type() != fs::FileType::Directory {
+                        if Meta::at(&dir, &name)?.file_type() != fs::FileType::Directory {
                             fs::unlinkat(&dir, &name, AtFlags::empty())?;
                             fs::mkdirat(&dir, &name, Mode::RWXU)?;
                         }
@@ -590,10 +578,9 @@ fn put_back(
                 continue;
             }
             if times != Times::OfSnapshot && kind == fs::FileType::RegularFile {
-                let time = Timespec { tv_sec: 0, tv_nsec: fs::UTIME_NOW };
-                let now = Timestamps { last_access: time, last_modification: time };
                 // The file comes back even if its time cannot be set, because it is another user's.
-                let _ = fs::utimensat(&source, &name, &now, AtFlags::SYMLINK_NOFOLLOW);
+                let times = modified_at(TIME_NOW);
+                let _ = fs::utimensat(&source, &name, &times, AtFlags::SYMLINK_NOFOLLOW);
             }
             match rename_entry(&source, &name, &dir, &name) {
                 Ok(()) => {}
