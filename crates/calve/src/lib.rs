@@ -260,6 +260,7 @@ pub use worktree::{
 pub use worktree::{CheckoutOptions, CheckoutReport};
 #[cfg(all(unix, feature = "store", any(test, fuzzing)))]
 #[doc(hidden)]
+#[path = "../tests/fuzzing/mod.rs"]
 pub mod fuzzing;
 #[cfg(all(unix, feature = "store"))]
 mod store;

@@ -48,6 +48,7 @@ use crate::reflink::meta::{self, Attrs, Created, Meta};
 
 mod format;
 #[cfg(all(feature = "store", any(test, fuzzing)))]
+#[path = "../../tests/fuzzing/git_index.rs"]
 mod fuzzed;
 mod rule;
 mod sha256;

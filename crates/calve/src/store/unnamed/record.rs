@@ -9,18 +9,21 @@ use super::super::files::{make_folder, open_plain};
 use super::super::id::SnapshotId;
 use super::super::index::{self, Index, Stat};
 use super::super::layout::Layout;
-#[cfg(any(test, fuzzing))]
-use super::super::manifest::NO_ID;
 use super::super::manifest::{Builder, Manifest};
-#[cfg(any(test, fuzzing))]
-use super::super::object::{Entry, Kind};
 use super::super::object::{
     Malformed, Reader, SnapshotObject, decode_directory, encode_directory, put_varint,
 };
-#[cfg(any(test, fuzzing))]
-use super::super::scan;
 use crate::error::{Context as _, Error, IfThere as _, Operation};
 use crate::tree::staging::write_whole_by;
+
+#[cfg(any(test, fuzzing))]
+#[path = "../../../tests/fuzzing/unnamed.rs"]
+mod fuzzed;
+
+#[cfg(test)]
+pub(crate) use fuzzed::record;
+#[cfg(any(test, fuzzing))]
+pub(crate) use fuzzed::seed;
 
 pub(crate) const MAGIC: &[u8; 8] = b"CALVEUNN";
 
@@ -64,23 +67,6 @@ impl Unnamed {
 
     pub(super) fn tokens(&self) -> impl Iterator<Item = &str> {
         self.trees.iter().flat_map(|(tokens, _)| tokens.iter().map(String::as_str))
-    }
-
-    /// Whether both say the same.
-    #[cfg(any(test, fuzzing))]
-    pub(crate) fn is(&self, other: &Self) -> bool {
-        self.manifest.entries().eq(other.manifest.entries())
-            && self.manifest.root == other.manifest.root
-            && self.base == other.base
-            && (&self.project, &self.trees) == (&other.project, &other.trees)
-            && self.seal == other.seal
-    }
-
-    #[cfg(any(test, fuzzing))]
-    pub(crate) fn encode(&self) -> io::Result<Vec<u8>> {
-        let mut out = Vec::new();
-        self.write(&mut out)?;
-        Ok(out)
     }
 
     /// Writes the bytes of the record.
@@ -135,11 +121,6 @@ impl Unnamed {
             }
             read => read.map(|unnamed| OpenedUnnamed::Whole(Box::new(unnamed))),
         }
-    }
-
-    #[cfg(any(test, fuzzing))]
-    pub(crate) fn decode(bytes: &[u8]) -> io::Result<Self> {
-        Self::read(bytes, bytes.len() as u64)
     }
 
     /// Reads a record of `length` bytes. The bytes are about as many as its manifest takes in
@@ -239,34 +220,6 @@ pub(super) enum OpenedUnnamed {
     Gone,
     Damaged,
     Whole(Box<Unnamed>),
-}
-
-/// A record that has a bit of everything.
-#[cfg(any(test, fuzzing))]
-pub(super) fn record() -> Unnamed {
-    use super::super::index::Boot;
-    let entry = |name: &[u8], kind| {
-        let name = name.into();
-        Entry { name, mode: 0o644, uid: 1, gid: 2, mtime: (3, 4).into(), attributes: None, kind }
-    };
-    let folder = || Kind::Directory(NO_ID);
-    let file = |size| Kind::File { size, link: 0, blob: scan::UNKNOWN };
-    let mut builder = Builder::new(entry(b"", folder()));
-    let _ = builder.add(vec![entry(b"a", folder()), entry(b"b", file(5))]);
-    let _ = builder.add(vec![entry(b"c", file(0))]);
-    let stats = vec![Stat { ino: 7, changed: (8, 9) }, UNTRACED, Stat::default(), UNTRACED];
-    let index = |stamp| Unnamed::index(Boot([1; 16]), (stamp, 0), stats.clone());
-    let tokens = |tokens: &[&str]| tokens.iter().map(|it| (*it).to_owned()).collect();
-    let trees = vec![(tokens(&["one"]), index(2)), (tokens(&["two", "three"]), index(3))];
-    let seal = b"7 boot".to_vec();
-    let base = Some(SnapshotId::from_bytes([3; 32]));
-    Unnamed { manifest: builder.finish(), base, project: index(1), trees, seal }
-}
-
-/// What a fuzzer begins with.
-#[cfg(any(test, fuzzing))]
-pub(crate) fn seed() -> io::Result<Vec<u8>> {
-    record().encode()
 }
 
 #[cfg(test)]
