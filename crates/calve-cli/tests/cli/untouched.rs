@@ -386,6 +386,9 @@ fn no_verb_runs_git_more_often_than_this() {
         ("drop -q --delete-branch i", 6),
         ("start -q j k l", 9),
         ("drop -q --delete-branch j k l", 26),
+        ("start -q --branch other m", 5),
+        ("start -q --detach n", 4),
+        ("start -q --base main o", 13),
     ] {
         let _ = fs::remove_file(&log);
         let run = desk.calve(words);

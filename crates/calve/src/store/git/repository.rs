@@ -13,7 +13,7 @@ use super::registration::{
     COMMONDIR, REGISTRATIONS, Registration, absolute, leads_nowhere, leads_to, making,
     registrations, wait_for_next_step,
 };
-use super::run::{Failure, Git};
+use super::run::{Failure, Git, Output};
 use super::work::records;
 use super::{PATH_MOST_BYTES, branch_ref, git_of, line};
 use crate::error::IfThere as _;
@@ -319,23 +319,32 @@ impl Repository {
         if name.is_empty() || name.starts_with('-') {
             return none("git has no commit of this name");
         }
-        // git takes the first of these with a warning, which nobody reads in time.
-        let kinds = ["tags", "heads", "remotes"].map(|kind| format!("refs/{kind}/{name}"));
-        let same = self.git().args(["for-each-ref", "--format=%(refname)"]).args(&kinds).run()?;
-        let same = String::from_utf8_lossy(&same.bytes).into_owned();
-        let same: Vec<&str> =
-            same.lines().filter(|line| kinds.iter().any(|kind| kind == line)).collect();
-        if same.len() > 1 {
-            return none(&format!("it may mean {}: give one of these names", same.join(" or ")));
-        }
-        let asked = self.git().args(["rev-parse", "--verify", "--end-of-options"]);
-        match asked.arg(format!("{name}^{{commit}}")).run() {
-            Ok(output) => Ok(Ok(line(&output.bytes))),
-            Err(Failure::Refused(words)) if words.contains("is ambiguous") => {
-                none("several objects have ids that start like this")
+        let asked = self.git().args(["-c", "core.warnAmbiguousRefs=true", "rev-parse", "--verify"]);
+        let told = asked.arg("--end-of-options").arg(format!("{name}^{{commit}}")).run();
+        if let Ok(Output { words, .. }) | Err(Failure::Refused(words)) = &told
+            && words.contains("refname")
+        {
+            // git takes the first of these with a warning, which nobody reads in time.
+            let kinds = ["tags", "heads", "remotes"].map(|kind| format!("refs/{kind}/{name}"));
+            let same =
+                self.git().args(["for-each-ref", "--format=%(refname)"]).args(&kinds).run()?;
+            let same = String::from_utf8_lossy(&same.bytes).into_owned();
+            let same: Vec<&str> =
+                same.lines().filter(|line| kinds.iter().any(|kind| kind == line)).collect();
+            if same.len() > 1 {
+                return none(&format!(
+                    "it may mean {}: give one of these names",
+                    same.join(" or ")
+                ));
             }
+        }
+        match told {
+            Ok(output) => Ok(Ok(line(&output.bytes))),
             Err(Failure::Refused(words)) if words.contains("expected commit type") => {
                 none("it names a tree or a file, not a commit")
+            }
+            Err(Failure::Refused(words)) if words.contains("is ambiguous") => {
+                none("several objects have ids that start like this")
             }
             Err(Failure::Refused(_)) => none("git has no commit of this name"),
             Err(failure) => Err(failure),

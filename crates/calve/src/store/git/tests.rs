@@ -244,6 +244,36 @@ fn a_worktree_without_a_branch_is_at_a_commit() {
 }
 
 #[test]
+fn a_name_of_one_commit_is_that_commit_and_any_other_name_says_why_not() {
+    let desk = Desk::new();
+    desk.sh("cd project && git config core.warnAmbiguousRefs false && git branch one && git tag both
+        git branch both && git tag blob HEAD:file && git tag HEAD && git update-ref refs/remotes/one/HEAD HEAD
+        git tag blobs HEAD:file && git branch blobs");
+    let (project, commit) = (desk.project(), desk.head());
+    let none = "git has no commit of this name";
+    for (name, expected) in [
+        ("main", Ok(&*commit)),
+        (&commit, Ok(&commit)),
+        (&commit[..9], Ok(&commit)),
+        ("main~0", Ok(&commit)),
+        // git's own name, and one that has two meanings of which one is a branch.
+        ("HEAD", Ok(&commit)),
+        ("one", Ok(&commit)),
+        ("both", Err("it may mean refs/heads/both or refs/tags/both: give one of these names")),
+        ("refs/tags/both", Ok(&commit)),
+        ("blobs", Err("it may mean refs/heads/blobs or refs/tags/blobs: give one of these names")),
+        ("blob", Err("it names a tree or a file, not a commit")),
+        ("two", Err(none)),
+        ("main~1", Err(none)),
+        ("", Err(none)),
+        ("-h", Err(none)),
+    ] {
+        let found = project.commit(name).unwrap();
+        assert_eq!(found.as_deref().map_err(|why| &**why), expected, "{name}");
+    }
+}
+
+#[test]
 fn a_reflog_is_read_as_git_reads_it() {
     let desk = Desk::new();
     let (project, log) = (desk.project(), "project/.git/logs/refs/heads/main");
