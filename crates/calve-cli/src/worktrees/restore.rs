@@ -309,7 +309,7 @@ fn tell(
             });
         } else if report.keeps_earlier {
             line.push_str(&format!("; {undo} brings back what an earlier restore moved aside"));
-        } else if report.from != report.to {
+        } else if report.from != report.to || report.changed + report.removed > 0 {
             line.push_str(&format!("; {undo} takes it back"));
         }
     }

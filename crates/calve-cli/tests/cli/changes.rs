@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use serde_json::json;
 use tempfile::TempDir;
@@ -153,7 +153,7 @@ fn a_restore_gives_the_content_of_a_snapshot_and_an_undo_takes_all_of_it_back() 
         restored.stderr.starts_with(&format!("w is at snapshot {}: ", &to[..12])),
         "{restored:?}"
     );
-    assert!(restored.stderr.contains("4 moved aside"), "{restored:?}");
+    assert!(restored.stderr.contains("3 moved aside"), "{restored:?}");
     assert!(restored.stderr.contains("; 'calve undo w' brings them back"), "{restored:?}");
     assert_eq!(read(&root.join("a")).as_deref(), Some("later\n"));
     assert_eq!(read(&root.join("other")).as_deref(), Some("x\n"));
@@ -322,6 +322,89 @@ fn the_project_changes_by_force_alone_where_nobody_can_be_asked_and_that_can_be_
     assert_eq!(now(), before);
     let from_there = calve(&root, &format!("restore --force {path}")).stderr;
     assert!(from_there.contains(&format!("'calve undo {path}'")), "{from_there}");
+}
+
+/// The question, the summary and the document count the same. They counted a file that was deleted
+/// by hand as moved aside, one that was moved aside as not removed, and nothing of what an undo does
+/// itself.
+#[test]
+fn a_restore_and_its_undo_count_what_becomes_other_what_goes_and_what_is_kept() {
+    let (_scratch, project) = with_project();
+    done(&project, "snapshot one");
+    for (words, counts, undone) in [
+        ("echo 2 >a; echo u >u; rm dir/b", [2, 1, 2], [0, 1, 2]),
+        ("rm dir/b", [1, 0, 0], [0, 1, 0]),
+        ("mkdir new; echo u >new/u", [0, 2, 1], [0, 0, 1]),
+        ("rm a; mkdir a; echo u >a/u", [1, 1, 1], [0, 0, 1]),
+        ("rm -r dir; echo u >dir", [2, 0, 1], [0, 1, 1]),
+        ("chmod 600 a", [1, 0, 1], [1, 0, 0]),
+        ("chmod 700 dir", [1, 0, 1], [1, 0, 0]),
+    ] {
+        for (verb, [changed, removed, kept]) in [("restore", counts), ("undo", undone)] {
+            if verb == "restore" {
+                command_of(&project, words);
+            }
+            let asked = calve(&project, verb).stderr;
+            let would = match changed {
+                1 => "1 entry would change".to_owned(),
+                changed => format!("{changed} entries would change"),
+            };
+            assert!(
+                asked.contains(&format!("{would} and {removed} be removed")),
+                "{words}: {asked}"
+            );
+            let files = if kept == 1 { "1 file " } else { &format!("{kept} files ") };
+            assert_eq!(asked.contains(files), kept > 0, "{words}: {asked}");
+            let document = calve(&project, &format!("{verb} --force --json")).json();
+            let told = ["changed_entries", "removed_entries"].map(|it| document[it].clone());
+            assert_eq!(told, [json!(changed), json!(removed)], "{verb} after {words}: {document}");
+            assert_eq!(document["kept"].as_array().unwrap().len(), kept, "{words}: {document}");
+        }
+        let told = done(&project, "restore --force") + &calve(&project, "restore --force").stderr;
+        assert!(told.contains(": 0 changed, 0 removed"), "{words}: {told}");
+    }
+}
+
+/// It is all that is known of the files that were moved aside.
+#[test]
+fn a_damaged_record_of_a_restore_is_an_error_that_names_it() {
+    let (_scratch, project, root) = with_changes();
+    let changes = calve(&project, "status w").stdout;
+    done(&project, "restore w");
+    let find = "find . ../p.worktrees -path '*undo/record'";
+    let found = command_of(&project, find);
+    let [record] = found.lines().collect::<Vec<_>>()[..] else { panic!("{found}") };
+    command_of(&project, &format!("cp {record} ../record"));
+    for damage in [">", "echo damage >", "rm"] {
+        command_of(&project, &format!("{damage} {record}"));
+        for words in ["undo w", "undo --json w"] {
+            let run = calve(&project, words);
+            assert_eq!(run.code, Some(1), "{damage}: {run:?}");
+            assert!(run.stderr.contains("/undo/record"), "{damage}: {run:?}");
+            assert!(run.stderr.contains("/undo/files;"), "{damage}: {run:?}");
+            assert!(!run.stderr.contains("nothing to undo"), "{damage}: {run:?}");
+        }
+        // A restore to where the tree is needs no record.
+        assert_eq!(calve(&project, "restore w").code, Some(0), "{damage}");
+    }
+    command_of(&project, &format!("cp -p ../record {record}"));
+    done(&project, "undo w");
+    assert_eq!(calve(&project, "status w").stdout, changes);
+    // The next one that moves something aside replaces it.
+    done(&project, "restore w");
+    command_of(&project, &format!("echo damage >$({find})"));
+    fs::write(root.join("a"), "later").unwrap();
+    done(&project, "restore w");
+    done(&project, "undo w");
+    assert_eq!(read(&root.join("a")).as_deref(), Some("later"));
+}
+
+/// What a line of a shell prints.
+#[track_caller]
+fn command_of(folder: &Path, line: &str) -> String {
+    let run = Command::new("sh").args(["-ec", line]).current_dir(folder).output().unwrap();
+    assert!(run.status.success(), "{line}: {run:?}");
+    String::from_utf8(run.stdout).unwrap()
 }
 
 #[test]

@@ -20,7 +20,7 @@ use rustix::io::Errno;
 
 use super::Store;
 use super::at::{last, make_at, open_at, open_parent, put_at, remove_at};
-use super::delta::At;
+use super::delta::{At, ROOT};
 use super::id::{BlobId, SnapshotId};
 use super::index::{Boot, Index, Stat};
 use super::manifest::{self, Builder, Manifest, NO_ID};
@@ -228,15 +228,14 @@ impl Bring<'_> {
     /// Some of the paths are as in the target already, and each is whole.
     pub(crate) fn apply(&self, staged: Staged) -> Result<Applied, Error> {
         let Self { root, trees, moves, .. } = *self;
-        let (mut changed, mut removed) = (0, 0);
+        let (mut forgotten, mut stayed) = (0, 0);
         let seen = self.translated();
         let failed = |path: &Path| self.path.join(path);
         // Entries in a directory go before the directory.
         for path in moves.remove.iter().rev() {
             self.must_be_as_seen(path, &seen)?;
-            if remove_at(root, path).context(Operation::Remove, || failed(path))? {
-                removed += 1;
-            }
+            let removed = remove_at(root, path).context(Operation::Remove, || failed(path))?;
+            stayed += u64::from(!removed && moves.goes(path) && is_there(root, path));
         }
         for (path, at) in &moves.directories {
             let entry = trees.target.at(*at);
@@ -245,7 +244,6 @@ impl Bring<'_> {
         let mut given = HashMap::new();
         for folder in moves.whole.keys() {
             self.put_whole(&staged, folder, &seen, &mut given)?;
-            changed += 1;
         }
         for path in moves.put.keys() {
             let Some(place) = staged.places.get(path) else { continue };
@@ -262,7 +260,6 @@ impl Bring<'_> {
                     "the folder holds what no snapshot has, and a file shall be in its place",
                 ));
             }
-            changed += 1;
         }
         // We check all paths before we change the first: some may be names of one file.
         for path in moves.mend.keys() {
@@ -273,7 +270,7 @@ impl Bring<'_> {
             entry.mtime.0 -= trees.local.map_or(0, |local| local.seconds_older(path));
             set_in_place(root, path, &entry).context(Operation::SetMetadata, || failed(path))?;
             given.insert(path.clone(), entry);
-            changed += u64::from(!self.is_forgotten(path));
+            forgotten += u64::from(self.is_forgotten(path));
         }
         // Children come before their parents, because a change in a directory changes the
         // directory's time.
@@ -289,7 +286,8 @@ impl Bring<'_> {
                 entry = Entry { mtime: entry.mtime, ..now.clone() };
             }
             set_in_place(root, path, &entry).context(Operation::SetMetadata, || failed(path))?;
-            changed += u64::from(!self.is_forgotten(path));
+            let counts = trees.changes_directory(moves, path, *at);
+            forgotten += u64::from(counts && self.is_forgotten(path));
         }
         let discarded = staged.stage.discard();
         let (path, mut entry) = (Path::new(""), trees.target.root.clone());
@@ -298,9 +296,9 @@ impl Bring<'_> {
             entry = Entry { mtime: entry.mtime, ..trees.now.root.clone() };
         }
         set_in_place(root, path, &entry).context(Operation::SetMetadata, || self.path)?;
-        let is_other = !entry.same_metadata(&trees.now.root);
-        changed += u64::from(is_other && !self.is_forgotten(path));
-        Ok(Applied { changed, removed, discarded, given })
+        let counts = trees.changes_directory(moves, path, ROOT);
+        forgotten += u64::from(counts && self.is_forgotten(path));
+        Ok(Applied { forgotten, stayed, discarded, given })
     }
 
     /// Whether the filesystem has taken new metadata of an entry and forgotten it. It would count as
@@ -439,14 +437,19 @@ type Translated = HashMap<PathBuf, (u64, u64, (i64, i64))>;
 
 /// What `apply` did.
 pub(crate) struct Applied {
-    /// How many entries were made, replaced or given other metadata, and how many were removed.
-    pub(crate) changed: u64,
-    /// See `changed`.
-    pub(crate) removed: u64,
+    /// Of the entries that the plan changes: those whose new metadata the filesystem forgot.
+    pub(crate) forgotten: u64,
+    /// Of the entries that the plan removes: directories that hold what no snapshot has.
+    pub(crate) stayed: u64,
     /// Whether the stage could be removed. Everything else is done.
     pub(crate) discarded: io::Result<()>,
     /// The metadata and the size that the switch gave to each entry that it put or mended.
     pub(crate) given: HashMap<PathBuf, Entry>,
+}
+
+fn is_there(root: &OwnedFd, path: &Path) -> bool {
+    let look = || Ok::<_, io::Error>(Meta::at(&open_parent(root, path)?, &last(path)?)?);
+    look().is_ok()
 }
 
 fn same_size(a: &Entry, b: &Entry) -> bool {

@@ -312,7 +312,7 @@ impl Worktree {
 
     /// Whether work that an earlier switch moved aside makes place for that of this one.
     fn discards_earlier(&self, what: Changes, goes_on: bool, moves: &Moves) -> Result<bool, Error> {
-        let moves_aside = what != Changes::Respect && !undo::kept(moves).is_empty();
+        let moves_aside = what != Changes::Respect && !has_no_changes(moves);
         Ok(moves_aside && !goes_on && self.has_moved_aside()?)
     }
 
@@ -356,10 +356,9 @@ impl Worktree {
         if what == Changes::Respect && !moves.conflicts.is_empty() {
             return Err(self.in_the_way(&moves));
         }
-        let mut report = begun(from, to, &moves);
+        let mut report = begun((from, to), &trees, &moves, undo);
         report.discards_earlier = self.discards_earlier(what, interrupted.is_some(), &moves)?;
         if dry_run {
-            let report = planned(report, &moves, undo);
             return Ok(Passed { report, made: Vec::new(), times: moves.times });
         }
         // We read the metadata before the stage changes the root's time.
@@ -406,17 +405,19 @@ impl Worktree {
         }
         self.store.registry().set_state(&row)?;
         if moves_aside {
-            report.kept = self.move_aside(&root, &trees, &moves)?;
+            self.move_aside(&root, &trees, &moves)?;
         }
         let made = staged.made.clone();
         let known = scan.index.as_ref().or(known.index.as_ref());
-        (report.changed, report.removed) = self.bring_to(to, &bring, staged, known)?;
+        let (forgotten, stayed) = self.bring_to(to, &bring, staged, known)?;
+        report.changed -= forgotten;
+        report.removed -= stayed;
         report.elapsed = started.elapsed();
         Ok(Passed { report, made, times: moves.times })
     }
 
-    /// Changes the tree to that of `to`, and notes that it is. Returns how many entries were changed,
-    /// and how many removed.
+    /// Changes the tree to that of `to`, and notes that it is. Returns how many entries do not count
+    /// as changed, and how many not as removed, although the plan has them.
     fn bring_to(
         &self,
         to: SnapshotId,
@@ -424,7 +425,7 @@ impl Worktree {
         staged: Staged,
         known: Option<&Index>,
     ) -> Result<(u64, u64), Error> {
-        let Applied { changed, removed, discarded, given } = bring.apply(staged)?;
+        let Applied { forgotten, stayed, discarded, given } = bring.apply(staged)?;
         let index = bring.index(to, &given, known)?;
         self.store.registry().write_index(&self.row.token, &index)?;
         // The row may reach the disk before the renames do. Then a power cut would leave the old
@@ -438,7 +439,7 @@ impl Worktree {
         };
         self.store.registry().set_state(&row)?;
         discarded.context(Operation::RemoveLeftovers, || &self.path)?;
-        Ok((changed, removed))
+        Ok((forgotten, stayed))
     }
 
     /// The error of a switch that would overwrite local changes.
@@ -575,31 +576,29 @@ fn has_no_changes(moves: &Moves) -> bool {
     moves.conflicts.is_empty() && !moves.mend.keys().any(|path| moves.by_hand.contains(path))
 }
 
-/// The report of a switch that has changed nothing yet.
-fn begun(from: SnapshotId, to: SnapshotId, moves: &Moves) -> SwitchReport {
+/// The report of a switch or an undo that does as the plan says.
+fn begun(
+    (from, to): (SnapshotId, SnapshotId),
+    trees: &Trees<'_>,
+    moves: &Moves,
+    undo: Option<&Undo>,
+) -> SwitchReport {
+    let (also_changed, also_removed) = undo.map_or((0, 0), |undo| undo.counts(trees, moves));
     SwitchReport {
         from,
         to,
-        changed: 0,
-        removed: 0,
-        kept: Vec::new(),
+        changed: trees.changed(moves) + also_changed,
+        removed: moves.remove.iter().filter(|path| moves.goes(path)).count() as u64 + also_removed,
+        kept: match undo {
+            Some(undo) => undo.aside.files.iter().map(|path| shown(path)).collect(),
+            None => undo::kept(trees, moves),
+        },
         left_repositories: moves.left.clone(),
         keeps_earlier: false,
         discards_earlier: false,
         skipped: Vec::new(),
         elapsed: Duration::ZERO,
     }
-}
-
-/// What a switch or an undo would report.
-fn planned(mut report: SwitchReport, moves: &Moves, undo: Option<&Undo>) -> SwitchReport {
-    report.changed = (moves.put.len() + moves.mend.len()) as u64;
-    report.removed = moves.remove.len() as u64;
-    report.kept = match undo {
-        Some(undo) => undo.aside.files.iter().map(|path| shown(path)).collect(),
-        None => undo::kept(moves),
-    };
-    report
 }
 
 /// What a switch does with each path. `left_out` as in [`Trees::decide_times`].

@@ -6,7 +6,7 @@ use std::path::Path;
 use calve::{ErrorKind, Operation, Store};
 
 use super::case::Case;
-use crate::text::shell_word;
+use crate::text::{shell_word, shown};
 
 pub(super) fn way_out(case: &Case<'_>) -> Option<String> {
     none_found(case)
@@ -159,6 +159,14 @@ fn unfit(case: &Case<'_>) -> Option<String> {
             "if you trust it, name it: --store {}; if not, leave this folder, or delete the store",
             shell_word(path)
         ),
+        ErrorKind::Damaged if operation == Operation::Undo => {
+            let folder = path.parent().unwrap_or(path);
+            format!(
+                "what the restore moved aside is in {}; take from it what you need, and then: rm -r {}",
+                shown(&folder.join("files")),
+                shell_word(folder)
+            )
+        }
         ErrorKind::Damaged => {
             "'calve store verify --repair' lists all damage, and mends what it can".to_owned()
         }

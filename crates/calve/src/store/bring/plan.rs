@@ -101,6 +101,13 @@ impl Moves {
             .map(Path::to_owned)
             .collect()
     }
+
+    /// Whether the plan removes the entry at a path and puts nothing in its place.
+    pub(crate) fn goes(&self, path: &Path) -> bool {
+        self.remove.contains(path)
+            && !self.put.contains_key(path)
+            && !self.directories.contains_key(path)
+    }
 }
 
 /// Which times the files get that get another content.
@@ -291,6 +298,24 @@ impl Trees<'_> {
             }
         }
         moves
+    }
+
+    /// How many entries the plan makes, replaces or gives other metadata. A directory whose time
+    /// alone changes does not count.
+    pub(crate) fn changed(&self, moves: &Moves) -> u64 {
+        let counts = |(path, at): &(&PathBuf, &At)| self.changes_directory(moves, path, **at);
+        let folders = moves.directories.iter().filter(counts).count();
+        let root = usize::from(self.changes_directory(moves, Path::new(""), ROOT));
+        (moves.put.len() + moves.mend.len() + moves.whole.len() + folders + root) as u64
+    }
+
+    /// Whether the plan makes this directory of the target, or gives it other metadata.
+    pub(crate) fn changes_directory(&self, moves: &Moves, path: &Path, at: At) -> bool {
+        let now = self.find(self.now, path).map(|at| self.now.at(at));
+        let Some(now) = now.filter(|now| now.is_directory()) else { return true };
+        // Metadata that was changed by hand and is not in the way stays.
+        (!moves.by_hand.contains(path) || moves.conflicts.contains(path))
+            && !self.maker.gave(now, self.target.at(at))
     }
 
     /// Decides which times files get. They get new times if files stay in the tree that no snapshot

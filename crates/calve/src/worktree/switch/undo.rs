@@ -24,7 +24,7 @@ use crate::store::bring::plan::{
 };
 use crate::store::bring::{look_at, set_in_place};
 use crate::store::catalog::Origin;
-use crate::store::delta::{Counts, compare};
+use crate::store::delta::{Counts, ROOT, compare};
 use crate::store::id::SnapshotId;
 use crate::store::layout::{self, GIT_IGNORE, OWN, UNDO, UNDO_C, UNDO_FILES, UNDO_RECORD};
 use crate::store::marker::HIDES_ALL;
@@ -136,14 +136,17 @@ impl Worktree {
             let (seconds, nanoseconds) = Meta::at(&undo, UNDO_RECORD)?.modified();
             Ok(record.map(|it| (it, (seconds, u32::try_from(nanoseconds).unwrap_or(0)))))
         };
+        let path = || self.undo_path().join(UNDO_RECORD);
         match read() {
-            Ok(record) => record.map(Some).ok_or_else(|| {
-                Error::new(ErrorKind::Damaged, Operation::Undo, self.undo_path(), damaged())
-            }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => {
-                Err(error).context(Operation::Read, || self.undo_path().join(UNDO_RECORD))
+            Ok(Some(record)) => Ok(Some(record)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !self.has_moved_aside()? => {
+                Ok(None)
             }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).context(Operation::Read, path)
+            }
+            // Without it, nobody knows what the files were that are aside.
+            _ => Err(Error::new(ErrorKind::Damaged, Operation::Undo, path(), damaged())),
         }
     }
 
@@ -338,12 +341,12 @@ impl Worktree {
     /// Notes that the worktree goes from one snapshot to another although nothing is moved aside. An
     /// undo takes back this step and those that were noted before.
     pub(super) fn note_step(&self, step: UndoStep) -> Result<(), Error> {
-        let (Some(dir), Some((mut record, _))) = (self.open_home()?, self.record()?) else {
-            return Ok(());
-        };
         if step.from == step.to {
             return Ok(());
         }
+        let (Some(dir), Some((mut record, _))) = (self.open_home()?, self.record()?) else {
+            return Ok(());
+        };
         record.add_step(step);
         self.replace_record(&dir, &record)
     }
@@ -415,7 +418,7 @@ impl Worktree {
         root: &OwnedFd,
         trees: &Trees<'_>,
         moves: &Moves,
-    ) -> Result<Vec<PathBuf>, Error> {
+    ) -> Result<(), Error> {
         let files = || self.undo_path().join(UNDO_FILES);
         let own = self
             .open_home()?
@@ -455,15 +458,23 @@ impl Worktree {
             };
             moved().context(Operation::MoveAside, || self.path.join(path))?;
         }
-        Ok(kept(moves))
+        Ok(())
     }
 }
 
-/// The paths whose changes by hand a switch moves aside or notes.
-pub(super) fn kept(moves: &Moves) -> Vec<PathBuf> {
+/// The paths whose changes by hand a switch moves aside or notes. One that was deleted by hand is
+/// not there to be kept, and a folder that was added counts by what is in it.
+pub(super) fn kept(trees: &Trees<'_>, moves: &Moves) -> Vec<PathBuf> {
+    let is_kept = |path: &&PathBuf| match trees.find(trees.now, path) {
+        Some(at) => {
+            let was = trees.find(trees.base, path).map(|at| trees.base.at(at));
+            !trees.now.at(at).is_directory() || was.is_some_and(Entry::is_directory)
+        }
+        None => moves.hidden.contains(*path),
+    };
     let mended = moves.mend.keys().filter(|path| moves.by_hand.contains(*path));
-    let mut kept: Vec<PathBuf> =
-        moves.conflicts.iter().chain(mended).map(|path| shown(path)).collect();
+    let conflicts = moves.conflicts.iter().filter(is_kept);
+    let mut kept: Vec<PathBuf> = conflicts.chain(mended).map(|path| shown(path)).collect();
     kept.sort();
     kept
 }
@@ -510,6 +521,31 @@ pub(super) struct Undo {
 }
 
 impl Undo {
+    /// How many entries it changes and removes itself, beside what the plan does.
+    pub(super) fn counts(&self, trees: &Trees<'_>, moves: &Moves) -> (u64, u64) {
+        let now = |path: &Path| trees.find(trees.now, path).map(|at| trees.now.at(at));
+        let is_given = |(path, noted): &&(PathBuf, Entry)| {
+            let is_other = |now: &Entry| {
+                discriminant(&now.kind) == discriminant(&noted.kind)
+                    && !trees.maker.gave(now, noted)
+                    && !trees.maker.gave(noted, now)
+            };
+            let is_planned = moves.put.contains_key(path)
+                || moves.mend.contains_key(path)
+                || moves.remove.contains(path)
+                || self.aside.files.contains(path)
+                || moves
+                    .directories
+                    .get(path)
+                    .or(path.as_os_str().is_empty().then_some(&ROOT))
+                    .is_some_and(|at| trees.changes_directory(moves, path, *at));
+            !is_planned && now(path).is_some_and(is_other)
+        };
+        let goes = |path: &&PathBuf| !moves.goes(path) && now(path).is_some();
+        let changed = self.record.metadata.iter().filter(is_given).count();
+        (changed as u64, self.record.deleted.iter().filter(goes).count() as u64)
+    }
+
     /// The paths that it handles itself when the tree is at the target.
     pub(super) fn left(&self) -> LeftToUndo {
         LeftToUndo {
