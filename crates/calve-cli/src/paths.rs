@@ -50,6 +50,14 @@ pub(crate) fn warnings(mentions: &[PathMention], project: &Path) -> Vec<String> 
             shell_word(&pattern(&mention.path))
         )
     }));
+    let mut out = mentions.iter().filter(|it| it.meaning() == PathMeaning::LeadsElsewhere);
+    if let Some(first) = out.next() {
+        let (subject, s) = subject(first, out.count());
+        lines.push(format!(
+            "{subject} lead{s} out of the project by a relative path: from the worktree that is elsewhere, or nowhere. An \
+             absolute path in its place, in the project, leads to one place from everywhere"
+        ));
+    }
     let project = shell_word(project);
     lines.extend(still_name(mentions).map(|still| {
         format!(
@@ -117,14 +125,17 @@ fn still_name(mentions: &[PathMention]) -> Option<String> {
         _ => false,
     };
     let back: Vec<&PathMention> = mentions.iter().filter(points_back).collect();
-    let first = back.first()?;
-    let (file, names) = match back.len() {
-        1 => (shown(&first.path), "names"),
-        n => {
-            (format!("{} and {}", shown(&first.path), counted(n as u64 - 1, "other file")), "name")
-        }
-    };
-    Some(format!("{file} still {names}"))
+    let (file, s) = subject(back.first()?, back.len() - 1);
+    Some(format!("{file} still name{s}"))
+}
+
+/// The first of some files, with the number of the others, and the ending of the verb after it.
+fn subject(first: &PathMention, others: usize) -> (String, &'static str) {
+    let file = shown(&first.path);
+    match others {
+        0 => (file, "s"),
+        n => (format!("{file} and {}", counted(n as u64, "other file")), ""),
+    }
 }
 
 /// Prints which files of the tree at `path`, which came from `project`, name this tree now, and
@@ -181,6 +192,10 @@ fn advice(mention: &PathMention) -> (&'static str, &'static str) {
         (PathKind::LinkBack, _) => (
             "that are links which lead out and back",
             "what runs through them in a worktree is the project's; relative links that stay inside ('ln -sr') are not",
+        ),
+        (PathKind::LinkOut, _) => (
+            "with a relative path out of this folder",
+            "from a worktree it leads elsewhere, or nowhere; an absolute path leads to one place from everywhere",
         ),
         (PathKind::Conda, tool) => (
             if tool == "pixi" { "of pixi environments" } else { "of conda environments" },
@@ -243,8 +258,8 @@ pub(crate) fn lines(mentions: &[PathMention], verbose: bool) -> Vec<String> {
     for ((means, what, meaning, kept), of) in groups {
         let count = counted(of.len() as u64, "file");
         let names = match (means, of.len()) {
-            (PathMeaning::Living, 1) => "is here",
-            (PathMeaning::Living, _) => "are here",
+            (PathMeaning::Living | PathMeaning::LeadsElsewhere, 1) => "is here",
+            (PathMeaning::Living | PathMeaning::LeadsElsewhere, _) => "are here",
             (_, 1) => "names this folder",
             _ => "name this folder",
         };

@@ -73,6 +73,12 @@ fn start_says_of_each_kind_what_it_means_and_what_to_do() {
             ],
         ),
         ("notes", "ROOT/x", &["notes still names the project's folder", "'calve doctor "]),
+        (
+            "n/.git/objects/info/alternates",
+            "../../../../alt/objects\n",
+            &["n/.git/objects/info/alternates leads out of the project by a relative path"],
+        ),
+        ("n/.git/objects/info/alternates", "/alt/objects\n", &[]),
         ("target/debug/build/x-0123456789abcdef/output", "ROOT", &[]),
         ("tmp/a.pid", "4294967295", &[]),
     ] {
@@ -94,7 +100,8 @@ fn start_says_of_each_kind_what_it_means_and_what_to_do() {
         let run = calve(&project, "doctor -v");
         assert!(matches!(run.code, Some(0 | 3)), "{path}: {run:?}");
         let told = run.stdout;
-        let is_named = text != "4294967295";
+        // doctor looks into no repository inside.
+        let is_named = text != "4294967295" && !path.starts_with("n/.git");
         assert_eq!(told.lines().any(|line| line.contains(path)), is_named, "{path}: {told}");
     }
 }
@@ -125,6 +132,27 @@ fn a_build_folder_has_one_line_and_json_says_what_a_file_means() {
         let is = (&found["kind"], &found["meaning"], &found["tool"], &found["process"]);
         assert_eq!(is, (&json!(kind), &json!(meaning), &tool, &json!(null)), "{document}");
     }
+}
+
+/// Worktrees are a level deeper than the project, so such a link led nowhere, or to the worktree of
+/// that name, and no command said a word.
+#[test]
+fn a_relative_link_out_of_the_project_is_named_where_it_leads_elsewhere() {
+    let (_scratch, project) = with_project();
+    fs::create_dir(project.with_file_name("shared")).unwrap();
+    symlink("../shared", project.join("out")).unwrap();
+    symlink("../../shared", project.join("dir/out")).unwrap();
+    symlink("../nowhere", project.join("dangling")).unwrap();
+    symlink("dir", project.join("inside")).unwrap();
+    let above = project.parent().unwrap().display();
+    let said = "dir/out and 1 other file lead out of the project by a relative path";
+    for words in ["start w", "start v", &format!("start x --at {above}")] {
+        let run = calve(&project, words);
+        assert_eq!(run.code, Some(0), "{words}: {run:?}");
+        assert_eq!(run.stderr.contains(said), !words.contains("--at"), "{words}: {run:?}");
+    }
+    let told = calve(&project, "doctor").stdout;
+    assert!(told.contains("2 files with a relative path out of this folder are here"), "{told}");
 }
 
 #[test]

@@ -30,6 +30,7 @@ use super::layout;
 use super::manifest::{self, Manifest, NO_ID};
 use super::metadata::Maker;
 use super::object::{Entry, Kind, Time};
+use super::paths::links::borrows_from_outside;
 use super::paths::local::{Local, Tree};
 use super::paths::spelling::{Spellings, kind_to_learn_from};
 use crate::error::{Context as _, Error, Operation};
@@ -187,7 +188,7 @@ impl Mentions {
             && let Some(kind) = kind_to_learn_from(path)
             && let Ok(Some(text)) = read_small(file, size)
         {
-            mentions_root |= self.spellings.learn(kind, &text);
+            mentions_root |= borrows_from_outside(path, &text) || self.spellings.learn(kind, &text);
         }
         if mentions_root {
             self.paths.push(path.to_owned());

@@ -23,9 +23,9 @@ use crate::store::bring::{look_at, set_in_place};
 use crate::store::catalog::WorktreeRow;
 use crate::store::files::{is_blank, listed};
 use crate::store::layout::{self, PATHS, Within};
-use crate::store::paths::found::{Found, PathKept, PathMention, keep_living};
+use crate::store::paths::found::{Found, PathKept, PathMention, counts, keep_living};
 use crate::store::paths::kinds::looked_at;
-use crate::store::paths::links::LinksBack;
+use crate::store::paths::links::LinksOut;
 use crate::store::paths::local::{Tree, tracked};
 use crate::store::paths::record::{self, Digest};
 use crate::store::paths::spelling::Spellings;
@@ -66,7 +66,12 @@ impl Relocate<'_> {
         let mut digests: HashMap<PathBuf, (Digest, Digest)> = HashMap::new();
         let (records, files): (Vec<_>, Vec<_>) =
             found.iter().partition(|mention| mention.kind == PathKind::Record);
+        let (project, own) = &self.roots.pairs()[0];
+        let is_beside = path_from(project).parent() == path_from(own).parent();
         for mention in files {
+            if mention.kind == PathKind::LinkOut && is_beside {
+                continue;
+            }
             let Some(at) = (self.at)(&mention.path) else { continue };
             let mut mention = mention.clone();
             if mention.kept.is_none() {
@@ -198,7 +203,7 @@ impl Relocate<'_> {
 /// the root by more spellings than are known; these are known afterwards.
 pub(super) fn find(tree: Tree<'_>, spellings: &mut Spellings) -> io::Result<Vec<PathMention>> {
     let (mut found, mut folders) = (Vec::new(), vec![PathBuf::new()]);
-    let mut links = LinksBack::of(tree.path);
+    let mut links = LinksOut::of(tree.path);
     while let Some(folder) = folders.pop() {
         let entries = match open_at(tree.root, &folder).and_then(listed) {
             Ok(entries) => entries,
@@ -232,9 +237,7 @@ pub(super) fn find(tree: Tree<'_>, spellings: &mut Spellings) -> io::Result<Vec<
                         if spellings.names_in_link(target) {
                             return Some(PathKind::Link);
                         }
-                        links
-                            .leads_back(&path, target, spellings.known())
-                            .then_some(PathKind::LinkBack)
+                        links.kind_of(&path, target, spellings.known())
                     })
                 }
                 FileType::RegularFile => named_by(tree, &path, spellings)?,
@@ -273,9 +276,9 @@ fn named_by(
             None => return Ok(None),
         },
     };
-    let counts =
-        !is_read || tree.read(path)?.is_some_and(|text| spellings.are_named_in(kind, &text));
-    Ok(counts.then_some(kind))
+    let is_it =
+        !is_read || tree.read(path)?.is_some_and(|text| counts(path, kind, &text, spellings));
+    Ok(is_it.then_some(kind))
 }
 
 impl Store {
@@ -468,7 +471,7 @@ pub fn path_mentions(tree: &Path) -> Result<Vec<PathMention>, Error> {
         // All others were found above, as they are now.
         let is_only_noted = |mention: &PathMention| {
             !mention.kind.is_known()
-                && mention.kind != PathKind::LinkBack
+                && !matches!(mention.kind, PathKind::LinkBack | PathKind::LinkOut)
                 && looked_at(&mention.path).is_none()
                 && path.join(&mention.path).symlink_metadata().is_ok()
         };

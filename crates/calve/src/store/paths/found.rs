@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs;
 
 use super::kinds::{self, PathMeaning, elsewhere, in_conda, looked_at, may_be_looked_at};
-use super::links::{LinksBack, may_lead_out};
+use super::links::{LinksOut, borrows_from_outside, may_lead_out};
 use super::local::{Tree, tracked};
 use super::secrets::{Secret, SecretKind, candidates, tracked_within};
 use super::spelling::{SPELLINGS_MOST, Spellings};
@@ -135,7 +135,7 @@ impl Found {
                 text => text?,
             };
             let kind = elsewhere(&path);
-            if text.is_some_and(|text| spellings.are_named_in(kind, &text)) {
+            if text.is_some_and(|text| counts(&path, kind, &text, &mut spellings)) {
                 read.push(path);
             }
         }
@@ -165,7 +165,7 @@ impl Found {
         }
         let has = |path: &Path| manifest.has(path);
         let (mut mentions, environments) = kinds_of(files, manifest);
-        let (mut records, mut links) = (Vec::new(), LinksBack::of(tree));
+        let (mut records, mut links) = (Vec::new(), LinksOut::of(tree));
         for (place, slot, entry) in manifest.entries() {
             match &entry.kind {
                 Kind::Symlink { target, .. } => {
@@ -173,9 +173,9 @@ impl Found {
                     if spellings.names_in_link(target) {
                         mentions.insert(path(), PathKind::Link);
                     } else if may_lead_out(target)
-                        && links.leads_back(&path(), target, spellings.known())
+                        && let Some(kind) = links.kind_of(&path(), target, spellings.known())
                     {
-                        mentions.insert(path(), PathKind::LinkBack);
+                        mentions.insert(path(), kind);
                     }
                 }
                 Kind::File { .. } if &*entry.name == b"RECORD" && !environments.is_empty() => {
@@ -349,6 +349,11 @@ impl Found {
         }
         Some(Self { roots, mentions, secrets })
     }
+}
+
+/// Whether the text of a file that calve looks at says that the file means another place in a copy.
+pub(crate) fn counts(path: &Path, kind: PathKind, text: &[u8], spellings: &mut Spellings) -> bool {
+    borrows_from_outside(path, text) || spellings.are_named_in(kind, text)
 }
 
 /// The kinds of regular files that name the project's root, and the Python environments in which

@@ -51,6 +51,9 @@ named! {
         BuildRecord = "build_record",
         /// A file that names a running process: a pid file, or the note of a daemon.
         Process = "process",
+        /// A symbolic link with a relative target outside of the tree, and a repository of git that
+        /// borrows objects from such a place.
+        LinkOut = "link_out",
     }
 }
 
@@ -77,6 +80,9 @@ named! {
         Living = "living",
         /// A program that reads the file finds the project's files.
         LeadsBack = "leads_back",
+        /// It names a place outside of the project by a relative path, which from the worktree
+        /// leads elsewhere, or nowhere.
+        LeadsElsewhere = "leads_elsewhere",
         /// The tool that wrote the file sees for itself that it is elsewhere.
         Harmless = "harmless",
         /// The worktree has the file with its own path.
@@ -125,8 +131,10 @@ static TABLE: &[Row] = {
         AllIn, Begins, Below, BuiltByScript, Ends, In, Named, NamedBelow, OfBuildScript,
     };
     use KindLook::{First, Name, WithAll};
-    use PathKind::{Build, BuildRecord, Conda, DependencyInfo, NodeShim, ShellEnvironment};
-    use PathMeaning::{FalseGreen, Harmless, LeadsBack};
+    use PathKind::{
+        Build, BuildRecord, Conda, DependencyInfo, LinkOut, NodeShim, ShellEnvironment,
+    };
+    use PathMeaning::{FalseGreen, Harmless, LeadsBack, LeadsElsewhere};
     &[
         // cargo compares `root-output` with the folder, and replaces the one by the other.
         Row(OfBuildScript("root-output"), BuildRecord, "cargo", Harmless, WithAll),
@@ -155,6 +163,7 @@ static TABLE: &[Row] = {
         Row(Named(".pdm-python"), ShellEnvironment, "pdm", FalseGreen, First),
         Row(Named(".envrc"), ShellEnvironment, "", LeadsBack, First),
         Row(Named(".env"), ShellEnvironment, "", LeadsBack, First),
+        Row(In("info", "alternates"), LinkOut, "git", LeadsElsewhere, First),
         Row(AllIn(".bin"), NodeShim, "", LeadsBack, WithAll),
         Row(Ends(".d"), DependencyInfo, "", Harmless, WithAll),
     ]
@@ -283,7 +292,8 @@ pub(crate) fn tool(path: &Path, kind: PathKind) -> &'static str {
         PathKind::Conda if path.iter().any(|part| part == ".pixi") => "pixi",
         PathKind::Conda => "conda",
         PathKind::LinkBack if is_of_bazel(path) => "bazel",
-        kind if kind.is_known() || kind == PathKind::LinkBack => "",
+        PathKind::LinkBack | PathKind::LinkOut => "",
+        kind if kind.is_known() => "",
         _ => row(path).map_or("", |row| row.2),
     }
 }
@@ -298,6 +308,7 @@ pub(crate) fn meaning(path: &Path, kind: PathKind) -> PathMeaning {
     match kind {
         PathKind::Conda | PathKind::LinkBack => PathMeaning::FalseGreen,
         PathKind::Process => PathMeaning::Living,
+        PathKind::LinkOut => PathMeaning::LeadsElsewhere,
         PathKind::Link => PathMeaning::LeadsBack,
         // Tests in an environment that names the project test the project.
         kind if kind.is_known() => PathMeaning::FalseGreen,

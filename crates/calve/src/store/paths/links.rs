@@ -2,6 +2,8 @@
 //! output, whose sources are links into the project, and relative links that step out of the root
 //! and in again. A worktree has them as they are, so what runs through them is the project's.
 //!
+//! A relative link that leads out and not back leads elsewhere from a worktree, or nowhere.
+//!
 //! calve follows each such link once, and looks at the folder that it leads to, without going
 //! deeper. What it cannot follow leads nowhere for this user, and so not back.
 
@@ -13,6 +15,7 @@ use std::path::{Component, Path, PathBuf};
 
 use memchr::memmem;
 
+use super::PathKind;
 use super::found::is_below_any;
 use super::kinds::is_of_bazel;
 
@@ -28,48 +31,59 @@ pub(crate) fn may_lead_out(target: &[u8]) -> bool {
     target.starts_with(b"/") || target.starts_with(b"..") || memmem::find(target, b"/..").is_some()
 }
 
-/// Looks for links that lead out of one tree and back.
+/// Looks for links that lead out of one tree.
 #[derive(Debug)]
-pub(crate) struct LinksBack {
+pub(crate) struct LinksOut {
     /// The tree's root, without links.
     root: PathBuf,
-    followed: HashMap<PathBuf, bool>,
+    followed: HashMap<PathBuf, Option<PathKind>>,
 }
 
-impl LinksBack {
+impl LinksOut {
     pub(crate) fn of(root: &Path) -> Self {
         let root = fs::canonicalize(root).unwrap_or_else(|_| root.to_owned());
         Self { root, followed: HashMap::new() }
     }
 
-    /// Whether the link at `path`, in the tree, leads out of it and back. `roots` are the spellings
-    /// of the root: a link that leads straight to one of them is an absolute link into the tree.
-    pub(crate) fn leads_back(&mut self, path: &Path, target: &[u8], roots: &[Vec<u8>]) -> bool {
+    /// The kind of the link at `path`, in the tree, if it leads out of it. `None` also for an
+    /// absolute one that does not lead back: it leads to the same place from everywhere. `roots` are
+    /// the spellings of the root: a link that leads straight to one of them is an absolute link into
+    /// the tree.
+    pub(crate) fn kind_of(
+        &mut self,
+        path: &Path,
+        target: &[u8],
+        roots: &[Vec<u8>],
+    ) -> Option<PathKind> {
         let is_absolute = target.starts_with(b"/");
         if is_absolute && is_below_any(target, roots) {
-            return false;
+            return None;
         }
         let target = Path::new(OsStr::from_bytes(target));
         let folder = path.parent().unwrap_or(Path::new(""));
         if !is_absolute && !steps_out(folder, target) {
-            return false;
+            return None;
         }
         if is_absolute && is_of_bazel(path) && target.iter().any(|part| part == EXECUTION_ROOT) {
-            return true;
+            return Some(PathKind::LinkBack);
         }
         let target = self.root.join(folder).join(target);
         if let Some(known) = self.followed.get(&target) {
             return *known;
         }
         if self.followed.len() >= LINKS_MOST {
-            return false;
+            return None;
         }
-        let leads = self.follow(&target, roots);
-        self.followed.insert(target, leads);
-        leads
+        let kind = match self.leads_back(&target, roots) {
+            true => Some(PathKind::LinkBack),
+            // One that leads nowhere already does no worse in a worktree.
+            false => (!is_absolute && fs::metadata(&target).is_ok()).then_some(PathKind::LinkOut),
+        };
+        self.followed.insert(target, kind);
+        kind
     }
 
-    fn follow(&self, target: &Path, roots: &[Vec<u8>]) -> bool {
+    fn leads_back(&self, target: &Path, roots: &[Vec<u8>]) -> bool {
         let is_ours = |path: &Path| {
             fs::canonicalize(path).is_ok_and(|path| {
                 path.starts_with(&self.root) || is_below_any(path.as_os_str().as_bytes(), roots)
@@ -83,6 +97,16 @@ impl LinksBack {
             entry.file_type().is_ok_and(|kind| kind.is_symlink()) && is_ours(&entry.path())
         })
     }
+}
+
+/// Whether the file at `path`, with this text, lists places outside of the tree from which a
+/// repository of git borrows objects, by relative paths.
+pub(crate) fn borrows_from_outside(path: &Path, text: &[u8]) -> bool {
+    let Some(objects) = path.ancestors().nth(2).filter(|it| it.ends_with(".git/objects")) else {
+        return false;
+    };
+    let mut lines = text.split(|byte| *byte == b'\n').filter(|line| !line.starts_with(b"/"));
+    lines.any(|line| steps_out(objects, Path::new(OsStr::from_bytes(line))))
 }
 
 /// Whether a relative link in `folder` steps above the root of the tree.
@@ -119,22 +143,35 @@ mod tests {
         symlink("nowhere", top.join("plain/broken")).unwrap();
         let at = |path: &str| top.join(path).into_os_string().into_encoded_bytes();
         let roots = [app.as_os_str().as_bytes().to_vec()];
-        let mut links = LinksBack::of(&app);
+        let mut links = LinksOut::of(&app);
+        let (back, out) = (Some(PathKind::LinkBack), Some(PathKind::LinkOut));
         for (path, target, expected) in [
-            ("bazel-bin", at("cache/execroot/_main/bin"), true),
-            ("out", at("cache/execroot/_main"), true),
-            ("bin", at("cache/execroot/_main/bin"), false),
-            ("to", at("to-src"), true),
-            ("link", at("app/src"), false),
-            ("up", b"../app/src".to_vec(), true),
-            ("src/deep/up", b"../../../app/src".to_vec(), true),
-            ("src/deep/in", b"../../src".to_vec(), false),
-            ("through", b"../current/src".to_vec(), true),
-            ("beside", b"../plain".to_vec(), false),
-            ("gone", at("plain/broken"), false),
-            ("system", b"/usr".to_vec(), false),
+            ("bazel-bin", at("cache/execroot/_main/bin"), back),
+            ("out", at("cache/execroot/_main"), back),
+            ("bin", at("cache/execroot/_main/bin"), None),
+            ("to", at("to-src"), back),
+            ("link", at("app/src"), None),
+            ("up", b"../app/src".to_vec(), back),
+            ("src/deep/up", b"../../../app/src".to_vec(), back),
+            ("src/deep/in", b"../../src".to_vec(), None),
+            ("through", b"../current/src".to_vec(), back),
+            ("beside", b"../plain".to_vec(), out),
+            ("src/beside", b"../../plain".to_vec(), out),
+            ("dangling", b"../nowhere".to_vec(), None),
+            ("gone", at("plain/broken"), None),
+            ("system", b"/usr".to_vec(), None),
         ] {
-            assert_eq!(links.leads_back(Path::new(path), &target, &roots), expected, "{path}");
+            assert_eq!(links.kind_of(Path::new(path), &target, &roots), expected, "{path}");
+        }
+        for (path, text, expected) in [
+            ("n/.git/objects/info/alternates", "../../../../alt/.git/objects\n", true),
+            ("n/.git/objects/info/alternates", "# a\n/alt/objects\n../../../../../a\n", true),
+            ("n/.git/objects/info/alternates", "../../../alt/.git/objects\n", false),
+            ("n/.git/objects/info/alternates", "/../../../../alt\n", false),
+            ("n/info/alternates", "../../../../alt\n", false),
+        ] {
+            let found = borrows_from_outside(Path::new(path), text.as_bytes());
+            assert_eq!(found, expected, "{path} {text}");
         }
     }
 }
