@@ -4,9 +4,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use calve::{
-    DropOptions, ErrorKind, GitMode, GitOutcome, StartOptions, Store, SwitchOptions, Worktree,
+    DropOptions, ErrorKind, GcOptions, GitMode, GitOutcome, StartOptions, Store, SwitchOptions,
+    Worktree,
 };
 
 use crate::common;
@@ -272,6 +274,7 @@ fn a_worktree_with_submodules_is_dropped_when_nothing_is_lost_with_them() {
         ("what a remote has", "", fetched, Some(ErrorKind::Changed), false),
     ];
     let (plain, at_work) = (project(""), project(WORK));
+    let mut all_kept = Vec::new();
     script(&plain.project, "cd ../library; echo later >later; git add later; git commit -qm later");
     for (at, (what, before, text, refused, kept)) in rows.into_iter().enumerate() {
         let desk = if before.is_empty() { &plain } else { &at_work };
@@ -301,8 +304,18 @@ fn a_worktree_with_submodules_is_dropped_when_nothing_is_lost_with_them() {
                 "--",
             ]));
         }
+        all_kept
+            .extend(dropped.kept_in_submodules().iter().map(|(repository, _)| repository.clone()));
         dropped.delete().unwrap();
         status(&desk.project);
+    }
+    // They go when those of the project's own repository go.
+    for desk in [&plain, &at_work] {
+        desk.store.gc(&GcOptions::new().dropped(Duration::ZERO), &options()).unwrap();
+    }
+    for repository in all_kept {
+        let left = sh(git(&repository).args(["--git-dir=.", "for-each-ref", "refs/calve"]));
+        assert_eq!(left, "", "{}", repository.display());
     }
 }
 

@@ -24,7 +24,7 @@ use super::super::catalog::{DroppedRow, PROJECT, WorktreeRow};
 use super::super::clock::{nanoseconds, older_than};
 use super::super::files::{listed_at, path_from};
 use super::super::git::branch::DeletedBranch;
-use super::super::git::modules::Modules;
+use super::super::git::modules::{Modules, TreeAndGitDir, all_below};
 use super::super::git::{self, Failure, Registration, Repository};
 use super::super::layout;
 use super::super::marker::{MarkPlace, Marker};
@@ -392,8 +392,8 @@ impl Registry<'_> {
         failure.map(|()| collected)
     }
 
-    /// Removes git's references that kept commits of worktrees which nothing brings back any more.
-    /// Returns how many there were.
+    /// Removes git's references that kept commits of worktrees which nothing brings back any more,
+    /// in the project's repository and in those of its submodules. Returns how many there were.
     ///
     /// # Errors
     /// git could not be asked, or could not remove one. All that stay are tried the next time.
@@ -401,9 +401,15 @@ impl Registry<'_> {
         let Some(repository) = self.repository()? else { return Ok(0) };
         let dropped = self.catalog.dropped()?;
         let kept: Vec<&str> = dropped.iter().map(|it| it.row.name.as_str()).collect();
-        repository.expire_dropped(age, &kept).map_err(|failure| {
-            Error::new(ErrorKind::Git, Operation::DeleteDropped, &repository.root, failure)
-        })
+        let tree = TreeAndGitDir { root: &repository.root, git_dir: &repository.git_dir };
+        let modules = all_below(tree, None).context(Operation::Read, || &repository.root)?;
+        let mut removed = 0;
+        for repository in modules.into_iter().map(|it| it.repository).chain([repository]) {
+            removed += repository.expire_dropped(age, &kept).map_err(|failure| {
+                Error::new(ErrorKind::Git, Operation::DeleteDropped, &repository.root, failure)
+            })?;
+        }
+        Ok(removed)
     }
 
     /// Deletes what a crash left in the folder of dropped worktrees. The files that a worktree
