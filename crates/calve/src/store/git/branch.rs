@@ -72,7 +72,7 @@ pub(crate) struct DeletedBranch {
 
 impl DeletedBranch {
     /// In the registration of a dropped worktree: its branch. A zero byte ends each part.
-    pub(crate) const FILE: &str = "calve-deleted-branch";
+    const FILE: &str = "calve-deleted-branch";
 
     /// Writes it into the registration in this folder.
     ///
@@ -82,6 +82,14 @@ impl DeletedBranch {
         let parts = [&self.name, &self.commit].into_iter().chain(self.settings.iter().flatten());
         let text: String = parts.flat_map(|part| [part.as_str(), "\0"]).collect();
         write_whole(registration, &registration.join(Self::FILE), text.as_bytes())
+    }
+
+    /// Removes it from the registration in this folder.
+    ///
+    /// # Errors
+    /// The file could not be removed.
+    pub(crate) fn forget(registration: &Path) -> io::Result<()> {
+        std::fs::remove_file(registration.join(Self::FILE)).if_there().map(drop)
     }
 
     /// Reads what is there. `None`: the branch was not deleted.

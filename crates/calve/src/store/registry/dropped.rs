@@ -117,16 +117,16 @@ impl Registry<'_> {
                 None => None,
             };
             let led = match (&registration, &repository) {
-                (Some(entry), Some(repository)) => {
-                    head.give((&place, &row.token), repository, entry)
-                }
+                (Some(entry), Some(repository)) => head
+                    .give((&place, &row.token), repository, entry)
+                    .map_err(io::Error::from)
+                    // The branch is there again, or its name is another one's. A later drop does not
+                    // delete it because this one did.
+                    .and_then(|()| DeletedBranch::forget(&entry.folder)),
                 _ => Ok(()),
             };
-            let moved = match led {
-                // What stays there is collected.
-                Ok(()) => move_tree(&place, path).map(drop),
-                Err(failure) => Err(failure.into()),
-            };
+            // What stays there is collected.
+            let moved = led.and_then(|()| move_tree(&place, path).map(drop));
             if moved.is_err()
                 && let Some(entry) = registration
             {
@@ -146,10 +146,6 @@ impl Registry<'_> {
         let done = done.and_then(|done| done.map_err(|path| name_taken(name, &path)));
         match done {
             Ok(()) => {
-                if let Ok(registration) = git::leads_to(path) {
-                    // The branch is there again, or its name is another one's. git knows no such file.
-                    let _ = std::fs::remove_file(registration.join(DeletedBranch::FILE));
-                }
                 // A tree that was cloned to its place is another folder. It has its mark.
                 let _ = self.note_root(&brought, path);
                 Ok(brought)
