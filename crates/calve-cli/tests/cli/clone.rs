@@ -405,4 +405,15 @@ fn what_git_tracks_is_not_ignored() {
         assert_eq!(there.unwrap(), expected, "{flags}");
         std::fs::remove_dir_all(root.join("copy")).unwrap();
     }
+    // The index of a linked worktree is in its registration.
+    crate::hints::sh(&app, "git worktree add -q ../linked").unwrap();
+    let run = crate::calve(&root, "clone --gitignore linked copy");
+    assert_eq!(run.code, Some(3), "its .git is a finding: {run:?}");
+    assert!(root.join("copy/out/deep/t").is_file());
+    // Nothing is left out because the index cannot be read.
+    crate::hints::sh(&app, "git update-index --split-index").unwrap();
+    let run = crate::calve(&root, "clone --gitignore app other");
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(run.stderr.contains("cannot read git's index of this tree"), "{run:?}");
+    assert!(!root.join("other").try_exists().unwrap());
 }

@@ -71,19 +71,30 @@ impl Filter {
         })
     }
 
-    /// Learns what git tracks in the source, if ignore files count.
+    /// Learns what git tracks in the source at `path`, if ignore files count.
+    ///
+    /// # Errors
+    /// calve does not understand git's index. Without it, files that git tracks would be left out.
     #[cfg(all(unix, feature = "git-index"))]
-    pub(super) fn with_index_of(mut self, source: &std::os::fd::OwnedFd) -> Self {
-        use rustix::fs;
+    pub(super) fn with_index_of(
+        mut self,
+        source: &std::os::fd::OwnedFd,
+        path: &Path,
+    ) -> Result<Self, Error> {
+        use super::git_index::{repository_of, tracked};
+        use crate::error::Operation;
 
-        use crate::reflink::imp::DIR_FLAGS;
         if self.gitignore
-            && let Ok(git) = fs::openat(source, ".git", DIR_FLAGS, fs::Mode::empty())
+            && let Some(git) = repository_of(source)
         {
-            self.tracked =
-                super::git_index::tracked(&git).unwrap_or_default().into_iter().collect();
+            let unknown = || {
+                let why = "calve cannot read git's index of this tree, so it does not know which ignored files git tracks \
+                           ('git update-index --no-split-index' helps if the index is split)";
+                Error::io(Operation::Read, path, std::io::Error::other(why))
+            };
+            self.tracked = tracked(&git).ok_or_else(unknown)?.into_iter().collect();
         }
-        self
+        Ok(self)
     }
 
     /// Whether the filter keeps every entry.

@@ -34,6 +34,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Timespec, Timestamps};
+use rustix::io::Errno;
 
 #[cfg(feature = "store")]
 use self::format::Cursor;
@@ -174,9 +175,27 @@ pub(crate) fn next_tick() -> Time {
     listing::wait_for_tick_after(listing::latest())
 }
 
-/// The paths that git tracks, from the index of the repository `git`. `None` if there is no index,
-/// or none that calve understands.
+/// A file `.git` holds one path, so it is short.
+const GIT_FILE_MOST_BYTES: u64 = 8 * 1024;
+
+/// The folder of the repository of the working tree whose root is open. `None` if git has none for
+/// it: what a file `.git` leads to may be gone.
+pub(crate) fn repository_of(root: &OwnedFd) -> Option<OwnedFd> {
+    let open = |path: &OsStr| fs::openat(root, path, DIR_FLAGS, Mode::empty()).ok();
+    open(OsStr::new(".git")).or_else(|| {
+        let (file, meta) =
+            open_regular(root, c".git").filter(|it| it.1.size <= GIT_FILE_MOST_BYTES)?;
+        let text = read(&file, meta.size)?;
+        open(OsStr::from_bytes(text.strip_prefix(b"gitdir: ")?.trim_ascii_end()))
+    })
+}
+
+/// The paths that git tracks, from the index of the repository `git`. `None` if calve does not
+/// understand the index.
 pub(crate) fn tracked(git: &OwnedFd) -> Option<HashSet<Vec<u8>>> {
+    if matches!(fs::statat(git, c"index", AtFlags::SYMLINK_NOFOLLOW), Err(Errno::NOENT)) {
+        return Some(HashSet::new());
+    }
     let (file, meta) = open_regular(git, c"index")?;
     if meta.size > INDEX_MOST_BYTES {
         return None;
