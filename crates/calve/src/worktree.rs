@@ -226,7 +226,8 @@ impl Store {
         Ok(worktree)
     }
 
-    /// Gives a worktree again what a power cut took of calve's and git's files in it.
+    /// Gives a worktree again what a power cut took of calve's and git's files in it, and what was
+    /// written in a run.
     fn heal(&self, row: &WorktreeRow) -> Result<(), Error> {
         let path = path_from(&row.path);
         if row.state == State::Starting {
@@ -235,6 +236,8 @@ impl Store {
         }
         self.registry().heal_git(row);
         self.registry().heal_mark(row).context(Operation::Mark, || &path)?;
+        #[cfg(target_os = "linux")]
+        self.lead_back_from_run(row)?;
         match self.heal_paths(row, &path) {
             // Its other verbs say so.
             Err(error)

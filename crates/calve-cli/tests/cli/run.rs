@@ -319,6 +319,32 @@ fn submodules_lead_to_their_own_repositories() {
     }
 }
 
+/// git noted the paths that hold in the run, so it failed in the worktree from then on.
+#[test]
+fn a_submodule_that_is_added_in_a_run_works_in_the_worktree_afterwards() {
+    for desk in Desk::all("submodule add in calve run") {
+        let add = "git -c protocol.file.allow=always submodule --quiet add ../lib";
+        let status = "git -C deep/sub rev-parse --show-toplevel; git status --porcelain";
+        desk.said(".", "git init -q -b main lib; cd lib; echo l >l; git add l; git commit -qm l");
+        // A command outside changes nothing as long as the run needs the paths.
+        let said = desk.said(
+            "app",
+            &format!(
+                "mkfifo ../go ../done
+                calve run one -- sh -ec '{add} deep/sub; echo >../go; read x <../done || :; {status}' &
+                read x <../go; calve list >/dev/null || true; echo >../done; wait $!"
+            ),
+        );
+        let changed = "A  .gitmodules\nA  deep/sub\n";
+        assert_eq!(said, format!("@/app/deep/sub\n{changed}"));
+        let there = "calve list >/dev/null; cd ../app.worktrees/one";
+        let said = desk.said("app", &format!("{there}; {status}"));
+        assert_eq!(said, format!("@/app.worktrees/one/deep/sub\n{changed}"));
+        let said = desk.said("app", &format!("calve run one -- sh -ec '{status}'"));
+        assert_eq!(said, format!("@/app/deep/sub\n{changed}"));
+    }
+}
+
 #[test]
 fn a_worktree_in_which_a_program_runs_is_not_dropped() {
     for desk in Desk::all("drop beside calve run") {
@@ -461,7 +487,7 @@ fn a_project_in_a_folder_that_is_not_the_users_runs_too() {
 #[test]
 fn where_it_cannot_be_calve_says_why_and_what_helps() {
     for desk in Desk::all("refusals of calve run") {
-        desk.said("app", "calve start -q --at . inside");
+        desk.said("app", "calve start -q --at trees inside");
         let inside = desk.sh("app", "calve run inside -- true");
         assert_eq!(inside.code, Some(1), "{inside:?}");
         assert!(inside.stderr.contains("is inside the project"), "{inside:?}");

@@ -41,11 +41,14 @@ use rustix::mount::{mount, mount_bind_recursive, mount_change, mount_remount};
 use super::{MarkPlace, Worktree};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::sys::unshare_mounts;
-use crate::store::format;
-use crate::store::git::modules::{MODULES, ModuleConfig, repositories_in};
+use crate::store::catalog::WorktreeRow;
+use crate::store::files::path_from;
+use crate::store::git::modules::{MODULES, ModuleConfig, has_modules, repositories_in};
 use crate::store::git::{self, Registration};
 use crate::store::layout::{GIT, GITDIR, Layout, RUN};
 use crate::store::marker::{Marked, Marker};
+use crate::store::snapshot::modules;
+use crate::store::{Store, format};
 
 impl Worktree {
     /// From here on, this process and the programs that it starts see the worktree at the project's
@@ -163,6 +166,44 @@ impl Worktree {
     }
 }
 
+impl Store {
+    /// Lets submodules that were added in a run lead to their repositories: git noted the paths that
+    /// hold there. As long as the run goes on, it needs these.
+    ///
+    /// # Errors
+    /// It could not look, or could not write.
+    pub(super) fn lead_back_from_run(&self, row: &WorktreeRow) -> Result<(), Error> {
+        let root = path_from(&row.path);
+        let registration = git::leads_to(&root).ok().filter(|it| has_modules(it));
+        let (Some(registration), Ok(project)) = (registration, self.project()) else {
+            return Ok(());
+        };
+        let folders = [&project, &root].map(|beside| mount_folder(beside));
+        let used: Vec<&PathBuf> = folders.iter().filter(|it| it.is_dir()).collect();
+        if self.is_read_only() || used.is_empty() || is_in_run(&project, &root) {
+            return Ok(());
+        }
+        let (Some(here), Ok(below)) =
+            (modules(self, row, &root), registration.strip_prefix(&project))
+        else {
+            return Ok(());
+        };
+        for folder in used {
+            let shown = folder.join(project.file_name().unwrap_or_default());
+            let there = here.seen_at(&project, &shown.join(below));
+            here.lead_as(&there, &root).context(Operation::Link, || &root)?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a process sees the worktree at `root` at the project's path.
+fn is_in_run(project: &Path, root: &Path) -> bool {
+    let below = project.strip_prefix("/").unwrap_or(project);
+    let mut processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes.any(|process| git::is_same(&process.path().join("root").join(below), root))
+}
+
 /// A second mount of a repository.
 struct SecondMount<'a> {
     common: &'a Path,
@@ -260,10 +301,14 @@ impl PathsInRun<'_> {
     }
 }
 
+fn mount_folder(beside: &Path) -> PathBuf {
+    beside.parent().unwrap_or(beside).join(RUN)
+}
+
 /// An empty folder for mounts. What cleans the folder of the worktrees must not find it.
 fn mount_point(project: &Path, root: &Path) -> Result<PathBuf, Error> {
     let made = |beside: &Path| {
-        let folder = beside.parent().unwrap_or(beside).join(RUN);
+        let folder = mount_folder(beside);
         match std::fs::create_dir(&folder) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && !folder.is_symlink() => {}
             made => made.context(Operation::MakeFolder, || &folder)?,

@@ -74,6 +74,13 @@ impl Modules {
         Self { own: ModuleSide { root: root.to_owned(), modules }, ..self.clone() }
     }
 
+    /// The same submodules where the worktree and its registration have other paths.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn seen_at(&self, root: &Path, registration: &Path) -> Self {
+        let own = ModuleSide { root: root.to_owned(), modules: registration.join(MODULES) };
+        Self { own, ..self.clone() }
+    }
+
     /// The submodules of a worktree with its root at `root` that has a copy of the project's
     /// repository. `None` if the project's repository is not in its root: then there is no copy.
     pub(crate) fn of_copy(project: &Repository, root: &Path) -> Option<Self> {
