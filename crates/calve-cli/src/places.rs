@@ -272,23 +272,50 @@ pub(crate) fn inside_project(worktree: &Path, project: &Path) -> Option<String> 
     ))
 }
 
+/// Refuses a folder of the project for worktrees that has other files and that git does not ignore.
+/// A line that lets git ignore worktrees there holds in each worktree, too: in it, git would ignore
+/// new files of that folder, or whatever has the name of a worktree, and a drop would delete them.
+pub(crate) fn must_be_for_worktrees(
+    place: &Path,
+    words: &[String],
+    project: &Path,
+) -> Result<(), Failure> {
+    // One that is not there will have nothing else.
+    let Ok(folder) = fs::canonicalize(place) else { return Ok(()) };
+    let Ok(entries) = fs::read_dir(&folder) else { return Ok(()) };
+    let has_others = entries.flatten().any(|entry| !is_there(&git_of(&entry.path())));
+    if !has_others || !folder.starts_with(project) {
+        return Ok(());
+    }
+    let worktree = folder.join(words.first().map_or("worktree", String::as_str));
+    if !is_in_git_unignored(&worktree, project) {
+        return Ok(());
+    }
+    let (better, key) = (shell_word(&folder.join(".worktrees")), crate::settings::WORKTREES);
+    let why = "it is a folder of the project with other files, and git does not ignore worktrees there: 'git add -A' would add them";
+    let hint = format!(
+        "a folder of their own is ignored: '--at {better}', or 'git config {key} {better}'; without either, worktrees are beside the project"
+    );
+    Err(own("start worktrees in", place, ErrorKind::Overlap, why, hint))
+}
+
+/// Whether a path in the project is in a git repository that does not ignore it.
+fn is_in_git_unignored(path: &Path, project: &Path) -> bool {
+    let mut git = git_in(project);
+    let asked = git.args(["check-ignore", "-q"]).arg(path).output();
+    // 1: not ignored. Otherwise git ignores it, or there is no git.
+    asked.is_ok_and(|asked| asked.status.code() == Some(1))
+}
+
 /// Lets git ignore the folder of a worktree inside the project: 'git add -A' there would commit the
 /// worktrees. Returns what was done, or the warning that says what to do.
 pub(crate) fn ignored_inside(worktree: &Path, project: &Path) -> Option<Result<String, String>> {
     let inside = worktree.strip_prefix(project).ok()?;
-    let git = |words: &[&str]| {
-        let mut git = git_in(project);
-        git.args(words);
-        git
-    };
-    // 1: not ignored. Otherwise git ignores it, or there is no git.
-    let asked = git(&["check-ignore", "-q"]).arg(worktree).output().ok()?;
-    if asked.status.code() != Some(1) {
+    if !is_in_git_unignored(worktree, project) {
         return None;
     }
-    let folder = inside.parent().filter(|above| *above != Path::new("")).unwrap_or(inside);
-    let line = format!("/{}/", pattern(folder.to_str()?));
-    let file = said(&mut git(&["rev-parse", "--git-path", "info/exclude"]))?;
+    let line = format!("/{}/", pattern(inside.parent()?.to_str()?));
+    let file = said(git_in(project).args(["rev-parse", "--git-path", "info/exclude"]))?;
     let file = project.join(file.trim_end_matches('\n'));
     let put = || {
         let text = fs::read(&file).or_else(|error| match error.kind() {

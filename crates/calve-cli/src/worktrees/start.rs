@@ -56,6 +56,9 @@ pub(crate) fn run(
         Some(at) => Some(session.common.resolve(at)),
         None => settings.worktrees(project)?,
     };
+    if let Some(place) = &place {
+        places::must_be_for_worktrees(place, words, project)?;
+    }
     let place = place.or_else(|| args.default_at.clone());
     let source = &match args.base {
         Some(_) => Source::Project,

@@ -140,6 +140,23 @@ fn a_start_follows_the_settings_and_a_flag_counts_before_them() {
     start("start in-2", 0);
     assert_eq!(sh(&app, "git status --porcelain").unwrap(), "?? loose\n");
     assert_eq!(sh(&app, "grep -c trees .git/info/exclude").unwrap(), "1\n");
+    // There a line for worktrees would let git ignore other files as well, in each worktree.
+    for (place, code) in [(".", 1), ("src", 1), (".trees/app", 0), ("empty", 0), ("ignored", 0)] {
+        sh(&app, "mkdir -p src empty ignored; touch src/a ignored/a; echo /ignored/ >.gitignore")
+            .unwrap();
+        let before = sh(&app, "cat .git/info/exclude").unwrap();
+        let run = start(&format!("start --at {place} of-{code} of-{code}-2"), code);
+        assert_eq!(sh(&app, "git status --porcelain | grep of- || true").unwrap(), "", "{place}");
+        match code {
+            0 => assert_eq!(in_git(&app, "drop --force of-0 of-0-2").code, Some(0)),
+            _ => {
+                assert!(run.stderr.contains("a folder of their own is ignored: '--at "), "{run:?}");
+            }
+        }
+        let is_new = before != sh(&app, "cat .git/info/exclude").unwrap();
+        assert_eq!(is_new, place == "empty", "{place}");
+    }
+    sh(&app, "rm -r src empty ignored .gitignore; git branch -D of-0 of-0-2 || true").unwrap();
     sh(&app, "git config calve.worktrees '/{name}'").unwrap();
     assert!(start("start bad", 1).stderr.contains("calve.worktrees"));
     sh(&app, "git config --unset calve.worktrees").unwrap();

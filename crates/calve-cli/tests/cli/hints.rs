@@ -132,7 +132,7 @@ const ADVICE: &[(&str, &str, &str, &[&str])] = &[
         &["git worktree remove -f -f ROOT/app.worktrees/mine", "calve start -b other mine"],
     ),
     ("calve start -q w", "app", "start w", &["calve status w", "calve start w-2"]),
-    ("", "app", "start ./k", &["calve start --at . k"]),
+    ("", "app", "start ./k", &["calve start k"]),
     ("", "app", "start feat//x", &["calve start --at feat x"]),
     (
         "calve start -q b; calve drop -q b",

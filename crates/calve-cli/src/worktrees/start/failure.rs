@@ -22,10 +22,13 @@ pub(super) fn start_failure(error: &calve::Error, wanted: &Wanted<'_>) -> Failur
     let hint = match (error.kind(), path.parent(), path.file_name()) {
         // The user gave a path instead of a name.
         (ErrorKind::InvalidName, Some(folder), Some(name)) if folder != Path::new("") => {
-            let (folder, name) = (shell_word(folder), shell_word(Path::new(name)));
-            format!(
-                "'calve start --at {folder} {name}' puts a worktree named {name} into that folder"
-            )
+            let name = shell_word(Path::new(name));
+            match shell_word(folder).as_str() {
+                "." => format!("'calve start {name}' makes a worktree named {name}"),
+                folder => format!(
+                    "'calve start --at {folder} {name}' puts a worktree named {name} into that folder"
+                ),
+            }
         }
         (ErrorKind::Git, ..) if error.operation() == Operation::ForkWorktree => {
             let names = wanted.asked.names.iter().map(|it| shell_word(Path::new(it)));
