@@ -44,7 +44,7 @@ fn init(url: &str, output: Output) -> Result<Exit, Failure> {
     let remote = Remote::init(url, &settings())?;
     let url = remote.url();
     output.summary(format_args!(
-        "made a remote: 'calve remote add NAME {}' in a project lets its store know it",
+        "made a remote: in a project with a store, 'calve remote add NAME {}' lets that know it",
         harmless(url)
     ));
     if output.json {
