@@ -14,7 +14,7 @@ use serde::Deserialize;
 use crate::args::{DropArgs, FillArgs, HookVerb, StartArgs};
 use crate::common::Common;
 use crate::exit::Exit;
-use crate::failure::stored::{own, store_failure, worktree_failure};
+use crate::failure::stored::{store_failure, worktree_failure};
 use crate::failure::{Failure, Kind};
 use crate::output::Output;
 use crate::places;
@@ -365,21 +365,13 @@ fn is_of_git_alone(path: &Path) -> bool {
     path.join(".git").is_file() && !is_known
 }
 
-/// Lets git remove a worktree. git keeps one with changes, but no commit that only its `HEAD` has, and
-/// nothing of a repository inside that it ignores.
+/// Lets git remove a worktree, without what git deletes unasked: what it ignores or was told to take
+/// for unchanged, and what a rebase or a detached `HEAD` alone has.
 fn remove_by_git(path: &Path, force: bool) -> Result<Exit, Failure> {
-    let is_on_branch = git(path, &["symbolic-ref", "-q", "HEAD"]).is_ok();
-    let held = ["for-each-ref", "--count=1", "--contains", "HEAD"];
-    if !force && !is_on_branch && git(path, &held)?.is_empty() {
-        let why = "no branch has the commit that it is at";
-        let hint = format!("'git -C {} switch -c BRANCH' keeps it", shell_word(path));
-        return Err(own("remove worktree", path, ErrorKind::CommitsOnlyHere, why, hint));
-    }
     if !force {
-        calve::must_lose_no_repository_inside(path).map_err(|error| {
+        calve::must_lose_no_work(path).map_err(|error| {
             store_failure(&error).hinted(format!(
-                "push their commits, or move them out; 'git worktree remove --force {}' deletes \
-                 them",
+                "commit it to a branch, or move it out; 'git worktree remove --force {}' deletes it",
                 shell_word(path)
             ))
         })?;

@@ -253,8 +253,8 @@ pub use worktree::{
     ReshareOptions, ReshareReport, ShedFolder, ShedKind, ShedReport, Sheddable, StartBranch,
     StartOptions, StartReport, StartedWorktree, StayReason, StayedPath, StayedReason,
     StayingWorktree, SwitchOptions, SwitchReport, TreeUsage, UpdateOptions, UpdateReport, Worktree,
-    WorktreeState, WorktreeStatus, clone_with_own_paths, fill, must_lose_no_repository_inside,
-    path_mentions, reshare_folders, rewrite_paths,
+    WorktreeState, WorktreeStatus, clone_with_own_paths, fill, must_lose_no_work, path_mentions,
+    reshare_folders, rewrite_paths,
 };
 #[cfg(all(unix, feature = "remote"))]
 pub use worktree::{CheckoutOptions, CheckoutReport};

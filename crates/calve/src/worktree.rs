@@ -64,7 +64,7 @@ pub use diff::{Diff, FileDiff};
 pub use disk::{DiskUsage, FreedBytes, TreeUsage};
 pub use dropped::KeptWorktree;
 pub use fill::{FillOptions, FillPlan, FillReport, fill};
-pub use git::{GitStatus, must_lose_no_repository_inside};
+pub use git::{GitStatus, must_lose_no_work};
 pub use idle::LastChange;
 pub use relocate::{clone_with_own_paths, path_mentions, rewrite_paths};
 pub use remove::{

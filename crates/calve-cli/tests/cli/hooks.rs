@@ -426,6 +426,14 @@ fn a_worktree_that_git_made_is_found_by_its_branch_and_removed_by_git() {
         // git deletes what it ignores.
         let inner = "git init -q out/r; cd out/r; git commit -q --allow-empty -m inner";
         sh(&at("feat-y-2"), inner).unwrap();
+        // git was told to say nothing of these.
+        sh(
+            &app,
+            "git worktree add -q -b skip .claude/worktrees/skip; git worktree add -q -b stash .claude/worktrees/stash",
+        );
+        sh(&at("skip"), "git update-index --skip-worktree f; echo work >f").unwrap();
+        let rebase = "echo 1 >f; git commit -qam 1; echo work >f; GIT_SEQUENCE_EDITOR='sed -i 1s/pick/edit/' git rebase -q -i --autostash HEAD~1";
+        sh(&at("stash"), rebase).unwrap();
         for (name, words, code) in [
             ("gg", "remove", 1),
             ("a/b", "remove", 1),
@@ -434,6 +442,8 @@ fn a_worktree_that_git_made_is_found_by_its_branch_and_removed_by_git() {
             ("feat-y", "remove", 0),
             ("feat-y-2", "remove", 1),
             ("feat-y-2", "remove --force", 0),
+            ("skip", "remove", 1),
+            ("stash", "remove", 1),
             ("swapped", "remove", 0),
             ("other", "remove --force", 1),
             ("plain", "remove --force", 1),

@@ -24,7 +24,7 @@ mod nested;
 
 pub(super) use branch::DoomedBranch;
 pub(super) use merged::MergeState;
-pub use nested::must_lose_no_repository_inside;
+pub use nested::must_lose_no_work;
 pub(super) use nested::nested_work_in;
 
 /// git writes each move of `HEAD` there.

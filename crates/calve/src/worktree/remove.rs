@@ -311,7 +311,7 @@ impl Worktree {
     /// The same as for [`Worktree::drop`]. Nothing is changed.
     pub fn must_lose_nothing(&self, options: &StoreOptions) -> Result<(), Error> {
         let this = self.now()?;
-        this.must_hold_no_mount()?;
+        must_hold_no_mount(&this.path)?;
         this.must_be_no_loss(&this.seen()?, &options.operation())
     }
 
@@ -515,7 +515,7 @@ impl Worktree {
         let Attempt { how, room, is_last } = *attempt;
         self.must_be_there()?;
         self.must_hold_no_other()?;
-        self.must_hold_no_mount()?;
+        must_hold_no_mount(&self.path)?;
         // Before the look, which would take its socket's end for a change.
         let monitor = self.stop_file_monitor();
         // A process that has begun to work in it since may change it through a mapping at any time.
@@ -866,18 +866,6 @@ impl Worktree {
         Ok(gone || force && !self.is_there()?)
     }
 
-    /// Mounts would go along to where nobody looks for them, or end with the subvolume.
-    fn must_hold_no_mount(&self) -> Result<(), Error> {
-        let root = std::fs::canonicalize(&self.path).context(Operation::Open, || &self.path)?;
-        let points = mounts::below(&root).unwrap_or_default();
-        if points.is_empty() {
-            return Ok(());
-        }
-        let cause = io::Error::new(io::ErrorKind::CrossesDevices, "something is mounted in it");
-        Err(Error::new(ErrorKind::Overlap, Operation::DropWorktree, &self.path, cause)
-            .with_details(points))
-    }
-
     /// Fails if other worktrees are inside. A drop would delete them too, and nobody checked them
     /// for changes.
     fn must_hold_no_other(&self) -> Result<(), Error> {
@@ -900,6 +888,17 @@ impl Worktree {
         Err(Error::new(ErrorKind::Overlap, Operation::DropWorktree, &self.path, cause)
             .with_details(inside))
     }
+}
+
+/// Mounts would go along to where nobody looks for them, or end with the subvolume.
+pub(super) fn must_hold_no_mount(path: &Path) -> Result<(), Error> {
+    let root = std::fs::canonicalize(path).context(Operation::Open, || path)?;
+    let points = mounts::below(&root).unwrap_or_default();
+    if points.is_empty() {
+        return Ok(());
+    }
+    let cause = io::Error::new(io::ErrorKind::CrossesDevices, "something is mounted in it");
+    Err(Error::new(ErrorKind::Overlap, Operation::DropWorktree, path, cause).with_details(points))
 }
 
 /// Whether a snapshot has an entry for everything at and below `path` in the tree at `root`.

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::super::remove::look::{Nested, nested_in};
+use super::super::remove::must_hold_no_mount;
 use super::{COMMITS_MOST, Loss, LostModule, unheld, unread};
 use crate::error::{Error, ErrorKind, Operation};
 use crate::store::git::modules::{Held, MODULES, Unheld, repositories_in};
@@ -30,35 +31,53 @@ pub(in crate::worktree) fn nested_work_in((root, made): (&Path, i64)) -> Vec<Pat
     work
 }
 
-/// Fails if repositories inside the tree at `root` have commits or work that nothing else has, also
-/// where git ignores them. It needs no store: `git worktree remove` deletes them without a question.
-/// Submodules are none of these.
+/// Fails if the linked worktree at `root` has commits or work that nothing else has, also in
+/// repositories inside that git ignores, or if something is mounted in it. It needs no store: `git
+/// worktree remove` deletes much of this without a question. Submodules are not looked at.
 ///
 /// # Errors
-/// [`ErrorKind::Changed`], [`ErrorKind::CommitsOnlyHere`], with what there is in
-/// [`Error::details`]; [`ErrorKind::Git`] if git could not say what they have.
-pub fn must_lose_no_repository_inside(root: impl AsRef<Path>) -> Result<(), Error> {
+/// [`ErrorKind::Changed`], [`ErrorKind::CommitsOnlyHere`], [`ErrorKind::Overlap`], with what there is
+/// in [`Error::details`]; [`ErrorKind::Git`] if git could not say what they have.
+pub fn must_lose_no_work(root: impl AsRef<Path>) -> Result<(), Error> {
     let root = root.as_ref();
+    must_hold_no_mount(root)?;
     let refused = |kind, cause| Error::new(kind, Operation::DropWorktree, root, cause);
     let nested = nested_in(root);
-    let loss = Loss::default().with_nested((root, 0), &nested.repositories);
+    let mut loss = Loss::default().with_nested((root, 0), &nested.repositories);
+    let (own, commits) = loss.known(work_and_commits_of(root)).unwrap_or_default();
+    loss.commits.extend(commits);
     if let Some(failure) = loss.failure {
         return Err(refused(ErrorKind::Git, failure.into()));
     }
     let work = loss.work.map(|work| work.paths).unwrap_or_default();
     let Nested { foreign, stores, strays, .. } = nested;
-    let work = [work, foreign, stores, strays, loss.elsewhere, loss.annexed].concat();
+    let work = [own, work, foreign, stores, strays, loss.elsewhere, loss.annexed].concat();
     if !work.is_empty() {
-        let cause = io::Error::other("repositories inside have work that is not committed");
+        let cause = io::Error::other("it has work that is not committed");
         return Err(refused(ErrorKind::Changed, cause).with_details(work));
     }
     match loss.commits.is_empty() {
         true => Ok(()),
         false => {
-            let why = "repositories inside have commits that no branch or other reference holds";
+            let why = "it has commits that no branch or other reference holds";
             Err(unheld(root, Operation::DropWorktree, why, &loss.commits))
         }
     }
+}
+
+/// The paths with uncommitted work of the linked worktree at `root`, and the commits that only it
+/// holds.
+fn work_and_commits_of(root: &Path) -> Result<(Vec<PathBuf>, Vec<Commit>), Failure> {
+    let read = |error: io::Error| unread(root, &error);
+    let (Some(tree), Some(repository)) = (Tree::at(root)?, git::read(root).map_err(read)?) else {
+        return Ok(Default::default());
+    };
+    let work = whole_work_in(&tree, 0)?;
+    let Some(registration) = Registration::read(tree.git_dir).map_err(read)? else {
+        return Ok((work.paths, Vec::new()));
+    };
+    let tips = repository.tips_of(&registration)?.commits;
+    Ok((work.paths, repository.unheld(&tips, COMMITS_MOST, None, None)?))
 }
 
 impl Loss {
