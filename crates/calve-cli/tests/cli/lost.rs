@@ -474,6 +474,9 @@ fn undo_of_a_drop_says_if_the_worktree_is_on_another_branch_and_only_then() {
     for (within, meanwhile, said) in [
         ("true", "true", None),
         ("git checkout -q --detach", "true", None),
+        // What is no worktree of git any more comes back as what it was.
+        ("rm .git; git init -q; git add f; git commit -qm own", "true", None),
+        ("rm .git; mkdir .git", "true", Some("not a git repository")),
         ("true", "git branch -qD w", Some("HEAD is detached: its branch w ")),
         (
             "git checkout -q --orphan o",
@@ -492,6 +495,8 @@ fn undo_of_a_drop_says_if_the_worktree_is_on_another_branch_and_only_then() {
         let is_said = said.is_none_or(|said| run.stderr.contains(said));
         assert!(run.code == Some(0) && is_said, "{within}, {meanwhile}: {run:?}");
         assert_eq!(others, usize::from(said.is_some()), "{within}, {meanwhile}: {run:?}");
+        let file = fs::read_to_string(root.join("app.worktrees/w/f")).unwrap();
+        assert!(file.ends_with("work\n"), "{within}, {meanwhile}: {file}");
     }
 }
 

@@ -211,7 +211,7 @@ impl Registry<'_> {
     }
 
     /// Puts the registration of a dropped worktree back, for the path of `row`. The tree is at
-    /// `place`. `None` if it had none.
+    /// `place`. `None` if it had none. A tree in which somebody made a repository of its own keeps it.
     fn register_again(
         self,
         repository: &Repository,
@@ -238,7 +238,7 @@ impl Registry<'_> {
                 let before = modules(&was, dropped_from);
                 modules(&entry.folder, &row.path).lead_as(&before, place)?;
             }
-            if git::leads_to(place).ok().is_none_or(|led| !git::is_same(&led, &entry.folder)) {
+            if !leads_to(place, &entry) && !is_folder(&git_file)? {
                 write_whole(place, &git_file, &entry.git_file_text())?;
             }
             Ok(entry)
@@ -454,6 +454,8 @@ impl NewHead {
         entry: &Registration,
     ) -> Result<(), Failure> {
         match self {
+            // git would give it to the tree's own repository.
+            _ if !leads_to(place, entry) => Ok(()),
             Self::AsItIs => Ok(()),
             Self::Commit(commit) => git::detach(place, commit),
             Self::MadeAgain(branch, commit) => match repository.make_again(branch, token)? {
@@ -470,6 +472,15 @@ impl NewHead {
             }
         }
     }
+}
+
+/// Whether a tree leads git to this registration.
+fn leads_to(place: &Path, entry: &Registration) -> bool {
+    git::leads_to(place).is_ok_and(|led| git::is_same(&led, &entry.folder))
+}
+
+fn is_folder(path: &Path) -> io::Result<bool> {
+    Ok(std::fs::symlink_metadata(path).if_there()?.is_some_and(|it| it.is_dir()))
 }
 
 /// The first of `branch`, `branch-2`, `branch-3` … that neither exists nor is checked out in a
