@@ -265,7 +265,8 @@ impl StartArgs {
     /// Whether flags say what the worktrees start from, or on which branches, so that the names
     /// are no more than names.
     pub(crate) fn says_what_to_start(&self) -> bool {
-        let says_branch = self.branch.is_some() || self.detach || !self.git.may_link();
+        let is_none = self.git.mode() == calve::GitMode::None;
+        let says_branch = self.branch.is_some() || self.detach || is_none;
         let says_from = self.from.as_deref().is_some_and(|from| from != PROJECT);
         says_branch || self.base.is_some() || says_from || self.count.is_some()
     }
@@ -281,10 +282,11 @@ impl StartArgs {
 
     /// The names. With `-n`, calve numbers them.
     pub(crate) fn names(&self) -> Result<Vec<String>, Misuse> {
-        if self.base.is_some() && !self.git.may_link() {
+        let says_where = self.base.is_some() || self.branch.is_some() || self.detach;
+        if says_where && !self.git.may_link() {
             return Err(Misuse::new(
                 "start",
-                "--base is for linked worktrees; --git copy has the project's commit, --git none has none",
+                "--base, -b and --detach are for linked worktrees; --git copy has the project's commit and branch, --git none has none",
             ));
         }
         if self.branch.is_some() && self.names.len() > 1 {

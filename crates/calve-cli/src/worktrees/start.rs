@@ -103,6 +103,7 @@ fn with_settings(
     // A branch or a snapshot that the user names says where to begin.
     if let Some(base) = settings.get(BASE)
         && !args.says_what_to_start()
+        && args.git.may_link()
         && args.from.is_none()
         && std::fs::symlink_metadata(project.join(".git")).is_ok()
     {

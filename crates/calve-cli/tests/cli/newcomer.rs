@@ -110,6 +110,17 @@ fn what_somebody_who_knows_git_types_first_works() {
     let elsewhere = calve(&app, "start main");
     assert_eq!(elsewhere.code, Some(1), "{elsewhere:?}");
     assert!(elsewhere.stderr.contains(app.to_str().unwrap()), "{elsewhere:?}");
+    // A copy of the repository is at the project's commit and branch, and files alone at none.
+    for (words, code, said) in [
+        ("start --git copy pr/7", 1, "'calve start --git linked pr/7'"),
+        ("start --git copy theirs", 1, "'calve start --git linked theirs'"),
+        ("start -b mine pr/7", 1, "'calve start --git linked pr/7'"),
+        ("start --git copy -b mine c", 2, "--git copy has the project's commit and branch"),
+        ("start --git none --detach c", 2, "--git none has none"),
+    ] {
+        let run = calve(&app, words);
+        assert!(run.code == Some(code) && run.stderr.contains(said), "{words}: {run:?}");
+    }
     // A branch that only the remote has is made, and follows that one.
     let remote = done(&app, "start theirs");
     assert!(remote.stderr.contains("the branch theirs follows origin/theirs"), "{remote:?}");

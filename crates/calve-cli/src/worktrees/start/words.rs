@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Stdio;
 
-use calve::{ErrorKind, FoundBranch, FoundBranches};
+use calve::{ErrorKind, FoundBranch, FoundBranches, StartBranch};
 
 use crate::args::StartArgs;
 use crate::failure::Failure;
@@ -50,7 +50,22 @@ impl Asked {
         let names = words.iter().map(|word| folder_of(word)).collect();
         let mut asked =
             Self { names, branches: words.to_vec(), base: args.base.clone(), ..Self::default() };
-        let Some(found) = found else { return Ok(asked) };
+        let Some(found) = found else {
+            let request = words.iter().find(|word| pull_request(word).is_some());
+            return match (request, args.start_branch()) {
+                (Some(word), StartBranch::Named(_)) => Err(not_here(word)),
+                _ => Ok(asked),
+            };
+        };
+        let is_elsewhere_asked = |(word, found): &(&String, &FoundBranch)| {
+            pull_request(word).is_some()
+                || !matches!(found, FoundBranch::Nowhere | FoundBranch::AtHead)
+        };
+        if !args.git.may_link()
+            && let Some((word, _)) = words.iter().zip(found.iter()).find(is_elsewhere_asked)
+        {
+            return Err(not_here(word));
+        }
         match asked.look_up(words, &found, (project, is_elsewhere)) {
             Ok(()) => {}
             Err(failure) => return Err(asked.taken_back(project, failure)),
@@ -186,6 +201,18 @@ fn of_several_remotes(word: &str, remotes: &[String]) -> Failure {
             quoted(&remotes[0]),
             quoted(word)
         ),
+    )
+}
+
+/// A worktree with a copy of the repository is at the project's commit, and one with `-b` on that
+/// branch.
+fn not_here(word: &str) -> Failure {
+    own(
+        "start",
+        Path::new(word),
+        ErrorKind::InvalidName,
+        "it is a branch or a request, which is for a linked worktree without -b",
+        format!("'calve start --git linked {}' works on it", shell_word(Path::new(word))),
     )
 }
 

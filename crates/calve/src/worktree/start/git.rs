@@ -113,15 +113,16 @@ impl GitPlan {
         store: &Store,
     ) -> Result<(Self, Option<String>), Error> {
         let project = store.project()?;
+        let is_told = matches!(wanted.onto, StartBranch::Named(_) | StartBranch::Detached)
+            || wanted.base.is_some();
         if !matches!(mode, GitMode::Best | GitMode::Linked) {
-            if wanted.base.is_some() {
-                let cause = std::io::Error::other("only linked worktrees can have another commit");
+            if is_told {
+                let why = "only linked worktrees can have another commit or branch";
+                let cause = std::io::Error::other(why);
                 return Err(Error::new(ErrorKind::Git, Operation::LinkWorktrees, project, cause));
             }
             return Ok((Self::of(mode, store)?, None));
         }
-        let is_told = matches!(wanted.onto, StartBranch::Named(_) | StartBranch::Detached)
-            || wanted.base.is_some();
         match NewLinks::plan(&project, names, wanted)? {
             Ok(links) => Ok((Self::Link(links), None)),
             Err(why) if mode == GitMode::Linked || is_told => {
