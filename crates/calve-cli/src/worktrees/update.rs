@@ -296,6 +296,16 @@ fn let_git(path: &Path, project: &Path, rebase: bool, session: Session<'_>) -> R
         own(if rebase { "rebase" } else { "merge into" }, path, ErrorKind::Git, why, hint)
     };
     let failed = |error: std::io::Error| Failure::io("run git in", vec![path.to_owned()], &error);
+    // git would work on a repository around the worktree, whose branch nobody named.
+    if std::fs::symlink_metadata(path.join(".git")).is_err() {
+        let hint = format!("'calve update {}' brings the project's files", shell_word(path));
+        return Err(refused("it has no git repository", hint));
+    }
+    let git_in = |tree: &Path| {
+        let mut git = git_in(tree);
+        git.env("GIT_CEILING_DIRECTORIES", tree.parent().unwrap_or(tree));
+        git
+    };
     let under_way = || calve::git_under_way(path).map_err(Failure::from);
     if let Some(state) = under_way()?.first() {
         // git would refuse as well. Afterwards calve would take the state that it finds for the result

@@ -132,6 +132,33 @@ fn what_a_snapshot_of_the_worktree_recorded_is_still_its_own() {
     }
 }
 
+/// git found the repository around the worktree, and rebased its branch.
+#[test]
+fn git_works_in_no_repository_around_a_worktree() {
+    let Some((_scratch, root)) = repository() else {
+        return not_run("git_works_in_no_repository_around_a_worktree", "there is no git");
+    };
+    let (app, other) = (root.join("app"), root.join("other"));
+    sh(
+        &app,
+        "git worktree add -qb other ../other; cd ../other; echo 1 >new; git add new; git commit -qm new",
+    );
+    sh(&app, "echo ours >f; git commit -qam ours");
+    let at = |tree: &str| format!("start -q --git {tree} --at ../other/trees {tree}");
+    let head = || sh(&other, "git rev-parse HEAD").unwrap();
+    let before = head();
+    for (tree, spoilt) in [("none", "true"), ("copy", "rm -rf .git; mkdir .git")] {
+        done(&app, &at(tree));
+        sh(&other.join("trees").join(tree), spoilt);
+        for how in ["--rebase", "--merge"] {
+            let run = in_git(&app, &format!("update {how} {tree}"));
+            assert_eq!((run.code, head()), (Some(1), before.clone()), "{tree}: {run:?}");
+        }
+    }
+    let hinted = in_git(&app, "update --merge none");
+    assert!(hinted.stderr.contains("has no git repository"), "{hinted:?}");
+}
+
 #[test]
 fn git_goes_first_and_where_it_stops_nothing_arrives() {
     for mode in ["linked", "copy"] {
