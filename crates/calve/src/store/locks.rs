@@ -79,6 +79,18 @@ fn wait(file: &File, operation: FlockOperation) -> io::Result<()> {
     Ok(())
 }
 
+/// Opens and waits for a lock.
+fn held(store: &Path, name: &str, operation: FlockOperation) -> io::Result<Guard> {
+    let file = open(store, name)?;
+    wait(&file, operation)?;
+    Ok(Guard { file })
+}
+
+/// Whether a lock could be had now. It is not kept.
+fn is_free(store: &Path, name: &str, operation: FlockOperation) -> io::Result<bool> {
+    try_now(&open(store, name)?, operation)
+}
+
 fn try_now(file: &File, operation: FlockOperation) -> io::Result<bool> {
     match flock(file, operation) {
         Ok(()) => Ok(true),
@@ -139,11 +151,8 @@ pub(crate) fn is_only_mount(store: &Path) -> io::Result<bool> {
 /// Locks content to read it or to add some.
 pub(crate) fn share(store: &Path) -> Result<Guard, Error> {
     let lock = || -> io::Result<Guard> {
-        let gate = open(store, lock::GATE)?;
-        wait(&gate, FlockOperation::LockShared)?;
-        let file = open(store, lock::CONTENT)?;
-        wait(&file, FlockOperation::LockShared)?;
-        Ok(Guard { file })
+        let _gate = held(store, lock::GATE, FlockOperation::LockShared)?;
+        held(store, lock::CONTENT, FlockOperation::LockShared)
     };
     lock().context(Operation::Lock, || store)
 }
@@ -182,12 +191,7 @@ pub(crate) fn alone(
 
 /// Locks the making of ready trees. It waits while another process makes one, which is then ready.
 pub(crate) fn one_by_one(store: &Path) -> Result<Guard, Error> {
-    let lock = || -> io::Result<Guard> {
-        let file = open(store, lock::TEMPLATES)?;
-        wait(&file, FlockOperation::LockExclusive)?;
-        Ok(Guard { file })
-    };
-    lock().context(Operation::Lock, || store)
+    held(store, lock::TEMPLATES, FlockOperation::LockExclusive).context(Operation::Lock, || store)
 }
 
 /// Locks the making of ready trees that wait to be handed over. `None` if another process makes
@@ -209,8 +213,7 @@ fn at_once(store: &Path, name: &str) -> Result<Option<Guard>, Error> {
 /// background makes way. `None`: `stop` said so.
 pub(crate) fn naming(store: &Path, stop: impl Fn() -> bool) -> Result<Option<Guard>, Error> {
     let lock = || -> io::Result<Option<Guard>> {
-        let wanted = open(store, lock::NAMING_WANTED)?;
-        wait(&wanted, FlockOperation::LockShared)?;
+        let _wanted = held(store, lock::NAMING_WANTED, FlockOperation::LockShared)?;
         let file = open(store, lock::NAMING)?;
         while !try_now(&file, FlockOperation::NonBlockingLockExclusive)? {
             if stop() {
@@ -230,42 +233,30 @@ pub(crate) fn naming_now(store: &Path) -> Result<Option<Guard>, Error> {
 
 /// Whether a process waits for contents to be named.
 pub(crate) fn is_naming_wanted(store: &Path) -> bool {
-    open(store, lock::NAMING_WANTED)
-        .and_then(|file| try_now(&file, FlockOperation::NonBlockingLockExclusive))
+    is_free(store, lock::NAMING_WANTED, FlockOperation::NonBlockingLockExclusive)
         .is_ok_and(|is_free| !is_free)
 }
 
 /// Whether a process wants the content for itself at this moment.
 pub(crate) fn is_gate_closed(store: &Path) -> bool {
-    open(store, lock::GATE)
-        .and_then(|file| try_now(&file, FlockOperation::NonBlockingLockShared))
-        .is_ok_and(|is_open| !is_open)
+    is_free(store, lock::GATE, FlockOperation::NonBlockingLockShared).is_ok_and(|is_open| !is_open)
 }
 
 /// Locks the database, to open it alone. `None` if there is no room for the lock's file; then other
 /// processes may open the database, too.
 pub(crate) fn one_at_the_database(store: &Path) -> Option<Guard> {
-    let file = open(store, lock::DATABASE).ok()?;
-    wait(&file, FlockOperation::LockExclusive).ok()?;
-    Some(Guard { file })
+    held(store, lock::DATABASE, FlockOperation::LockExclusive).ok()
 }
 
 /// Locks what the store remembers of remotes, to change it.
 #[cfg(feature = "remote")]
 pub(crate) fn one_at_the_remotes(store: &Path) -> Result<Guard, Error> {
-    let lock = || -> io::Result<Guard> {
-        let file = open(store, lock::REMOTES)?;
-        wait(&file, FlockOperation::LockExclusive)?;
-        Ok(Guard { file })
-    };
-    lock().context(Operation::Lock, || store)
+    held(store, lock::REMOTES, FlockOperation::LockExclusive).context(Operation::Lock, || store)
 }
 
 /// Whether no process reads or adds content at this moment.
 pub(crate) fn is_idle(store: &Path) -> bool {
-    open(store, lock::CONTENT)
-        .and_then(|file| try_now(&file, FlockOperation::NonBlockingLockExclusive))
-        .unwrap_or(false)
+    is_free(store, lock::CONTENT, FlockOperation::NonBlockingLockExclusive).unwrap_or(false)
 }
 
 /// Locks content to remove some. `None`: other processes used it for all of `patience`.
