@@ -160,10 +160,8 @@ impl Catalog {
         rows: &mut [WorktreeRow],
     ) -> Result<Option<(String, Vec<u8>)>, Error> {
         self.write(|tx| {
-            let mut find = tx.prepare("SELECT path FROM worktrees WHERE name = ?1")?;
             for row in rows.iter() {
-                let other = find.query_row([&row.name], |other| other.get(0)).optional()?;
-                if let Some(path) = other {
+                if let Some(path) = path_of(tx, &row.name)? {
                     return Ok(Some((row.name.clone(), path)));
                 }
             }
@@ -374,20 +372,8 @@ fn dropped_rows(db: &Connection) -> rusqlite::Result<Vec<DroppedRow>> {
 }
 
 fn dropped_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<DroppedRow> {
-    let worktree = WorktreeRow {
-        name: row.get("name")?,
-        token: token_of(row)?,
-        path: row.get("path")?,
-        snapshot: row.get::<_, Option<Vec<u8>>>("snapshot")?.and_then(|id| snapshot_id(&id)),
-        state: State::Ready,
-        target: None,
-        maker: String::new(),
-        created: row.get("created")?,
-        git: row.get::<_, Option<String>>("git")?.as_deref().and_then(Linked::decode),
-        slot: slot_of(row)?,
-    };
     let beside = row.get::<_, i64>("beside")? != 0;
-    Ok(DroppedRow { row: worktree, beside, dropped: row.get("dropped")? })
+    Ok(DroppedRow { row: row_of_both(row)?, beside, dropped: row.get("dropped")? })
 }
 
 fn put_dropped(db: &Connection, kept: &DroppedRow) -> rusqlite::Result<()> {
@@ -448,31 +434,36 @@ fn free_slot(db: &Connection, wanted: Option<u32>) -> rusqlite::Result<u32> {
     Ok(wanted.filter(is_free).or_else(|| (1..=u32::MAX).find(is_free)).unwrap_or(u32::MAX))
 }
 
-/// The store may come from someone else, with any number.
-fn slot_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Option<u32>> {
-    Ok(row.get::<_, Option<i64>>("slot")?.and_then(|slot| u32::try_from(slot).ok()))
+fn id_in(row: &rusqlite::Row<'_>, column: &str) -> rusqlite::Result<Option<SnapshotId>> {
+    Ok(row.get::<_, Option<Vec<u8>>>(column)?.and_then(|id| snapshot_id(&id)))
 }
 
-fn worktree_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<WorktreeRow> {
-    let id = |at: &str| {
-        Ok::<_, rusqlite::Error>(row.get::<_, Option<Vec<u8>>>(at)?.and_then(|id| snapshot_id(&id)))
-    };
+/// What the tables of worktrees and of dropped ones both have.
+fn row_of_both(row: &rusqlite::Row<'_>) -> rusqlite::Result<WorktreeRow> {
+    // The store may come from someone else, with any number.
+    let slot = row.get::<_, Option<i64>>("slot")?;
     Ok(WorktreeRow {
         name: row.get("name")?,
         token: token_of(row)?,
         path: row.get("path")?,
-        snapshot: id("snapshot")?,
-        state: match row.get("state")? {
-            0_i64 => State::Starting,
-            1 => State::Ready,
-            _ => State::Restoring,
-        },
-        target: id("target")?,
-        maker: row.get("maker")?,
+        snapshot: id_in(row, "snapshot")?,
+        state: State::Ready,
+        target: None,
+        maker: String::new(),
         created: row.get("created")?,
         git: row.get::<_, Option<String>>("git")?.as_deref().and_then(Linked::decode),
-        slot: slot_of(row)?,
+        slot: slot.and_then(|slot| u32::try_from(slot).ok()),
     })
+}
+
+fn worktree_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<WorktreeRow> {
+    let state = match row.get("state")? {
+        0_i64 => State::Starting,
+        1 => State::Ready,
+        _ => State::Restoring,
+    };
+    let (target, maker) = (id_in(row, "target")?, row.get("maker")?);
+    Ok(WorktreeRow { state, target, maker, ..row_of_both(row)? })
 }
 
 fn token_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<String> {
