@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek as _};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -16,15 +16,18 @@ use super::catalog::Catalog;
 use super::files::unlinked_file;
 use super::id::BlobId;
 use super::layout::{Layout, is_pack_name};
-use super::pack::Pack;
+use super::pack::{Location, Pack};
 use super::stamps::StoreClock;
 use super::trash;
 use crate::error::{Context as _, Error, ErrorKind, IfThere as _, Operation};
 use crate::reflink::filesystem::Filesystem;
-use crate::reflink::imp::SOURCE_FLAGS;
+use crate::reflink::imp::{NEW_READABLE_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::Meta;
 use crate::tree::pool::lock;
-use crate::tree::staging::flush_filesystem;
+use crate::tree::staging::{StagedFile, flush_filesystem};
+
+/// Contents up to this size are unpacked in memory.
+const MEMORY_MOST_BYTES: u64 = 16 << 20;
 
 /// The packs that are open, by name.
 pub(super) type OpenPacks = Mutex<HashMap<String, Arc<Pack>>>;
@@ -79,11 +82,10 @@ impl Contents<'_> {
                 },
             ));
         };
-        let unpack = |file: &mut File| self.open_pack(&pack)?.read_into(id, at, file);
         let file = if self.is_read_only {
-            unlinked_file().and_then(|mut file| unpack(&mut file).map(|()| OwnedFd::from(file)))
+            self.unpacked(id, &pack, at).map(OwnedFd::from)
         } else {
-            let put = self.blobs.put(id, unpack);
+            let put = self.blobs.put(id, |file| self.open_pack(&pack)?.read_into(id, at, file));
             if put.is_ok() {
                 intake.unsealed.push(id);
                 intake.note(id);
@@ -102,6 +104,20 @@ impl Contents<'_> {
         })?;
         let meta = Meta::of_file(&file).context(Operation::ReadBlob, path)?;
         Ok((file, meta))
+    }
+
+    /// Unpacks a content into a file without a name. A small one is in memory, and so is any if the
+    /// store cannot be written to.
+    pub(super) fn unpacked(self, id: BlobId, pack: &str, at: Location) -> io::Result<File> {
+        let mut file = if self.is_read_only || at.size <= MEMORY_MOST_BYTES {
+            unlinked_file()?
+        } else {
+            let staged = StagedFile::in_folder(&self.layout.stage());
+            fs::open(&staged.path, NEW_READABLE_FLAGS, Mode::RUSR | Mode::WUSR)?.into()
+        };
+        self.open_pack(pack)?.read_into(id, at, &file)?;
+        file.rewind()?;
+        Ok(file)
     }
 
     /// Opens a pack, or returns it if it is open already.

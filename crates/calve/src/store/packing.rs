@@ -15,12 +15,11 @@
 //! over if it has content that is lost elsewhere.
 
 use std::fs::File;
-use std::io::{self, Read, Seek as _};
-use std::os::fd::OwnedFd;
+use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{self, Mode, OFlags};
+use rustix::fs::{self, Mode};
 use rustix::io::Errno;
 
 use super::blobs::{Intake, Mirror, Noted};
@@ -32,10 +31,11 @@ use super::layout::Layout;
 use super::pack::{Location, PackWriter};
 use super::reach::Reach;
 use super::ready::SnapshotTree;
+use super::room::is_full;
 use super::{PROJECT, Store, StoreOptions};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::macros::setters;
-use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
+use crate::reflink::imp::{DIR_FLAGS, NEW_READABLE_FLAGS};
 use crate::tree::pool;
 use crate::tree::running::Running;
 use crate::tree::staging::StagedFile;
@@ -50,9 +50,6 @@ const PACK_BYTES: u64 = 1 << 30;
 
 /// If an unsealed mirror changed within this time, another process may still be writing it.
 const YOUNG: Duration = Duration::from_secs(60);
-
-/// Contents up to this size go from pack to pack through memory.
-const MEMORY_MOST_BYTES: u64 = 16 << 20;
 
 /// What [`Store::pack`] packs; built by value.
 #[derive(Debug, Clone, Default)]
@@ -392,28 +389,11 @@ fn pack_one(
         }
         From::Pack(pack, at) => {
             // Whatever is wrong with that pack: what cannot be had from it stays where it is.
-            let Ok(from) = contents.open_pack(pack) else {
-                packer.damaged.push(id);
-                return Ok(());
-            };
             let mut again = || -> io::Result<bool> {
-                if at.size <= MEMORY_MOST_BYTES {
-                    let mut content = Vec::new();
-                    if from.read(id, *at, &mut content).is_err() {
-                        return Ok(false);
-                    }
-                    append(contents.layout, packer, id, at.size, &mut content.as_slice())?;
-                    return Ok(true);
-                }
-                let mut file = scratch_file(contents.layout)?;
-                match from.read(id, *at, &mut file) {
-                    Ok(()) => {}
-                    Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                        return Ok(false);
-                    }
-                    Err(error) => return Err(error),
-                }
-                file.rewind()?;
+                let file = match contents.unpacked(id, pack, *at) {
+                    Err(error) if !is_full(&error) => return Ok(false),
+                    file => file?,
+                };
                 append(contents.layout, packer, id, at.size, &mut Stoppable(file, stop))?;
                 Ok(true)
             };
@@ -436,8 +416,7 @@ fn append(
         Some(open) => open,
         none => {
             let staged = StagedFile::in_folder(&layout.stage());
-            let flags = NEW_FILE_FLAGS.difference(OFlags::WRONLY).union(OFlags::RDWR);
-            let file = fs::open(&staged.path, flags, Mode::from_raw_mode(0o444))?;
+            let file = fs::open(&staged.path, NEW_READABLE_FLAGS, Mode::from_raw_mode(0o444))?;
             let writer = PackWriter::create(file.into(), LEVEL)?;
             none.insert(Open { writer, staged, stored: 0 })
         }
@@ -451,13 +430,6 @@ fn append(
     Ok(())
 }
 
-/// A file that has no name any more.
-pub(super) fn scratch_file(layout: Layout<'_>) -> io::Result<File> {
-    let staged = StagedFile::in_folder(&layout.stage());
-    let flags = NEW_FILE_FLAGS.difference(OFlags::WRONLY).union(OFlags::RDWR);
-    let file: OwnedFd = fs::open(&staged.path, flags, Mode::RUSR | Mode::WUSR)?;
-    Ok(file.into())
-}
 /// Whether a time of change is so recent that its maker may still be at it. In doubt it is.
 fn is_young(changed: (i64, i64)) -> bool {
     older_than(changed, YOUNG).is_none_or(|older| !older)

@@ -34,7 +34,6 @@ use super::super::files::{listed_at, read_plain, unlinked_file};
 use super::super::id::{BlobId, DirectoryId, ID_BYTES, SnapshotId, from_hex};
 use super::super::object::{Kind, Malformed, SnapshotObject, decode_directory};
 use super::super::pack::{Location, Pack, PackWriter};
-use super::super::packing::scratch_file;
 use super::super::paths::found::{FOUND_MOST_BYTES, Found};
 use super::super::reach::Reach;
 use super::super::{Store, StoreOptions, now};
@@ -945,19 +944,10 @@ impl Pushing<'_> {
         if let Ok(Some((file, _))) = self.push.store.blobs().good(intake, id, size, stop) {
             return Ok(file.into());
         }
-        if let Some((pack, at)) = self.push.store.catalog().packed(id)? {
-            let unpack = || -> io::Result<File> {
-                let mut file = match self.push.store.is_read_only() || size <= LARGE_BYTES {
-                    true => unlinked_file()?,
-                    false => scratch_file(self.push.store.layout())?,
-                };
-                self.push.store.contents().open_pack(&pack)?.read_into(id, at, &file)?;
-                file.rewind()?;
-                Ok(file)
-            };
-            if let Ok(file) = unpack() {
-                return Ok(file);
-            }
+        if let Some((pack, at)) = self.push.store.catalog().packed(id)?
+            && let Ok(file) = self.push.store.contents().unpacked(id, &pack, at)
+        {
+            return Ok(file);
         }
         // It says what is wrong, and with which file.
         let (file, _): (OwnedFd, _) = self.push.store.contents().get(intake, id, size, stop)?;
