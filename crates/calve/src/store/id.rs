@@ -110,7 +110,6 @@ pub(crate) fn from_hex(hex: &str) -> Option<[u8; ID_BYTES]> {
 }
 
 /// Whether a name may be one of [`token`].
-#[cfg(feature = "remote")]
 pub(crate) fn is_token(name: &str) -> bool {
     name.len() == 32 && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }

@@ -55,7 +55,7 @@ use super::clock::now;
 use super::files::{bytes_of, open_dir, path_from, read_plain};
 use super::git::modules::Modules;
 use super::git::{self, Onto, Registration, Repository};
-use super::id::SnapshotId;
+use super::id::{SnapshotId, is_token};
 use super::index::{self, Index};
 use super::layout::{GIT, Layout, MADE_BY, READY_INDEX, project_around};
 use super::locks;
@@ -977,10 +977,6 @@ fn places_after_move<'a>(known: &'a Path, store: &'a Path) -> impl Iterator<Item
         let ends = known.ancestors().skip(1).take(MOVED_LEVELS_MOST);
         ends.filter_map(move |start| known.strip_prefix(start).ok().map(|end| above.join(end)))
     })
-}
-
-fn is_token(name: &str) -> bool {
-    name.len() == 32 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 pub(crate) fn no_worktree(name: &str) -> Error {

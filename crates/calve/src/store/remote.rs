@@ -825,11 +825,6 @@ fn found_key(id: ObjectId) -> String {
     format!("found/{id}")
 }
 
-/// Whether this can be the id of a remote. It becomes a part of a path.
-fn is_remote_id(id: &str) -> bool {
-    id.len() == 32 && id.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
-}
-
 /// The remote's id, from its object `format`; or why this calve cannot use it.
 fn read_format(bytes: &[u8]) -> Result<String, String> {
     let text = std::str::from_utf8(bytes).unwrap_or_default();
@@ -839,7 +834,8 @@ fn read_format(bytes: &[u8]) -> Result<String, String> {
         return Err(format!("it has version {version:?}; this calve knows version {VERSION} only"));
     }
     let id = rest.strip_prefix("id ").and_then(|rest| rest.strip_suffix('\n'));
-    id.filter(|id| is_remote_id(id))
+    // It becomes a part of a path.
+    id.filter(|id| is_token(id))
         .map(str::to_owned)
         .ok_or_else(|| "its object 'format' has no id".to_owned())
 }

@@ -72,12 +72,6 @@ impl Cloud {
     /// Nothing is asked of it yet.
     pub(crate) fn web(url: &str) -> io::Result<Self> {
         let mut url = Url::parse(url).map_err(|error| invalid(&error))?;
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err(invalid(&"it has a password, which the store and messages would show"));
-        }
-        if url.query().is_some() || url.fragment().is_some() {
-            return Err(invalid(&"it has a ? or #, and keys are appended to it"));
-        }
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty();
         }

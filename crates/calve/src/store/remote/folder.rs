@@ -13,7 +13,7 @@
 //! puts there at the wrong moment.
 
 use std::fs::File;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
@@ -24,11 +24,11 @@ use rustix::fs::{self, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::super::at::{last, open_at, open_parent};
-use super::super::files::listed;
+use super::super::files::{listed, open_plain, read_open};
 use super::super::id::{is_token, token};
 use super::objects::{ListedObject, Objects, Source};
 use crate::error::IfThere as _;
-use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS, SOURCE_FLAGS};
+use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
 use crate::reflink::meta::{self, Meta};
 
 /// What the names of files start with that are being written. No key has such a part.
@@ -81,18 +81,16 @@ impl RemoteFolder {
 
     /// The file of an object. Somebody else may have put something else there.
     fn open(&self, key: &str) -> io::Result<(File, u64)> {
-        let not = || io::Error::new(io::ErrorKind::InvalidData, "it is no regular file");
-        let parent = self.parent(key)?;
-        let file = match fs::openat(&parent, last(Path::new(key))?, SOURCE_FLAGS, Mode::empty()) {
-            // A link, or a socket.
-            Err(Errno::LOOP | Errno::NXIO) => return Err(not()),
-            file => file?,
-        };
-        let meta = Meta::of_file(&file)?;
-        if meta.file_type() != fs::FileType::RegularFile {
-            return Err(not());
-        }
-        Ok((file.into(), meta.size))
+        let name = Path::new(key).file_name().unwrap_or_default();
+        open_plain(self.parent(key)?, name.as_ref(), u64::MAX).map_err(|error| {
+            match Errno::from_io_error(&error) {
+                // A link, or a socket.
+                Some(Errno::LOOP | Errno::NXIO) => {
+                    io::Error::new(io::ErrorKind::InvalidData, "it is no regular file")
+                }
+                _ => error,
+            }
+        })
     }
 
     /// Lists the files whose names are `wanted`, and those in folders that are not hidden. A link
@@ -224,9 +222,7 @@ impl Source for RemoteFolder {
         if size > most {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "it is larger than it can be"));
         }
-        let mut bytes = Vec::new();
-        file.take(most).read_to_end(&mut bytes)?;
-        Ok(bytes)
+        read_open(file, size, most)
     }
 
     fn size(&self, key: &str) -> io::Result<u64> {

@@ -16,9 +16,10 @@ use rustix::fs::CWD;
 
 use super::super::Store;
 use super::super::files::{listed_at, read_plain};
+use super::super::id::is_token;
 use super::super::locks;
 use super::name::{self, PublicKey};
-use super::{Remote, RemoteSettings, is_remote_id, must_be_in_no_tree};
+use super::{Remote, RemoteSettings, must_be_in_no_tree};
 use crate::error::{Context as _, Error, ErrorKind, IfThere as _, Operation};
 use crate::tree::staging::write_flushed;
 
@@ -236,7 +237,7 @@ impl KnownRemote {
             }
         }
         let known = Self { name, url, id, keys, project_keys };
-        (is_remote_id(&known.id) && known.text() == text).then_some(known)
+        (is_token(&known.id) && known.text() == text).then_some(known)
     }
 }
 
