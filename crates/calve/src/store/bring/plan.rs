@@ -246,39 +246,51 @@ impl Trees<'_> {
         wanted.retain(|path, _| !self.is_left_to_undo(path));
         moves.mend.retain(|path, _| !wanted.contains_key(path));
         for (path, differs) in &wanted {
-            let (now, target) = (self.find(self.now, path), self.find(self.target, path));
-            let changed = moves.by_hand.contains(path);
-            if changed && !differs {
-                // The snapshots agree on this path, so changes by hand stay.
-                continue;
+            self.plan_path(path, *differs, notes_all, &mut moves);
+        }
+        self.add_folders_above(&mut moves);
+        moves
+    }
+
+    /// What is to be done about one path. `differs`: the base and the target have other entries
+    /// there. `notes_all`: each change by hand is a conflict.
+    fn plan_path(&self, path: &PathBuf, differs: bool, notes_all: bool, moves: &mut Moves) {
+        let (now, target) = (self.find(self.now, path), self.find(self.target, path));
+        let changed = moves.by_hand.contains(path);
+        if changed && !differs {
+            // The snapshots agree on this path, so changes by hand stay.
+            return;
+        }
+        // A path that already is as the target has it is not a conflict.
+        if changed && (notes_all || !self.is_done(now, target)) && !self.takes_in(path) {
+            moves.conflicts.insert(path.clone());
+        }
+        self.way_is_clear(path, target, moves);
+        match target.map(|at| (at, self.target.at(at))) {
+            None => {
+                if now.is_some() {
+                    moves.remove.insert(path.clone());
+                }
             }
-            // A path that already is as the target has it is not a conflict.
-            if changed && (notes_all || !self.is_done(now, target)) && !self.takes_in(path) {
-                moves.conflicts.insert(path.clone());
+            Some((at, entry)) if entry.is_directory() => {
+                if now.is_some_and(|at| !self.now.at(at).is_directory()) {
+                    moves.remove.insert(path.clone());
+                }
+                moves.directories.insert(path.clone(), at);
             }
-            self.way_is_clear(path, target, &mut moves);
-            match target.map(|at| (at, self.target.at(at))) {
-                None => {
-                    if now.is_some() {
-                        moves.remove.insert(path.clone());
-                    }
+            Some((at, _)) => {
+                if let Some(now) = now
+                    && self.now.at(now).is_directory()
+                {
+                    self.clear_directory(path, now, moves);
                 }
-                Some((at, entry)) if entry.is_directory() => {
-                    if now.is_some_and(|at| !self.now.at(at).is_directory()) {
-                        moves.remove.insert(path.clone());
-                    }
-                    moves.directories.insert(path.clone(), at);
-                }
-                Some((at, _)) => {
-                    if let Some(now) = now
-                        && self.now.at(now).is_directory()
-                    {
-                        self.clear_directory(path, now, &mut moves);
-                    }
-                    moves.put.insert(path.clone(), at);
-                }
+                moves.put.insert(path.clone(), at);
             }
         }
+    }
+
+    /// Adds the folders whose times have to be set again.
+    fn add_folders_above(&self, moves: &mut Moves) {
         // A directory's times change when an entry in it is put or removed, or a directory is made
         // in it.
         let is_new = |path: &&PathBuf| self.find(self.now, path).is_none();
@@ -297,7 +309,6 @@ impl Trees<'_> {
                 }
             }
         }
-        moves
     }
 
     /// How many entries the plan makes, replaces or gives other metadata. A directory whose time

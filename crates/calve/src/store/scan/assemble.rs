@@ -100,15 +100,23 @@ impl Assembly<'_> {
                 return Err(too_many());
             }
         }
-        let mut manifest = builder.finish();
+        Ok(self.finish((builder.finish(), stats, order), &linked))
+    }
+
+    /// Joins the names of hard links, and names the directories.
+    fn finish(
+        &self,
+        (mut manifest, mut stats, order): (Manifest, Vec<Stat>, Vec<Option<u32>>),
+        linked: &HashMap<u32, u64>,
+    ) -> Assembled {
         if self.request.intake.is_some() {
             let filesystems = self.request.operation.filesystems();
             let believed = |dev| filesystems.known(dev).is_some_and(|found| found.inodes);
-            link_groups(&mut manifest, &linked, &mut stats, believed);
+            link_groups(&mut manifest, linked, &mut stats, believed);
         }
         let is_stored = self.request.intake.is_some();
         let directories = name_directories(&mut manifest, &order, self.request.base, is_stored);
-        Ok((manifest, stats, directories))
+        (manifest, stats, directories)
     }
 
     /// Adds the stats of all entries of a directory, if they are known together.
