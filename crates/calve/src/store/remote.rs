@@ -28,13 +28,12 @@
 use std::io;
 use std::num::NonZeroU64;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::files::read_plain;
-use super::id::{SnapshotId, is_token, token};
-use super::layout::GIT;
+use super::id::{SnapshotId, is_token};
 use super::{Store, locks};
 use crate::error::{Context as _, Error, ErrorKind, IfThere as _, Operation};
 use crate::macros::setters;
@@ -71,14 +70,13 @@ use name::{NAME_MOST_BYTES, Named, VouchedName};
 use objects::Patient;
 use record::{ObjectId, RECORD_MOST_BYTES, Record};
 
+mod make;
+
+use make::{place_of, without_slashes};
+
 const FORMAT_KEY: &str = "format";
 /// What `init` writes to try a place.
 const CANARIES: &str = "canary/";
-/// How many threads write a canary at once, and how often they do. It is so long that a server does
-/// not get it in one piece.
-const CANARY_SINGERS: u8 = 8;
-const CANARY_ROUNDS: usize = 3;
-const CANARY_BYTES: usize = 256 << 10;
 /// Where a remote has its objects, apart from the format.
 const FOLDERS: [&str; 8] =
     ["names/", "snapshots/", "packs/", "parts/", "found/", CANARIES, "underway/", "condemned/"];
@@ -164,202 +162,7 @@ setters! { RemoteSettings:
     pub fn new(),
 }
 
-/// Makes the folder of a `file://` URL, and returns its path, if it is missing and the one above it
-/// is there. A disk that is not mounted has more than that missing, or its mount point is there.
-fn make_last_folder(url: &str) -> Result<Option<PathBuf>, Error> {
-    let Some(folder) = url.strip_prefix("file://").map(PathBuf::from) else { return Ok(None) };
-    let failed = |error| Error::io(Operation::MakeRemote, url, error);
-    match std::fs::create_dir(&folder) {
-        Ok(()) => {
-            let above = folder.parent().unwrap_or(&folder);
-            std::fs::File::open(above).and_then(|above| above.sync_all()).map_err(failed)?;
-            Ok(Some(folder))
-        }
-        // The folder is there; or what is missing is above it, and the first write says so.
-        Err(error)
-            if matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound) =>
-        {
-            Ok(None)
-        }
-        Err(error) => Err(failed(error)),
-    }
-}
-
-/// The name and password in a URL, if there are any.
-fn user_in(url: &str) -> Option<&str> {
-    let rest = url.split_once("://")?.1;
-    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    host.rsplit_once('@').map(|(user, _)| user)
-}
-
-/// Whether a URL may have something in it that is for its owner alone. In Azure's URLs the name is
-/// that of a container. A folder's path is what it is.
-fn may_have_secrets(url: &str) -> bool {
-    let is_container = |user: &str| url.starts_with("abfs") && !user.contains(':');
-    let has_user = user_in(url).is_some_and(|user| !is_container(user));
-    has_user || !url.starts_with("file://") && url.contains(['?', '#'])
-}
-
-/// A URL without these parts, for messages.
-fn without_secrets(url: &str) -> String {
-    let end = url.find(['?', '#']).unwrap_or(url.len());
-    match user_in(url) {
-        Some(user) => url[..end].replacen(&format!("{user}@"), "", 1),
-        None => url[..end].to_owned(),
-    }
-}
-
-/// Fails if the folder of a `file://` URL is a part of a project or of a worktree. Its snapshots
-/// would have the remote in them, and a restore would take back what others pushed meanwhile.
-fn must_be_in_no_tree(url: &str, operation: Operation) -> Result<(), Error> {
-    let Some(folder) = url.strip_prefix("file://").map(Path::new) else { return Ok(()) };
-    // The folder itself may be missing.
-    let there = |above: &Path| Some((above.to_owned(), std::fs::canonicalize(above).ok()?));
-    let Some((above, real)) = folder.ancestors().find_map(there) else { return Ok(()) };
-    let Ok(found) = Store::discover(&real) else { return Ok(()) };
-    let folder = real.join(folder.strip_prefix(above).unwrap_or(Path::new("")));
-    let root = std::fs::canonicalize(&found.root).unwrap_or_else(|_| found.root.clone());
-    let is_gits = folder.starts_with(root.join(GIT));
-    if is_gits || !folder.starts_with(&root) || folder.starts_with(found.store.path()) {
-        return Ok(());
-    }
-    let why =
-        "it is inside a project or a worktree: a restore there would take back what was pushed";
-    let cause = io::Error::new(io::ErrorKind::InvalidInput, why);
-    Err(Error::new(ErrorKind::RemoteUnfit, operation, url, cause).with_other(root))
-}
-
-/// Opens the place that a URL names.
-fn place_of(url: &str, settings: &RemoteSettings) -> Result<Patient, Error> {
-    let wrong = |why: &str| {
-        let cause = io::Error::new(io::ErrorKind::InvalidInput, why.to_owned());
-        Error::new(ErrorKind::InvalidName, Operation::OpenRemote, url, cause)
-    };
-    if url.contains(char::is_control) {
-        return Err(wrong("it has a control character"));
-    }
-    if may_have_secrets(url) {
-        let why =
-            "it has a name, a password, ? or #, which the store and messages would show to others";
-        let cause = io::Error::new(io::ErrorKind::InvalidInput, why);
-        let url = without_secrets(url);
-        return Err(Error::new(ErrorKind::InvalidName, Operation::OpenRemote, url, cause));
-    }
-    #[cfg(feature = "cloud")]
-    {
-        let invalid = |error| {
-            let url = without_secrets(url);
-            Error::new(ErrorKind::InvalidName, Operation::OpenRemote, url, error)
-        };
-        if cloud::is_known(url) {
-            let cloud = cloud::Cloud::new(url, &settings.0).map_err(invalid)?;
-            return Ok(Patient::new(Box::new(cloud)));
-        }
-        if cloud::is_web(url) {
-            let server = cloud::Cloud::web(url).map_err(invalid)?;
-            return Ok(Patient::read_only(Box::new(server)));
-        }
-    }
-    let _ = settings;
-    let path = url.strip_prefix("file://").ok_or_else(|| {
-        wrong(match cfg!(feature = "cloud") {
-            true => {
-                "it is neither file:///FOLDER, nor s3://, gs:// or az:// with a bucket, nor https:// with a web server"
-            }
-            false => {
-                "this calve knows remotes of the form file:///FOLDER only; one that is built with the feature 'cloud' knows s3://, gs:// and az://, and can read from https://"
-            }
-        })
-    })?;
-    if !path.starts_with('/') {
-        return Err(wrong("a remote in a folder is file:// and the folder's absolute path"));
-    }
-    Ok(Patient::new(Box::new(folder::RemoteFolder::new(PathBuf::from(path)))))
-}
-
 impl Remote {
-    /// Makes a remote at `url`: `file://` and the absolute path of a folder. If only the folder
-    /// itself is missing, and not the one above it, this makes it. Several machines may reach it through a network filesystem with hard links. With the feature `cloud`
-    /// also `s3://BUCKET/PREFIX`, `gs://…` and `az://…`.
-    ///
-    /// It tries whether the place refuses to write a key a second time, later and at once, since
-    /// calve relies on that.
-    ///
-    /// # Errors
-    /// [`ErrorKind::InvalidName`] if the URL is none that calve knows; [`ErrorKind::RemoteExists`];
-    /// [`ErrorKind::RemoteUnfit`] if the place accepts a second write, has objects of somebody else
-    /// under the keys of a remote, is a web server, or is inside a project or a worktree; those of every operation, see [`Remote`]. It
-    /// may leave an object `canary/…` behind.
-    pub fn init(url: &str, settings: &RemoteSettings) -> Result<Self, Error> {
-        let url = without_slashes(url);
-        let objects = place_of(url, settings)?;
-        must_be_in_no_tree(url, Operation::MakeRemote)?;
-        let made = make_last_folder(url)?;
-        let done = Self::init_in(url, objects);
-        if done.is_err()
-            && let Some(folder) = made
-        {
-            // If this fails, the folder is not empty, so it is not this call's alone.
-            let _ = std::fs::remove_dir(folder);
-        }
-        done?;
-        let remote = Self::open(url, settings)?;
-        remote.keep_reserve();
-        Ok(remote)
-    }
-
-    fn init_in(url: &str, objects: Patient) -> Result<(), Error> {
-        must_be_kept(&objects, Operation::MakeRemote, url)?;
-        let failed = |key: &str, error: io::Error| failed(Operation::MakeRemote, url, key, error);
-        let exists = || {
-            let cause = io::Error::new(io::ErrorKind::AlreadyExists, "a remote is there");
-            Error::new(ErrorKind::RemoteExists, Operation::MakeRemote, url, cause)
-        };
-        if objects.size(FORMAT_KEY).map_err(|error| failed(FORMAT_KEY, error))?.is_some() {
-            return Err(exists());
-        }
-        // A collector takes all objects under these keys for calve's own.
-        for folder in FOLDERS {
-            let listed = objects.list(folder).map_err(|error| failed(folder, error))?;
-            let is_left = |key: &str| key.strip_prefix(CANARIES).is_some_and(is_token);
-            if let Some(other) = listed.iter().find(|one| !is_left(&one.key)) {
-                let cause = io::Error::other(format!(
-                    "it is not empty: it has {}, where a remote keeps its own objects",
-                    other.key
-                ));
-                return Err(Error::new(ErrorKind::RemoteUnfit, Operation::MakeRemote, url, cause));
-            }
-        }
-        let at_once = std::iter::repeat_n(refuses_writes_at_once as CanaryTest, CANARY_ROUNDS);
-        for test in std::iter::once(refuses_a_later_write as CanaryTest).chain(at_once) {
-            let canary = format!("{CANARIES}{}", token());
-            let tested = test(&objects, &canary);
-            let removed = objects.remove(&canary);
-            let tested = tested.map_err(|error| match error.kind() {
-                // There is no such folder, or bucket.
-                io::ErrorKind::NotFound => Error::io(Operation::MakeRemote, url, error),
-                _ => failed(&canary, error),
-            });
-            if let Err(why) = tested? {
-                let cause = io::Error::other(why);
-                return Err(Error::new(ErrorKind::RemoteUnfit, Operation::MakeRemote, url, cause));
-            }
-            removed.map_err(|error| failed(&canary, error))?;
-        }
-        let format = format!("{FORMAT_FIRST_LINE}{VERSION}\nid {}\n", token());
-        let made = objects.create(FORMAT_KEY, format.as_bytes());
-        if !made.map_err(|error| failed(FORMAT_KEY, error))? {
-            // The answer to an attempt that succeeded may have been lost.
-            let there = objects.read(FORMAT_KEY, FORMAT_MOST_BYTES);
-            if there.map_err(|error| failed(FORMAT_KEY, error))?.as_deref()
-                != Some(format.as_bytes())
-            {
-                return Err(exists());
-            }
-        }
-        Ok(())
-    }
-
     /// Opens the remote at `url`. With the feature `cloud` that may also be `https://HOST/PATH` (or
     /// `http://`): a web server that hands out the objects of a remote, such as the files in its
     /// folder. From there one can only [`pull`](Remote::pull), [`checkout`](Remote::checkout) and
@@ -731,65 +534,6 @@ impl SeenName {
     }
 }
 
-/// One place has one URL, whether somebody writes a slash behind it or not.
-fn without_slashes(url: &str) -> &str {
-    let trimmed = url.trim_end_matches('/');
-    // The root folder, or no place at all.
-    if trimmed.ends_with(':') { url } else { trimmed }
-}
-
-type CanaryTest = fn(&Patient, &str) -> io::Result<Result<(), &'static str>>;
-
-/// Writes a canary twice. The inner error says why the place is unfit.
-fn refuses_a_later_write(objects: &Patient, canary: &str) -> io::Result<Result<(), &'static str>> {
-    // The answer to a write that succeeded may be lost, so the first one says nothing.
-    objects.create(canary, b"first")?;
-    let is_made = objects.create(canary, b"second")?;
-    let content = objects.read(canary, FORMAT_MOST_BYTES)?;
-    Ok(match !is_made && content.as_deref() == Some(b"first") {
-        true => Ok(()),
-        false => Err(
-            "it accepts a second write under a key that exists, so two machines that push at once could overwrite each other",
-        ),
-    })
-}
-
-/// Writes a canary from several threads at once: a server may look whether the key exists, and
-/// write later, without a lock in between. The inner error says why the place is unfit.
-fn refuses_writes_at_once(objects: &Patient, canary: &str) -> io::Result<Result<(), &'static str>> {
-    let sing = |number: u8| objects.create(canary, &vec![number; CANARY_BYTES]);
-    let sung = std::thread::scope(|scope| {
-        let singers: io::Result<Vec<_>> = (0..CANARY_SINGERS)
-            .map(|number| {
-                let sing = move || (number, sing(number));
-                // Without these threads the question stays open.
-                std::thread::Builder::new().spawn_scoped(scope, sing)
-            })
-            .collect();
-        let sung = singers?.into_iter().filter_map(|singer| singer.join().ok());
-        io::Result::Ok(sung.collect::<Vec<_>>())
-    })?;
-    let mut made = Vec::new();
-    for (number, is_made) in sung {
-        if is_made? {
-            made.push(number);
-        }
-    }
-    let content = objects.read(canary, CANARY_BYTES as u64)?.unwrap_or_default();
-    let is_sound = match made.as_slice() {
-        // The answer was lost. No lost answer makes a sound place say yes to two.
-        [] => true,
-        [only] => content.first() == Some(only),
-        _ => false,
-    };
-    Ok(match is_sound {
-        true => Ok(()),
-        false => Err(
-            "it accepts two writes under one key if they come at once, so two machines that push at once could overwrite each other",
-        ),
-    })
-}
-
 fn at(url: &str, key: &str) -> PathBuf {
     format!("{}/{key}", url.trim_end_matches('/')).into()
 }
@@ -842,6 +586,7 @@ fn read_format(bytes: &[u8]) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
+    use super::make::{CANARY_BYTES, may_have_secrets};
     use super::objects::Source as _;
     use super::*;
 

@@ -1,3 +1,6 @@
+use rustix::io::pread;
+
+use super::intake::BUFFER_BYTES;
 use super::*;
 
 #[test]

@@ -18,8 +18,9 @@ use super::super::Store;
 use super::super::files::{listed_at, read_plain};
 use super::super::id::is_token;
 use super::super::locks;
+use super::make::must_be_in_no_tree;
 use super::name::{self, PublicKey};
-use super::{Remote, RemoteSettings, must_be_in_no_tree};
+use super::{Remote, RemoteSettings};
 use crate::error::{Context as _, Error, ErrorKind, IfThere as _, Operation};
 use crate::tree::staging::write_flushed;
 

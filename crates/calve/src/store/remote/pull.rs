@@ -14,10 +14,9 @@
 //! The record names the packs in the order in which they were pushed. What this store lacks is
 //! mostly in the last ones, so their indexes are read first, and no more of them than needed.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Mutex;
@@ -30,9 +29,8 @@ use super::super::blobs::{Intake, Noted};
 use super::super::catalog::{Based, Origin};
 use super::super::freeing::taking_in;
 use super::super::id::{BlobId, DirectoryId, SnapshotId, from_hex};
-use super::super::layout;
-use super::super::object::{Kind, SnapshotObject, decode_directory};
-use super::super::pack::{Location, Pack};
+use super::super::object::{Kind, SnapshotObject};
+use super::super::pack::Pack;
 use super::super::paths::found::{FOUND_MOST_BYTES, Found};
 use super::super::snapshot::check_name;
 use super::super::snapshot::record::{FoundList, Recording};
@@ -50,18 +48,20 @@ use crate::tree::pool::{self, Queue, lock};
 use crate::tree::running::Running;
 use crate::tree::staging::{StagedFile, flush_filesystem};
 
+mod local;
+
+use local::{LocalExtent, LocalWalk};
+
+mod wanted;
+
+use wanted::{Fetch, Large, WantedEntries, number_of, ranges};
+
 /// How many requests are under way at once, unless the caller says otherwise.
 const JOBS: usize = 12;
-/// A range is not made longer than this; one entry may be.
-const RANGE_BYTES: u64 = 4 << 20;
-/// Two entries that are this close are fetched together, with what is between them.
-const GAP_BYTES: u64 = 64 << 10;
 /// How many indexes of packs are fetched at once.
 const INDEXES: usize = 16;
 /// How often a pull starts over because an object vanished or arrived damaged.
 const TRIES: u32 = 3;
-/// At this many bytes directories are written to the database.
-const BATCH_BYTES: usize = 4 << 20;
 /// After each so many bytes, one thread flushes the filesystem.
 const FLUSH_BYTES: u64 = 32 << 20;
 
@@ -102,47 +102,6 @@ pub struct PullReport {
     pub elapsed: Duration,
 }
 
-/// The entries of packs that a pull looks for. A million of them take 40 MB.
-struct WantedEntries {
-    /// Ids and sizes, by id.
-    entries: Vec<(BlobId, u64)>,
-    /// Those of them that are chunks of large contents, by their numbers. All others are contents.
-    chunks: HashMap<u32, WantedChunk>,
-    large: Vec<Large>,
-}
-
-/// An entry that is a chunk.
-#[derive(Debug)]
-struct WantedChunk {
-    /// Whether the same bytes are also a content.
-    is_content: bool,
-    /// The numbers of the large contents that it is a part of, and its offsets in them.
-    places: Vec<(usize, u64)>,
-}
-
-/// An entry of a pack that is to be fetched: its number among the [`WantedEntries`], and where it is. No
-/// pack is longer than 64 MiB.
-#[derive(Debug)]
-struct PackPiece {
-    number: u32,
-    offset: u32,
-    stored: u32,
-}
-
-impl PackPiece {
-    fn at(&self, size: u64) -> Location {
-        Location { offset: self.offset.into(), stored: self.stored.into(), size }
-    }
-}
-
-/// Pieces that are fetched with one request.
-#[derive(Debug)]
-struct Fetch {
-    pack: PackRef,
-    range: Range<u64>,
-    pieces: Vec<PackPiece>,
-}
-
 /// Flushes while contents arrive, so that the disk does not do all of its work at the end.
 struct Flushes {
     written: AtomicU64,
@@ -168,15 +127,6 @@ impl Flushes {
         }
         Ok(())
     }
-}
-
-/// A content that arrives in chunks.
-struct Large {
-    id: BlobId,
-    size: u64,
-    staged: Mutex<StagedFile<'static>>,
-    /// Chunks that have not arrived.
-    missing: AtomicUsize,
 }
 
 /// A pull: of what, from where to where.
@@ -665,255 +615,6 @@ impl Pull<'_> {
     }
 }
 
-/// What a snapshot needs, as its directories say, which the store has.
-struct LocalExtent {
-    /// Contents with their sizes, sorted. Empty files have none.
-    contents: Vec<(BlobId, u64)>,
-}
-
-/// A directory whose entries are being counted.
-struct Counted {
-    id: DirectoryId,
-    children: Vec<DirectoryId>,
-    entries: u64,
-}
-
-impl LocalExtent {
-    /// Each directory is read once. A manifest of the tree, or a table of its contents, would take
-    /// several times the memory. The inner error says what is wrong with the snapshot.
-    fn of(
-        store: &Store,
-        object: &SnapshotObject,
-        operation: &Running,
-    ) -> Result<Result<Self, String>, Error> {
-        let Kind::Directory(root) = object.root.kind else {
-            return Ok(Err("its root is no directory".to_owned()));
-        };
-        let mut extent = Self { contents: Vec::new() };
-        // At this many contents those that are there twice go.
-        let mut most = 1 << 16;
-        // How many entries there are below a directory. Two entries may refer to one directory, and
-        // the entries there again, and so on. So a few bytes could unfold without end.
-        let mut counts: HashMap<DirectoryId, u64> = HashMap::new();
-        let read = |extent: &mut Self, id: DirectoryId| -> Result<Result<Counted, String>, Error> {
-            let entries = match store.catalog().directory(id)? {
-                Ok(entries) => entries,
-                Err(why) => return Ok(Err(format!("directory {id}: {why}"))),
-            };
-            let mut counted = Counted { id, children: Vec::new(), entries: entries.len() as u64 };
-            for entry in entries {
-                match entry.kind {
-                    Kind::Directory(id) => counted.children.push(id),
-                    Kind::File { size: size @ 1.., blob, .. } => extent.contents.push((blob, size)),
-                    _ => {}
-                }
-            }
-            Ok(Ok(counted))
-        };
-        let mut open = match read(&mut extent, root)? {
-            Ok(root) => vec![root],
-            Err(why) => return Ok(Err(why)),
-        };
-        let in_root = store.catalog().directory(root)?.unwrap_or_default();
-        if let Some(name) = in_root.iter().find_map(|entry| layout::of_calve_or_git(&entry.name)) {
-            let why = format!("it has {name} in its root, which no snapshot of a project has");
-            return Ok(Err(why));
-        }
-        let mut total = 0_u64;
-        while let Some(last) = open.last_mut() {
-            operation.check(Operation::Pull, store.path())?;
-            if let Some(child) = last.children.pop() {
-                if let Some(count) = counts.get(&child) {
-                    last.entries = last.entries.saturating_add(*count);
-                    continue;
-                }
-                match read(&mut extent, child)? {
-                    Ok(child) => open.push(child),
-                    Err(why) => return Ok(Err(why)),
-                }
-                if extent.contents.len() >= most {
-                    extent.tidy();
-                    most = extent.contents.len().saturating_mul(2).max(most);
-                }
-                continue;
-            }
-            let (id, entries) = (last.id, last.entries);
-            open.pop();
-            counts.insert(id, entries);
-            match open.last_mut() {
-                Some(parent) => parent.entries = parent.entries.saturating_add(entries),
-                // The root is an entry, too.
-                None => total = entries.saturating_add(1),
-            }
-        }
-        if total > object.entries || u32::try_from(total).is_err() {
-            let said = object.entries;
-            return Ok(Err(format!("it has {total} entries, and says that they are {said}")));
-        }
-        extent.tidy();
-        let mut pairs = extent.contents.windows(2);
-        if let Some(pair) = pairs.find(|pair| pair[0].0 == pair[1].0) {
-            return Ok(Err(format!("it gives two sizes to content {}", pair[0].0)));
-        }
-        Ok(Ok(extent))
-    }
-
-    fn tidy(&mut self) {
-        self.contents.sort_unstable();
-        self.contents.dedup();
-    }
-}
-
-/// The walk through the directories of a snapshot, as far as the store has them.
-#[derive(Default)]
-struct LocalWalk {
-    waiting: Vec<DirectoryId>,
-    seen: HashSet<DirectoryId>,
-    missing: HashSet<DirectoryId>,
-    /// How many directories were not in the store.
-    found: u64,
-    batch: Vec<(DirectoryId, Vec<u8>)>,
-    batch_bytes: usize,
-}
-
-impl LocalWalk {
-    /// Goes on with what waits. `encodings` are directories that the store may lack.
-    fn go_on(
-        &mut self,
-        store: &Store,
-        encodings: &mut HashMap<DirectoryId, Vec<u8>>,
-        operation: &Running,
-    ) -> Result<(), Error> {
-        while let Some(id) = self.waiting.pop() {
-            if self.seen.contains(&id) {
-                continue;
-            }
-            operation.check(Operation::Pull, store.path())?;
-            let entries = match store.catalog().directory(id)? {
-                Ok(entries) => entries,
-                Err(_) => {
-                    let Some(encoding) = encodings.remove(&id) else {
-                        self.missing.insert(id);
-                        continue;
-                    };
-                    // The id is the hash of these bytes, so no other ones would be better.
-                    let entries = decode_directory(&encoding).map_err(|error| {
-                        let cause = io::Error::from(error);
-                        Error::new(ErrorKind::Damaged, Operation::Pull, store.path(), cause)
-                    })?;
-                    self.found += 1;
-                    self.batch_bytes += encoding.len();
-                    self.batch.push((id, encoding));
-                    entries
-                }
-            };
-            self.seen.insert(id);
-            for entry in entries {
-                if let Kind::Directory(id) = entry.kind
-                    && !self.seen.contains(&id)
-                {
-                    if encodings.contains_key(&id) {
-                        self.missing.remove(&id);
-                    }
-                    self.waiting.push(id);
-                }
-            }
-            if self.batch_bytes >= BATCH_BYTES {
-                self.keep(store)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Puts the directories into the database. No snapshot refers to them yet.
-    fn keep(&mut self, store: &Store) -> Result<(), Error> {
-        self.batch_bytes = 0;
-        store.catalog().add_directories(&std::mem::take(&mut self.batch))
-    }
-}
-
-impl WantedEntries {
-    /// Contents, sorted, and chunks with their sizes and places in large contents. A chunk has the
-    /// size of a content with its id. `None` if there are more than a number can count.
-    fn new(
-        mut entries: Vec<(BlobId, u64)>,
-        places: HashMap<BlobId, (u64, Vec<(usize, u64)>)>,
-        large: Vec<Large>,
-    ) -> Option<Self> {
-        let mut chunks = Vec::with_capacity(places.len());
-        let mut new = Vec::new();
-        for (id, (size, places)) in places {
-            let is_content = number_of(&entries, id).is_some();
-            if !is_content {
-                new.push((id, size));
-            }
-            chunks.push((id, WantedChunk { is_content, places }));
-        }
-        if !new.is_empty() {
-            entries.extend(new);
-            entries.sort_unstable();
-        }
-        u32::try_from(entries.len()).ok()?;
-        let numbered = |(id, chunk)| Some((u32::try_from(number_of(&entries, id)?).ok()?, chunk));
-        let chunks = chunks.into_iter().filter_map(numbered).collect();
-        Some(Self { entries, chunks, large })
-    }
-
-    /// Moves the names of the contents among them, piece by piece, so that little is in memory
-    /// twice.
-    fn move_contents(self, to: &mut Vec<BlobId>) {
-        const PIECE: usize = 1 << 16;
-        let Self { mut entries, chunks, .. } = self;
-        to.reserve_exact(entries.len());
-        while !entries.is_empty() {
-            let from = entries.len().saturating_sub(PIECE);
-            let numbered = (from..).zip(entries.drain(from..));
-            to.extend(numbered.filter_map(|(number, (id, _))| {
-                let chunk = u32::try_from(number).ok().and_then(|number| chunks.get(&number));
-                chunk.is_none_or(|chunk| chunk.is_content).then_some(id)
-            }));
-            entries.shrink_to_fit();
-        }
-    }
-
-    /// `None` if no pack is that long.
-    fn piece(&self, number: usize, at: Location) -> Option<PackPiece> {
-        Some(PackPiece {
-            number: u32::try_from(number).ok()?,
-            offset: u32::try_from(at.offset).ok()?,
-            stored: u32::try_from(at.stored).ok()?,
-        })
-    }
-}
-
-/// The number of the entry with this id.
-fn number_of(entries: &[(BlobId, u64)], id: BlobId) -> Option<usize> {
-    entries.binary_search_by(|(other, _)| other.cmp(&id)).ok()
-}
-
-/// Divides pieces of one pack into ranges.
-fn ranges(pack: PackRef, wanted: &WantedEntries, mut pieces: Vec<PackPiece>) -> Vec<Fetch> {
-    pieces.sort_unstable_by_key(|piece| piece.offset);
-    let mut fetches: Vec<Fetch> = Vec::new();
-    for piece in pieces {
-        let (_, size) = wanted.entries[piece.number as usize];
-        // The index was checked: every entry ends inside of the pack.
-        let Some(end) = piece.at(size).end(pack.length) else { continue };
-        let start = u64::from(piece.offset);
-        match fetches.last_mut() {
-            Some(last)
-                if start.saturating_sub(last.range.end) <= GAP_BYTES
-                    && end.saturating_sub(last.range.start) <= RANGE_BYTES =>
-            {
-                last.range.end = end.max(last.range.end);
-                last.pieces.push(piece);
-            }
-            _ => fetches.push(Fetch { pack, range: start..end, pieces: vec![piece] }),
-        }
-    }
-    fetches
-}
-
 /// Writes a chunk of a large content. The file is made by the first one.
 fn put_chunk(
     path: &Path,
@@ -941,6 +642,7 @@ fn put_chunk(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::pack::Location;
 
     #[test]
     fn entries_that_are_close_are_fetched_together_and_no_range_is_long() {

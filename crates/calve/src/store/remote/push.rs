@@ -18,54 +18,41 @@
 //! no record names it.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
-use std::io::{self, Read as _, Seek as _};
-use std::os::fd::OwnedFd;
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::io;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use fastcdc::v2020::StreamCDC;
 use rustix::fs::CWD;
 
 use super::super::blobs::Intake;
-use super::super::files::{listed_at, read_plain, unlinked_file};
-use super::super::id::{BlobId, DirectoryId, ID_BYTES, SnapshotId, from_hex};
-use super::super::object::{Kind, Malformed, SnapshotObject, decode_directory};
-use super::super::pack::{Location, Pack, PackWriter};
+use super::super::files::read_plain;
+use super::super::id::{BlobId, SnapshotId};
+use super::super::object::SnapshotObject;
+use super::super::pack::{Location, Pack};
 use super::super::paths::found::{FOUND_MOST_BYTES, Found};
-use super::super::reach::Reach;
 use super::super::{Store, StoreOptions, now};
 use super::name::{self, Named, PublicKey, SigningKey};
-use super::record::{
-    CHUNK_MOST_BYTES, PACK_MOST_BYTES, PackRef, PartRef, Parts, RECORD_MOST_BYTES, Recipe, Record,
-};
+use super::record::{PackRef, PartRef, Parts, RECORD_MOST_BYTES, Record};
 use super::underway::{Announced, FOLDER, PUSHER, PUSHING_MOST_BYTES, counts, pushed, pushing};
 use super::{Remote, found_key, pack_key, part_key, snapshot_key, steps};
 use crate::error::{Context as _, Error, ErrorKind, IfThere as _, Operation};
 use crate::macros::setters;
 use crate::tree::pool::{self, lock};
 use crate::tree::running::Running;
-use crate::tree::staging::write_whole;
 
-/// At this many bytes a pack is finished and sent. Each thread has one pack in memory, twice.
-const PACK_BYTES: u64 = 16 << 20;
-/// At this many entries, too. A pack that is being made takes about 100 bytes of memory for each,
-/// and small contents that compress well may be a million in 16 MiB.
-const PACK_ENTRIES: usize = 1 << 17;
+mod packs;
+
+use packs::{PACK_BYTES, Pusher, Pushing};
+
+mod lacking;
+
+use lacking::{KnownThere, Lacking, lost};
+
 /// How many threads push at most.
 const MOST_JOBS: usize = 4;
 /// Contents of more bytes are cut into chunks.
 pub(super) const LARGE_BYTES: u64 = 4 << 20;
-const CHUNK_LEAST_BYTES: usize = 256 << 10;
-const CHUNK_BYTES: usize = 1 << 20;
-/// zstd's level, as in the store's packs.
-const LEVEL: i32 = 3;
-/// A record with more packs and parts is no base for others: everything is sent again, in few.
-const MOST_OBJECTS: usize = 512;
-/// How many ancestors of a snapshot are looked for on the remote.
-const MOST_ANCESTORS: usize = 1000;
 /// How often a push looks again because objects went away under it.
 const PUSH_TRIES: u32 = 5;
 /// Up to so many objects are asked for one by one; of more the remote is listed.
@@ -74,8 +61,6 @@ const MOST_ASKED: usize = 64;
 const ASKERS: usize = 12;
 /// How often a name is tried that others change at the same time.
 const NAME_TRIES: u32 = 100;
-/// The store's note about one pack: no pack has more entries.
-const NOTE_MOST_BYTES: u64 = PACK_MOST_BYTES;
 
 /// What a push does; built by value.
 #[derive(Debug, Clone, Default)]
@@ -119,49 +104,6 @@ pub struct PushReport {
     pub elapsed: Duration,
 }
 
-/// What the remote has.
-#[derive(Default)]
-struct KnownThere {
-    /// The objects that have it.
-    packs: Vec<PackRef>,
-    directories: Vec<PartRef>,
-    recipes: Vec<PartRef>,
-    /// What snapshots of this store need that the remote has, too.
-    whole: Reach,
-    /// Directories, and entries of packs, of other snapshots.
-    there: HashSet<DirectoryId>,
-    entries: HashSet<BlobId>,
-}
-
-impl KnownThere {
-    fn add(&mut self, record: &Record) {
-        fn join<T: Copy + PartialEq>(into: &mut Vec<T>, from: &[T]) {
-            for one in from {
-                if !into.contains(one) {
-                    into.push(*one);
-                }
-            }
-        }
-        join(&mut self.packs, &record.packs);
-        join(&mut self.directories, &record.directories);
-        join(&mut self.recipes, &record.recipes);
-    }
-
-    fn has_room_for(&self, record: &Record) -> bool {
-        let count =
-            |packs: usize, directories: usize, recipes: usize| packs + directories + recipes;
-        count(self.packs.len(), self.directories.len(), self.recipes.len())
-            + count(record.packs.len(), record.directories.len(), record.recipes.len())
-            <= MOST_OBJECTS
-    }
-}
-
-/// A pack that arrived in an earlier push.
-struct Sent {
-    pack: PackRef,
-    used: AtomicBool,
-}
-
 /// A push: of which snapshot, from where to where.
 struct Push<'a> {
     remote: &'a Remote,
@@ -170,39 +112,6 @@ struct Push<'a> {
     object: &'a SnapshotObject,
     options: &'a PushOptions,
     operation: &'a Running,
-}
-
-/// What the threads of a push share.
-struct Pushing<'a> {
-    push: &'a Push<'a>,
-    /// Entries of packs that the remote has.
-    known: &'a HashSet<BlobId>,
-    sent: Vec<Sent>,
-    /// The number of the pack in `sent` that has an entry.
-    sent_entries: HashMap<BlobId, usize>,
-    /// Chunks that a thread has taken upon itself.
-    claimed: Mutex<HashSet<BlobId>>,
-    packs: Mutex<Vec<PackRef>>,
-    recipes: Mutex<Vec<Recipe>>,
-}
-
-/// What a thread of a push has.
-struct Pusher {
-    intake: Intake,
-    open: Option<(PackWriter, u64)>,
-    /// How many contents are in the open pack or before it, and their sizes: done when it is sent.
-    unsent: (u64, u64),
-}
-
-impl Pusher {
-    /// Counts what was sent.
-    fn count(&mut self, operation: &Running) {
-        if self.open.is_none() {
-            let (contents, bytes) = std::mem::take(&mut self.unsent);
-            operation.files_done(contents);
-            operation.bytes_done(bytes);
-        }
-    }
 }
 
 impl Remote {
@@ -349,134 +258,122 @@ impl Remote {
             .for_each(each)
             .map_err(|error| self.damaged(&key, error.to_string()))
     }
-
-    /// Learns which chunks the remote has, from the recipes of contents that it has.
-    fn learn_recipes(&self, known: &mut KnownThere) -> Result<(), Error> {
-        let mut recipes = Vec::new();
-        for part in &known.recipes {
-            let read = self.part(*part, |item| {
-                recipes.push(Recipe::decode(item)?);
-                Ok(())
-            });
-            match read {
-                Err(error) if error.kind() != ErrorKind::Damaged => return Err(error),
-                _ => {}
-            }
-        }
-        for recipe in recipes {
-            let has_all = recipe.chunks.iter().all(|(id, _)| known.entries.contains(id));
-            if has_all || known.whole.blobs.contains(recipe.content) {
-                known.entries.insert(recipe.content);
-                known.entries.extend(recipe.chunks.into_iter().map(|(id, _)| id));
-            }
-        }
-        Ok(())
-    }
 }
 
 impl Push<'_> {
     /// Sends what the remote lacks. The snapshot gets its name at the remote when everything that its
     /// record names is there, and cannot be collected.
     fn run(&self, report: &mut PushReport) -> Result<(), Error> {
-        let Self { remote, store, id, options, operation, .. } = *self;
         // Objects that records name and that are gone.
         let mut gone = HashSet::new();
         for _ in 0..PUSH_TRIES {
-            // A collector may have removed it since the last attempt.
-            let list = match &options.name {
-                None => None,
-                Some(_) => self.send_found()?,
-            };
-            let found = list.map(|(id, _)| id);
-            let there = match remote.record(id) {
-                Err(error) if is_damage(&error) => {
-                    let is_of_it = |record: &[u8]| {
-                        Record::decode(record)
-                            .is_ok_and(|record| SnapshotId::of(&record.snapshot) == id)
-                    };
-                    remote.remove_broken(&snapshot_key(id), is_of_it, || {
-                        match remote.record(id) {
-                            Err(error) if is_damage(&error) => Ok(true),
-                            record => record.map(|_| false),
-                        }
-                    })?;
-                    continue;
-                }
-                there => there?.map(|(record, _)| record),
-            };
-            if let (Some(name), Some(record)) = (&options.name, &there)
-                && self.is_named(name, found, report)?
-            {
-                if self.lacking_objects(&record.objects())?.is_empty() && remote.has_list(list)? {
-                    return Ok(());
-                }
-                report.unchanged = false;
+            if self.attempt(&mut gone, report)? {
+                return Ok(());
             }
-            let is_there = there.is_some();
-            let record = match there {
-                Some(record) => record,
-                None => self.send(&gone, report)?,
-            };
-            let encoded = record.encode();
-            // From here on no collector that begins removes what the record names.
-            let claim =
-                Announced::make(remote, Operation::Push, PUSHER, &pushing(&encoded, found))?;
-            let objects = record.objects();
-            let mut keys: HashSet<String> = objects.iter().map(|(key, _)| key.clone()).collect();
-            keys.insert(snapshot_key(id));
-            keys.extend(found.map(found_key));
-            if !remote.wait_for_collectors(&claim, &keys, operation)? {
-                continue;
-            }
-            // And what one has removed before is seen here.
-            let lacking = self.lacking_objects(&objects)?;
-            if !lacking.is_empty() {
-                if is_there {
-                    drop(claim);
-                    let key = snapshot_key(id);
-                    let is_same = |record: &[u8]| record == encoded;
-                    remote.remove_broken(&key, is_same, || {
-                        let there = remote.read(&key, RECORD_MOST_BYTES)?;
-                        Ok(there.is_some_and(|there| is_same(&there))
-                            && !self.lacking_objects(&objects)?.is_empty())
-                    })?;
-                }
-                gone.extend(lacking);
-                continue;
-            }
-            if !remote.has_list(list)? {
-                continue;
-            }
-            let key = snapshot_key(id);
-            if is_there {
-                if remote.size(Operation::Push, &key)? != Some(encoded.len() as u64) {
-                    continue;
-                }
-            } else {
-                operation.check(Operation::Push, store.path())?;
-                if !claim.holds() {
-                    continue;
-                }
-                let made = remote.create(Operation::Push, &key, &encoded)?;
-                // Somebody who pushed the same snapshot meanwhile may rely on other objects.
-                if !made && remote.read(&key, RECORD_MOST_BYTES)?.as_ref() != Some(&encoded) {
-                    continue;
-                }
-                // A record names them now.
-                for pack in &record.packs {
-                    let note = store.layout().remote_sent(&remote.place.id, &pack.id.to_string());
-                    let _ = std::fs::remove_file(note);
-                }
-            }
-            let Some(name) = &options.name else { return Ok(()) };
-            if !claim.holds() {
-                continue;
-            }
-            return self.give_name(name, found, report);
         }
         let why = "objects that the snapshot needs go away again and again, or the remote answers too slowly";
         let cause = io::Error::new(io::ErrorKind::ResourceBusy, why);
-        Err(Error::new(ErrorKind::Busy, Operation::Push, remote.url(), cause))
+        Err(Error::new(ErrorKind::Busy, Operation::Push, self.remote.url(), cause))
+    }
+
+    /// Whether the snapshot is there and has its name. If not, something went away meanwhile.
+    fn attempt(&self, gone: &mut HashSet<String>, report: &mut PushReport) -> Result<bool, Error> {
+        let Self { remote, store, id, options, operation, .. } = *self;
+        // A collector may have removed it since the last attempt.
+        let list = match &options.name {
+            None => None,
+            Some(_) => self.send_found()?,
+        };
+        let found = list.map(|(id, _)| id);
+        let Some(there) = self.record_there()? else { return Ok(false) };
+        if let (Some(name), Some(record)) = (&options.name, &there)
+            && self.is_named(name, found, report)?
+        {
+            if self.lacking_objects(&record.objects())?.is_empty() && remote.has_list(list)? {
+                return Ok(true);
+            }
+            report.unchanged = false;
+        }
+        let is_there = there.is_some();
+        let record = match there {
+            Some(record) => record,
+            None => self.send(gone, report)?,
+        };
+        let encoded = record.encode();
+        // From here on no collector that begins removes what the record names.
+        let claim = Announced::make(remote, Operation::Push, PUSHER, &pushing(&encoded, found))?;
+        let objects = record.objects();
+        let mut keys: HashSet<String> = objects.iter().map(|(key, _)| key.clone()).collect();
+        keys.insert(snapshot_key(id));
+        keys.extend(found.map(found_key));
+        if !remote.wait_for_collectors(&claim, &keys, operation)? {
+            return Ok(false);
+        }
+        // And what one has removed before is seen here.
+        let lacking = self.lacking_objects(&objects)?;
+        if !lacking.is_empty() {
+            if is_there {
+                drop(claim);
+                let key = snapshot_key(id);
+                let is_same = |record: &[u8]| record == encoded;
+                remote.remove_broken(&key, is_same, || {
+                    let there = remote.read(&key, RECORD_MOST_BYTES)?;
+                    Ok(there.is_some_and(|there| is_same(&there))
+                        && !self.lacking_objects(&objects)?.is_empty())
+                })?;
+            }
+            gone.extend(lacking);
+            return Ok(false);
+        }
+        if !remote.has_list(list)? {
+            return Ok(false);
+        }
+        let key = snapshot_key(id);
+        if is_there {
+            if remote.size(Operation::Push, &key)? != Some(encoded.len() as u64) {
+                return Ok(false);
+            }
+        } else {
+            operation.check(Operation::Push, store.path())?;
+            if !claim.holds() {
+                return Ok(false);
+            }
+            let made = remote.create(Operation::Push, &key, &encoded)?;
+            // Somebody who pushed the same snapshot meanwhile may rely on other objects.
+            if !made && remote.read(&key, RECORD_MOST_BYTES)?.as_ref() != Some(&encoded) {
+                return Ok(false);
+            }
+            // A record names them now.
+            for pack in &record.packs {
+                let note = store.layout().remote_sent(&remote.place.id, &pack.id.to_string());
+                let _ = std::fs::remove_file(note);
+            }
+        }
+        let Some(name) = &options.name else { return Ok(true) };
+        if !claim.holds() {
+            return Ok(false);
+        }
+        self.give_name(name, found, report)?;
+        Ok(true)
+    }
+
+    /// The record that the remote has of the snapshot, if any. `None`: it had a damaged one.
+    fn record_there(&self) -> Result<Option<Option<Record>>, Error> {
+        let Self { remote, id, .. } = *self;
+        match remote.record(id) {
+            Err(error) if is_damage(&error) => {
+                let is_of_it = |record: &[u8]| {
+                    Record::decode(record)
+                        .is_ok_and(|record| SnapshotId::of(&record.snapshot) == id)
+                };
+                remote.remove_broken(&snapshot_key(id), is_of_it, || match remote.record(id) {
+                    Err(error) if is_damage(&error) => Ok(true),
+                    record => record.map(|_| false),
+                })?;
+                Ok(None)
+            }
+            there => Ok(Some(there?.map(|(record, _)| record))),
+        }
     }
 
     /// Which of these objects are not there, or have another size.
@@ -580,103 +477,6 @@ impl Push<'_> {
         Ok(Record { snapshot: self.object.encode(), packs, directories, recipes })
     }
 
-    /// What the remote has, as far as it matters for a snapshot like `object`.
-    fn known(&self, gone: &HashSet<String>) -> Result<KnownThere, Error> {
-        let Self { remote, store, operation, .. } = *self;
-        let mut known = KnownThere::default();
-        let there: HashSet<SnapshotId> = remote
-            .list("snapshots/")?
-            .iter()
-            .filter_map(|one| one.key.strip_prefix("snapshots/")?.parse().ok())
-            .collect();
-        if there.is_empty() {
-            return Ok(known);
-        }
-        let of_name = match &self.options.name {
-            None => None,
-            Some(name) => match remote.newest(name, 0)? {
-                None => None,
-                // A name that cannot be read is no base, and no reason not to push.
-                Some(last) => {
-                    remote.named(name, last).ok().flatten().map(|(named, _)| named.snapshot)
-                }
-            },
-        };
-        let mut ancestor = self.object.parent;
-        for _ in 0..MOST_ANCESTORS {
-            let Some(id) = ancestor.filter(|id| !there.contains(id)) else { break };
-            ancestor = store.catalog().snapshot(id).ok().flatten().and_then(|one| one.parent);
-        }
-        let newest = store.catalog().snapshot_ids()?.into_iter().find(|id| there.contains(id));
-        let mut tried = Vec::new();
-        for id in [of_name, ancestor, newest].into_iter().flatten() {
-            if !there.contains(&id) || tried.contains(&id) {
-                continue;
-            }
-            tried.push(id);
-            // If a record cannot be read, its objects are sent again.
-            let Ok(Some((record, _))) = remote.record(id) else { continue };
-            if !known.has_room_for(&record)
-                || record.objects().iter().any(|(key, _)| gone.contains(key))
-            {
-                continue;
-            }
-            match Reach::of(store, [id], operation) {
-                Ok(reach) => {
-                    known.add(&record);
-                    // Of a large snapshot a second copy would take much memory.
-                    if known.whole.directories.is_empty() {
-                        known.whole = reach;
-                    } else {
-                        known.whole.extend(reach);
-                    }
-                }
-                Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
-                Err(_) if Some(id) == of_name => self.learn(&mut known, &record)?,
-                Err(_) => {}
-            }
-        }
-        Ok(known)
-    }
-
-    /// Learns from the remote itself what the objects of a record have. A record may name hundreds
-    /// of packs, so their indexes are read at once; each thread has one of them in memory.
-    fn learn(&self, known: &mut KnownThere, record: &Record) -> Result<(), Error> {
-        let remote = self.remote;
-        let learned = Mutex::new(KnownThere::default());
-        let asking = self.operation.usually(ASKERS);
-        let read_packs = remote.each(Operation::Push, &asking, record.packs.clone(), |pack| {
-            let mut entries = Vec::new();
-            remote.index(pack, |id, _| entries.push(id))?;
-            lock(&learned).entries.extend(entries);
-            Ok(())
-        });
-        let read_parts = read_packs.and_then(|()| {
-            remote.each(Operation::Push, &asking, record.directories.clone(), |part| {
-                let mut directories = Vec::new();
-                remote.part(part, |item| {
-                    directories.push(DirectoryId::of(item));
-                    Ok(())
-                })?;
-                lock(&learned).there.extend(directories);
-                Ok(())
-            })
-        });
-        match read_parts {
-            Ok(()) => {
-                let learned = learned.into_inner().unwrap_or_else(PoisonError::into_inner);
-                known.add(record);
-                // Nothing else is learned in this way, so nothing is there before.
-                known.there = learned.there;
-                known.entries = learned.entries;
-                Ok(())
-            }
-            // It is as if the record were not there.
-            Err(error) if error.kind() == ErrorKind::Damaged => Ok(()),
-            Err(error) => Err(error),
-        }
-    }
-
     /// Whether a name means a snapshot already, with this list of paths and this signature.
     fn is_named(
         &self,
@@ -777,248 +577,11 @@ impl Push<'_> {
         self.remote.put(&found_key(id), &bytes)?;
         Ok(Some((id, bytes.len() as u64)))
     }
-
-    /// Compares the snapshot with what the remote has.
-    fn lacking(&self, known: &KnownThere) -> Result<Lacking, Error> {
-        let store = self.store;
-        let Lacking { mut directories, mut contents } = Lacking::default();
-        let Kind::Directory(root) = self.object.root.kind else { return Ok(Lacking::default()) };
-        let mut seen = HashSet::new();
-        // At this many contents those that are there twice go.
-        let mut most = 1 << 16;
-        let mut waiting = vec![root];
-        while let Some(id) = waiting.pop() {
-            // Below such a directory the remote has everything.
-            if known.whole.directories.contains(&id) || !seen.insert(id) {
-                continue;
-            }
-            self.operation.check(Operation::Push, store.path())?;
-            let encoding = store.catalog().encoding(id)?;
-            let entries = encoding
-                .and_then(|encoding| decode_directory(&encoding).map_err(|error| error.to_string()))
-                .map_err(|why| lost(store, format!("directory {id}: {why}")))?;
-            if !known.there.contains(&id) {
-                directories.push(id);
-            }
-            for entry in entries.iter().rev() {
-                if let Kind::Directory(id) = entry.kind {
-                    waiting.push(id);
-                }
-            }
-            for entry in entries {
-                if let Kind::File { size: size @ 1.., blob, .. } = entry.kind {
-                    contents.push((blob, size));
-                }
-            }
-            if contents.len() >= most {
-                keep_first(&mut contents);
-                most = contents.len().saturating_mul(2).max(most);
-            }
-        }
-        keep_first(&mut contents);
-        Ok(Lacking { directories, contents })
-    }
-}
-
-/// What the remote lacks of a snapshot, in the order of the tree.
-#[derive(Default)]
-struct Lacking {
-    directories: Vec<DirectoryId>,
-    /// With their sizes. The remote may have some of them all the same.
-    contents: Vec<(BlobId, u64)>,
-}
-
-/// Keeps the first of the contents with each id, in their order. A set of the ids would take twice
-/// as much memory as the list.
-fn keep_first(contents: &mut Vec<(BlobId, u64)>) {
-    // No snapshot has more entries than this can count.
-    let mut order: Vec<u32> = (0..).take(contents.len()).collect();
-    order.sort_unstable_by_key(|at| (contents[*at as usize].0, *at));
-    order.dedup_by_key(|at| contents[*at as usize].0);
-    order.sort_unstable();
-    let mut kept = order.into_iter().peekable();
-    let mut at = 0;
-    contents.retain(|_| {
-        let is_kept = kept.next_if_eq(&at).is_some();
-        at += 1;
-        is_kept
-    });
 }
 
 /// Whether an object of the remote is not what its key says.
 fn is_damage(error: &Error) -> bool {
     error.kind() == ErrorKind::Damaged && error.operation() == Operation::ReadRemote
-}
-
-fn lost(store: &Store, why: String) -> Error {
-    let cause = io::Error::new(io::ErrorKind::InvalidData, why);
-    Error::new(ErrorKind::Damaged, Operation::Read, store.layout().database(), cause)
-}
-
-impl Pushing<'_> {
-    /// Whether the remote has an entry; if a pack of an earlier push has it, that one is used.
-    fn is_there(&self, id: BlobId) -> bool {
-        if self.known.contains(&id) {
-            return true;
-        }
-        let Some(at) = self.sent_entries.get(&id) else { return false };
-        self.sent[*at].used.store(true, Relaxed);
-        true
-    }
-
-    /// Finds the packs of an earlier push that arrived.
-    fn resume(&mut self) -> Result<(), Error> {
-        let folder = self.push.store.layout().remote_sent(&self.push.remote.place.id, "");
-        for (name, _) in listed_at(&folder).unwrap_or_default() {
-            let path = folder.join(&name);
-            let note =
-                name.to_str().and_then(from_hex).map(BlobId::from_bytes).and_then(|id| {
-                    read_note(id, &read_plain(CWD, &path, NOTE_MOST_BYTES).ok()?).ok()
-                });
-            let Some((pack, entries)) = note else { continue };
-            let key = pack_key(pack.id);
-            let size = self.push.remote.size(Operation::Push, &key)?;
-            // Another process may be sending it now. It stays for a while, and costs one request.
-            if size == Some(pack.length) {
-                let at = self.sent.len();
-                self.sent.push(Sent { pack, used: AtomicBool::new(false) });
-                self.sent_entries.extend(entries.into_iter().map(|id| (id, at)));
-            }
-        }
-        Ok(())
-    }
-
-    fn push_one(
-        &self,
-        pusher: &mut Pusher,
-        id: BlobId,
-        size: u64,
-        stop: &dyn Fn() -> bool,
-    ) -> Result<(), Error> {
-        if size <= LARGE_BYTES && self.is_there(id) {
-            return Ok(());
-        }
-        let path = || self.push.store.blobs().mirror_path(id);
-        let damaged = |error: io::Error| match error.kind() {
-            io::ErrorKind::InvalidData => {
-                Error::new(ErrorKind::Damaged, Operation::ReadBlob, path(), error)
-            }
-            _ => Error::io(Operation::Push, path(), error),
-        };
-        let mut content = self.content(&mut pusher.intake, id, size, stop)?;
-        if size <= LARGE_BYTES {
-            self.add(pusher, id, size, &mut content).map_err(damaged)??;
-            return Ok(());
-        }
-        let (mut hasher, mut chunks) = (blake3::Hasher::new(), Vec::new());
-        let most = usize::try_from(CHUNK_MOST_BYTES).unwrap_or(usize::MAX);
-        for chunk in StreamCDC::new(content, CHUNK_LEAST_BYTES, CHUNK_BYTES, most) {
-            if stop() {
-                return Err(pool::cancelled(Operation::Push, self.push.store.path()));
-            }
-            let data = chunk.map_err(io::Error::from).map_err(damaged)?.data;
-            hasher.update(&data);
-            let (chunk, size) = (BlobId::of(&data), data.len() as u64);
-            chunks.push((chunk, size));
-            if !self.is_there(chunk) && lock(&self.claimed).insert(chunk) {
-                self.add(pusher, chunk, size, &mut data.as_slice()).map_err(damaged)??;
-            }
-        }
-        let recipe = Recipe { content: id, chunks };
-        if hasher.finalize().as_bytes() != id.as_bytes() || recipe.size() != size {
-            let why = format!("the content is not that of blob {id}");
-            return Err(damaged(io::Error::new(io::ErrorKind::InvalidData, why)));
-        }
-        lock(&self.recipes).push(recipe);
-        Ok(())
-    }
-
-    /// The content of a blob, from its mirror or a pack. No mirror is made.
-    fn content(
-        &self,
-        intake: &mut Intake,
-        id: BlobId,
-        size: u64,
-        stop: &dyn Fn() -> bool,
-    ) -> Result<File, Error> {
-        if let Ok(Some((file, _))) = self.push.store.blobs().good(intake, id, size, stop) {
-            return Ok(file.into());
-        }
-        if let Some((pack, at)) = self.push.store.catalog().packed(id)?
-            && let Ok(file) = self.push.store.contents().unpacked(id, &pack, at)
-        {
-            return Ok(file);
-        }
-        // It says what is wrong, and with which file.
-        let (file, _): (OwnedFd, _) = self.push.store.contents().get(intake, id, size, stop)?;
-        Ok(file.into())
-    }
-
-    /// Adds an entry to the thread's pack. The outer error is that of the content.
-    fn add(
-        &self,
-        pusher: &mut Pusher,
-        id: BlobId,
-        size: u64,
-        content: &mut dyn io::Read,
-    ) -> io::Result<Result<(), Error>> {
-        let (writer, stored) = match &mut pusher.open {
-            Some(open) => open,
-            none => none.insert((PackWriter::create(unlinked_file()?, LEVEL)?, 0)),
-        };
-        *stored += writer.add(id, size, content)?.stored;
-        let is_full = *stored >= PACK_BYTES || writer.entries() >= PACK_ENTRIES;
-        Ok(if is_full { self.finish(pusher) } else { Ok(()) })
-    }
-
-    /// Sends the thread's pack.
-    fn finish(&self, pusher: &mut Pusher) -> Result<(), Error> {
-        let Some((writer, _)) = pusher.open.take() else { return Ok(()) };
-        let finish = || -> io::Result<(Vec<u8>, Vec<BlobId>)> {
-            let (mut file, index) = writer.finish()?;
-            file.rewind()?;
-            let mut bytes = Vec::new();
-            file.read_to_end(&mut bytes)?;
-            Ok((bytes, index.into_iter().map(|(id, _)| id).collect()))
-        };
-        let (bytes, entries) =
-            finish().context(Operation::WritePackIn, || self.push.store.path())?;
-        if entries.is_empty() {
-            return Ok(());
-        }
-        let (id, length) = (BlobId::of(&bytes), bytes.len() as u64);
-        let pack = PackRef { id, length, entries: entries.len() as u64 };
-        if !self.push.store.is_read_only() {
-            // Without this note a push that dies only sends the pack again.
-            let _ = write_note(self.push.store, &self.push.remote.place.id, pack, &entries);
-        }
-        self.push.remote.objects().limit.wait();
-        self.push.remote.put(&pack_key(id), &bytes)?;
-        lock(&self.packs).push(pack);
-        Ok(())
-    }
-}
-
-/// Writes down what is in a pack that is about to be sent: its length, and the ids of its entries.
-fn write_note(store: &Store, remote: &str, pack: PackRef, entries: &[BlobId]) -> io::Result<()> {
-    let path = store.layout().remote_sent(remote, &pack.id.to_string());
-    std::fs::create_dir_all(path.parent().unwrap_or(Path::new("")))?;
-    let mut note = pack.length.to_le_bytes().to_vec();
-    for id in entries {
-        note.extend_from_slice(id.as_bytes());
-    }
-    write_whole(&store.layout().stage(), &path, &note)
-}
-
-fn read_note(id: BlobId, note: &[u8]) -> Result<(PackRef, Vec<BlobId>), Malformed> {
-    let (length, ids) = note.split_first_chunk::<8>().ok_or(Malformed("it ends too early"))?;
-    let (ids, rest) = ids.as_chunks::<ID_BYTES>();
-    if !rest.is_empty() {
-        return Err(Malformed("it ends too early"));
-    }
-    let entries: Vec<BlobId> = ids.iter().map(|id| BlobId::from_bytes(*id)).collect();
-    let length = u64::from_le_bytes(*length);
-    Ok((PackRef { id, length, entries: entries.len() as u64 }, entries))
 }
 
 #[cfg(test)]
@@ -1031,6 +594,7 @@ mod tests {
     use super::super::folder::RemoteFolder;
     use super::super::objects::{ListedObject, Objects, Patient, Source};
     use super::super::underway::AnnouncementTimes;
+    use super::lacking::keep_first;
     use super::*;
     use crate::store::SnapshotOptions;
 
