@@ -196,6 +196,7 @@
 compile_error!("the checking build compares with the store: it needs the feature `store`");
 
 #[cfg(calve_check)]
+#[path = "../tests/checked/mod.rs"]
 mod check;
 mod error;
 mod macros;
