@@ -23,7 +23,7 @@ use crate::store::files::open_dir;
 use crate::store::git::is_same;
 use crate::store::history::of_project;
 use crate::store::id::SnapshotId;
-use crate::store::manifest::Manifest;
+use crate::store::manifest::{At, Manifest};
 use crate::store::marker::FoundMark;
 use crate::store::object::Kind;
 use crate::store::ownership::must_be_believed_root;
@@ -708,7 +708,7 @@ fn shown(path: &Path) -> PathBuf {
 /// The changes that reports show. A directory is among them only if it is empty or its own metadata
 /// differs.
 fn changes(old: &Manifest, new: &Manifest, deltas: &[Delta]) -> Vec<Change> {
-    let is_empty = |of: &Manifest, (place, slot): delta::At| {
+    let is_empty = |of: &Manifest, (place, slot): At| {
         of.directories
             .get(place as usize)
             .and_then(|directory| directory.child(slot))

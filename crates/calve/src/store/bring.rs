@@ -20,10 +20,9 @@ use rustix::io::Errno;
 
 use super::Store;
 use super::at::{last, make_at, open_at, open_parent, put_at, remove_at};
-use super::delta::{At, ROOT};
 use super::id::{BlobId, SnapshotId};
 use super::index::{Boot, Index, Stat};
-use super::manifest::{self, Builder, Manifest, NO_ID};
+use super::manifest::{self, At, Builder, Manifest, NO_ID, ROOT};
 use super::materialize::{Plan, materialize, wanted};
 use super::object::{Entry, Kind, Time};
 use super::paths::local::{Local, Tree};

@@ -4,14 +4,8 @@
 use std::path::PathBuf;
 
 use super::id::DirectoryId;
-use super::manifest::{Manifest, NO_ID, os};
+use super::manifest::{At, Manifest, NO_ID, ROOT, os};
 use super::object::{Entry, Kind};
-
-/// The position of an entry: its directory and its slot there.
-pub(crate) type At = (u32, u32);
-
-/// The position of the root, which is in no directory.
-pub(crate) const ROOT: At = (u32::MAX, u32::MAX);
 
 /// A path at which two trees differ. The path of the root is empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,14 +98,4 @@ fn same(a: Option<&Entry>, b: Option<&Entry>, counts: Counts) -> bool {
         return false;
     }
     counts == Counts::Changes || (a.mtime == b.mtime && a.link() == b.link())
-}
-
-impl Manifest {
-    /// The entry at a position.
-    pub(crate) fn at(&self, (place, slot): At) -> &Entry {
-        if (place, slot) == ROOT {
-            return &self.root;
-        }
-        &self.directories[place as usize].entries[slot as usize]
-    }
 }

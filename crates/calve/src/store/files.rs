@@ -194,6 +194,18 @@ pub(crate) fn parent_of(path: &Path) -> Result<(PathBuf, OsString), Error> {
     Ok((parent, name.to_owned()))
 }
 
+/// Bytes of which each that is not kept is `%XX`. Only bytes of ASCII can be kept.
+pub(crate) fn percent_encoded(bytes: &[u8], is_kept: impl Fn(u8) -> bool) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for byte in bytes {
+        match is_kept(*byte) {
+            true => text.push(char::from(*byte)),
+            false => text += &format!("%{byte:02X}"),
+        }
+    }
+    text
+}
+
 pub(crate) fn bytes_of(path: &Path) -> Vec<u8> {
     use std::os::unix::ffi::OsStrExt as _;
     path.as_os_str().as_bytes().to_vec()

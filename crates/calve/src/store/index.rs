@@ -46,7 +46,7 @@
 use std::io::{self, Read as _, Write as _};
 
 use super::id::SnapshotId;
-use super::object::{Malformed, Reader, put_varint, put_zigzag};
+use super::object::{Malformed, Reader, put_varint, put_zigzag, with_hash};
 use crate::reflink::meta::Meta;
 use crate::tree::staging::boot;
 
@@ -153,10 +153,7 @@ impl Index {
             }
         }
         encoder.write_all(&records)?;
-        let mut out = encoder.finish()?;
-        let hash = *blake3::hash(&out).as_bytes();
-        out.extend_from_slice(&hash);
-        Ok(out)
+        Ok(with_hash(encoder.finish()?))
     }
 
     /// Decodes the index of a snapshot that has `entries` entries. An index with another number of

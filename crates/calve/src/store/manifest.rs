@@ -13,6 +13,12 @@ use super::id::{DirectoryId, SnapshotId};
 use super::layout::{self, Within};
 use super::object::{Entry, Kind, SnapshotObject};
 
+/// The position of an entry: its directory and its slot there.
+pub(crate) type At = (u32, u32);
+
+/// The position of the root, which is in no directory.
+pub(crate) const ROOT: At = (u32::MAX, u32::MAX);
+
 /// The number of an entry. The root has 0.
 pub(crate) type Number = u32;
 
@@ -202,16 +208,29 @@ impl Manifest {
 
     /// Whether there is an entry at `path`, which must not contain `.` or `..`.
     pub(crate) fn has(&self, path: &Path) -> bool {
-        let mut place = Some(0);
-        path.iter().all(|name| {
-            let Some(directory) = place.and_then(|place| self.directories.get(place as usize))
-            else {
-                return false;
-            };
-            let slot = directory.find(name.as_encoded_bytes());
-            place = slot.and_then(|slot| directory.child(slot));
-            slot.is_some()
-        })
+        self.find(path).is_some()
+    }
+
+    /// The position of the entry at `path`, as in [`has`](Self::has). The root's path is empty.
+    pub(crate) fn find(&self, path: &Path) -> Option<At> {
+        if path.as_os_str().is_empty() {
+            return Some(ROOT);
+        }
+        let name = path.file_name()?;
+        let place = path
+            .parent()?
+            .iter()
+            .try_fold(0, |place, name| self.child_of(place, name.as_encoded_bytes()))?;
+        let directory = self.directories.get(place as usize)?;
+        Some((place, directory.find(name.as_encoded_bytes())?))
+    }
+
+    /// The entry at a position.
+    pub(crate) fn at(&self, (place, slot): At) -> &Entry {
+        if (place, slot) == ROOT {
+            return &self.root;
+        }
+        &self.directories[place as usize].entries[slot as usize]
     }
 
     pub(crate) fn name(&self, place: u32, slot: u32) -> &[u8] {

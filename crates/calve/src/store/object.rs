@@ -32,6 +32,21 @@ use std::fmt;
 use super::id::{BlobId, DirectoryId, ID_BYTES, SnapshotId};
 use super::name::Name;
 
+/// The bytes, and their hash after them.
+pub(crate) fn with_hash(mut bytes: Vec<u8>) -> Vec<u8> {
+    let hash = blake3::hash(&bytes);
+    bytes.extend_from_slice(hash.as_bytes());
+    bytes
+}
+
+/// The bytes before their hash.
+pub(crate) fn without_hash(bytes: &[u8]) -> Result<&[u8], Malformed> {
+    match bytes.split_last_chunk::<ID_BYTES>() {
+        Some((body, hash)) if blake3::hash(body).as_bytes() == hash => Ok(body),
+        _ => Err(Malformed("it does not have its own hash")),
+    }
+}
+
 /// The kind of an entry, with the content of that kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Kind {

@@ -25,6 +25,8 @@ use std::path::{Component, Path, PathBuf};
 
 use memchr::memmem;
 
+use super::files::percent_encoded;
+
 pub use kinds::{PathKind, PathMeaning};
 
 pub(crate) mod found;
@@ -289,19 +291,8 @@ fn spellings(kind: PathKind, root: &[u8]) -> Vec<Cow<'_, [u8]>> {
     // pip (urllib's `quote`) and uv (the URL standard) leave different characters as they are.
     let python = |byte: u8| byte.is_ascii_alphanumeric() || b"/_.-~".contains(&byte);
     let url = |byte: u8| byte.is_ascii_graphic() && !b"\"#%<>?`{}^".contains(&byte);
-    vec![Cow::Owned(encoded(root, python)), Cow::Owned(encoded(root, url))]
-}
-
-fn encoded(path: &[u8], is_kept: impl Fn(u8) -> bool) -> Vec<u8> {
-    let mut text = Vec::with_capacity(path.len());
-    for byte in path {
-        if is_kept(*byte) {
-            text.push(*byte);
-        } else {
-            text.extend_from_slice(format!("%{byte:02X}").as_bytes());
-        }
-    }
-    text
+    let encoded = |is_kept: &dyn Fn(u8) -> bool| percent_encoded(root, is_kept).into_bytes();
+    vec![Cow::Owned(encoded(&python)), Cow::Owned(encoded(&url))]
 }
 
 fn translate(kind: PathKind, bytes: &[u8], pairs: &[RootPair<'_>]) -> Option<Vec<u8>> {

@@ -18,7 +18,7 @@ use crate::store::delta::{self, Counts};
 use crate::store::files::unlinked_file;
 use crate::store::id::{BlobId, DirectoryId, SnapshotId, from_hex};
 use crate::store::index::{self, Index};
-use crate::store::manifest::{Manifest, os};
+use crate::store::manifest::{Manifest, ROOT, os};
 use crate::store::marker::Marked;
 use crate::store::object::{self, Kind, SnapshotObject, decode_directory, encode_directory};
 use crate::store::pack::{Location, Pack};
@@ -147,7 +147,7 @@ pub fn manifest(data: &[u8]) {
     if let [new, old] = read.as_slice() {
         for counts in [Counts::Changes, Counts::Everything] {
             let deltas = delta::compare(old, new, counts);
-            let is_root = |delta: &delta::Delta| delta.old == Some(delta::ROOT);
+            let is_root = |delta: &delta::Delta| delta.old == Some(ROOT);
             assert!(deltas.iter().all(|delta| is_root(delta) || is_inside(&delta.path)));
             assert!(deltas.windows(2).all(|pair| pair[0].path < pair[1].path));
         }

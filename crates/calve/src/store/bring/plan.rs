@@ -4,14 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs;
 
 use super::super::at::{is_gone, last, open_parent};
-use super::super::delta::{At, Counts, Delta, ROOT, compare};
-use super::super::manifest::{self, Manifest};
+use super::super::delta::{Counts, Delta, compare};
+use super::super::manifest::{self, At, Manifest, ROOT};
 use super::super::metadata::Maker;
 use super::super::object::{Entry, Time};
 use super::super::paths::local::Local;
@@ -134,27 +133,9 @@ impl Times {
     }
 }
 
-/// The entry at a path of a tree. The root's path is empty.
-pub(super) fn find(of: &Manifest, path: &Path) -> Option<At> {
-    if path.as_os_str().is_empty() {
-        return Some(ROOT);
-    }
-    let mut place = 0_u32;
-    let mut names = path.iter().peekable();
-    while let Some(name) = names.next() {
-        let directory = of.directories.get(place as usize)?;
-        let slot = directory.find(name.as_bytes())?;
-        if names.peek().is_none() {
-            return Some((place, slot));
-        }
-        place = directory.child(slot)?;
-    }
-    None
-}
-
 impl Trees<'_> {
     pub(crate) fn find(&self, of: &Manifest, path: &Path) -> Option<At> {
-        find(of, path)
+        of.find(path)
     }
 
     /// Whether the entry `now` is already as the target has it, in everything that counts as a
@@ -419,7 +400,7 @@ impl Trees<'_> {
         if self.find(self.base, path).is_some() {
             return false;
         }
-        let is_directory = |of: &Manifest| find(of, path).map(|at| of.at(at).is_directory());
+        let is_directory = |of: &Manifest| of.find(path).map(|at| of.at(at).is_directory());
         match is_directory(self.now) {
             // The way there may be blocked by what was there before the switch, and the file that
             // comes back may have other names, which have stayed.
@@ -436,7 +417,7 @@ impl Trees<'_> {
     /// Whether an undo brings a folder back to where one is, which takes in what comes back. An
     /// update leaves the folder of a cache, for example.
     fn takes_in(&self, path: &Path) -> bool {
-        let is_folder = |of: &Manifest| find(of, path).is_some_and(|at| of.at(at).is_directory());
+        let is_folder = |of: &Manifest| of.find(path).is_some_and(|at| of.at(at).is_directory());
         self.left_to_undo.is_some()
             && self.find(self.base, path).is_none()
             && is_folder(self.now)

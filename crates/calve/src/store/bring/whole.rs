@@ -61,7 +61,7 @@ impl Moves {
             }
         }
         for path in whole.keys().flat_map(|folder| folder.ancestors().skip(1)) {
-            if let Some(at) = super::plan::find(target, path)
+            if let Some(at) = target.find(path)
                 && !path.as_os_str().is_empty()
                 && target.at(at).is_directory()
             {
@@ -92,7 +92,7 @@ pub(super) fn manifest_of(
 ) -> Option<Manifest> {
     let mut tops: Vec<(Entry, u32)> = Vec::new();
     for (path, name) in names {
-        let Some(at) = super::plan::find(target, path) else { continue };
+        let Some(at) = target.find(path) else { continue };
         let Some(place) = target.directories[at.0 as usize].child(at.1) else { continue };
         let entry = target.at(at).clone();
         let name = name.clone().into_bytes().into();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::super::files::may_write;
+use super::super::files::{may_write, percent_encoded};
 use super::super::stopping::{STOPPED_MOST, is_stopping};
 use crate::error::{Error, ErrorKind, Operation};
 use crate::reflink::filesystem::Filesystem;
@@ -105,15 +105,9 @@ pub(super) fn connect_read_only(path: &Path) -> Result<Connection, Error> {
         );
         return Err(Error::new(ErrorKind::ReadOnly, Operation::Open, path, cause));
     }
-    let mut uri = String::from("file:");
-    for &byte in path.as_os_str().as_bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
-            uri.push(char::from(byte));
-        } else {
-            uri.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    uri.push_str("?immutable=1");
+    let is_kept = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte);
+    let path_in_uri = percent_encoded(path.as_os_str().as_bytes(), is_kept);
+    let uri = format!("file:{path_in_uri}?immutable=1");
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
         | OpenFlags::SQLITE_OPEN_URI
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;

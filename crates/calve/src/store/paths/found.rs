@@ -15,14 +15,12 @@ use super::secrets::{Secret, SecretKind, candidates, tracked_within};
 use super::spelling::{SPELLINGS_MOST, Spellings};
 use super::{CONFIG, MOST_BYTES, PathKind, in_environment, living};
 use crate::macros::named;
-use crate::store::delta::At;
 use crate::store::files::{bytes_of, path_from, read_plain};
 use crate::store::layout;
 use crate::store::manifest::{Manifest, Number};
-use crate::store::object::{Entry, Kind};
+use crate::store::object::{Entry, Kind, with_hash, without_hash};
 
 const MAGIC: &[u8] = b"calve found 1\0";
-const HASH_BYTES: usize = 32;
 /// No list is longer, in a store and on a remote.
 pub(crate) const FOUND_MOST_BYTES: u64 = 256 * 1024 * 1024;
 /// No path that the system takes is longer.
@@ -305,18 +303,13 @@ impl Found {
             bytes.extend(bytes_of(&secret.path));
             bytes.push(0);
         }
-        let hash = blake3::hash(&bytes);
-        bytes.extend_from_slice(hash.as_bytes());
-        bytes
+        with_hash(bytes)
     }
 
     /// `None` if the bytes are damaged, or name more roots than calve ever writes: the time that
     /// they take grows faster than their number, and the list may come from someone else.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
-        let (body, hash) = bytes.split_at_checked(bytes.len().checked_sub(HASH_BYTES)?)?;
-        if blake3::hash(body).as_bytes() != hash {
-            return None;
-        }
+        let body = without_hash(bytes).ok()?;
         let mut parts = body.strip_prefix(MAGIC)?.strip_suffix(b"\0")?.split(|byte| *byte == 0);
         let roots: Vec<Vec<u8>> =
             parts.by_ref().take_while(|root| !root.is_empty()).map(<[u8]>::to_vec).collect();
@@ -406,24 +399,15 @@ pub(crate) fn is_below_any(path: &[u8], roots: &[Vec<u8>]) -> bool {
     roots.iter().any(|root| path.strip_prefix(&root[..]).is_some_and(is_below))
 }
 
-/// The entry at a path.
+/// The entry at a path, but for the root.
 pub(crate) fn entry<'m>(manifest: &'m Manifest, path: &Path) -> Option<&'m Entry> {
-    let (place, slot) = position(manifest, path)?;
-    Some(&manifest.directories[place as usize].entries[slot as usize])
+    path.file_name()?;
+    Some(manifest.at(manifest.find(path)?))
 }
 
 /// The number of the entry at a path.
 pub(crate) fn number_at(manifest: &Manifest, path: &Path) -> Option<Number> {
-    let (place, slot) = position(manifest, path)?;
+    path.file_name()?;
+    let (place, slot) = manifest.find(path)?;
     Some(manifest.directories[place as usize].first + slot)
-}
-
-fn position(manifest: &Manifest, path: &Path) -> Option<At> {
-    let (folder, name) = (path.parent()?, path.file_name()?);
-    let mut place = 0;
-    for step in folder {
-        place = manifest.child_of(place, step.as_encoded_bytes())?;
-    }
-    let directory = manifest.directories.get(place as usize)?;
-    Some((place, directory.find(name.as_encoded_bytes())?))
 }

@@ -31,7 +31,9 @@ use super::super::id::{SnapshotId, token};
 use super::super::index::{Boot, Index, Stat, put_record, record};
 use super::super::layout::READY_ABOUT;
 use super::super::manifest::Manifest;
-use super::super::object::{Kind, Malformed, Reader, put_bytes, put_varint};
+use super::super::object::{
+    Kind, Malformed, Reader, put_bytes, put_varint, with_hash, without_hash,
+};
 use crate::reflink::meta::Meta;
 use crate::report::DestinationReport;
 use crate::tree::staging::{boot, write_whole};
@@ -39,7 +41,6 @@ use crate::tree::{CloneMode, tally};
 
 /// The first bytes of the file.
 const MAGIC: &[u8; 16] = b"calve waits 1\n\0\0";
-const HASH_BYTES: usize = 32;
 /// Room for some million folders.
 const MOST_BYTES: u64 = 512 * 1024 * 1024;
 /// The access time of the folder that a tree waits in, as long as nobody listed it. Seconds and
@@ -227,18 +228,12 @@ impl About {
             put_bytes(&mut out, &bytes_of(path));
             put_record(&mut out, &mut last, *stat);
         }
-        let hash = *blake3::hash(&out).as_bytes();
-        out.extend_from_slice(&hash);
-        out
+        with_hash(out)
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let short = Malformed("it ends too early");
-        let (body, hash) =
-            bytes.split_at_checked(bytes.len().saturating_sub(HASH_BYTES)).ok_or(short)?;
-        if blake3::hash(body).as_bytes() != hash {
-            return Err(Malformed("it does not have its own hash"));
-        }
+        let body = without_hash(bytes)?;
         let body = body.strip_prefix(MAGIC.as_slice()).ok_or(Malformed("it is another file"))?;
         let mut reader = Reader(body);
         let snapshot = SnapshotId::from_bytes(reader.id()?);

@@ -20,6 +20,7 @@ use std::str::FromStr;
 
 use ed25519_dalek::{Signature, Signer as _, VerifyingKey};
 
+use super::super::files::percent_encoded;
 use super::super::id::{BlobId, ID_BYTES, SnapshotId, from_hex};
 use super::super::snapshot::check_name;
 use crate::error::{Error, ErrorKind, Operation};
@@ -189,14 +190,8 @@ impl Named {
 /// [`ErrorKind::InvalidName`] if no snapshot can have the name, or the result is too long.
 pub(crate) fn encoded(name: &str) -> Result<String, Error> {
     check_name(name)?;
-    let mut out = String::new();
-    for byte in name.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_') {
-            out.push(byte.into());
-        } else {
-            out += &format!("%{byte:02X}");
-        }
-    }
+    let is_kept = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    let out = percent_encoded(name.as_bytes(), is_kept);
     if out.len() > ENCODED_MOST_BYTES {
         let cause = io::Error::new(
             io::ErrorKind::InvalidInput,

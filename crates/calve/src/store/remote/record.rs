@@ -17,8 +17,8 @@
 
 use std::io::{self, BufRead, BufReader, Read};
 
-use super::super::id::{BlobId, ID_BYTES};
-use super::super::object::{Malformed, Reader, put_bytes, put_varint};
+use super::super::id::BlobId;
+use super::super::object::{Malformed, Reader, put_bytes, put_varint, with_hash, without_hash};
 use super::super::pack::trailer_bytes;
 
 pub(crate) const RECORD_MAGIC: &[u8; 8] = b"CALVRSNP";
@@ -117,16 +117,11 @@ impl Record {
         }
         put_parts(&mut out, &self.directories);
         put_parts(&mut out, &self.recipes);
-        out.extend_from_slice(blake3::hash(&out).as_bytes());
-        out
+        with_hash(out)
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
-        let (body, hash) =
-            bytes.split_last_chunk::<ID_BYTES>().ok_or(Malformed("the record is too short"))?;
-        if blake3::hash(body).as_bytes() != hash {
-            return Err(Malformed("the record is damaged"));
-        }
+        let body = without_hash(bytes)?;
         let body = body.strip_prefix(RECORD_MAGIC).ok_or(Malformed("it is no record"))?;
         let mut reader = Reader(body);
         let snapshot = reader.bytes()?.to_vec();
@@ -275,6 +270,7 @@ fn item_length(items: &mut impl BufRead) -> io::Result<Option<u64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::id::ID_BYTES;
 
     fn id(number: u8) -> BlobId {
         BlobId::from_bytes([number; ID_BYTES])

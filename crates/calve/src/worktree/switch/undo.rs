@@ -24,9 +24,10 @@ use crate::store::bring::plan::{
 };
 use crate::store::bring::{look_at, set_in_place};
 use crate::store::catalog::Origin;
-use crate::store::delta::{Counts, ROOT, compare};
+use crate::store::delta::{Counts, compare};
 use crate::store::id::SnapshotId;
 use crate::store::layout::{self, GIT_IGNORE, OWN, UNDO, UNDO_C, UNDO_FILES, UNDO_RECORD};
+use crate::store::manifest::ROOT;
 use crate::store::marker::HIDES_ALL;
 use crate::store::object::Entry;
 use crate::store::undo::{Record, UndoStep, damaged, open_home};

@@ -14,7 +14,6 @@ use super::super::super::manifest::Manifest;
 use super::super::super::object::{Entry, Kind};
 use super::super::super::paths::local::{Local, Tree};
 use super::super::super::scan::{UNKNOWN, attributes};
-use super::find;
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::Meta;
 
@@ -37,7 +36,7 @@ pub(crate) fn learn(
     for (place, slot, entry) in now.entries().filter(|(_, _, entry)| unknown(entry)) {
         let path = now.path_of(place, slot);
         let of_this_size = |of: &&Manifest| {
-            find(of, &path)
+            of.find(&path)
                 .is_some_and(|at| size_of(of.at(at)) == size_of(entry) || local_at(&path).is_some())
         };
         if others.iter().any(of_this_size) {
@@ -110,7 +109,7 @@ pub(crate) fn with_names_of(
     paths: Vec<PathBuf>,
 ) -> io::Result<Vec<(PathBuf, Meta, NamesOnDisk)>> {
     let mut groups: HashMap<u64, Vec<PathBuf>> = HashMap::new();
-    let link_at = |path: &Path| find(snapshot, path).map_or(0, |at| snapshot.at(at).link());
+    let link_at = |path: &Path| snapshot.find(path).map_or(0, |at| snapshot.at(at).link());
     if paths.iter().any(|path| link_at(path) != 0) {
         for (place, slot, entry) in snapshot.entries().filter(|it| it.2.link() != 0) {
             groups.entry(entry.link()).or_default().push(snapshot.path_of(place, slot));
