@@ -329,6 +329,10 @@ pub(crate) fn ignored_inside(worktree: &Path, project: &Path) -> Option<Result<S
     };
     let file = shown(&file);
     Some(match put() {
+        Ok(()) if is_in_git_unignored(worktree, project) => Err(format!(
+            "the worktree is inside the project, and 'git add -A' there would add it: the project's .gitignore \
+             outranks the line {line} in {file}; put the line at its end"
+        )),
         Ok(()) => Ok(format!(
             "the worktree is inside the project: the line {line} in {file} lets git ignore it"
         )),

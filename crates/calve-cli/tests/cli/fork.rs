@@ -156,6 +156,11 @@ fn a_start_follows_the_settings_and_a_flag_counts_before_them() {
         let is_new = before != sh(&app, "cat .git/info/exclude").unwrap();
         assert_eq!(is_new, place == "empty", "{place}");
     }
+    // A .gitignore that names what counts outranks the line.
+    sh(&app, "printf '*\\n!*/\\n!*.txt\\n' >.gitignore").unwrap();
+    let run = start("start --at .listed listed", 3);
+    assert!(run.stderr.contains(".gitignore outranks the line /.listed/"), "{run:?}");
+    assert_eq!(in_git(&app, "drop --force listed").code, Some(0));
     sh(&app, "rm -r src empty ignored .gitignore; git branch -D of-0 of-0-2 || true").unwrap();
     sh(&app, "git config calve.worktrees '/{name}'").unwrap();
     assert!(start("start bad", 1).stderr.contains("calve.worktrees"));

@@ -557,6 +557,28 @@ fn a_dropped_worktree_is_brought_back_by_the_path_that_it_had() {
     assert!(run.code == Some(1) && run.stderr.contains("../app.worktrees/none"), "{run:?}");
 }
 
+/// A plain drop said that it could not read the folder, and a forced one took the link alone.
+#[test]
+fn a_link_in_the_place_of_a_worktree_is_refused_by_what_it_is() {
+    let name = "a_link_in_the_place_of_a_worktree_is_refused_by_what_it_is";
+    let Some((_scratch, root)) = repository() else { return not_run(name, "there is no git") };
+    let (app, w) = (root.join("app"), root.join("app.worktrees/w"));
+    assert_eq!(in_git(&app, "start -q w").code, Some(0));
+    fs::write(w.join("f"), "work").unwrap();
+    let away = "mv ../app.worktrees/w ../large && ln -s ../large ../app.worktrees/w";
+    sh(&app, away).unwrap();
+    for words in ["drop w", "drop --force w"] {
+        let run = in_git(&app, words);
+        assert!(run.code == Some(1) && run.stderr.contains("is a link to a folder"), "{run:?}");
+        let (_, hint) = run.stderr.split_once("hint: '").unwrap();
+        let (command, _) = hint.split_once('\'').unwrap();
+        let command = format!("{command} && {away}");
+        sh(&app, &command).unwrap_or_else(|| panic!("{command}"));
+    }
+    sh(&app, "rm ../app.worktrees/w && mv ../large ../app.worktrees/w").unwrap();
+    assert_eq!(in_git(&app, "drop --force w").code, Some(0));
+}
+
 /// A start copied it with its `.git` file, so that a commit in the one moved the branch of the other.
 #[test]
 fn a_worktree_of_another_repository_inside_the_project_arrives_nowhere_and_is_named() {

@@ -132,6 +132,37 @@ fn what_a_snapshot_of_the_worktree_recorded_is_still_its_own() {
     }
 }
 
+/// The whole update failed, each time, and the worktree stayed in the middle of it.
+#[test]
+fn a_folder_that_cannot_give_way_to_a_link_stays_and_the_rest_arrives() {
+    let Some((_scratch, root)) = repository() else {
+        let test = "a_folder_that_cannot_give_way_to_a_link_stays_and_the_rest_arrives";
+        return not_run(test, "there is no git");
+    };
+    let (app, w) = (root.join("app"), root.join("app.worktrees/w"));
+    sh(
+        &app,
+        "echo deps >>.gitignore; echo own >.calveignore; git add -A; git commit -qm deps; mkdir deps; echo 1 >deps/1",
+    );
+    sh(&app, INSTALL);
+    done(&app, "start -q w");
+    fs::write(w.join("deps/own"), "own").unwrap();
+    sh(&app, "rm -r deps; ln -s target deps");
+    sh(&app, ANEW);
+    let run = done(&app, "update w");
+    assert!(run.stderr.contains("stays as it is: deps: "), "{run:?}");
+    assert_eq!([read(w.join("deps/own")), read(w.join("target/app"))], ["own", "2\n"]);
+    assert!(in_git(&app, "list").stdout.starts_with("w  clean"), "nothing is under way");
+    // A restore says what to do, which no snapshot would help with.
+    sh(&app, "rm deps; echo file >deps;");
+    assert_eq!(in_git(&app, "snapshot -q files").code, Some(0));
+    let run = in_git(&app, "restore files w");
+    assert!(
+        run.code == Some(1) && run.stderr.contains("hint: move what is in that folder"),
+        "{run:?}"
+    );
+}
+
 /// git found the repository around the worktree, and rebased its branch.
 #[test]
 fn git_works_in_no_repository_around_a_worktree() {

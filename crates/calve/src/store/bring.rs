@@ -217,7 +217,11 @@ impl Bring<'_> {
     }
 
     fn in_the_way(&self, path: &Path, why: &'static str) -> Error {
-        Error::new(ErrorKind::Changed, Operation::RestoreWorktree, self.path, io::Error::other(why))
+        self.refused_at(path, io::Error::other(why))
+    }
+
+    fn refused_at(&self, path: &Path, cause: io::Error) -> Error {
+        Error::new(ErrorKind::Changed, Operation::RestoreWorktree, self.path, cause)
             .with_details(vec![path.to_owned()])
     }
 
@@ -254,10 +258,9 @@ impl Bring<'_> {
                 put_at(staged.stage.dir(), place, root, path)
             };
             if !put().context(Operation::Put, || failed(path))? {
-                return Err(self.in_the_way(
-                    path,
-                    "the folder holds what no snapshot has, and a file shall be in its place",
-                ));
+                let why = "the folder holds what no snapshot has, and a file shall be in its place";
+                let cause = io::Error::new(io::ErrorKind::DirectoryNotEmpty, why);
+                return Err(self.refused_at(path, cause));
             }
         }
         // We check all paths before we change the first: some may be names of one file.

@@ -311,7 +311,7 @@ impl Worktree {
     /// The same as for [`Worktree::drop`]. Nothing is changed.
     pub fn must_lose_nothing(&self, options: &StoreOptions) -> Result<(), Error> {
         let this = self.now()?;
-        must_hold_no_mount(&this.path)?;
+        must_be_one_folder(&this.path)?;
         this.must_be_no_loss(&this.seen()?, &options.operation())
     }
 
@@ -515,7 +515,7 @@ impl Worktree {
         let Attempt { how, room, is_last } = *attempt;
         self.must_be_there()?;
         self.must_hold_no_other()?;
-        must_hold_no_mount(&self.path)?;
+        must_be_one_folder(&self.path)?;
         // Before the look, which would take its socket's end for a change.
         let monitor = self.stop_file_monitor();
         // A process that has begun to work in it since may change it through a mapping at any time.
@@ -888,6 +888,17 @@ impl Worktree {
         Err(Error::new(ErrorKind::Overlap, Operation::DropWorktree, &self.path, cause)
             .with_details(inside))
     }
+}
+
+/// Fails for a link in the place of the worktree's folder, which would go alone, and for mounts.
+pub(super) fn must_be_one_folder(path: &Path) -> Result<(), Error> {
+    let found = std::fs::symlink_metadata(path).context(Operation::LookAt, || path)?;
+    if !found.is_symlink() {
+        return must_hold_no_mount(path);
+    }
+    let folder = std::fs::canonicalize(path).context(Operation::Open, || path)?;
+    let cause = io::Error::new(io::ErrorKind::NotADirectory, "it is a link to a folder elsewhere");
+    Err(Error::new(ErrorKind::Overlap, Operation::DropWorktree, path, cause).with_other(folder))
 }
 
 /// Mounts would go along to where nobody looks for them, or end with the subvolume.

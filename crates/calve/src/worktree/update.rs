@@ -58,7 +58,7 @@ use crate::store::snapshot::record::{FoundList, Recording};
 use crate::store::{PROJECT, SnapshotOptions, StoreOptions, path_from};
 use crate::tree::read::open_unnoted;
 use crate::tree::running::Running;
-use decide::{Sides, UpdateDecision, UpdateScope, decide, with_companions};
+use decide::{Sides, UpdateDecision, UpdateScope, decide, is_folder, with_companions};
 pub use decide::{StayedPath, StayedReason};
 
 mod decide;
@@ -403,7 +403,15 @@ impl Worktree {
                 if is_whole {
                     continue;
                 }
-                if is_hidden(root, path, sides) {
+                let [theirs, ours] =
+                    [sides.project, sides.worktree].map(|tree| is_folder(tree, path));
+                let gives_way = || -> Result<bool, Error> {
+                    let unseen = has_unseen(root, path, sides.worktree);
+                    Ok(ours
+                        && !theirs
+                        && unseen.context(Operation::Read, || self.path.join(path))?)
+                };
+                if is_hidden(root, path, sides) || gives_way()? {
                     held.insert(path.clone(), StayedReason::Unseen);
                 } else if !force && with_companions(path).any(|it| self.is_written(root, &it)) {
                     held.insert(path.clone(), StayedReason::Used);

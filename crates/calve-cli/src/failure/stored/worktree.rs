@@ -46,6 +46,10 @@ pub(super) fn way_out(case: &Case<'_>) -> Option<String> {
             "'calve restore{name}' brings it back, as its base snapshot has it; 'calve drop --force{name}' forgets it; if \
              you moved it, run 'calve status' once inside it"
         ),
+        ErrorKind::Changed if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+            "move what is in that folder elsewhere (a .calveignore keeps it out of each snapshot), and run the same again"
+                .to_owned()
+        }
         ErrorKind::Changed => {
             format!("'calve snapshot{}' keeps the changes in a snapshot", of_name(name))
         }
@@ -105,7 +109,7 @@ fn of_first_commit<'a>(case: &Case<'a>) -> (&'a Path, &'a str) {
 
 /// For work that a drop would lose.
 fn of_drop(case: &Case<'_>) -> Option<String> {
-    let Case { kind, path, details, error, name, .. } = *case;
+    let Case { kind, path, other, details, error, name, .. } = *case;
     let hint = match kind {
         ErrorKind::Changed if error.kind() == io::ErrorKind::PermissionDenied =>
         {
@@ -128,7 +132,7 @@ fn of_drop(case: &Case<'_>) -> Option<String> {
         ),
         ErrorKind::Changed => format!(
             "commit it, or keep it in a snapshot with 'calve snapshot{}'; 'calve drop --force{name}' drops the \
-             worktree, and 'calve undo{name}' brings it back for seven days",
+             worktree, and 'calve undo{name}' brings it back for seven days; what is only staged is in no snapshot",
             of_name(name)
         ),
         ErrorKind::Overlap if error.kind() == io::ErrorKind::ResourceBusy =>
@@ -145,6 +149,10 @@ fn of_drop(case: &Case<'_>) -> Option<String> {
         ErrorKind::Overlap if error.kind() == io::ErrorKind::CrossesDevices => {
             let point = shell_word(details.first().map_or(path, PathBuf::as_path));
             format!("'umount {point}' ends the mount; 'findmnt {point}' says what it is")
+        }
+        ErrorKind::Overlap if error.kind() == io::ErrorKind::NotADirectory => {
+            let (link, folder) = (shell_word(path), shell_word(other.unwrap_or(path)));
+            format!("'rm {link} && mv {folder} {link}' puts the folder back")
         }
         ErrorKind::Overlap => {
             "drop the worktrees inside it first: 'calve drop NAME', or 'git worktree remove PATH' for those that calve did not make".to_owned()

@@ -149,7 +149,7 @@ impl CheckedWorktree {
     ) -> Result<Self, Error> {
         let worktree = worktree.now()?;
         let seen = see(&worktree)?;
-        super::must_hold_no_mount(worktree.path())?;
+        super::must_be_one_folder(worktree.path())?;
         worktree.must_be_no_loss(&seen, operation)?;
         Ok(Self { worktree, seen, references: references.clone() })
     }

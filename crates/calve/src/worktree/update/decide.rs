@@ -407,7 +407,7 @@ impl Grouping<'_> {
     }
 }
 
-fn is_folder(tree: &Manifest, path: &Path) -> bool {
+pub(super) fn is_folder(tree: &Manifest, path: &Path) -> bool {
     entry(tree, path).is_some_and(Entry::is_directory)
 }
 
