@@ -61,7 +61,7 @@ fn the_price_of_copies_is_said_before_they_are_made_and_once() {
         .args([
             "-c",
             &format!(
-                "{PROJECT}\nfallocate -l 100M target/large .large; echo .large >>.git/info/exclude"
+                "{PROJECT}\nfallocate -l 100M target/large; fallocate -l 100M .large; echo .large >>.git/info/exclude"
             ),
         ])
         .status();
