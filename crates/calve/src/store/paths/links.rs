@@ -48,7 +48,7 @@ impl LinksOut {
     /// The kind of the link at `path`, in the tree, if it leads out of it. `None` also for an
     /// absolute one that does not lead back: it leads to the same place from everywhere. `roots` are
     /// the spellings of the root: a link that leads straight to one of them is an absolute link into
-    /// the tree.
+    /// the tree. So is one to the tree's own root, where the spellings are those of another tree.
     pub(crate) fn kind_of(
         &mut self,
         path: &Path,
@@ -56,10 +56,11 @@ impl LinksOut {
         roots: &[Vec<u8>],
     ) -> Option<PathKind> {
         let is_absolute = target.starts_with(b"/");
-        if is_absolute && is_below_any(target, roots) {
+        let is_in_project = is_below_any(target, roots);
+        let target = Path::new(OsStr::from_bytes(target));
+        if is_absolute && (is_in_project || target.starts_with(&self.root)) {
             return None;
         }
-        let target = Path::new(OsStr::from_bytes(target));
         let folder = path.parent().unwrap_or(Path::new(""));
         if !is_absolute && !steps_out(folder, target) {
             return None;
@@ -163,6 +164,8 @@ mod tests {
         ] {
             assert_eq!(links.kind_of(Path::new(path), &target, &roots), expected, "{path}");
         }
+        let of_another = [b"/another".to_vec()];
+        assert_eq!(links.kind_of(Path::new("own"), &at("app/src"), &of_another), None);
         for (path, text, expected) in [
             ("n/.git/objects/info/alternates", "../../../../alt/.git/objects\n", true),
             ("n/.git/objects/info/alternates", "# a\n/alt/objects\n../../../../../a\n", true),
