@@ -253,7 +253,10 @@ impl FillPlan {
         let mut to_share = 0;
         if let Some(compared) = &compared {
             for (path, twin) in compared.twins.iter().filter(|(_, twin)| !twin.has_its_time()) {
-                picked.replace(path, twin.from, twin.there);
+                // Another mode is the user's own, and a clone would have the one of `from`.
+                if twin.from.permissions() == twin.there.permissions() {
+                    picked.replace(path, twin.from, twin.there);
+                }
                 to_share += 1;
             }
         }

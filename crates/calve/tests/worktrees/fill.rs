@@ -133,6 +133,13 @@ fn a_worktree_that_git_made_is_ready_at_the_same_commit_and_at_another() {
         assert_eq!(read(tree.join("src/a")), "in src/a\n", "{what}");
         assert_eq!(stamp(&tree.join("src/a")) > stamp(&tree.join("src/b")), differ == 1, "{what}");
 
+        // A mode of its own is the user's.
+        script(&tree, "touch a; chmod 600 a; tick");
+        desk.fill(&FillOptions::new());
+        assert_eq!(fs::metadata(tree.join("a")).unwrap().mode() & 0o777, 0o600, "{what}");
+        assert_eq!(stamp(&tree.join("a")), stamp(&project.join("a")), "{what}");
+        assert_eq!(status(&tree), truth(&tree), "{what}");
+
         // The second time there is nothing to do.
         let inside = |tree: &Path| only(&snapshot(tree), |path, _| !path.as_os_str().is_empty());
         let before = inside(&tree);
@@ -175,7 +182,7 @@ fn nothing_that_is_there_gets_another_content_and_git_says_what_it_said() {
         let after = content(&tree);
         for (path, entry) in &before {
             let now = &after[path];
-            let what = |entry: &Entry| (entry.kind, entry.content, entry.target.clone());
+            let what = |it: &Entry| (it.kind, it.mode, it.content, it.target.clone());
             assert_eq!(what(now), what(entry), "{seed}: {}: {story:?}", path.display());
         }
         let lines = |text: &str| {
