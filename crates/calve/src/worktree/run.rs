@@ -173,16 +173,17 @@ impl Store {
     /// # Errors
     /// It could not look, or could not write.
     pub(super) fn lead_back_from_run(&self, row: &WorktreeRow) -> Result<(), Error> {
-        let root = path_from(&row.path);
-        let registration = git::leads_to(&root).ok().filter(|it| has_modules(it));
-        let (Some(registration), Ok(project)) = (registration, self.project()) else {
-            return Ok(());
-        };
+        let (root, Ok(project)) = (path_from(&row.path), self.project()) else { return Ok(()) };
+        // Where nothing ever ran, this costs no look at the worktree.
         let folders = [&project, &root].map(|beside| mount_folder(beside));
         let used: Vec<&PathBuf> = folders.iter().filter(|it| it.is_dir()).collect();
-        if self.is_read_only() || used.is_empty() || is_in_run(&project, &root) {
+        if self.is_read_only() || used.is_empty() {
             return Ok(());
         }
+        let registration = git::leads_to(&root).ok().filter(|it| has_modules(it));
+        let Some(registration) = registration.filter(|_| !is_in_run(&project, &root)) else {
+            return Ok(());
+        };
         let (Some(here), Ok(below)) =
             (modules(self, row, &root), registration.strip_prefix(&project))
         else {
