@@ -2,7 +2,6 @@
 //! text or as JSON.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -84,7 +83,7 @@ impl Output {
     /// Writes the one JSON document, if that has one field.
     #[cfg(unix)]
     pub(crate) fn document_of(self, field: &str, value: &impl Serialize) -> Result<(), Failure> {
-        self.document(&BTreeMap::from([(field, value)]))
+        self.document(&std::collections::BTreeMap::from([(field, value)]))
     }
 
     /// Prints what calve did, for people. `-q` silences it.

@@ -1,5 +1,3 @@
-use rustix::io::pread;
-
 use super::intake::BUFFER_BYTES;
 use super::*;
 
@@ -223,7 +221,11 @@ fn in_a_store_in_a_stage_what_is_put_is_sealed_at_once_and_what_failed_never() {
         let file = blobs.put(id, |file| io::Write::write_all(file, b"content")).unwrap();
         assert!(blobs.is_sealed(id, 7).unwrap() && blobs.has_any().unwrap(), "{row}");
         let mut read = [0; 8];
-        assert_eq!(pread(&file, &mut read, 0).unwrap(), 7, "{row}: it can be cloned from");
+        assert_eq!(
+            rustix::io::pread(&file, &mut read, 0).unwrap(),
+            7,
+            "{row}: it can be cloned from"
+        );
         assert_eq!(std::fs::read(blobs.mirror_path(id)).unwrap(), b"content", "{row}");
         assert_eq!(std::fs::read_dir(dir.path().join("stage")).unwrap().count(), 0, "{row}");
     }
