@@ -56,6 +56,12 @@ fn a_list_of_condemned_keys_is_read_as_far_as_it_makes_sense() {
     assert_eq!(found, [("packs/a", 40), ("packs/b", 70), ("packs/c", 100)]);
 }
 
+/// Whether another run of the suite tried the orders of requests, of which there are thousands. The
+/// remote is in memory, so each filesystem would tell the same.
+fn ran_before() -> bool {
+    std::env::var_os("CALVE_AGAIN").is_some()
+}
+
 /// Objects, each with the time when it was made.
 #[derive(Debug, Default, Clone)]
 struct State {
@@ -350,6 +356,9 @@ fn push(remote: &Remote, store: &Store, id: SnapshotId, name: &str) -> Result<()
 
 #[test]
 fn in_whatever_order_a_pusher_and_a_collector_do_their_requests_every_name_stays_whole() {
+    if ran_before() {
+        return;
+    }
     let desk = Desk::new();
     let all = usize::MAX;
     for (what, pushed) in [("old", desk.old), ("new", desk.new)] {
@@ -371,6 +380,9 @@ fn in_whatever_order_a_pusher_and_a_collector_do_their_requests_every_name_stays
 
 #[test]
 fn whoever_dies_before_whatever_request_every_name_stays_whole() {
+    if ran_before() {
+        return;
+    }
     let desk = Desk::new();
     let all = usize::MAX;
     for (what, pushed) in [("old", desk.old), ("new", desk.new)] {
@@ -395,6 +407,9 @@ fn whoever_dies_before_whatever_request_every_name_stays_whole() {
 /// They find the same damage, and each of them removes what is wrong and makes it again.
 #[test]
 fn in_whatever_order_two_pushers_mend_the_same_damage_what_they_give_a_name_is_whole() {
+    if ran_before() {
+        return;
+    }
     let desk = Desk::new();
     let all = usize::MAX;
     let (seat, remote) = alone(desk.state.clone());
