@@ -629,15 +629,20 @@ impl Blobs {
     /// at which a flush began that is over. What has such a name since then is somebody else's, who
     /// flushes and seals it.
     pub(crate) fn seal(&self, ids: &[BlobId], flushed: (i64, u32)) -> io::Result<()> {
-        for id in ids {
+        let seal = |id: BlobId| -> io::Result<()> {
             // Somebody may have packed it and dropped the mirror.
-            let Some(file) = self.open_mirror(*id).if_there()? else { continue };
+            let Some(file) = self.open_mirror(id).if_there()? else { return Ok(()) };
             let (seconds, nanoseconds) = Meta::of_file(&file)?.changed;
             if (seconds, nanoseconds) < (flushed.0, flushed.1.into()) {
-                fs::futimens(&file, &timestamps(seal_of(*id)))?;
+                fs::futimens(&file, &timestamps(seal_of(id)))?;
             }
-        }
-        Ok(())
+            Ok(())
+        };
+        ids.iter().try_for_each(|id| match seal(*id) {
+            // Behind a server, a file that was replaced is gone also for whoever has it open.
+            Err(error) if error.raw_os_error() == Some(Errno::STALE.raw_os_error()) => Ok(()),
+            sealed => sealed,
+        })
     }
 
     /// Removes a mirror. Its content is in a pack, or nobody needs it any more.
