@@ -213,7 +213,7 @@ pub(crate) fn git_in(folder: &Path) -> Command {
 /// What a command of git prints.
 ///
 /// # Errors
-/// It could not be run; or it failed, and the error is what it said.
+/// git could not be run, or it failed; then the error has git's words.
 pub(crate) fn said(git: &mut Command) -> io::Result<Vec<u8>> {
     let output = git.output().map_err(|it| io::Error::other(calve::why_git_did_not_run(it)))?;
     match output.status.success() {

@@ -474,7 +474,7 @@ fn undo_of_a_drop_says_if_the_worktree_is_on_another_branch_and_only_then() {
     for (within, meanwhile, said) in [
         ("true", "true", None),
         ("git checkout -q --detach", "true", None),
-        // What is no worktree of git any more comes back as what it was.
+        // A tree that git no longer takes for a worktree comes back with its own `.git`.
         ("rm .git; git init -q; git add f; git commit -qm own", "true", None),
         ("rm .git; mkdir .git", "true", Some("not a git repository")),
         ("true", "git branch -qD w", Some("HEAD is detached: its branch w ")),

@@ -69,7 +69,7 @@ const OPEN_BESIDE: usize = 16;
 /// How often a tree is looked at because its `HEAD` moved meanwhile.
 const LOOKS_MOST: usize = 5;
 
-/// What is told of a `HEAD` that moved at each of these looks.
+/// The note of a start whose `HEAD` moved during each look.
 const HEAD_MOVED: &str = "HEAD moved each time that the files were read: git shows what was committed \
      meanwhile as changes in the new worktree";
 
@@ -369,7 +369,7 @@ impl Store {
         let folder = || self.folder(options.at.as_deref());
         let may_clone = |found: &[Secret]| found.is_empty() || options.leave_secrets.is_none();
         let places = || places_in(&folder()?, names);
-        let (mut basis, head_moved) =
+        let (mut basis, mut head_moved) =
             self.basis_at_head(&mut git, plan, ahead, (places, may_clone), operation)?;
         let root = source.as_ref().map_or_else(|| self.project(), |it| Ok(it.path.clone()))?;
         let mut left_secrets = self.secrets_to_leave(&basis, options, &root)?;
@@ -419,10 +419,9 @@ impl Store {
         };
         if let (Some(path), Some(copied)) = (paths.first(), &copied) {
             notes = other_settings(&root, path);
-            let moves = plan.looks() && copied.moved()?.is_some();
-            notes.extend(moves.then(|| HEAD_MOVED.to_owned()));
+            head_moved |= plan.looks() && copied.moved()?.is_some();
         }
-        notes.extend(head_moved);
+        notes.extend(head_moved.then(|| HEAD_MOVED.to_owned()));
         let worktree = |((name, tree), slot): ((&&str, StartedTree), _)| StartedWorktree {
             not_linked: not_linked.clone(),
             git_notes: notes.clone(),
@@ -500,7 +499,7 @@ impl Store {
 
     /// The same as [`Self::basis`], made again if the tree's `HEAD` moved meanwhile: beside the commit
     /// that it moved to, files of before would be a change that takes the commit back. If `HEAD` does
-    /// not rest, the worktrees begin where it was before the last look, and the text says so.
+    /// not rest, the worktrees begin where it was before the last look, and this is true.
     fn basis_at_head(
         &self,
         git: &mut GitPlan,
@@ -511,7 +510,7 @@ impl Store {
             impl Fn(&[Secret]) -> bool,
         ),
         operation: &Running,
-    ) -> Result<(Basis, Option<String>), Error> {
+    ) -> Result<(Basis, bool), Error> {
         let mut tries = 0;
         loop {
             let ahead = std::mem::take(&mut ahead);
@@ -519,7 +518,7 @@ impl Store {
             tries += 1;
             match if plan.looks() { git.moved()? } else { None } {
                 Some(head) if tries < LOOKS_MOST => git.begin_at(head),
-                moved => return Ok((basis, moved.map(|_| HEAD_MOVED.to_owned()))),
+                moved => return Ok((basis, moved.is_some())),
             }
         }
     }

@@ -1,4 +1,4 @@
-//! What a thread that takes files in has: its buffer, what it counts, and what it made.
+//! The buffer, the counts and the noted contents of one thread that takes files in.
 
 use std::io;
 use std::os::fd::OwnedFd;

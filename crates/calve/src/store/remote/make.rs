@@ -34,7 +34,7 @@ fn make_last_folder(url: &str) -> Result<Option<PathBuf>, Error> {
             std::fs::File::open(above).and_then(|above| above.sync_all()).map_err(failed)?;
             Ok(Some(folder))
         }
-        // The folder is there; or what is missing is above it, and the first write says so.
+        // Either the folder is there, or one above it is missing. The first write reports the latter.
         Err(error)
             if matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound) =>
         {

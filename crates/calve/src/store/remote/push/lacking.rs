@@ -1,4 +1,4 @@
-//! What a remote has of a snapshot, and what it lacks.
+//! Finds which contents of a snapshot a remote has, and which it lacks.
 
 use std::collections::HashSet;
 use std::io;
