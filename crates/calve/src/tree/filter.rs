@@ -92,7 +92,7 @@ impl Filter {
                            ('git update-index --no-split-index' helps if the index is split)";
                 Error::io(Operation::Read, path, std::io::Error::other(why))
             };
-            self.tracked = tracked(&git).ok_or_else(unknown)?.into_iter().collect();
+            self.tracked = tracked(&git).ok_or_else(unknown)?;
         }
         Ok(self)
     }

@@ -23,7 +23,7 @@
 
 #[cfg(feature = "store")]
 use std::collections::HashMap;
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::io::{self, Read as _, Write as _};
 use std::ops::Range;
@@ -192,9 +192,9 @@ pub(crate) fn repository_of(root: &OwnedFd) -> Option<OwnedFd> {
 
 /// The paths that git tracks, from the index of the repository `git`. `None` if calve does not
 /// understand the index.
-pub(crate) fn tracked(git: &OwnedFd) -> Option<HashSet<Vec<u8>>> {
+pub(crate) fn tracked(git: &OwnedFd) -> Option<BTreeSet<Vec<u8>>> {
     if matches!(fs::statat(git, c"index", AtFlags::SYMLINK_NOFOLLOW), Err(Errno::NOENT)) {
-        return Some(HashSet::new());
+        return Some(BTreeSet::new());
     }
     let (file, meta) = open_regular(git, c"index")?;
     if meta.size > INDEX_MOST_BYTES {

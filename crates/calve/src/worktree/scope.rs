@@ -8,7 +8,7 @@
 //! step by step and follows no link, like everything in a worktree.
 
 use std::cell::OnceCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -109,7 +109,7 @@ pub(super) struct Judge {
     registrations: Option<PathBuf>,
     /// The files that git tracks, read when they are first needed.
     /// `None` inside: calve cannot read which these are.
-    tracked: OnceCell<Option<HashSet<Vec<u8>>>>,
+    tracked: OnceCell<Option<BTreeSet<Vec<u8>>>>,
 }
 
 #[derive(Clone)]
@@ -175,7 +175,7 @@ impl Judge {
         self.tracked().is_some_and(|tracked| tracked.contains(path.as_os_str().as_bytes()))
     }
 
-    fn tracked(&self) -> Option<&HashSet<Vec<u8>>> {
+    fn tracked(&self) -> Option<&BTreeSet<Vec<u8>>> {
         let read = || self.repository().and_then(|git| git_index::tracked(&git));
         self.tracked.get_or_init(read).as_ref()
     }
@@ -196,7 +196,10 @@ impl Judge {
             Err(error) => return Err(error),
         }
         let within = [path.as_os_str().as_bytes(), b"/"].concat();
-        Ok(self.tracked().is_none_or(|tracked| tracked.iter().any(|it| it.starts_with(&within))))
+        let tracks_any = |tracked: &BTreeSet<Vec<u8>>| {
+            tracked.range(within.clone()..).next().is_some_and(|it| it.starts_with(&within))
+        };
+        Ok(self.tracked().is_none_or(tracks_any))
     }
 
     /// Opens the folder that has the tree's index: `.git`, or the project's folder for this linked

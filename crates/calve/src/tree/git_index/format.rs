@@ -14,7 +14,7 @@
 //! In version 4 the path is stored as a difference to the previous entry's path: how many bytes to
 //! remove from its end, then the bytes to add, then one zero.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use sha1_smol::Sha1;
@@ -254,15 +254,16 @@ impl IndexLayout {
     }
 
     /// The paths of all entries in `bytes`, whose layout this is.
-    pub(super) fn paths(&self, bytes: &[u8]) -> HashSet<Vec<u8>> {
-        let mut paths = HashSet::new();
+    pub(super) fn paths(&self, bytes: &[u8]) -> BTreeSet<Vec<u8>> {
+        let mut paths = Vec::new();
         for chunk in &self.chunks {
             let (mut cursor, bytes) = (chunk.cursor.clone(), &bytes[chunk.bytes.clone()]);
             while cursor.next(bytes).is_some() {
-                paths.insert(cursor.path.clone());
+                paths.push(cursor.path.clone());
             }
         }
-        paths
+        // In one pass, since an index is sorted.
+        paths.into_iter().collect()
     }
 
     /// Writes the right checksum.
