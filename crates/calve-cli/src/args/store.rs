@@ -107,8 +107,8 @@ pub(crate) enum StoreVerb {
         snapshots: Vec<String>,
 
         /// Keep N ready trees of the latest snapshot from now on [default: as before; a new store
-        /// keeps 1 of a project of at least 10,000 files if the filesystem can share blocks, and
-        /// otherwise 0]
+        /// keeps as many of a project of at least 10,000 files as were lately started within a
+        /// minute, 1 to 8; 1 on btrfs; none if the filesystem cannot share blocks]
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=64),
             conflicts_with = "snapshots")]
         keep: Option<u64>,

@@ -26,7 +26,7 @@ use super::materialize::{Made, Plan, materialize};
 use super::metadata::Maker;
 use super::object::SnapshotObject;
 use super::trash::{self, remove_tree};
-use super::{Store, StoreOptions, background, files, locks, read_plain};
+use super::{Store, StoreOptions, background, clock, files, locks, read_plain};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::filesystem::{Filesystem, SharesBlocks};
 use crate::reflink::meta::Meta;
@@ -58,6 +58,15 @@ const SETTING_MOST_BYTES: u64 = 64;
 
 /// The most trees that a store keeps waiting.
 const MOST: u64 = 64;
+
+/// The most trees that a store keeps waiting because of earlier starts.
+const LEARNED_MOST: u64 = 8;
+
+/// Starts within so many seconds come faster than trees are made behind them.
+const BURST_SECONDS: i64 = 60;
+
+/// So long do earlier starts say how many the next ones will be.
+const LEARNED_SECONDS: i64 = 3 * 24 * 3600;
 
 /// How many bytes an entry of a tree takes at most, apart from its content.
 const ENTRY_BYTES: u64 = 2048;
@@ -114,8 +123,9 @@ impl Store {
     /// memory for each entry. No more snapshots wait than have room in a quarter of the memory that
     /// is available.
     ///
-    /// Unless this was called, the number is 1 for a project of at least 10,000 entries on a
-    /// filesystem with reflinks, and 0 otherwise.
+    /// Unless this was called, the number is 0 without reflinks and for a project of less than
+    /// 10,000 entries, and 1 on btrfs. Elsewhere it follows the demand: as many as worktrees were
+    /// started within one minute of the last three days, at least 1 and at most 8.
     ///
     /// # Errors
     /// Those of every operation, see [`Store`]. The number is what it was.
@@ -163,10 +173,16 @@ impl<'s> ReadyTrees<'s> {
                 let latest = self.store.catalog().latest().ok().flatten();
                 let object = latest.and_then(|id| self.store.catalog().object(id).ok());
                 let entries = object.map_or(0, |object| object.entries);
-                kept_unless_told(self.store.filesystem(), entries)
+                kept_unless_told(self.store.filesystem(), entries, || self.demand())
             }
             Err(_) => 0,
         }
+    }
+
+    /// How many worktrees of the last days were started within a minute, at most.
+    fn demand(self) -> u64 {
+        let since = clock::now().0.saturating_sub(LEARNED_SECONDS);
+        self.store.catalog().starts_since(since).map_or(1, |starts| most_in_a_burst(&starts))
     }
 
     /// The number that [`Store::keep_ready_trees`] set.
@@ -255,8 +271,8 @@ impl<'s> ReadyTrees<'s> {
         self.shelf().refill(&dir, id, operation, report)
     }
 
-    /// Whether there is room for a tree, and some more for everybody else.
-    fn has_room(self, dir: &OwnedFd, object: &SnapshotObject) -> bool {
+    /// Whether there is room for so many trees, and some more for everybody else.
+    fn has_room(self, dir: &OwnedFd, object: &SnapshotObject, trees: u64) -> bool {
         let Ok(room) = fs::fstatvfs(dir) else { return false };
         // Where files cannot be cloned, a tree takes the content as well.
         let content = match self.store.filesystem().shares {
@@ -264,9 +280,11 @@ impl<'s> ReadyTrees<'s> {
             _ => object.bytes,
         };
         let needed = object.entries.saturating_mul(ENTRY_BYTES).saturating_add(content);
+        let (needed, entries) =
+            (needed.saturating_mul(trees), object.entries.saturating_mul(trees));
         let bytes = |blocks: u64| blocks.saturating_mul(room.f_frsize);
         let (free, all) = (bytes(room.f_bavail), bytes(room.f_blocks));
-        let has_inodes = room.f_files == 0 || room.f_favail > object.entries.saturating_mul(2);
+        let has_inodes = room.f_files == 0 || room.f_favail > entries.saturating_mul(2);
         has_inodes && free > needed.saturating_mul(2).saturating_add(all / 20)
     }
 
@@ -320,19 +338,20 @@ impl<'s> ReadyTrees<'s> {
         self.store.catalog().manifest_like(id, &object, &[target.manifest()?])
     }
 
-    /// Makes the tree of a snapshot in the empty folder `root`, by cloning every file.
-    fn fill(
+    /// Makes the tree of a snapshot in each of these empty folders, by cloning every file.
+    fn fill<'r>(
         self,
-        root: &OwnedFd,
+        roots: impl Iterator<Item = &'r OwnedFd>,
         target: &SnapshotTree<'_>,
         operation: &Running,
     ) -> Result<Made, Error> {
         let folder = self.store.layout().ready_trees();
-        operation.expect(target.object.files);
-        let root = root.try_clone().context(Operation::MakeReadyTreeIn, || &folder)?;
+        let roots = roots.map(OwnedFd::try_clone).collect::<io::Result<Vec<_>>>();
+        let roots = roots.context(Operation::MakeReadyTreeIn, || &folder)?;
+        operation.expect(target.object.files.saturating_mul(roots.len() as u64));
+        let paths = vec![folder; roots.len()];
         let (store, manifest) = (self.store, target.manifest()?);
-        let plan = Plan { store, manifest, paths: std::slice::from_ref(&folder), operation };
-        materialize(&plan, vec![root])
+        materialize(&Plan { store, manifest, paths: &paths, operation }, roots)
     }
 
     /// Gives a tree the name under which it waits, behind those that wait already.
@@ -499,9 +518,25 @@ impl<'s> ReadyTrees<'s> {
 }
 
 /// How many trees a store keeps that was not told a number.
-fn kept_unless_told(filesystem: &Filesystem, entries: u64) -> u64 {
-    let shares = filesystem.shares == SharesBlocks::Usually;
-    u64::from(shares && entries >= LEAST_ENTRIES)
+fn kept_unless_told(filesystem: &Filesystem, entries: u64, demand: impl FnOnce() -> u64) -> u64 {
+    if filesystem.shares != SharesBlocks::Usually || entries < LEAST_ENTRIES {
+        return 0;
+    }
+    // One subvolume serves all starts.
+    if filesystem.has_subvolumes { 1 } else { demand().clamp(1, LEARNED_MOST) }
+}
+
+/// The most of these starts, in ascending order, that came within [`BURST_SECONDS`].
+fn most_in_a_burst(starts: &[i64]) -> u64 {
+    let mut most = 0;
+    let mut first = 0;
+    for (at, start) in starts.iter().enumerate() {
+        while start.saturating_sub(starts[first]) >= BURST_SECONDS {
+            first += 1;
+        }
+        most = most.max(at - first + 1);
+    }
+    most as u64
 }
 
 /// Whether an entry of a tree has the inode and the change time that the index has.
@@ -521,18 +556,34 @@ mod tests {
 
     #[test]
     fn a_store_keeps_a_tree_where_it_shares_its_blocks_and_a_start_would_take_long() {
-        for (filesystem, entries, expected) in [
-            (Some("xfs"), LEAST_ENTRIES, 1),
-            (Some("xfs"), LEAST_ENTRIES - 1, 0),
-            (Some("xfs"), 0, 0),
-            (Some("bcachefs"), u64::MAX, 1),
-            (Some("btrfs"), LEAST_ENTRIES, 1),
-            (Some("btrfs"), LEAST_ENTRIES - 1, 0),
-            (Some("ext4"), u64::MAX, 0),
-            (None, u64::MAX, 0),
+        for (filesystem, entries, demand, expected) in [
+            (Some("xfs"), LEAST_ENTRIES, 0, 1),
+            (Some("xfs"), LEAST_ENTRIES, 5, 5),
+            (Some("xfs"), LEAST_ENTRIES, 500, LEARNED_MOST),
+            (Some("xfs"), LEAST_ENTRIES - 1, 5, 0),
+            (Some("xfs"), 0, 0, 0),
+            (Some("bcachefs"), u64::MAX, 0, 1),
+            (Some("btrfs"), LEAST_ENTRIES, 5, 1),
+            (Some("btrfs"), LEAST_ENTRIES - 1, 5, 0),
+            (Some("ext4"), u64::MAX, 5, 0),
+            (None, u64::MAX, 5, 0),
         ] {
-            let found = Filesystem::named(filesystem);
-            assert_eq!(kept_unless_told(found, entries), expected, "{filesystem:?} {entries}");
+            let found = kept_unless_told(Filesystem::named(filesystem), entries, || demand);
+            assert_eq!(found, expected, "{filesystem:?} {entries} {demand}");
+        }
+    }
+
+    #[test]
+    fn the_demand_is_the_most_starts_within_a_minute() {
+        for (starts, expected) in [
+            (&[][..], 0),
+            (&[7], 1),
+            (&[7, 7, 7], 3),
+            (&[0, 59, 60, 61, 200], 3),
+            (&[0, 60, 120, 180], 1),
+            (&[-5, 0, 1000, 1001, 1002, 1003, 5000, i64::MAX], 4),
+        ] {
+            assert_eq!(most_in_a_burst(starts), expected, "{starts:?}");
         }
     }
 }

@@ -330,18 +330,8 @@ fn what_a_worktree_is_for_git_is_read_as_it_was_written_and_nothing_else_is() {
         (Some("something else"), None),
         (None, None),
     ] {
-        let mut row = WorktreeRow {
-            name: "w".to_owned(),
-            token: "ab".to_owned(),
-            path: b"/w".to_vec(),
-            snapshot: None,
-            state: State::Ready,
-            target: None,
-            maker: String::new(),
-            created: 0,
-            git: expected.clone(),
-            slot: None,
-        };
+        let mut row =
+            WorktreeRow { path: b"/w".to_vec(), git: expected.clone(), ..empty_row("w", "ab") };
         db.forget_worktrees(std::slice::from_ref(&row)).unwrap();
         db.claim(std::slice::from_mut(&mut row)).unwrap();
         assert_eq!(db.worktree("w").unwrap().unwrap().git, expected);
@@ -350,12 +340,23 @@ fn what_a_worktree_is_for_git_is_read_as_it_was_written_and_nothing_else_is() {
     }
 }
 
-/// The lowest that is free; one that comes back has its own again if it can.
 #[test]
-fn each_worktree_has_a_number_that_no_other_has() {
+fn the_starts_since_a_second_are_those_of_living_and_dropped_worktrees_that_calve_made() {
     let (_dir, path) = a_database();
     let db = Catalog::open(&path).unwrap();
-    let row = |name: &str, token: &str| WorktreeRow {
+    let adopted = Linked { commit: "0".repeat(40), is_adopted: true, ..Linked::default() };
+    let row = |name: &str, created: i64| WorktreeRow { created, ..empty_row(name, name) };
+    db.add_project(&row(PROJECT, 12)).unwrap();
+    let by_git = WorktreeRow { git: Some(adopted), ..row("by-git", 13) };
+    let mut rows = [row("late", 20), row("early", 9), row("gone", 10), by_git];
+    assert_eq!(db.claim(&mut rows).unwrap(), None);
+    let kept = |(): &()| Some(DroppedRow { row: rows[2].clone(), beside: false, dropped: 0 });
+    db.forget_worktree("gone", || Ok(Some(())), kept).unwrap().unwrap();
+    assert_eq!(db.starts_since(10).unwrap(), [10, 20]);
+}
+
+fn empty_row(name: &str, token: &str) -> WorktreeRow {
+    WorktreeRow {
         name: name.to_owned(),
         token: token.to_owned(),
         path: Vec::new(),
@@ -366,7 +367,15 @@ fn each_worktree_has_a_number_that_no_other_has() {
         created: 0,
         git: None,
         slot: None,
-    };
+    }
+}
+
+/// The lowest that is free; one that comes back has its own again if it can.
+#[test]
+fn each_worktree_has_a_number_that_no_other_has() {
+    let (_dir, path) = a_database();
+    let db = Catalog::open(&path).unwrap();
+    let row = empty_row;
     let slots = |rows: &[WorktreeRow]| rows.iter().map(|it| it.slot).collect::<Vec<_>>();
     let mut rows = [row("a", "a1"), row("b", "b2"), row("c", "c3")];
     db.add_project(&row(PROJECT, "00")).unwrap();

@@ -279,6 +279,17 @@ impl Catalog {
         self.read(dropped_rows)
     }
 
+    /// When worktrees were started since a second, ascending, in seconds since 1970. Those of git
+    /// and other tools are not among them.
+    pub(crate) fn starts_since(&self, second: i64) -> Result<Vec<i64>, Error> {
+        const STARTS: &str = "SELECT created FROM (SELECT created, name, git FROM worktrees
+            UNION ALL SELECT created, name, git FROM dropped)
+            WHERE created >= ?1 AND name <> ?2 AND coalesce(git, '') NOT LIKE 'adopted %'
+            ORDER BY created";
+        let of = params![second, PROJECT];
+        self.read(|db| db.prepare(STARTS)?.query_map(of, |row| row.get(0))?.collect())
+    }
+
     /// Gives a dropped worktree another name and another path, if no worktree has the name.
     /// `false` if there is no such dropped worktree.
     ///

@@ -60,6 +60,10 @@ pub(super) struct Folders<'s> {
     pub(super) trees: ReadyTrees<'s>,
 }
 
+/// Trees that are made together have so many entries at most: the memory holds what calve knows of
+/// each.
+const AT_ONCE_MOST_ENTRIES: u64 = 1_000_000;
+
 /// What a tree that waits has, if it is of another snapshot than the target.
 struct OtherBase<'t> {
     tree: Manifest,
@@ -119,10 +123,14 @@ impl Shelf for Folders<'_> {
                 return Ok(());
             }
             let object = self.store.catalog().object(id)?;
-            if !self.trees.has_room(dir, &object) {
+            // The next start gets one as soon as can be. The others cost less together.
+            let missing = if ours.is_empty() { 1 } else { kept - report.ready };
+            let together = missing.min((AT_ONCE_MOST_ENTRIES / object.entries.max(1)).max(1));
+            let has_room = |trees: &u64| self.trees.has_room(dir, &object, *trees);
+            let Some(count) = (1..=together).rev().find(has_room) else {
                 report.stopped = true;
                 return Ok(());
-            }
+            };
             let _guard = self.store.share()?;
             let target = SnapshotTree::new(self.store, (id, &object), None);
             if let Some(near) = self.trees.nearest_waiting(&others, &object)
@@ -133,11 +141,13 @@ impl Shelf for Folders<'_> {
                 } else {
                     report.removed += 1;
                 }
-            } else if self.make_waiting(dir, &target, operation)? {
-                report.made += 1;
             } else {
-                report.stopped = true;
-                return Ok(());
+                let made = self.make_waiting(dir, count, &target, operation)?;
+                report.made += made;
+                if made < count {
+                    report.stopped = true;
+                    return Ok(());
+                }
             }
         }
         Ok(())
@@ -328,42 +338,47 @@ impl Folders<'_> {
         Ok(true)
     }
 
-    /// Makes a tree, file by file, and lets it wait. `false` if a part of it did not arrive, or if
-    /// only some of its files could be cloned: the report of a start could not say which.
+    /// Makes some trees, file by file, and lets them wait. Returns how many wait then: not those
+    /// of which a part did not arrive, nor those of which only some files could be cloned. The
+    /// report of a start could not say which.
     fn make_waiting(
         &self,
         dir: &OwnedFd,
+        count: u64,
         target: &SnapshotTree<'_>,
         operation: &Running,
-    ) -> Result<bool, Error> {
+    ) -> Result<u64, Error> {
         let folder = self.store.layout().ready_trees();
-        let failed = || folder.clone();
-        let dir = dir.try_clone().context(Operation::Open, failed)?;
-        let mut stage = Stage::empty(dir, &folder).context(Operation::MakeReadyTreeIn, failed)?;
-        let name = About::new_name();
-        let make = |stage: &Stage| -> io::Result<OwnedFd> {
+        let begin = || -> io::Result<(Stage, OwnedFd, String)> {
+            let (stage, name) = (Stage::empty(dir.try_clone()?, &folder)?, About::new_name());
             fs::mkdirat(stage.dir(), &name, Mode::RWXU)?;
-            Ok(fs::openat(stage.dir(), &name, DIR_FLAGS, Mode::empty())?)
+            let tree = fs::openat(stage.dir(), &name, DIR_FLAGS, Mode::empty())?;
+            Ok((stage, tree, name))
         };
-        let tree = make(&stage).context(Operation::MakeReadyTreeIn, failed)?;
-        let mut made = self.trees.fill(&tree, target, operation)?;
-        let (reflinked, copied) = made
-            .reports
-            .iter()
-            .fold((0, 0), |(a, b), it| (a + it.reflinked_bytes, b + it.copied_files));
-        let is_whole = made.reports.iter().all(|report| report.skipped.is_empty());
-        if !is_whole || (reflinked > 0 && copied > 0) {
-            return Ok(false);
-        }
-        if !made.unsealed.is_empty() || copied > 0 {
+        let failed = || folder.clone();
+        let stages = (0..count).map(|_| begin()).collect::<io::Result<Vec<_>>>();
+        let stages = stages.context(Operation::MakeReadyTreeIn, failed)?;
+        let made = self.trees.fill(stages.iter().map(|(_, tree, _)| tree), target, operation)?;
+        let is_copied = |report: &DestinationReport| report.copied_files > 0;
+        if !made.unsealed.is_empty() || made.reports.iter().any(is_copied) {
             self.store.contents().flush(&made.unsealed)?;
         }
-        let stats = made.stats.pop().unwrap_or_default();
-        let stamp = self.store.clock().past_all(stats.iter())?;
-        let index = Index { snapshot: target.id, boot: Boot::this(), stamp, stats };
-        self.let_wait((&mut stage, &tree, &name), target, index, (copied > 0, operation))
-            .context(Operation::MakeReadyTreeIn, failed)?;
-        Ok(true)
+        let mut waiting = 0;
+        for (((mut stage, tree, name), report), stats) in
+            stages.into_iter().zip(&made.reports).zip(made.stats)
+        {
+            let is_mixed = report.reflinked_bytes > 0 && is_copied(report);
+            if is_mixed || !report.skipped.is_empty() {
+                continue;
+            }
+            let stamp = self.store.clock().past_all(stats.iter())?;
+            let index = Index { snapshot: target.id, boot: Boot::this(), stamp, stats };
+            let how = (is_copied(report), operation);
+            self.let_wait((&mut stage, &tree, &name), target, index, how)
+                .context(Operation::MakeReadyTreeIn, failed)?;
+            waiting += 1;
+        }
+        Ok(waiting)
     }
 
     /// Sets the tripwires of a tree, writes its indexes, and gives the tree's folder the name under

@@ -170,7 +170,7 @@ impl Shelf for Subvolumes<'_> {
         let mut waiting = ours.len() as u64;
         let failed = || self.store.layout().ready_trees();
         while waiting < kept {
-            if !self.trees.has_room(dir, &object) {
+            if !self.trees.has_room(dir, &object, 1) {
                 report.stopped = true;
                 break;
             }
@@ -293,7 +293,7 @@ impl Subvolumes<'_> {
         else {
             return Ok(None);
         };
-        let mut made = self.trees.fill(stage.dir(), target, operation)?;
+        let mut made = self.trees.fill(std::iter::once(stage.dir()), target, operation)?;
         if made.reports.iter().any(|report| !report.skipped.is_empty()) {
             // An entry that arrived incomplete would be incomplete in every tree that is made of
             // this one, and no report would say so.
