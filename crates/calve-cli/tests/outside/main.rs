@@ -258,7 +258,7 @@ fn not_run(test: &str, why: &str) {
     }
 }
 
-/// Which share of many like faults this run tries, and how many shares there are: `2/4` in
+/// Which share of many like faults this run tries, and how many shares there are: `2/3` in
 /// `CALVE_SHARE`, which scripts/fs-matrix sets, so that its filesystems try all of them together.
 /// One run alone tries all.
 fn share() -> (usize, usize) {
