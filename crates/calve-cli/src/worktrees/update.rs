@@ -323,7 +323,9 @@ fn let_git(path: &Path, project: &Path, rebase: bool, session: Session<'_>) -> R
     if head.is_empty() {
         return Err(refused("the project has no commit yet", "commit there first".to_owned()));
     }
-    let branch = ask(&["symbolic-ref", "--short", "--quiet", "HEAD"])?;
+    // Whole: a clone has the branch that its remote chose, and git would take the short name
+    // `--exec=…` for an option.
+    let branch = ask(&["symbolic-ref", "--quiet", "HEAD"])?;
     let is_linked = std::fs::symlink_metadata(path.join(".git")).is_ok_and(|it| it.is_file());
     let mut commands = Vec::new();
     if !is_linked {
@@ -367,7 +369,7 @@ fn let_git(path: &Path, project: &Path, rebase: bool, session: Session<'_>) -> R
     session.output.summary(format_args!(
         "{}: git {verb}: at {}",
         shown(path),
-        if branch.is_empty() { &head } else { &branch }
+        if branch.is_empty() { &head } else { branch.trim_start_matches("refs/heads/") }
     ));
     Ok(())
 }

@@ -221,6 +221,25 @@ fn git_goes_first_and_where_it_stops_nothing_arrives() {
     }
 }
 
+/// A clone has the branch that its remote chose, and git takes `--exec=…` for an option.
+#[test]
+fn a_branch_that_is_named_like_an_option_is_none() {
+    let Some((_scratch, root)) = repository() else {
+        return not_run("a_branch_that_is_named_like_an_option_is_none", "there is no git");
+    };
+    let (app, w) = (root.join("app"), root.join("app.worktrees/w"));
+    done(&app, "start -q w");
+    sh(&w, "git branch -q --set-upstream-to=main; git commit -q --allow-empty -m own");
+    let chosen = "refs/heads/--exec=touch${IFS}ran";
+    sh(&app, &format!("git update-ref '{chosen}' HEAD; git symbolic-ref HEAD '{chosen}'"));
+    sh(&app, "echo ours >f; git commit -qam ours");
+    for how in ["--rebase", "--merge"] {
+        done(&app, &format!("update {how} w"));
+        assert_eq!(read(w.join("f")), "ours\n", "{how}");
+        assert!(w.join("ran").symlink_metadata().is_err(), "{how}");
+    }
+}
+
 /// The bug: the hint of `update --merge` was to abort a merge that somebody else had begun.
 #[test]
 fn what_is_under_way_is_not_given_up_and_what_never_began_has_no_abort() {
