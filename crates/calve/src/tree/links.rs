@@ -42,18 +42,21 @@ type FileNumbers = (u64, u64);
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct FileKey {
     inode: FileNumbers,
+    /// The size and the time of the content. If the file is removed with all its names while calve
+    /// works, the next new file may have its inode number.
+    content: (u64, (i64, i64)),
     /// Where inode numbers are not believed: the rest of its stat, and the target of a symbolic
     /// link. Then the bytes must be the same, too.
     also: Option<Also>,
 }
 
-/// The size, the mode, the times, and the target.
-type Also = (u64, u32, [(i64, i64); 2], Option<CString>);
+/// The mode, the time of the last change, and the target.
+type Also = (u32, (i64, i64), Option<CString>);
 
 impl FileKey {
     /// Two numbers that no two files have.
     pub(crate) fn certain(inode: FileNumbers) -> Self {
-        Self { inode, also: None }
+        Self { inode, content: Default::default(), also: None }
     }
 
     /// The file with this stat, and, for a symbolic link, this target. `None` if it has one name
@@ -62,9 +65,9 @@ impl FileKey {
         if meta.links < 2 || meta.ino == 0 {
             return None;
         }
-        let times = [meta.modified(), meta.changed];
-        let also = || (meta.size, meta.mode, times, target.map(CStr::to_owned));
-        Some(Self { inode: meta.id(), also: (!believed).then(also) })
+        let content = (meta.size, meta.modified());
+        let also = || (meta.mode, meta.changed, target.map(CStr::to_owned));
+        Some(Self { inode: meta.id(), content, also: (!believed).then(also) })
     }
 
     fn is_certain(&self) -> bool {

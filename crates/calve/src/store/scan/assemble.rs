@@ -3,7 +3,9 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::path::Path;
 
+use super::super::at::meta_at;
 use super::super::id::DirectoryId;
 use super::super::index::Stat;
 use super::super::manifest::{self, Builder, Manifest, NO_ID};
@@ -112,7 +114,10 @@ impl Assembly<'_> {
         if self.request.intake.is_some() {
             let filesystems = self.request.operation.filesystems();
             let believed = |dev| filesystems.known(dev).is_some_and(|found| found.inodes);
-            link_groups(&mut manifest, linked, &mut stats, believed);
+            let is_still = |path: &Path, id: (u64, u64)| {
+                meta_at(self.request.root, path).is_ok_and(|now| now.id() == id)
+            };
+            link_groups(&mut manifest, linked, &mut stats, (believed, is_still));
         }
         let is_stored = self.request.intake.is_some();
         let directories = name_directories(&mut manifest, &order, self.request.base, is_stored);
@@ -195,7 +200,9 @@ pub(crate) fn name_directories(
 
 /// Marks the names of a file, a symbolic link or a FIFO that has more than one name in the tree. It
 /// may have changed between the looks at two of its names. Since it is one file, the state with the
-/// latest change time holds under every name.
+/// latest change time holds under every name. But a file may also be gone with all its names, and
+/// another one have its number. So names that were not seen in one state count as names of one file
+/// if each of them still has the number.
 ///
 /// Where inode numbers are not believed, names belong together only if all is the same that is
 /// known of them, with the bytes.
@@ -203,7 +210,7 @@ fn link_groups(
     manifest: &mut Manifest,
     linked: &HashMap<u32, u64>,
     stats: &mut [Stat],
-    believed: impl Fn(u64) -> bool,
+    (believed, is_still): (impl Fn(u64) -> bool, impl Fn(&Path, (u64, u64)) -> bool),
 ) {
     // The kind is part of the key: another entry may have got the inode number between two looks.
     let mut groups: HashMap<_, Vec<(u32, u32)>> = HashMap::new();
@@ -233,7 +240,19 @@ fn link_groups(
     for (place, slot) in single {
         manifest.directories[place as usize].entries[slot as usize].set_link(0);
     }
-    for names in groups.into_values() {
+    for ((dev, ino, ..), mut names) in groups {
+        let changed = |manifest: &Manifest, at| stats[number_of(manifest, at) as usize].changed;
+        let is_one_state =
+            names.iter().all(|at| changed(manifest, *at) == changed(manifest, names[0]));
+        if !is_one_state {
+            names.retain(|at| {
+                let is_it = is_still(&manifest.path_of(at.0, at.1), (dev, ino));
+                if !is_it {
+                    manifest.directories[at.0 as usize].entries[at.1 as usize].set_link(0);
+                }
+                is_it
+            });
+        }
         let last = names.iter().max_by_key(|at| stats[number_of(manifest, **at) as usize].changed);
         let Some(&last) = last else { continue };
         let stat = stats[number_of(manifest, last) as usize];
@@ -271,4 +290,51 @@ pub(crate) fn group_of(manifest: &Manifest, names: &[(u32, u32)]) -> u64 {
     let mut number = [0; 8];
     number.copy_from_slice(&hash.as_bytes()[..8]);
     u64::from_le_bytes(number).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::id::BlobId;
+    use super::*;
+
+    fn entry(name: &str, kind: Kind) -> Entry {
+        let name = name.as_bytes().into();
+        let (mode, mtime) = (0o644, Default::default());
+        Entry { name, mode, uid: 0, gid: 0, mtime, attributes: None, kind }
+    }
+
+    #[test]
+    fn names_seen_in_two_states_are_those_of_one_file_if_all_of_them_still_have_its_number() {
+        // When `a` and `b` were seen to change, whether they still have the number, and what each
+        // then holds; `linked` if both are names of one file.
+        for (seen, still, holds, linked) in [
+            ([1, 1], [false, false], [1, 2], true),
+            ([1, 2], [true, true], [2, 2], true),
+            ([2, 1], [true, true], [1, 1], true),
+            ([1, 2], [false, true], [1, 2], false),
+            ([2, 1], [true, false], [1, 2], false),
+            ([1, 2], [false, false], [1, 2], false),
+        ] {
+            let blob = |content| BlobId::from_bytes([content; 32]);
+            let file = |content| Kind::File { size: 1, link: 0, blob: blob(content) };
+            let mut builder = Builder::new(entry("", Kind::Directory(NO_ID)));
+            assert!(builder.add(vec![entry("a", file(1)), entry("b", file(2))]));
+            let mut manifest = builder.finish();
+            let stat = |ino, changed| Stat { ino, changed: (changed, 0) };
+            let mut stats = [stat(1, 0), stat(7, seen[0]), stat(7, seen[1])];
+            let is_still = |path: &Path, _| still[usize::from(path == Path::new("b"))];
+            let numbers = HashMap::from([(1, 5), (2, 5)]);
+            link_groups(&mut manifest, &numbers, &mut stats, (|_| true, is_still));
+            let entries = &manifest.directories[0].entries;
+            assert_eq!(entries.iter().all(|it| it.link() != 0), linked, "{seen:?} {still:?}");
+            if seen[0] != seen[1] {
+                let held = entries.iter().map(|it| it.kind.clone());
+                let expected = holds.map(|content| match entries[0].link() {
+                    link if linked => Kind::File { size: 1, link, blob: blob(content) },
+                    _ => file(content),
+                });
+                assert!(held.eq(expected), "{seen:?} {still:?}: {entries:?}");
+            }
+        }
+    }
 }
