@@ -434,11 +434,14 @@ impl Worker<'_, '_, List> {
         entry: NamedEntry<'_>,
         listed: &ListedEntry,
     ) -> Result<Option<Job<List>>, Error> {
-        // A link has the mode that its file has.
+        // A link has the mode that its file has. It is only made to a regular file; where there is
+        // none, opening it is the error.
         let is_mutable = || {
             listed.mutable
-                || listed.mode.is_some_and(|mode| {
-                    fs::stat(&listed.from).is_ok_and(|stat| Meta::of(&stat).permissions() != mode)
+                || fs::lstat(&listed.from).map_or(true, |stat| {
+                    let meta = Meta::of(&stat);
+                    meta.file_type() != FileType::RegularFile
+                        || listed.mode.is_some_and(|mode| meta.permissions() != mode)
                 })
         };
         let unlinked = self.unlinked(node, entry, is_mutable)?;

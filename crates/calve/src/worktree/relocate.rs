@@ -21,7 +21,7 @@ use crate::report::CloneReport;
 use crate::store::at::{is_gone, last, open_at, open_parent};
 use crate::store::bring::{look_at, set_in_place};
 use crate::store::catalog::WorktreeRow;
-use crate::store::files::{is_blank, listed};
+use crate::store::files::{is_blank, listed, read_plain};
 use crate::store::layout::{self, PATHS, Within};
 use crate::store::paths::found::{Found, PathKept, PathMention, counts, keep_living};
 use crate::store::paths::kinds::looked_at;
@@ -29,7 +29,7 @@ use crate::store::paths::links::LinksOut;
 use crate::store::paths::local::{Tree, tracked};
 use crate::store::paths::record::{self, Digest};
 use crate::store::paths::spelling::Spellings;
-use crate::store::paths::{PathKind, Relocation, in_environment, seconds_older};
+use crate::store::paths::{MOST_BYTES, PathKind, Relocation, in_environment, seconds_older};
 use crate::store::snapshot::modules;
 use crate::store::{Store, bytes_of, path_from};
 use crate::tree::staging::{Stage, is_of_another_boot, stage_name};
@@ -372,25 +372,45 @@ impl Worktree {
 /// # Errors
 /// Files could not be read or written. Each file is as it was, or rewritten as a whole.
 pub fn rewrite_paths(tree: &Path, from: &Path) -> Result<Vec<PathMention>, Error> {
+    rewrite_live(tree, from, |mention| mention.kind == PathKind::Link)
+}
+
+fn rewrite_live(
+    tree: &Path,
+    from: &Path,
+    only_theirs: impl Fn(&PathMention) -> bool,
+) -> Result<Vec<PathMention>, Error> {
     let rewrite = || -> io::Result<Vec<PathMention>> {
         let path = std::fs::canonicalize(tree)?;
         let root = fs::open(&path, DIR_FLAGS, Mode::empty())?;
-        rewrite(Tree { path: &path, root: &root }, from, &path, Whose::Live)
+        rewrite(Tree { path: &path, root: &root }, (from, &path), Whose::Live, only_theirs)
     };
     rewrite().context(Operation::RewritePaths, || tree)
 }
 
-/// Gives a copy of `from` the path `to`.
-fn rewrite(tree: Tree<'_>, from: &Path, to: &Path, whose: Whose) -> io::Result<Vec<PathMention>> {
+/// Gives a copy of `from` the path `to`. Of the mentions that are `only_theirs`, those stay as they
+/// are that `from` does not have.
+fn rewrite(
+    tree: Tree<'_>,
+    (from, to): (&Path, &Path),
+    whose: Whose,
+    only_theirs: impl Fn(&PathMention) -> bool,
+) -> io::Result<Vec<PathMention>> {
     let canonical = from.canonicalize().unwrap_or_else(|_| from.to_owned());
     let mut spellings = Spellings::at(vec![bytes_of(&canonical)]);
     if from.is_absolute() {
         spellings.add(&[bytes_of(from)]);
     }
     let mut found = find(tree, &mut spellings)?;
-    for mention in found.iter_mut().filter(|it| it.kind == PathKind::Link && it.kept.is_none()) {
-        // A link that `from` does not have is the user's own, and leads there on purpose.
-        let [theirs, ours] = [from, tree.path].map(|it| std::fs::read_link(it.join(&mention.path)));
+    for mention in found.iter_mut().filter(|it| it.kept.is_none() && only_theirs(it)) {
+        // What `from` does not have is the user's own, and names it on purpose.
+        let [theirs, ours] = [from, tree.path].map(|root| {
+            let path = root.join(&mention.path);
+            match mention.kind {
+                PathKind::Link => std::fs::read_link(path).map(|it| bytes_of(&it)),
+                _ => read_plain(fs::CWD, &path, MOST_BYTES),
+            }
+        });
         if theirs.ok() != ours.ok() {
             mention.kept = Some(PathKept::NotTranslatable);
         }
@@ -408,7 +428,8 @@ fn rewrite(tree: Tree<'_>, from: &Path, to: &Path, whose: Whose) -> io::Result<V
 
 /// Clones a tree as [`clone_tree`](crate::clone_tree) does, and gives each clone its own path in
 /// the files that [`rewrite_paths`] rewrites. Returns these files for each destination. A clone
-/// appears when its files name it. In a merge, the files are rewritten after they arrived.
+/// appears when its files name it. In a merge, the files are rewritten after they arrived; those that
+/// are not as `source` has them stay.
 ///
 /// # Errors
 /// Those of [`clone_tree`](crate::clone_tree) and of [`rewrite_paths`]. No destination exists that
@@ -427,7 +448,8 @@ pub fn clone_with_own_paths<S: AsRef<Path>, D: AsRef<Path>>(
             let staged = std::fs::canonicalize(stage.path())?;
             let name = path.file_name().unwrap_or_default();
             let tree = Tree { path: &staged, root: stage.dir() };
-            rewrite(tree, &from, &staged.with_file_name(name), Whose::Staged)
+            let to = staged.with_file_name(name);
+            rewrite(tree, (&from, &to), Whose::Staged, |it| it.kind == PathKind::Link)
         };
         mentions.borrow_mut()[at] = rewrite().context(Operation::RewritePaths, || path)?;
         Ok(())
@@ -436,7 +458,9 @@ pub fn clone_with_own_paths<S: AsRef<Path>, D: AsRef<Path>>(
     let mut mentions = mentions.into_inner();
     if options.existing.merges() && !options.dry_run {
         for (destination, mentions) in report.destinations.iter().zip(&mut mentions) {
-            *mentions = rewrite_paths(&destination.path, &from)?;
+            // The record of a package follows its files.
+            let is_file = |it: &PathMention| it.kind != PathKind::Record;
+            *mentions = rewrite_live(&destination.path, &from, is_file)?;
         }
     }
     Ok((report, mentions))

@@ -6,9 +6,9 @@ use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use calve::{
-    DropOptions, GcOptions, GitMode, PathKept, PathKind, PathMeaning, PathMention, PathMode,
-    SnapshotId, SnapshotOptions, StartOptions, Store, StoreOptions, SwitchOptions, Worktree,
-    path_mentions, rewrite_paths,
+    CloneOptions, DropOptions, Existing, GcOptions, GitMode, PathKept, PathKind, PathMeaning,
+    PathMention, PathMode, SnapshotId, SnapshotOptions, StartOptions, Store, StoreOptions,
+    SwitchOptions, Worktree, path_mentions, rewrite_paths,
 };
 
 use crate::common::git::{git, script};
@@ -479,6 +479,34 @@ fn a_clone_can_be_given_its_own_paths_and_a_tree_says_which_files_name_it() {
     }
     assert!(!named.contains(&PathBuf::from("notes")));
     assert!(is_there(&clone));
+}
+
+#[test]
+fn a_merge_rewrites_only_what_is_as_the_source_has_it() {
+    for how in [Existing::Keep, Existing::Merge] {
+        let scratch = Scratch::new();
+        let [source, dest] = ["source", "dest"].map(|name| scratch.join(name));
+        environment(&source);
+        environment(&dest);
+        let script = |root: &Path, name: &str, body: &str| {
+            let shebang = format!("#!{}/.venv/bin/python\n", source.display());
+            fs::write(root.join(".venv/bin").join(name), shebang + body).unwrap();
+        };
+        script(&source, "both", "theirs");
+        script(&dest, "both", "mine");
+        script(&dest, "own", "mine");
+        script(&source, "new", "theirs");
+        let options = CloneOptions::new().existing(how);
+        calve::clone_with_own_paths(&source, &[&dest], &options).unwrap();
+        let names = |name: &str| {
+            let text = read(&dest, &format!(".venv/bin/{name}"));
+            [&source, &dest].map(|root| text.contains(&format!("#!{}/", root.display())))
+        };
+        assert_eq!(names("own"), [true, false], "{how:?}");
+        assert_eq!(names("new"), [false, true], "{how:?}");
+        let is_kept = how == Existing::Keep;
+        assert_eq!(names("both"), [is_kept, !is_kept], "{how:?}");
+    }
 }
 
 /// A project whose build folders, environments and links a copy would take from the project. Each
