@@ -172,7 +172,12 @@ const ROWS: &[Row] = &[
         &[1, 4],
         &[Fresh, Replace],
     ),
-    ("fgetxattr", &[("EIO", Fails), ("ENODATA", Told)], &[1, 2], &[Fresh]),
+    (
+        "fgetxattr",
+        &[("EIO", Fails), ("ENODATA", Told), ("EPERM", Told), ("ENOSYS", Told)],
+        &[1, 2],
+        &[Fresh],
+    ),
     (
         "fremovexattr",
         &[("EIO", Fails), ("EOPNOTSUPP", Masked)],

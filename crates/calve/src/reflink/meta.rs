@@ -258,7 +258,8 @@ pub(crate) fn mode(bits: u32) -> Mode {
 /// Extended attributes: names and values.
 #[derive(Debug)]
 pub(crate) struct Attrs {
-    found: Vec<(CString, Vec<u8>)>,
+    /// `None`: the system lists the attribute and does not let us read it.
+    found: Vec<(CString, Option<Vec<u8>>)>,
     /// There may be more: the list of names is longer than the system returns (64 KiB on Linux),
     /// or a sandbox refuses it.
     unlisted: bool,
@@ -364,10 +365,13 @@ impl Attrs {
             if stays(name.to_bytes()) {
                 continue;
             }
-            // If there is none: somebody removed it, or the system lists it but does not let us
-            // read it.
             let value = grow(|buffer| xattr::fgetxattr(file, name, buffer));
-            if let Some(value) = SystemCall::ReadAttribute.if_available(value)? {
+            // Somebody removed it, or the mount has none of this kind.
+            if matches!(value, Err(NO_SUCH_ATTR | Errno::NOTSUP)) {
+                continue;
+            }
+            let value = SystemCall::ReadAttribute.if_available(value)?;
+            if value.is_some() || !unlisted {
                 attrs.push((name.to_owned(), value));
             }
         }
@@ -396,8 +400,10 @@ impl Attrs {
 
     /// Names and values, sorted by name.
     pub(crate) fn to_sorted(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
-        let pair = |(name, value): &(CString, Vec<u8>)| (name.to_bytes().to_vec(), value.clone());
-        let mut all: Vec<_> = self.found.iter().map(pair).collect();
+        let pair = |(name, value): &(CString, Option<Vec<u8>>)| {
+            Some((name.to_bytes().to_vec(), value.clone()?))
+        };
+        let mut all: Vec<_> = self.found.iter().filter_map(pair).collect();
         all.sort();
         all.dedup_by(|a, b| a.0 == b.0);
         all
@@ -407,13 +413,15 @@ impl Attrs {
     pub(crate) fn from_pairs(pairs: &[(Vec<u8>, Vec<u8>)]) -> Self {
         let found = pairs
             .iter()
-            .filter_map(|(name, value)| Some((CString::new(name.as_slice()).ok()?, value.clone())))
+            .filter_map(|(name, value)| {
+                Some((CString::new(name.as_slice()).ok()?, Some(value.clone())))
+            })
             .collect();
         Self { found, unlisted: false }
     }
 
     /// Sets the attributes (the ACLs, or all except the ACLs). Notes the names of those that the
-    /// filesystem refuses, or `forgets` after it accepted them.
+    /// filesystem refuses, or `forgets` after it accepted them, and of those that could not be read.
     fn set(
         &self,
         file: impl AsFd,
@@ -429,6 +437,10 @@ impl Attrs {
             if (name.as_c_str() == ACL_ACCESS || name.as_c_str() == ACL_DEFAULT) != acls {
                 continue;
             }
+            let Some(value) = value else {
+                refused.push(name.to_string_lossy().into_owned());
+                continue;
+            };
             let set = xattr::fsetxattr(file, name, value, xattr::XattrFlags::empty())
                 .map_err(|errno| if is_too_large(file, errno) { Errno::TOOBIG } else { errno });
             if SystemCall::SetAttribute.if_available(set)?.is_none()
@@ -551,7 +563,8 @@ pub(crate) fn apply(
             && let Some((_, acl)) =
                 attrs.found.iter().find(|(name, _)| name.as_c_str() == ACL_ACCESS)
         {
-            let narrow = meta.without_acl(acl).mode & permissions;
+            // Nobody knows what an ACL that could not be read gives to the group.
+            let narrow = acl.as_ref().map_or(0, |acl| meta.without_acl(acl).mode & permissions);
             permissions = permissions & !0o070 | narrow & 0o070;
             give_mode(file, mode(permissions))?;
         }
