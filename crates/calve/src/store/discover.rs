@@ -344,6 +344,21 @@ fn why_not_in_git(store: &Store) -> Result<Option<NotInGit>, Error> {
     look().context(Operation::Read, || git::git_of(&project))
 }
 
+/// The project or worktree whose snapshots have the folder `folder` in them. The folder itself may
+/// be missing.
+pub(super) fn tree_with(folder: &Path) -> Option<PathBuf> {
+    let there = |above: &Path| Some((above.to_owned(), std::fs::canonicalize(above).ok()?));
+    let (above, real) = folder.ancestors().find_map(there)?;
+    let found = discover(&real).ok()?;
+    let folder = real.join(folder.strip_prefix(above).unwrap_or(Path::new("")));
+    let root = std::fs::canonicalize(&found.root).unwrap_or_else(|_| found.root.clone());
+    let inside = folder.strip_prefix(&root).ok()?;
+    let is_left_out = inside.starts_with(layout::GIT)
+        || inside.iter().any(|name| name == layout::OWN)
+        || folder.starts_with(found.store.path());
+    (!is_left_out).then_some(root)
+}
+
 impl Discovered {
     /// Makes this working tree the project of the store, if git made it and has
     /// [removed](Store::is_project_removed) the project. Returns the path that the project had.

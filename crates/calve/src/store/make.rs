@@ -9,6 +9,7 @@ use rustix::fs::{self, Mode};
 use rustix::io::Errno;
 
 use super::catalog::{Catalog, State, WorktreeRow};
+use super::discover::tree_with;
 use super::layout::{self, Layout, OWN};
 use super::{
     MarkPlace, Marker, PROJECT, Store, bytes_of, format, git, home, is_refused, locks, now,
@@ -44,6 +45,8 @@ impl Store {
     /// # Errors
     /// As for [`Store::init`]. [`ErrorKind::StoreExists`] also if the project has a store that is
     /// somewhere else; [`ErrorKind::StoreNotFound`] if that store is not there now.
+    /// [`ErrorKind::Overlap`] also if the store would be content of another project or of a worktree,
+    /// or of this project and that has a store.
     pub fn init_at(project: impl AsRef<Path>, store: impl AsRef<Path>) -> Result<Self, Error> {
         pointed(made(project.as_ref(), Some(store.as_ref()))?)
     }
@@ -78,6 +81,9 @@ fn made(project: &Path, store: Option<&Path>) -> Result<Store, Error> {
     must_be_a_project(&project, store.is_none())?;
     must_have_no_other(&project, store, &path)?;
     let (parent, name) = parent_of(&path)?;
+    if store.is_some() && !Layout(&path).has_store() {
+        must_be_in_no_tree(&parent.join(&name))?;
+    }
     let dir = fs::open(&parent, DIR_FLAGS, Mode::empty()).context(Operation::Open, || &parent)?;
     // Before there is a stage, which would change the project.
     remove_empty(&path)?;
@@ -157,6 +163,15 @@ fn must_be_a_project(project: &Path, store_is_inside: bool) -> Result<(), Error>
         return refused(io::ErrorKind::Unsupported, "it is git's own folder, or inside one");
     }
     Ok(())
+}
+
+/// Fails if snapshots of a project or of a worktree would have the store in them.
+fn must_be_in_no_tree(store: &Path) -> Result<(), Error> {
+    let Some(root) = tree_with(store) else { return Ok(()) };
+    let why =
+        "it is inside a project or a worktree: a restore there would take back newer snapshots";
+    let cause = io::Error::new(io::ErrorKind::InvalidInput, why);
+    Err(Error::new(ErrorKind::Overlap, Operation::MakeStore, store, cause).with_other(root))
 }
 
 /// Removes an empty folder, which is as good as none, from the place of a new store.

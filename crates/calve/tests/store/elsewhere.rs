@@ -102,6 +102,33 @@ fn a_store_that_is_not_there_is_missed_by_its_path_and_nothing_takes_its_place()
     assert_eq!(it.scratch.names(), ["project", "project.calve"]);
 }
 
+/// A restore of the tree around the store put an old database into the living store.
+#[test]
+fn a_store_is_content_of_no_project_and_of_no_worktree() {
+    let it = Elsewhere::new();
+    let store = Store::open(&it.store).unwrap();
+    store.start(&["w"], &StartOptions::new(), &common()).unwrap();
+    let (other, own) = (it.scratch.join("other"), it.scratch.join("own"));
+    few(&other);
+    few(&own);
+    Store::init(&own).unwrap();
+    for (project, inside) in [
+        (&other, it.project.join("d1/s.calve")),
+        (&other, it.scratch.join("project.worktrees/w/s.calve")),
+        (&own, own.join("s.calve")),
+    ] {
+        let error = Store::init_at(project, &inside).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Overlap, "{error}");
+        assert!(!is_there(&inside) && !is_there(&other.join(".calve")), "{inside:?}");
+    }
+    // No snapshot has it.
+    for (project, at) in
+        [(&other, it.project.join(".calve/s.calve")), (&own, it.scratch.join("s.calve"))]
+    {
+        Store::init_at(project, at).unwrap();
+    }
+}
+
 /// Contents that an archive may bring along.
 #[test]
 fn a_pointer_leads_to_no_store_that_does_not_know_its_project() {

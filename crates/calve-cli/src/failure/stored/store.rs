@@ -103,6 +103,9 @@ fn not_made(case: &Case<'_>) -> Option<String> {
         {
             "make the store in a new folder on a local disk: calve init --store DIR".to_owned()
         }
+        ErrorKind::Overlap if operation == Operation::MakeStore => {
+            "choose a folder outside of it, such as one beside the project".to_owned()
+        }
         ErrorKind::Overlap
             if operation == Operation::MakeStoreFor
                 && error.kind() == io::ErrorKind::Unsupported =>

@@ -63,6 +63,7 @@ fn every_kind_that_a_store_knows_has_a_way_out() {
         (ErrorKind::Overlap, Operation::DropWorktree, "'git worktree remove PATH'"),
         (ErrorKind::Overlap, Operation::MakeFolder, "outside of the store"),
         (ErrorKind::Overlap, Operation::MakeStoreFor, "calve status"),
+        (ErrorKind::Overlap, Operation::MakeStore, "outside of it"),
         (ErrorKind::DestinationExists, Operation::StartWorktree, "--at"),
         (ErrorKind::StoreNotFound, Operation::FindStoreOfWorktree, "'calve list'"),
         (ErrorKind::StoreNotFound, Operation::FindStoreOfProject, "mount it"),

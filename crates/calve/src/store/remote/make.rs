@@ -3,9 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::super::Store;
+use super::super::discover::tree_with;
 use super::super::id::{is_token, token};
-use super::super::layout::GIT;
 #[cfg(feature = "cloud")]
 use super::cloud;
 use super::objects::Patient;
@@ -72,16 +71,7 @@ fn without_secrets(url: &str) -> String {
 /// would have the remote in them, and a restore would take back what others pushed meanwhile.
 pub(super) fn must_be_in_no_tree(url: &str, operation: Operation) -> Result<(), Error> {
     let Some(folder) = url.strip_prefix("file://").map(Path::new) else { return Ok(()) };
-    // The folder itself may be missing.
-    let there = |above: &Path| Some((above.to_owned(), std::fs::canonicalize(above).ok()?));
-    let Some((above, real)) = folder.ancestors().find_map(there) else { return Ok(()) };
-    let Ok(found) = Store::discover(&real) else { return Ok(()) };
-    let folder = real.join(folder.strip_prefix(above).unwrap_or(Path::new("")));
-    let root = std::fs::canonicalize(&found.root).unwrap_or_else(|_| found.root.clone());
-    let is_gits = folder.starts_with(root.join(GIT));
-    if is_gits || !folder.starts_with(&root) || folder.starts_with(found.store.path()) {
-        return Ok(());
-    }
+    let Some(root) = tree_with(folder) else { return Ok(()) };
     let why =
         "it is inside a project or a worktree: a restore there would take back what was pushed";
     let cause = io::Error::new(io::ErrorKind::InvalidInput, why);
