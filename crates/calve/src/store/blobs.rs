@@ -57,6 +57,8 @@ use rustix::io::Errno;
 
 use super::id::BlobId;
 use super::layout::Layout;
+use super::marker::give;
+use super::ownership::Believed;
 use crate::error::IfThere as _;
 use crate::reflink::copy::TRIES;
 use crate::reflink::filesystem::Filesystem;
@@ -601,9 +603,14 @@ impl Blobs {
     fn make_fan(&self, path: &CString) -> rustix::io::Result<()> {
         let fan = super::manifest::os(&path.to_bytes()[..2]);
         match fs::mkdirat(&self.dir, fan, Mode::from_raw_mode(0o755)) {
-            Err(Errno::EXIST) => Ok(()),
-            result => result,
+            Err(Errno::EXIST) => return Ok(()),
+            result => result?,
         }
+        if rustix::process::geteuid().is_root() {
+            let folder = fs::openat(&self.dir, fan, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
+            give(folder, Believed::with_folder(&self.dir));
+        }
+        Ok(())
     }
 
     /// Flushes mirrors to the disk, with everything else on a filesystem that can do so at once.

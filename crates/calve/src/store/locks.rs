@@ -21,6 +21,8 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 
 use super::layout::{Layout, lock};
+use super::marker::give;
+use super::ownership::Believed;
 use super::stopping::{STOPPED_MOST, is_stopping};
 use crate::error::{Context as _, Error, Operation};
 use crate::reflink::sys;
@@ -49,15 +51,21 @@ impl Guard {
 
 fn open(store: &Path, name: &str) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt as _;
-    std::fs::OpenOptions::new()
+    let mut options = std::fs::OpenOptions::new();
+    options
         .read(true)
         .write(true)
-        .create(true)
-        .truncate(false)
         .mode(0o600)
         // A link would make or lock a file elsewhere, and a pipe is no file.
-        .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
-        .open(Layout(store).lock(name))
+        .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed());
+    let path = Layout(store).lock(name);
+    match options.open(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        opened => return opened,
+    }
+    let file = options.create(true).truncate(false).open(&path)?;
+    give(&file, Believed::with_store(store));
+    Ok(file)
 }
 
 /// Waits for a lock. A wait in the kernel would not end with a signal, whose handler only sets a

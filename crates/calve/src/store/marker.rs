@@ -7,7 +7,7 @@
 //! ([`Marker::believed`]).
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{self, AtFlags, Mode, OFlags};
@@ -287,9 +287,9 @@ fn write_mark(own: &OwnedFd, name: &str, text: &[u8], believed: Believed) -> io:
     io::Write::write_all(&mut std::fs::File::from(file), text)
 }
 
-/// Gives a file to whom the store belongs. Returns whether it is theirs. If it stays ours, the
-/// mark serves us and root, and the other user is told that it is not theirs.
-fn give(file: &OwnedFd, believed: Believed) -> bool {
+/// Gives a file to whom the store belongs. Returns whether it is theirs. If it stays ours, a mark
+/// serves us and root, and the other user is told that it is not theirs.
+pub(crate) fn give(file: impl AsFd, believed: Believed) -> bool {
     let (owner, group) = believed.keeps_marks();
     (owner.is_none() && group.is_none()) || fs::fchown(file, owner, group).is_ok()
 }

@@ -12,6 +12,7 @@
 //! [`Store::open`]: super::Store::open
 
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
@@ -81,7 +82,16 @@ impl Believed {
 
     /// Those, and the owner of a store that is in use.
     pub(crate) fn with_store(store: &Path) -> Self {
-        match fs::stat(store) {
+        Self::with(fs::stat(store))
+    }
+
+    /// The same for a store of which a folder is open.
+    pub(crate) fn with_folder(folder: impl AsFd) -> Self {
+        Self::with(fs::fstat(folder))
+    }
+
+    fn with(store: rustix::io::Result<Stat>) -> Self {
+        match store {
             Ok(stat) => Self::user().and(Owned::of(&stat)),
             // It is gone. So nobody speaks for it.
             Err(_) => Self::user(),
@@ -112,8 +122,8 @@ impl Believed {
         is_open.then(|| format!("other users may write to it (mode {:o})", entry.mode))
     }
 
-    /// The owner and group that the store's marks get, and whether the group may read them. Root
-    /// gives them to the owner of the store, who could not read them otherwise.
+    /// The owner and group that marks, locks and folders of the store get. Root gives them to the
+    /// owner of the store, who could not use them otherwise.
     pub(crate) fn keeps_marks(self) -> (Option<Uid>, Option<Gid>) {
         let owner = self.store.filter(|store| self.user == 0 && *store != 0);
         (owner.map(Uid::from_raw), self.group.map(Gid::from_raw))

@@ -7,7 +7,9 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use crate::common;
 use crate::common::{NOBODY, Scratch, as_nobody, is_root, not_run};
 use crate::maintained::{Project, common, few};
-use calve::{DropOptions, ErrorKind, StartOptions, Store, WorktreeState};
+use calve::{
+    DropOptions, ErrorKind, SnapshotOptions, StartOptions, Store, SwitchOptions, WorktreeState,
+};
 
 #[test]
 fn a_store_of_another_user_is_refused_where_it_was_found_and_opened_where_it_is_named() {
@@ -197,6 +199,40 @@ fn a_planted_pointer_moves_no_project_and_marks_are_private() {
         fs::set_permissions(&shared, fs::Permissions::from_mode(mode)).unwrap();
         assert_eq!(Store::discover(&shared).is_ok(), moves, "{owner} {mode:o}");
         assert_eq!(store.project().unwrap() == shared, moves, "{owner} {mode:o}");
+    }
+}
+
+/// Root restores a tree in a user's store. Its lock, the files that were moved aside and the folders
+/// of new contents were root's.
+#[test]
+fn what_root_makes_in_a_users_store_is_the_users() {
+    const TEST: &str = "what_root_makes_in_a_users_store_is_the_users";
+    if !is_root() {
+        return not_run(TEST, "only root can give files away");
+    }
+    let scratch = Scratch::new();
+    let path = scratch.join("project");
+    few(&path);
+    let made = Store::init(&path).unwrap().path().to_owned();
+    let store = Store::open(&made).unwrap();
+    store.snapshot(&SnapshotOptions::new().name("first"), &common()).unwrap();
+    common::sh(std::process::Command::new("chown").arg("-R").arg(NOBODY.to_string()).arg(&path));
+    for number in 0..64 {
+        fs::write(path.join(format!("d1/new{number}")), vec![number; 5000]).unwrap();
+    }
+    let store = Store::open(&made).unwrap();
+    store.snapshot(&SnapshotOptions::new(), &common()).unwrap();
+    fs::create_dir_all(path.join("d1/deep/er")).unwrap();
+    fs::write(path.join("d1/deep/er/work"), "work").unwrap();
+    let first = store.resolve("first").unwrap();
+    let project = store.project_worktree().unwrap();
+    project.switch(first, &SwitchOptions::new().force(true), &common()).unwrap();
+    for folder in ["locks", "trees", "blobs"] {
+        let mut command = std::process::Command::new("find");
+        command.arg(made.join(folder)).args(["-uid", "0", "(", "-type", "d", "-o", "-path"]);
+        let found = command.args(["*/locks/*", "-o", "-name", "record", ")"]).output().unwrap();
+        assert!(found.status.success(), "{found:?}");
+        assert_eq!(String::from_utf8_lossy(&found.stdout), "");
     }
 }
 

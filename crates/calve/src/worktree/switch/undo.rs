@@ -28,7 +28,7 @@ use crate::store::delta::{Counts, compare};
 use crate::store::id::SnapshotId;
 use crate::store::layout::{self, GIT_IGNORE, OWN, UNDO, UNDO_C, UNDO_FILES, UNDO_RECORD};
 use crate::store::manifest::ROOT;
-use crate::store::marker::HIDES_ALL;
+use crate::store::marker::{HIDES_ALL, give};
 use crate::store::object::Entry;
 use crate::store::undo::{Record, UndoStep, damaged, open_home};
 use crate::store::{StoreOptions, listed};
@@ -319,7 +319,9 @@ impl Worktree {
             fs::mkdirat(stage.dir(), UNDO_FILES, Mode::RWXU)?;
             let mode = Mode::RUSR | Mode::WUSR;
             let file = fs::openat(stage.dir(), UNDO_RECORD, NEW_FILE_FLAGS, mode)?;
+            give(&file, self.store.registry().believed());
             write_record(file, &encoded)?;
+            self.give_folders(stage.dir(), Path::new(UNDO_FILES));
             sync_folder(stage.dir())
         };
         fill().context(Operation::Write, || undo.join(UNDO_RECORD))?;
@@ -360,12 +362,27 @@ impl Worktree {
             let time = Meta::at(&undo, UNDO_RECORD)?.timestamps().last_modification;
             let mut staged = StagedFile::new(dir);
             let file = fs::openat(dir, &staged.path, NEW_FILE_FLAGS, Mode::RUSR | Mode::WUSR)?;
+            give(&file, self.store.registry().believed());
             write_record(file, &record.encode())?;
             fs::utimensat(dir, &staged.path, &modified_at(time), AtFlags::SYMLINK_NOFOLLOW)?;
             staged.place(&undo, layout::UNDO_RECORD_C)?;
             sync_folder(undo)
         };
         write().context(Operation::Write, || self.undo_path().join(UNDO_RECORD))
+    }
+
+    /// Gives the folder at `path` and those above it, up to `folder`, to whom the store belongs:
+    /// root made them, and the user could not undo anything otherwise.
+    fn give_folders(&self, folder: &OwnedFd, path: &Path) {
+        let believed = self.store.registry().believed();
+        if believed.keeps_marks() == (None, None) {
+            return;
+        }
+        for path in path.ancestors() {
+            if let Ok(made) = open_at(folder, path) {
+                give(made, believed);
+            }
+        }
     }
 
     /// The snapshot that takes back the steps of a record, and nothing else. A snapshot that was
@@ -437,14 +454,18 @@ impl Worktree {
                 None => continue,
             };
             let moved = || -> io::Result<()> {
-                let to = make_parents(&to, path)?;
+                let files = &to;
+                let to = make_parents(files, path)?;
                 let name = last(path)?;
                 if is_dir {
-                    return match fs::mkdirat(&to, &name, Mode::RWXU) {
-                        Ok(()) | Err(Errno::EXIST) => Ok(()),
-                        Err(errno) => Err(errno.into()),
-                    };
+                    match fs::mkdirat(&to, &name, Mode::RWXU) {
+                        Ok(()) | Err(Errno::EXIST) => {}
+                        Err(errno) => return Err(errno.into()),
+                    }
+                    self.give_folders(files, path);
+                    return Ok(());
                 }
+                self.give_folders(files, path.parent().unwrap_or(path));
                 let dir = open_parent(root, path)?;
                 // An interrupted switch may have moved another entry aside from here. We must not
                 // lose either of them.
