@@ -201,30 +201,45 @@ fn without_line(text: &str, line: &str) -> String {
     text.split_inclusive('\n').filter(|there| there.trim_end_matches('\n') != line).collect()
 }
 
-/// Replaces `/etc/fstab` as a whole, or not at all.
-fn change_fstab(change: impl FnOnce(&str) -> String) -> Result<(), Failure> {
-    let path = Path::new(FSTAB);
-    let failed = |error: io::Error| Failure::writing("write", path, &error);
-    let (text, mode) = match fs::read_to_string(path) {
-        Ok(text) => (text, fs::metadata(path).map_err(failed)?.mode() & 0o7777),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => (String::new(), 0o644),
-        Err(error) => return Err(failed(error)),
+/// Replaces `/etc/fstab` as a whole, or not at all. Another calve waits; and if another program
+/// changed the file meanwhile, this begins again with that text.
+fn change_fstab(change: impl Fn(&str) -> String) -> Result<(), Failure> {
+    let failed = |error: io::Error| Failure::writing("write", Path::new(FSTAB), &error);
+    // The file may be a link, which stays.
+    let path = fs::canonicalize(FSTAB).unwrap_or_else(|_| FSTAB.into());
+    let folder = fs::File::open(path.parent().unwrap_or(&path)).map_err(failed)?;
+    folder.lock().map_err(failed)?;
+    let read = || match fs::read_to_string(&path) {
+        Ok(text) => Ok((text, fs::metadata(&path)?.mode() & 0o7777)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((String::new(), 0o644)),
+        Err(error) => Err(error),
     };
-    let changed = change(&text);
-    if changed == text {
-        return Ok(());
+    loop {
+        let (text, mode) = read().map_err(failed)?;
+        let changed = change(&text);
+        if changed == text {
+            return Ok(());
+        }
+        let staged = stage(&path, &changed, mode).map_err(failed)?;
+        if read().map_err(failed)?.0 == text {
+            return fs::rename(&staged, &path).map_err(failed);
+        }
     }
-    replace(path, &changed, mode).map_err(failed)
 }
 
 fn replace(path: &Path, text: &str, mode: u32) -> io::Result<()> {
+    fs::rename(stage(path, text, mode)?, path)
+}
+
+/// Writes a file that will replace the one at `path`.
+fn stage(path: &Path, text: &str, mode: u32) -> io::Result<PathBuf> {
     let staged = plan::with_suffix(path, ".calve-new");
     let _ = fs::remove_file(&staged);
     let mut file = fs::File::create_new(&staged)?;
     file.set_permissions(fs::Permissions::from_mode(mode))?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
-    fs::rename(&staged, path)
+    Ok(staged)
 }
 
 /// Runs calve once more as root, which does the part that only root can do.

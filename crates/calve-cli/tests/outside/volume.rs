@@ -346,6 +346,33 @@ fn what_a_killed_command_leaves_is_named_and_the_next_one_goes_on() {
     host.is_as_before("removed");
 }
 
+/// Two commands that read the file at once each put their own text in its place.
+#[test]
+fn no_line_of_fstab_is_lost_and_a_link_stays_a_link() {
+    const TEST: &str = "volume::no_line_of_fstab_is_lost_and_a_link_stays_a_link";
+    let Some(host) = Host::new(TEST, 8000) else { return };
+    fs::rename("/etc/fstab", "/etc/fstab.real").unwrap();
+    std::os::unix::fs::symlink("fstab.real", "/etc/fstab").unwrap();
+    fs::write("/etc/fstab", "/dev/none /mnt/none ext4 noauto 0 0\n").unwrap();
+    let volumes = ["trees", "trees2", "trees3", "trees4"];
+    let create = |name: &'static str| {
+        let host = &host;
+        move || host.done(&format!("volume create {name} --size 1G --fs xfs"))
+    };
+    std::thread::scope(|scope| {
+        for name in volumes {
+            scope.spawn(create(name));
+        }
+    });
+    let fstab = fs::read_to_string("/etc/fstab.real").unwrap();
+    assert_eq!(fstab.lines().count(), 1 + volumes.len(), "{fstab}");
+    assert!(fs::symlink_metadata("/etc/fstab").unwrap().is_symlink());
+    for name in volumes {
+        host.done(&format!("volume remove {name}"));
+    }
+    assert_eq!(fs::read_to_string("/etc/fstab").unwrap().lines().count(), 1);
+}
+
 #[test]
 fn a_host_that_fills_is_told_in_time_and_nothing_is_lost() {
     const TEST: &str = "volume::a_host_that_fills_is_told_in_time_and_nothing_is_lost";
