@@ -5,13 +5,14 @@ use std::path::Path;
 use calve::ErrorKind;
 use serde::Serialize;
 
-use super::facts::{mount_command, why_away};
+use super::facts::{device_of, mount_command, why_away};
 use super::found::{Found, is_there};
 use super::machine::{is_missing_program, output as output_of};
 use super::plan::{Filesystem, Volume};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::failure::stored::own;
+use crate::mounts::mounted;
 use crate::output::PathFields;
 use crate::session::Session;
 use crate::text::{shell_word, shown};
@@ -20,9 +21,24 @@ pub(super) fn run(at: &Path, repair: bool, session: Session<'_>) -> Result<Exit,
     let found = Found::named(at, session)?;
     let Volume { at, image, filesystem } = &found.volume;
     let word = shell_word(at);
-    if found.mount.is_some() {
-        let hint = format!("sudo umount {word} && calve volume check {word}");
-        return Err(own("check volume", at, ErrorKind::Busy, "it is mounted", hint));
+    // Nobody may check a filesystem that is in use, wherever it is mounted.
+    if let Some(device) = device_of(image) {
+        let mount = mounted().into_iter().rev().find(|mount| mount.source == device);
+        let (why, end) = match &mount {
+            Some(mount) if mount.at == *at => {
+                ("it is mounted".to_owned(), format!("umount {word}"))
+            }
+            Some(mount) => {
+                let other = shell_word(&mount.at);
+                (format!("its image is mounted at {other}"), format!("umount {other}"))
+            }
+            None => {
+                let why = format!("{device} has its image, which another process may have mounted");
+                (why, format!("losetup -d {device}"))
+            }
+        };
+        let hint = format!("sudo {end} && calve volume check {word}");
+        return Err(own("check volume", at, ErrorKind::Busy, &why, hint));
     }
     if !is_there(image)? {
         let hint = found.record.as_ref().map_or_else(

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use calve::{ErrorKind, ReflinkOutcome};
+use calve::{ErrorKind, ReflinkOutcome, Store};
 
 use super::facts::{mount_at, why_away};
 use super::found::{Found, is_there, place};
@@ -13,6 +13,7 @@ use super::machine::{self, is_root, needed};
 use super::plan::{self, Filesystem, Owner, RootAction, Volume};
 use super::root::by_root;
 use super::status::told_as_made;
+use super::store::inside_tree;
 use crate::args::CreateArgs;
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -42,6 +43,11 @@ pub(super) fn run(args: &CreateArgs, session: Session<'_>) -> Result<Exit, Failu
     let mut made = Made::default();
     let found = match Found::at(&at)? {
         Some(found) => {
+            if found.mount.is_none() && !is_free(&at)? {
+                let why = "something is in its folder, and the volume would hide it";
+                let hint = format!("move what 'ls -A {}' lists to another folder", shell_word(&at));
+                return Err(own("mount volume", &at, ErrorKind::DestinationExists, why, hint));
+            }
             let is_owned = || fs::metadata(&at).is_ok_and(|meta| meta.uid() == owner.uid);
             if found.mount.is_some() && found.record.is_some() && is_owned() {
                 output.summary(format_args!("nothing to do: the volume {} is there", shown(&at)));
@@ -137,13 +143,28 @@ fn must_be_free(at: &Path, image: &Path) -> Result<(), Failure> {
         let hint = format!("move {} away, or choose another folder", shell_word(image));
         return taken("another file has the name of its image", hint);
     }
+    if is_free(at)? && mount_at(&mounted(), at).is_none() {
+        return Ok(());
+    }
+    taken("something is there already", "choose a new or an empty folder".to_owned())
+}
+
+/// Whether a folder is missing or empty.
+fn is_free(at: &Path) -> Result<bool, Failure> {
     match fs::read_dir(at).map(|mut entries| entries.next().is_none()) {
-        Ok(true) if mount_at(&mounted(), at).is_none() => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) if error.kind() != io::ErrorKind::NotADirectory => {
-            Err(Failure::io("look at", vec![at.to_owned()], &error))
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => Ok(false),
+        is_empty => is_empty.map_err(|error| Failure::io("look at", vec![at.to_owned()], &error)),
+    }
+}
+
+/// Fails if the image would be a part of a project or of a worktree.
+fn must_be_in_no_tree(at: &Path, folder: &Path) -> Result<(), Failure> {
+    match Store::discover(folder) {
+        Ok(found) if at.starts_with(&found.root) => {
+            Err(inside_tree("make volume", at, &found.root))
         }
-        _ => taken("something is there already", "choose a new or an empty folder".to_owned()),
+        _ => Ok(()),
     }
 }
 
@@ -178,6 +199,7 @@ fn make_image(
     let image = plan::image_of(at);
     must_be_free(at, &image)?;
     let folder = at.parent().unwrap_or(at);
+    must_be_in_no_tree(at, folder)?;
     must_need_volume(at, folder)?;
     let host = machine::space(folder)
         .map_err(|error| Failure::io("look at", vec![folder.to_owned()], &error))?;

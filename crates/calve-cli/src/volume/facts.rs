@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::plan::{self, FSTAB, Record, UNITS, Volume};
@@ -16,18 +17,33 @@ pub(super) fn mount_at(mounts: &[Mount], at: &Path) -> Option<Mount> {
 
 /// The image below a mount.
 pub(super) fn backing_file(mount: &Mount) -> Option<PathBuf> {
-    let text = fs::read_to_string(sys(mount)?.join("backing_file")).ok()?;
+    image_of_device(&mount.source)
+}
+
+fn image_of_device(device: &str) -> Option<PathBuf> {
+    let text = fs::read_to_string(sys(device)?.join("backing_file")).ok()?;
     Some(text.strip_suffix('\n').unwrap_or(&text).into())
+}
+
+/// A loop device that has this image, wherever it is mounted.
+pub(super) fn device_of(image: &Path) -> Option<String> {
+    let inode = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
+    let wanted = inode(image)?;
+    let mut entries = fs::read_dir("/sys/block").into_iter().flatten().flatten();
+    entries.find_map(|entry| {
+        let device = format!("/dev/{}", entry.file_name().to_string_lossy());
+        (inode(&image_of_device(&device)?)? == wanted).then_some(device)
+    })
 }
 
 /// Whether the loop device bypasses the host's page cache.
 pub(super) fn has_direct_io(mount: &Mount) -> Option<bool> {
-    let text = fs::read_to_string(sys(mount)?.join("dio")).ok()?;
+    let text = fs::read_to_string(sys(&mount.source)?.join("dio")).ok()?;
     Some(text.trim() == "1")
 }
 
-fn sys(mount: &Mount) -> Option<PathBuf> {
-    let name = mount.source.strip_prefix("/dev/").filter(|name| name.starts_with("loop"))?;
+fn sys(device: &str) -> Option<PathBuf> {
+    let name = device.strip_prefix("/dev/").filter(|name| name.starts_with("loop"))?;
     Some(Path::new("/sys/block").join(name).join("loop"))
 }
 

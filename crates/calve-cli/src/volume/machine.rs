@@ -11,6 +11,7 @@ use calve::{Cancel, ErrorKind};
 
 use super::facts::{backing_file, mount_at};
 use super::plan::{self, AtBoot, FSTAB, Filesystem, LABEL, Room, Space, Spaces, Step, Undoable};
+use super::remove::must_be_empty;
 use crate::failure::stored::own;
 use crate::failure::{Failure, Kind};
 use crate::mounts::{mount_of, mounted};
@@ -149,13 +150,19 @@ fn do_one(step: &Step) -> Result<(), Failure> {
     };
     let write = |path: &Path, error: io::Error| Failure::writing("write", path, &error);
     match step {
-        Step::Run("umount", words) => unmount(words),
+        // A volume is remounted to be removed.
+        Step::Run(name @ "umount", words) => when_idle(name, words),
+        Step::Run(name @ "mount", words) if words.len() > 1 => when_idle(name, words),
         Step::Run(name, words) => output(name, words).map(drop),
         Step::DirectIo(at) => {
             let _ = output("losetup", &["--direct-io=on".into(), device(at)?]);
             Ok(())
         }
         Step::NewSize(at) => output("losetup", &["-c".into(), device(at)?]).map(drop),
+        Step::IsEmpty(at) => {
+            device(at)?;
+            must_be_empty(at)
+        }
         Step::Write(path, text) => replace(path, text, 0o644).map_err(|error| write(path, error)),
         Step::Remove(path) => match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -168,19 +175,19 @@ fn do_one(step: &Step) -> Result<(), Failure> {
     }
 }
 
-/// Unmounts, and waits some seconds for processes that are about to end: `calve drop` deletes files
-/// in the background.
-fn unmount(words: &[OsString]) -> Result<(), Failure> {
+/// Changes a mount, and waits some seconds for processes that are about to end: `calve drop` deletes
+/// files in the background.
+fn when_idle(name: &'static str, words: &[OsString]) -> Result<(), Failure> {
     const TRIES: u32 = 50;
     for _ in 1..TRIES {
-        match output("umount", words) {
+        match output(name, words) {
             Err(failure) if failure.cause.contains("busy") => {
                 std::thread::sleep(std::time::Duration::from_millis(100));
             }
             result => return result.map(drop),
         }
     }
-    output("umount", words).map(drop)
+    output(name, words).map(drop)
 }
 
 /// The text with the line at its end, unless the text already has it.

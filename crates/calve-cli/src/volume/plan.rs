@@ -38,6 +38,8 @@ const MOST_BYTES: u64 = 512 * GIB;
 pub(crate) enum RootAction {
     Mount,
     Unmount,
+    /// Unmounts the volume if it is empty.
+    UnmountEmpty,
     Grow,
 }
 
@@ -254,6 +256,8 @@ pub(super) enum Step {
     DirectIo(PathBuf),
     /// Gives the loop device the image's new size.
     NewSize(PathBuf),
+    /// Fails if a removal of the volume would lose something.
+    IsEmpty(PathBuf),
     Write(PathBuf, String),
     Remove(PathBuf),
     AddLine(String),
@@ -308,15 +312,24 @@ pub(super) fn steps_to_mount(
     steps
 }
 
-/// The steps after which nothing mounts the image any more. `line` is its line in `/etc/fstab`.
+/// The steps after which nothing mounts the image any more.
 pub(super) fn steps_to_unmount(
     volume: &Volume,
     boot: Option<&Record>,
     is_mounted: bool,
+    action: RootAction,
 ) -> Vec<Undoable> {
+    let at = &volume.at;
     let mut steps = Vec::new();
+    if action == RootAction::UnmountEmpty {
+        // Other processes used the volume while the user typed the password. Nothing is written
+        // between this look and the unmount.
+        let remount = |how: &str| run("mount", [&"-o", &format!("remount,{how}"), at]);
+        steps.push((remount("ro"), Some(remount("rw"))));
+        steps.push((Step::IsEmpty(at.clone()), None));
+    }
     if is_mounted {
-        steps.push((run("umount", [&volume.at]), None));
+        steps.push((run("umount", [at]), None));
     }
     match boot {
         Some(Record::Unit(unit)) => {
@@ -353,6 +366,7 @@ pub(super) fn shell_lines(steps: &[Undoable]) -> Vec<String> {
         }
         Step::DirectIo(at) => format!("losetup --direct-io=on {}", device(at)),
         Step::NewSize(at) => format!("losetup -c {}", device(at)),
+        Step::IsEmpty(at) => format!("ls -A {}", shell_word(at)),
         Step::Write(path, text) => {
             let words: Vec<String> = text.lines().map(quoted).collect();
             format!("printf '%s\\n' {} > {}", words.join(" "), shell_word(path))

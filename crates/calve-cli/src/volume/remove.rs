@@ -37,12 +37,18 @@ pub(super) fn run(args: &RemoveArgs, session: Session<'_>) -> Result<Exit, Failu
     };
     let goes_on = is_there(&old)?;
     let image = plan::image_of(&at);
-    if !goes_on && !args.force {
+    let must_be_kept = !goes_on && !args.force;
+    if must_be_kept {
         may_be_removed(&found)?;
     }
-    let steps = plan::steps_to_unmount(&found.volume, found.record.as_ref(), found.mount.is_some());
+    let action = match must_be_kept && !args.no_sudo {
+        true => RootAction::UnmountEmpty,
+        false => RootAction::Unmount,
+    };
+    let is_mounted = found.mount.is_some();
+    let steps = plan::steps_to_unmount(&found.volume, found.record.as_ref(), is_mounted, action);
     if args.no_sudo {
-        by_root(RootAction::Unmount, &at, owner(), &steps, true, session)?;
+        by_root(action, &at, owner(), &steps, true, session)?;
         let file = if goes_on { &old } else { &image };
         let lines = format!("rm {}\nrmdir {}\n", shell_word(file), shell_word(&at));
         return output.results(lines.as_bytes()).map(|()| Exit::Done);
@@ -52,12 +58,15 @@ pub(super) fn run(args: &RemoveArgs, session: Session<'_>) -> Result<Exit, Failu
         fs::rename(&image, &old).map_err(failed)?;
     }
     if !steps.is_empty() {
-        let by_hand = by_root(RootAction::Unmount, &at, owner(), &steps, false, session);
+        let by_hand = by_root(action, &at, owner(), &steps, false, session);
         if !matches!(by_hand, Ok(None)) {
             // The mount point must not get another name.
             if !goes_on && mount_at(&mounted(), &at).is_some() {
                 // If that fails, the next `remove` finds the image under the other name.
                 let _ = fs::rename(&old, &image);
+                if must_be_kept {
+                    must_be_empty(&at)?;
+                }
             }
             let by_hand = by_hand.map(|exit| exit.unwrap_or(Exit::Findings));
             return by_hand.map_err(|failure| {
@@ -93,12 +102,6 @@ fn removed(at: &Path, session: Session<'_>) -> Result<Exit, Failure> {
 fn may_be_removed(found: &Found) -> Result<(), Failure> {
     let at = &found.volume.at;
     let word = shell_word(at);
-    let refuse = |why: &str, hint: String, details: Vec<PathBuf>| {
-        Err(Failure {
-            details: details.into(),
-            ..own("remove volume", at, ErrorKind::Overlap, why, hint)
-        })
-    };
     if found.mount.is_none() {
         let how = found.record.as_ref().map_or_else(
             || format!("'calve volume create {word}' mounts it"),
@@ -106,12 +109,19 @@ fn may_be_removed(found: &Found) -> Result<(), Failure> {
         );
         let is_gone = !is_there(&found.volume.image)?;
         let hint = if is_gone { how } else { format!("{how}; --force removes it anyway") };
-        return refuse("it is not mounted, so calve cannot see what is in it", hint, Vec::new());
+        let why = "it is not mounted, so calve cannot see what is in it";
+        return Err(own("remove volume", at, ErrorKind::Overlap, why, hint));
     }
+    must_be_empty(at)
+}
+
+/// Fails if something is in the volume that is mounted at a folder.
+pub(super) fn must_be_empty(at: &Path) -> Result<(), Failure> {
     let inside = Inside::of(at)?;
     if inside.is_empty() {
         return Ok(());
     }
+    let word = shell_word(at);
     let first = |paths: &[PathBuf]| paths.first().map(|path| shell_word(path));
     let worktree = first(&inside.worktrees)
         .map(|path| format!("'calve drop {path}' removes a worktree; "))
@@ -121,7 +131,11 @@ fn may_be_removed(found: &Found) -> Result<(), Failure> {
         .unwrap_or_default();
     let hint =
         format!("{worktree}{store}'calve volume remove --force {word}' deletes everything in it");
-    refuse(&inside.text(), hint, inside.paths())
+    let why = inside.text();
+    Err(Failure {
+        details: inside.paths().into(),
+        ..own("remove volume", at, ErrorKind::Overlap, &why, hint)
+    })
 }
 
 /// The contents of a volume that a removal would lose.
@@ -139,8 +153,7 @@ impl Inside {
         let mut explained = Vec::new();
         let mut paths = Vec::new();
         for entry in fs::read_dir(at).map_err(failed)? {
-            let path = entry.map_err(failed)?.path();
-            paths.extend((!path.ends_with("lost+found")).then_some(path));
+            paths.push(entry.map_err(failed)?.path());
         }
         paths.sort();
         for path in &paths {
@@ -161,7 +174,8 @@ impl Inside {
                 }
             }
         }
-        // Dropped worktrees leave an empty folder, which is no loss.
+        // Dropped worktrees leave an empty folder, which is no loss. What a repair saved is in
+        // `lost+found`.
         let is_empty =
             |path: &Path| fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
         let is_other = |path: &PathBuf| !explained.contains(path) && !is_empty(path);

@@ -78,7 +78,7 @@ pub(super) fn as_root(
         ));
     }
     let found = match action {
-        RootAction::Unmount => unmounting(at)?,
+        RootAction::Unmount | RootAction::UnmountEmpty => unmounting(at)?,
         _ => Found::at(at)?.ok_or_else(|| no_volume(at))?,
     };
     let is_mounted = found.mount.is_some();
@@ -86,8 +86,8 @@ pub(super) fn as_root(
         RootAction::Mount => {
             plan::steps_to_mount(&found.volume, &machine::at_boot(at)?, owner, is_mounted)
         }
-        RootAction::Unmount => {
-            plan::steps_to_unmount(&found.volume, found.record.as_ref(), is_mounted)
+        RootAction::Unmount | RootAction::UnmountEmpty => {
+            plan::steps_to_unmount(&found.volume, found.record.as_ref(), is_mounted, action)
         }
         RootAction::Grow => plan::steps_to_grow(&found.volume),
     };

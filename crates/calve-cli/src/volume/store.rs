@@ -14,7 +14,7 @@ use super::plan::Room;
 use crate::failure::Failure;
 use crate::failure::stored::own;
 use crate::output::Output;
-use crate::text::shell_word;
+use crate::text::{shell_word, shown};
 
 /// Fails if the host of the volume has hardly any room left: the next writes would end in I/O
 /// errors. Warns if there is little room.
@@ -35,6 +35,31 @@ pub(crate) fn must_have_room(store: &Path, output: Output) -> Result<(), Failure
 /// The warning about the room of the volume that a path is on, if any.
 pub(crate) fn warning(path: &Path) -> Option<String> {
     room_of(path, is_volume).map(|(_, advice)| advice)
+}
+
+/// Fails if a store would be written below a volume that is not mounted, which then hides it.
+pub(crate) fn must_be_mounted(store: &Path) -> Result<(), Failure> {
+    let real =
+        std::path::absolute(store).and_then(|path| match (path.parent(), path.file_name()) {
+            (Some(parent), Some(name)) => Ok(fs::canonicalize(parent)?.join(name)),
+            _ => Ok(path),
+        });
+    match real.ok().and_then(|path| volume_away(&path)) {
+        Some(hint) => {
+            let why = "a volume belongs there";
+            Err(own("make store", store, ErrorKind::SourceNotFound, why, hint))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The error for a volume that is inside a project or a worktree.
+pub(super) fn inside_tree(operation: &'static str, at: &Path, root: &Path) -> Failure {
+    let why = format!(
+        "it is inside {}: snapshots there would have its image, and a restore would replace the image",
+        shown(root)
+    );
+    own(operation, at, ErrorKind::Overlap, &why, "choose a folder outside of it")
 }
 
 /// The place of a project's store on a volume: the first name that is free or already belongs to
@@ -65,6 +90,10 @@ pub(crate) fn store_on(at: &Path, project: &Path) -> Result<PathBuf, Failure> {
     }
     let project = fs::canonicalize(project)
         .map_err(|error| Failure::io("open project", vec![project.to_owned()], &error))?;
+    let real = fs::canonicalize(at).unwrap_or_else(|_| at.to_owned());
+    if real.starts_with(&project) {
+        return Err(inside_tree("make store on", at, &project));
+    }
     let name = project.file_name().unwrap_or(OsStr::new("project"));
     // The project already names a store.
     let known = Store::discover(&project).ok().filter(|found| found.root == project);

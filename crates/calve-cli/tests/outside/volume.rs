@@ -188,13 +188,24 @@ fn a_volume_is_made_used_grown_checked_and_removed() {
         // folder in its place.
         let (volume, code) = host.status();
         assert_eq!((code, &volume["mounted"]), (Some(3), &false.into()), "{volume}");
-        for words in ["-C app list", "init --volume trees app", "volume remove trees"] {
+        for words in [
+            "-C app list",
+            "init --volume trees app",
+            "init --store trees/s.calve app",
+            "volume remove trees",
+        ] {
             let run = calve(&host.path(), words);
             assert_eq!(run.code, Some(1), "{words}: {run:?}");
             let command = format!("sudo mount {}", host.trees().display());
             assert!(run.stderr.contains(&command), "{words}: {run:?}");
         }
         assert_eq!(names(&host.trees()), [""; 0]);
+        // The volume would hide it.
+        fs::write(host.trees().join("work"), "work").unwrap();
+        let refused = calve(&host.path(), "volume create trees");
+        assert_eq!(refused.code, Some(1), "{refused:?}");
+        assert!(refused.stderr.contains("the volume would hide it"), "{refused:?}");
+        fs::remove_file(host.trees().join("work")).unwrap();
         // The image is not there either, so nothing can be mounted.
         let (image, away) = (host.path().join("trees.img"), host.path().join("away"));
         fs::rename(&image, &away).unwrap();
@@ -346,6 +357,68 @@ fn what_a_killed_command_leaves_is_named_and_the_next_one_goes_on() {
     host.is_as_before("removed");
 }
 
+/// `remove` looked before the user typed the password, and deleted what came after that.
+#[test]
+fn what_came_into_a_volume_after_the_first_look_is_kept() {
+    const TEST: &str = "volume::what_came_into_a_volume_after_the_first_look_is_kept";
+    let Some(host) = Host::new(TEST, 4000) else { return };
+    for filesystem in ["xfs", "btrfs"] {
+        host.done(&format!("volume create trees --size 1G --fs {filesystem}"));
+        let mounted = || tool(&host.path(), "findmnt -no OPTIONS trees").unwrap();
+        let before = mounted();
+        // A repair saves files there.
+        let folder = host.trees().join("lost+found");
+        let work = folder.join("work");
+        let came = format!(
+            "test $2 != remount,ro || {{ mkdir {}; echo new >{}; }}; PATH=/usr/sbin:/usr/bin:/sbin:/bin exec mount \"$@\"",
+            folder.display(),
+            work.display()
+        );
+        let run = host.with(&[("mount", &came)], "volume remove trees");
+        assert_eq!(run.code, Some(1), "{run:?}");
+        assert!(run.stderr.contains("in it: 1 other file"), "{run:?}");
+        assert_eq!(fs::read_to_string(&work).unwrap(), "new\n");
+        assert_eq!((mounted(), host.status().1), (before, Some(0)), "it is as it was");
+        fs::remove_dir_all(&folder).unwrap();
+        host.done("volume remove trees");
+        host.is_as_before(filesystem);
+    }
+}
+
+/// A repair of a filesystem that is in use destroys it.
+#[test]
+fn an_image_that_is_in_use_anywhere_is_not_checked() {
+    const TEST: &str = "volume::an_image_that_is_in_use_anywhere_is_not_checked";
+    let Some(host) = Host::new(TEST, 4000) else { return };
+    host.done("volume create trees --size 1G --fs xfs");
+    tool(&host.path(), "umount trees").unwrap();
+    fs::create_dir(host.path().join("other")).unwrap();
+    let refused = |why: &str, said: &str| {
+        for words in ["volume check trees", "volume check --repair trees"] {
+            let run = calve(&host.path(), words);
+            assert_eq!(run.code, Some(1), "{why}: {run:?}");
+            assert!(run.stderr.contains(said), "{why}: {run:?}");
+        }
+    };
+    let step = |words: &str| tool(&host.path(), words).unwrap();
+    step("mount -o loop trees.img other");
+    refused("mounted elsewhere", "other && calve volume check");
+    step("umount other");
+    step("mount trees");
+    refused("mounted", "trees is mounted");
+    step("mount -t tmpfs none trees");
+    refused("covered", "trees is mounted");
+    step("umount trees");
+    step("umount trees");
+    let device = step("losetup -f --show trees.img");
+    refused("a loop device", &format!("losetup -d {}", device.trim()));
+    step(&format!("losetup -d {}", device.trim()));
+    host.done("volume check --repair trees");
+    fs::remove_dir(host.path().join("other")).unwrap();
+    host.done("volume remove --force trees");
+    host.is_as_before("the end");
+}
+
 /// Two commands that read the file at once each put their own text in its place.
 #[test]
 fn no_line_of_fstab_is_lost_and_a_link_stays_a_link() {
@@ -371,6 +444,25 @@ fn no_line_of_fstab_is_lost_and_a_link_stays_a_link() {
         host.done(&format!("volume remove {name}"));
     }
     assert_eq!(fs::read_to_string("/etc/fstab").unwrap().lines().count(), 1);
+}
+
+/// The image was content of the project: a restore put an old one in its place.
+#[test]
+fn a_volume_is_in_no_project() {
+    const TEST: &str = "volume::a_volume_is_in_no_project";
+    let Some(host) = Host::new(TEST, 4000) else { return };
+    let project = host.project(1);
+    host.done("volume create app/trees --size 1G --fs xfs");
+    let refused = calve(&project, "init --volume trees");
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.stderr.contains("outside of it"), "{refused:?}");
+    host.done("volume remove app/trees");
+    host.done("init app");
+    let refused = calve(&project, "volume create src/trees --size 1G");
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    let why = format!("inside {}: snapshots there would have its image", project.display());
+    assert!(refused.stderr.contains(&why), "{refused:?}");
+    assert_eq!(names(&project.join("src")), ["a"]);
 }
 
 #[test]

@@ -60,6 +60,18 @@ fn the_steps_are_those_of_the_machine_and_as_lines_they_can_be_pasted() {
     }
 }
 
+/// A store that came while the user typed the password was deleted.
+#[test]
+fn a_volume_that_must_be_empty_is_looked_at_once_more_while_nobody_can_write_to_it() {
+    let (volume, line) = (volume(Filesystem::Xfs), Record::Line("line".to_owned()));
+    let lines = |action| shell_lines(&steps_to_unmount(&volume, Some(&line), true, action)).len();
+    assert_eq!((lines(RootAction::Unmount), lines(RootAction::UnmountEmpty)), (2, 4));
+    let steps = steps_to_unmount(&volume, Some(&line), false, RootAction::UnmountEmpty);
+    assert_eq!(shell_lines(&steps)[0], "mount -o remount,ro /home/ada/trees");
+    assert_eq!(steps[0].1, Some(run("mount", [&"-o", &"remount,rw", &volume.at])));
+    assert_eq!(steps[1].0, Step::IsEmpty(volume.at.clone()));
+}
+
 /// The undo reverses each step, the last first, so nothing stays in `/etc` after a failure.
 #[test]
 fn every_step_that_changes_what_stays_has_its_opposite() {
