@@ -70,6 +70,11 @@ impl Settings {
         if std::fs::symlink_metadata(project.join(".git")).is_err() {
             // A git before 2.38 does not know that setting.
             git.args(["--global", "--includes"]);
+            // Without a home, as in a system service, git would fail. There may be settings still
+            // (`XDG_CONFIG_HOME`).
+            if std::env::var_os("HOME").is_none() {
+                git.env("HOME", "/dev/null");
+            }
         }
         git.args(["-z", "--get-regexp", r"^calve\."]).env("LC_ALL", "C");
         if let Some(above) = project.parent() {

@@ -2,7 +2,7 @@
 //! worktree of the project has.
 
 use crate::hints::{in_git, repository, sh};
-use crate::not_run;
+use crate::{command, not_run, run, with_project};
 
 #[test]
 fn each_worktree_has_its_number_and_all_that_comes_from_it() {
@@ -73,4 +73,14 @@ fn each_worktree_has_its_number_and_all_that_comes_from_it() {
     let started = in_git(&app, "start -q --json e f g").json();
     let slots: Vec<_> = (0..3).map(|at| started["worktrees"][at]["slot"].clone()).collect();
     assert_eq!(slots, [1, 3, 5]);
+}
+
+/// git fails then if it is asked for the user's settings alone, and the start did.
+#[test]
+fn a_system_service_without_a_home_can_start_worktrees() {
+    let (_scratch, project) = with_project();
+    let mut service = command(&project, ["start", "a"]);
+    service.env_remove("HOME").env_remove("XDG_CONFIG_HOME");
+    let started = run(service);
+    assert_eq!(started.code, Some(0), "{started:?}");
 }
