@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use calve::{
-    CopyCost, ErrorKind, SkipReason, Skipped, Snapshot, SnapshotLog, SnapshotOptions,
+    CopyCost, ErrorKind, SkipReason, Skipped, Snapshot, SnapshotId, SnapshotLog, SnapshotOptions,
     SnapshotReport, Store, Worktree,
 };
 use serde::Serialize;
@@ -99,7 +99,12 @@ fn on_volume(
     project: &Path,
     session: Session<'_>,
 ) -> Result<Option<PathBuf>, Failure> {
-    let Some(volume) = &args.volume else { return Ok(None) };
+    let Some(volume) = &args.volume else {
+        if let Some(store) = session.common.store() {
+            crate::volume::store::must_be_mounted(&store)?;
+        }
+        return Ok(None);
+    };
     let inside = [".calve", ".git/calve"].map(|folder| project.join(folder));
     if let Some(own_store) = inside.iter().find(|store| Store::open(store).is_ok()) {
         let why = "the project has a store inside already";
@@ -147,6 +152,7 @@ pub(crate) fn snapshot(args: &SnapshotArgs, session: Session<'_>) -> Result<Exit
     if let Some(name) = &args.name {
         taking = taking.name(name);
     }
+    let had_name = args.name.as_deref().and_then(|name| named(worktree.store(), name));
     let report = session
         .work(total, |options| worktree.capture(&taking, options))
         .map_err(|error| worktree_failure(&error, worktree))?;
@@ -155,6 +161,7 @@ pub(crate) fn snapshot(args: &SnapshotArgs, session: Session<'_>) -> Result<Exit
     if let Some(name) = &args.name {
         session.warn_of_namesake(worktree.store(), name, report.id);
         warn_of_worktree(worktree, name, output);
+        tell_unnamed(name, had_name, report.id, output);
     }
     output.summary(taken(&report, worktree.path(), worktree.store().path(), output));
     let told = if output.json {
@@ -178,6 +185,24 @@ fn warn_of_worktree(worktree: &Worktree, name: &str, output: Output) {
             "this is a snapshot of {}, and {name} is a worktree as well: 'calve snapshot --of {}' records the worktree",
             harmless(tree),
             harmless(&word)
+        ));
+    }
+}
+
+/// The snapshot that has a name. An id is no name.
+fn named(store: &Store, name: &str) -> Option<SnapshotId> {
+    let id = store.resolve(name).ok()?;
+    let is_id = store.ids_that_start_with(name).is_ok_and(|ids| ids.contains(&id));
+    (!is_id).then_some(id)
+}
+
+/// Says which snapshot lost its name to another one: `store gc --expire` deletes it one day.
+fn tell_unnamed(name: &str, was: Option<SnapshotId>, now: SnapshotId, output: Output) {
+    if let Some(was) = was.filter(|was| *was != now) {
+        output.summary(format_args!(
+            "{} was the name of snapshot {was} until now: 'calve name {} OTHER' gives that one another name",
+            harmless(name),
+            short(was)
         ));
     }
 }
@@ -342,7 +367,9 @@ pub(crate) fn name(naming: Naming<'_>, session: Session<'_>) -> Result<Exit, Fai
     match naming {
         Naming::Set { snapshot, name } => {
             let id = session.resolve(&store, snapshot)?;
+            let had_name = named(&store, name);
             store.set_name(name, id)?;
+            tell_unnamed(name, had_name, id, output);
             session.warn_of_namesake(&store, name, id);
             output.summary(format_args!(
                 "{} is now the name of snapshot {}",

@@ -170,7 +170,18 @@ fn names_are_set_taken_over_listed_and_deleted() {
     assert_eq!(done(&project, &format!("name {} good", &first[..8])), "");
     assert_eq!(done(&project, "name good also-good"), "");
     assert_eq!(done(&project, "name"), format!("also-good  {first}\ngood       {first}"));
-    assert_eq!(done(&project, &format!("name {second} good")), "");
+    // The name was taken over without a word, and `store gc --expire` deleted the first snapshot.
+    let told = format!("good was the name of snapshot {first} until now: 'calve name ");
+    for (words, says) in [
+        (format!("name {second} good"), true),
+        (format!("name {second} good"), false),
+        (format!("name {first} good"), false),
+        ("snapshot -m more good".to_owned(), true),
+        (format!("name {second} good"), false),
+    ] {
+        let run = calve(&project, &words);
+        assert_eq!((run.code, run.stderr.contains(&told)), (Some(0), says), "{words}: {run:?}");
+    }
     let listed = json!({ "names": [
         { "name": "also-good", "snapshot": first }, { "name": "good", "snapshot": second },
     ] });
