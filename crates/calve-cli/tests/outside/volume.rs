@@ -188,24 +188,13 @@ fn a_volume_is_made_used_grown_checked_and_removed() {
         // folder in its place.
         let (volume, code) = host.status();
         assert_eq!((code, &volume["mounted"]), (Some(3), &false.into()), "{volume}");
-        for words in [
-            "-C app list",
-            "init --volume trees app",
-            "init --store trees/s.calve app",
-            "volume remove trees",
-        ] {
+        for words in ["-C app list", "init --volume trees app", "volume remove trees"] {
             let run = calve(&host.path(), words);
             assert_eq!(run.code, Some(1), "{words}: {run:?}");
             let command = format!("sudo mount {}", host.trees().display());
             assert!(run.stderr.contains(&command), "{words}: {run:?}");
         }
         assert_eq!(names(&host.trees()), [""; 0]);
-        // The volume would hide it.
-        fs::write(host.trees().join("work"), "work").unwrap();
-        let refused = calve(&host.path(), "volume create trees");
-        assert_eq!(refused.code, Some(1), "{refused:?}");
-        assert!(refused.stderr.contains("the volume would hide it"), "{refused:?}");
-        fs::remove_file(host.trees().join("work")).unwrap();
         // The image is not there either, so nothing can be mounted.
         let (image, away) = (host.path().join("trees.img"), host.path().join("away"));
         fs::rename(&image, &away).unwrap();
@@ -414,6 +403,17 @@ fn an_image_that_is_in_use_anywhere_is_not_checked() {
     refused("a loop device", &format!("losetup -d {}", device.trim()));
     step(&format!("losetup -d {}", device.trim()));
     host.done("volume check --repair trees");
+    // The volume would hide what is written below it.
+    let project = host.project(1);
+    let refused = calve(&project, "init --store ../trees/s.calve");
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.stderr.contains("sudo mount"), "{refused:?}");
+    fs::write(host.trees().join("work"), "work").unwrap();
+    let refused = calve(&host.path(), "volume create trees");
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.stderr.contains("the volume would hide it"), "{refused:?}");
+    fs::remove_file(host.trees().join("work")).unwrap();
+    fs::remove_dir_all(&project).unwrap();
     fs::remove_dir(host.path().join("other")).unwrap();
     host.done("volume remove --force trees");
     host.is_as_before("the end");
