@@ -83,7 +83,9 @@ impl IgnoreChain {
         let globs: Vec<String> = text
             .split(|byte| *byte == b'\n')
             .filter_map(|line| std::str::from_utf8(line).ok())
-            .filter_map(|line| as_glob(line.strip_suffix('\r').unwrap_or(line)))
+            .map(|line| line.strip_suffix('\r').unwrap_or(line))
+            .filter(|line| !is_nothing(line))
+            .filter_map(as_glob)
             .collect();
         Self::stacked(above, path.components().count(), &globs, &|globs| {
             let mut builder = GitignoreBuilder::new("");
@@ -148,6 +150,13 @@ fn components(pattern: &str) -> Vec<&str> {
     }
     parts.push(&pattern[start..]);
     parts
+}
+
+/// Whether a line says nothing to git. To the parser of globs, a lone `!` would take back all
+/// patterns above it.
+fn is_nothing(line: &str) -> bool {
+    let line = without_spaces_at_end(line);
+    matches!(line.strip_prefix('!').unwrap_or(line), "" | "/")
 }
 
 /// A line of an ignore file, or a pattern, as a glob with the same meaning. To git, braces are
@@ -344,7 +353,9 @@ mod tests {
                 let fits = globs.len() <= most && globs != ["huge"];
                 fits.then(|| builder.build().unwrap())
             };
-            let above = IgnoreChain::push(None, Path::new(""), b"!y.first\n*.above\n");
+            // To git, the last four lines say nothing.
+            let above = b"!y.first\n*.above\n!\n!/\n! \n/\n";
+            let above = IgnoreChain::push(None, Path::new(""), above);
             let chain = IgnoreChain::stacked(Some(above), 1, &lines, &compiled);
             for (path, expected) in [
                 ("d/x.first", true),
