@@ -10,7 +10,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use calve::{Discovered, ErrorKind, Progress, SnapshotId, Store, StoreOptions, Worktree};
+use calve::{
+    Discovered, ErrorKind, HeadAgain, Progress, SnapshotId, Store, StoreOptions, Worktree,
+};
 
 use crate::common::Common;
 use crate::failure::stored::{no_worktree, own, store_failure};
@@ -263,12 +265,18 @@ impl Session<'_> {
 
     /// Says that git had forgotten a worktree.
     pub(crate) fn tell_registered_again(&self, worktree: &Worktree) {
-        if worktree.was_registered_again() {
-            self.output.summary(format_args!(
-                "{}: git had pruned its registration; calve registered it again, where its HEAD was seen last",
-                harmless(worktree.name())
-            ));
-        }
+        let head = match worktree.registered_again() {
+            None => return,
+            Some(HeadAgain::Detached) => {
+                "with its HEAD detached: the branch that it was on is checked out elsewhere, is at another commit or is \
+                 gone; 'git switch -c BRANCH' there makes another one"
+            }
+            Some(_) => "where its HEAD was seen last",
+        };
+        self.output.summary(format_args!(
+            "{}: git had pruned its registration; calve registered it again, {head}",
+            harmless(worktree.name())
+        ));
     }
 
     fn named(&self, name: &str, word: &Path) -> Result<Worktree, Failure> {

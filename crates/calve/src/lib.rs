@@ -249,7 +249,7 @@ pub use tree::{FinishedFile, TreeEntry, clone_list};
 pub use worktree::{
     Change, ChangeKind, ChangeScope, CheckedWorktree, ChosenWorktree, Diff, DiskUsage, DropFilter,
     DropOptions, DroppedWorktree, FileDiff, FillOptions, FillPlan, FillReport, FilteredWorktrees,
-    FoundBranch, FoundBranches, FreedBytes, GitMode, GitOutcome, GitStatus, GitWorktree,
+    FoundBranch, FoundBranches, FreedBytes, GitMode, GitOutcome, GitStatus, GitWorktree, HeadAgain,
     KeptWorktree, LastChange, LinkedWorktree, LivingProcess, NoRepository, NotReshared, PathMode,
     ReshareOptions, ReshareReport, ShedFolder, ShedKind, ShedReport, Sheddable, StartBranch,
     StartOptions, StartReport, StartedWorktree, StayReason, StayedPath, StayedReason,

@@ -139,7 +139,8 @@
 //! `git` is null, or for a linked worktree of git the text `linked COMMIT BRANCH`: the commit that
 //! it was started at, and its branch, or nothing after the second space. The first word is `adopted`
 //! if calve did not make the worktree, and the commit is where it was found. A second line
-//! `head CONTENT` has the content of its `HEAD` when calve last saw it. A row of `packed` may be missing although a pack has the content, but never the
+//! `head CONTENT` has the content of its `HEAD` when calve last saw it; after a branch, a space and
+//! the commit that it was at, if that is known. A row of `packed` may be missing although a pack has the content, but never the
 //! other way round.
 //!
 //! # Packs

@@ -29,6 +29,7 @@ use crate::store::object::Kind;
 use crate::store::ownership::must_be_believed_root;
 use crate::store::paths::living::{may_be_owned, owner_of};
 use crate::store::paths::local::Tree;
+pub use crate::store::registry::pruned::HeadAgain;
 use crate::store::registry::{RowPlace, no_worktree};
 use crate::store::snapshot::{Known, local};
 use crate::store::unnamed::name_pending;
@@ -93,7 +94,7 @@ pub struct Worktree {
     store: Store,
     row: WorktreeRow,
     path: PathBuf,
-    is_registered_again: bool,
+    registered_again: Option<HeadAgain>,
 }
 
 named! {
@@ -213,12 +214,12 @@ impl Store {
             return Err(no_worktree(&row.name));
         }
         self.heal(&row)?;
-        let is_registered_again = registry.mend_git(&row, &was);
+        let registered_again = registry.mend_git(&row, &was);
         if whereabouts != RowPlace::Marked {
             registry.mend_marker(&row);
         }
         let path = path_from(&row.path);
-        let worktree = Worktree { store: self.clone(), path, row, is_registered_again };
+        let worktree = Worktree { store: self.clone(), path, row, registered_again };
         if whereabouts == RowPlace::Moved {
             // Until all files name the new path, each command in the worktree tries again.
             let _ = worktree.follow_move();
@@ -257,7 +258,7 @@ impl Store {
     pub fn project_worktree(&self) -> Result<Worktree, Error> {
         let row = self.catalog().worktree(PROJECT)?.ok_or_else(|| no_worktree(PROJECT))?;
         let path = self.project()?;
-        Ok(Worktree { store: self.clone(), path, row, is_registered_again: false })
+        Ok(Worktree { store: self.clone(), path, row, registered_again: None })
     }
 }
 
@@ -327,9 +328,9 @@ impl Discovered {
             }
         }
         self.store.heal(&row)?;
-        let is_registered_again = self.store.registry().mend_git(&row, &path);
+        let registered_again = self.store.registry().mend_git(&row, &path);
         let path = if is_the_same { path } else { self.root.clone() };
-        let worktree = Worktree { store: self.store.clone(), row, path, is_registered_again };
+        let worktree = Worktree { store: self.store.clone(), row, path, registered_again };
         worktree.follow_move()?;
         Ok(worktree)
     }
@@ -355,11 +356,18 @@ impl Worktree {
         self.row.git.as_ref()?.branch.as_deref()
     }
 
-    /// Whether git had pruned the worktree's registration, and calve registered it again when it
-    /// was looked up, with the `HEAD` that calve had seen last. What was staged is not known.
+    /// The commit of git that the worktree was started at. `None` as for
+    /// [`started_on`](Self::started_on).
     #[must_use]
-    pub fn was_registered_again(&self) -> bool {
-        self.is_registered_again
+    pub fn started_at(&self) -> Option<&str> {
+        Some(&self.row.git.as_ref()?.commit)
+    }
+
+    /// `Some` if git had pruned the worktree's registration, and calve registered it again when it
+    /// was looked up, at the commit where calve had seen it last. What was staged is not known.
+    #[must_use]
+    pub fn registered_again(&self) -> Option<HeadAgain> {
+        self.registered_again
     }
 
     /// The store of the worktree.
@@ -421,8 +429,8 @@ impl Worktree {
         } else {
             path_from(&row.path)
         };
-        let is_registered_again = self.is_registered_again;
-        Ok(Self { store: self.store.clone(), row, path, is_registered_again })
+        let registered_again = self.registered_again;
+        Ok(Self { store: self.store.clone(), row, path, registered_again })
     }
 
     /// The same worktree as the store knows it now, with its base snapshot. If the contents of the

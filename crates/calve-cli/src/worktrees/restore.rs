@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use calve::{
-    ErrorKind, FoundBranch, GitMode, KeptWorktree, Secret, SnapshotId, Store, StoreOptions,
-    SwitchOptions, SwitchReport, Worktree, WorktreeState,
+    ErrorKind, FoundBranch, GitMode, GitOutcome, KeptWorktree, Secret, SnapshotId, StartedWorktree,
+    Store, StoreOptions, SwitchOptions, SwitchReport, Worktree, WorktreeState,
 };
 
 use super::WorktreeFields;
@@ -356,10 +356,37 @@ fn make_again(worktree: &Worktree, git: GitMode, session: Session<'_>) -> Result
         exit = Exit::Findings;
     }
     let output = session.output;
+    tell_head(worktree, &restored, session)?;
     let document = StartedDocument::new(&restored, [None; 2]);
     let told = output.document_or_paths(&document, [worktree.path()]);
     told.map_err(|failure| failure.but_stands("the worktree", &trees))?;
     Ok(exit)
+}
+
+/// Says where the `HEAD` of a worktree is whose folder was made again, if that is not where its
+/// files are from.
+fn tell_head(
+    worktree: &Worktree,
+    restored: &StartedWorktree,
+    session: Session<'_>,
+) -> Result<(), Failure> {
+    let GitOutcome::Linked(_) = &restored.git else { return Ok(()) };
+    let ask = |options: &StoreOptions| {
+        Ok(worktree.store().git_status(std::slice::from_ref(worktree), options))
+    };
+    let asked = session.work(Total::Unknown, ask)?.pop();
+    let Some(Ok(Some(status))) = asked else { return Ok(()) };
+    if let (None, Some(was_on)) = (&status.branch, worktree.started_on()) {
+        session.output.summary(on_another_branch(was_on, None));
+    }
+    if status.changes > 0 && status.commit.as_deref() != worktree.started_at() {
+        session.output.summary(format_args!(
+            "its files are those of its base snapshot, and its HEAD is at another commit than at its start: for git \
+             the difference is not committed; 'git -C {} restore .' gives tracked files the content of HEAD",
+            shell_word(worktree.path())
+        ));
+    }
+    Ok(())
 }
 
 fn restore_failure(error: &calve::Error, worktree: &Worktree) -> Failure {

@@ -192,15 +192,30 @@ fn after_each_command_of_git_in_the_project_its_store_and_worktrees_are_known() 
 #[test]
 fn a_pruned_worktree_is_registered_again_with_the_head_that_it_had() {
     let name = "a_pruned_worktree_is_registered_again_with_the_head_that_it_had";
+    let commit = "echo own >own; git add own; git commit -qm 2";
+    let elsewhere = |what: &str| {
+        format!(
+            "git worktree add -q ../else w; (cd ../else; {what}; git commit -qm theirs); git worktree remove ../else"
+        )
+    };
+    let [theirs, deleted] = ["echo x >new; git add new", "git rm -q f"].map(elsewhere);
+    let moved = format!("{theirs}; git worktree add -q ../else w");
     let rows = [
-        // What was done in the worktree, what was done while it was away, and its branch after.
-        ("", "", "w"),
-        ("git commit -q --allow-empty -m 2", "", "w"),
-        ("git checkout -q --detach; git commit -q --allow-empty -m 2", "", "HEAD"),
-        ("git checkout -q -b other; git commit -q --allow-empty -m 2", "", "other"),
-        ("git commit -q --allow-empty -m 2", "git worktree add -q ../else w", "HEAD"),
+        // What was done in the worktree before and after calve saw it, what was done while it was
+        // away, and its branch after.
+        ("", "", "", "w"),
+        (commit, "", "", "w"),
+        ("", commit, "", "w"),
+        ("git checkout -q --detach; git commit -q --allow-empty -m 2", "", "", "HEAD"),
+        ("git checkout -q -b other; git commit -q --allow-empty -m 2", "", "", "other"),
+        (commit, "", "git worktree add -q ../else w", "HEAD"),
+        // The next commit in it must not undo what others did.
+        (commit, "", &theirs, "HEAD"),
+        (commit, "", &deleted, "HEAD"),
+        (commit, "", &moved, "HEAD"),
+        (commit, "", "git branch -q -D w", "HEAD"),
     ];
-    for (within, away, branch) in rows {
+    for (within, unseen, away, branch) in rows {
         for touch in ["list", "status w", "-C ../app.worktrees/w status", "drop w"] {
             let Some((_scratch, root)) = repository() else {
                 return not_run(name, "there is no git");
@@ -208,9 +223,10 @@ fn a_pruned_worktree_is_registered_again_with_the_head_that_it_had() {
             let (app, w) = (root.join("app"), root.join("app.worktrees/w"));
             assert_eq!(in_git(&app, "start -q w").code, Some(0));
             sh(&w, within);
-            let head = sh(&w, "git rev-parse HEAD").unwrap();
             // calve sees it.
             assert_eq!(in_git(&app, "list").code, Some(0));
+            sh(&w, unseen);
+            let head = sh(&w, "git rev-parse HEAD").unwrap();
             sh(&app, &format!(
                 "mv ../app.worktrees ../away; git worktree prune --expire now; {away}; mv ../away ../app.worktrees"
             ).replace("; ;", ";"));
@@ -230,6 +246,44 @@ fn a_pruned_worktree_is_registered_again_with_the_head_that_it_had() {
             assert!(!known.contains("locked") && !known.contains("prunable"), "{known}");
             assert!(!in_git(&app, "list").stderr.contains("again"), "it is said once");
         }
+    }
+}
+
+/// Its files are those of its base snapshot, which knows nothing of what was committed since.
+#[test]
+fn a_restore_of_a_deleted_worktree_tells_where_its_head_is() {
+    let name = "a_restore_of_a_deleted_worktree_tells_where_its_head_is";
+    let (behind, detached) = ("at another commit than at its start", "its HEAD is detached");
+    for (within, meanwhile, branch, told) in [
+        ("", "", "w", &[][..]),
+        ("echo x >>f", "git worktree prune", "w", &[]),
+        ("echo x >>f; git commit -qam 2", "", "w", &[behind]),
+        ("echo x >>f; git commit -qam 2", "git worktree prune", "w", &[behind]),
+        (
+            "echo x >>f; git commit -qam 2",
+            "git worktree prune; git branch -f w main",
+            "HEAD",
+            &[behind, detached],
+        ),
+        ("", "git worktree prune; git branch -D w", "HEAD", &[detached]),
+    ] {
+        let row = format!("{within}; {meanwhile}");
+        let Some((_scratch, root)) = repository() else { return not_run(name, "there is no git") };
+        let (app, w) = (root.join("app"), root.join("app.worktrees/w"));
+        assert_eq!(in_git(&app, "start -q w").code, Some(0));
+        sh(&w, within);
+        let head = sh(&w, "git rev-parse HEAD").unwrap();
+        assert_eq!(in_git(&app, "list").code, Some(0));
+        sh(&app, &format!("rm -r ../app.worktrees/w; {meanwhile}"));
+        let run = in_git(&app, "restore w");
+        assert_eq!(run.code, Some(0), "{row}: {run:?}");
+        for sentence in [behind, detached] {
+            assert_eq!(run.stderr.contains(sentence), told.contains(&sentence), "{row}: {run:?}");
+        }
+        let now = sh(&w, "git rev-parse HEAD; git rev-parse --abbrev-ref HEAD").unwrap();
+        assert_eq!(now, format!("{head}{branch}\n"), "{row}");
+        sh(&w, "git restore .");
+        assert_eq!(sh(&w, "git status --short").as_deref(), Some(""), "{row}");
     }
 }
 

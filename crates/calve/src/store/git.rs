@@ -39,8 +39,8 @@ pub(crate) use self::registration::{
 };
 pub(crate) use self::repository::{
     Branch, Found, HeadMark, NO_COMMIT, Onto, Refs, Repository, branch_at, branch_in,
-    can_be_a_branch, detach, differ_by_tree, find, forget_lost_commits, head_mark, is_no_commit,
-    other_settings, read, settings_in, to_unborn, works_as_a_copy,
+    can_be_a_branch, detach, differ_by_tree, find, forget_lost_commits, has_files_of, head_mark,
+    is_no_commit, other_settings, read, settings_in, to_unborn, works_as_a_copy,
 };
 pub(crate) use self::run::{Failure, Git};
 pub use self::run::{GIT_VARIABLES, why_git_did_not_run};

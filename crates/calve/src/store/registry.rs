@@ -79,10 +79,11 @@ mod registrations;
 mod dropped;
 mod identity;
 mod others;
-mod pruned;
+pub(crate) mod pruned;
 mod torn;
 
 pub(crate) use dropped::{KEPT, not_dropped};
+use pruned::HeadAgain;
 
 /// If nothing can be known about the process that began a start, the start counts as dead only
 /// after this many seconds.
@@ -289,19 +290,22 @@ impl<'a> Registry<'a> {
     /// After the project or a linked worktree was moved, the worktree's `.git` file or its
     /// registration leads to the old place. This lets the two lead to each other again, and the
     /// worktree's submodules to their repositories. `was` is the path of the worktree when they
-    /// last did. If that fails, git says what is wrong, as before. Returns whether git had pruned
-    /// the registration and calve made it again.
-    pub(crate) fn mend_git(self, row: &WorktreeRow, was: &Path) -> bool {
+    /// last did. If that fails, git says what is wrong, as before. `Some` if git had pruned the
+    /// registration and calve made it again.
+    pub(crate) fn mend_git(self, row: &WorktreeRow, was: &Path) -> Option<HeadAgain> {
         if self.is_read_only || row.git.is_none() || row.state == State::Starting {
-            return false;
+            return None;
         }
         let root = path_from(&row.path);
         let led = match git::leads_to(&root) {
             Ok(led) => led,
             Err(error) if git::is_absent(&error) => {
-                return !self.lead_again(row, &root) && self.register_pruned(row).unwrap_or(false);
+                return match self.lead_again(row, &root) {
+                    true => None,
+                    false => self.register_pruned(row).ok().flatten(),
+                };
             }
-            Err(_) => return false,
+            Err(_) => return None,
         };
         let is_project_moved = is_gone(&led);
         let project = || self.repository().ok().flatten();
@@ -314,7 +318,7 @@ impl<'a> Registry<'a> {
         let entry = folder.and_then(|folder| Registration::read(folder).ok().flatten());
         let Some(mut entry) = entry else {
             // Whoever asks git about this worktree is told why that failed.
-            return self.register_pruned(row).unwrap_or(false);
+            return self.register_pruned(row).ok().flatten();
         };
         let is_wrong = entry.git_file.as_deref().is_some_and(is_gone)
             || is_project_moved && entry.is_of(&root);
@@ -327,10 +331,10 @@ impl<'a> Registry<'a> {
             && entry.git_file.as_deref().and_then(Path::parent).is_some_and(is_of_another);
         if !is_wrong && !is_swapped {
             self.note_head(row, &entry);
-            return false;
+            return None;
         }
         let is_ours = || self.is_marked(row) || self.is_registered_as(row, &entry);
-        let Some(project) = project().filter(|_| is_ours()) else { return false };
+        let project = project().filter(|_| is_ours())?;
         // git would also let the tree in the old place lead to this registration.
         let is_mended = match is_swapped {
             true => entry.point_at(&root).is_ok(),
@@ -342,7 +346,7 @@ impl<'a> Registry<'a> {
             // Of a submodule that is not led anew git says what is wrong, as before.
             let _ = Modules::new(&project, &root, &entry.folder).lead_as(&before, &root);
         }
-        false
+        None
     }
 
     /// A worktree's marker says where the store is. If the store was moved, and nothing is at the

@@ -174,8 +174,7 @@ impl Store {
             return Ok(false);
         }
         let path = path_from(&row.path);
-        let gone =
-            Worktree { store: self.clone(), path, row: row.clone(), is_registered_again: false };
+        let gone = Worktree { store: self.clone(), path, row: row.clone(), registered_again: None };
         if gone.has_moved_aside()? {
             return Ok(false);
         }

@@ -98,7 +98,7 @@ impl Store {
         let (parent, _) = crate::store::parent_of(&path)?;
         std::fs::create_dir_all(&parent).context(Operation::MakeFolder, || &parent)?;
         let row = self.registry().bring_back(dropped, new_name, bytes_of(&path))?;
-        let worktree = Worktree { store: self.clone(), path, row, is_registered_again: false };
+        let worktree = Worktree { store: self.clone(), path, row, registered_again: None };
         worktree.follow_move()?;
         Ok(worktree)
     }

@@ -305,7 +305,7 @@ impl Worktree {
                 Some(project) => registry.registered_in(project, &self.row)?,
                 None => registry.registered(&self.row)?,
             };
-            let is_again = known.is_empty() && registry.register_pruned(&self.row)?;
+            let is_again = known.is_empty() && registry.register_pruned(&self.row)?.is_some();
             if is_again { registry.registered(&self.row) } else { Ok(known) }
         };
         let registered = registered().map_err(|error| Failure::Refused(error.to_string()))?;

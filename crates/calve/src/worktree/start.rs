@@ -737,10 +737,9 @@ impl Worktree {
     /// with `git` of the project's repository.
     ///
     /// [`GitMode::Best`] links a linked worktree again. If git still knows the worktree, its `HEAD`
-    /// is at the same branch or commit as before. Otherwise it is on the branch that it was started
-    /// on, if no other working tree has that checked out; else it is at the commit that it was
-    /// started at. Commits that were made in a worktree's own repository do not come back: no
-    /// snapshot has a repository.
+    /// is at the same branch or commit as before. Otherwise it is at the commit where calve saw it
+    /// last: on its branch, if that is there and no other working tree has it checked out. Commits
+    /// that were made in a worktree's own repository do not come back: no snapshot has a repository.
     ///
     /// # Errors
     /// [`ErrorKind::DestinationExists`] if something other than an empty folder is at its path.

@@ -291,7 +291,7 @@ fn a_database_whose_tables_are_not_those_of_its_version_is_not_migrated() {
 #[test]
 fn a_worktree_whose_head_is_as_it_was_started_needs_no_note_of_it() {
     for (branch, noted, expected) in [
-        (Some("a/b"), None, "ref: refs/heads/a/b"),
+        (Some("a/b"), None, "ref: refs/heads/a/b 1234abcd"),
         (None, None, "1234abcd"),
         (Some("a/b"), Some("abcd"), "abcd"),
         (None, Some("ref: refs/heads/c"), "ref: refs/heads/c"),
@@ -318,6 +318,11 @@ fn what_a_worktree_is_for_git_is_read_as_it_was_written_and_nothing_else_is() {
         (Some("linked 1234abcd "), linked(None)),
         (Some("linked 1234abcd a\nhead ref: refs/heads/b/c"), at(Some("a"), "ref: refs/heads/b/c")),
         (Some("linked 1234abcd \nhead abcd"), at(None, "abcd")),
+        (
+            Some("linked 1234abcd a\nhead ref: refs/heads/b ab"),
+            at(Some("a"), "ref: refs/heads/b ab"),
+        ),
+        (Some("linked 1234abcd a\nhead ref: refs/heads/b --all"), linked(Some("a"))),
         (Some("adopted 1234abcd a"), linked(Some("a")).map(|it| Linked { is_adopted: true, ..it })),
         (Some("linked 1234abcd \nhead --all"), linked(None)),
         (Some("linked 1234abcd \nhead ref: refs/heads/../b"), linked(None)),

@@ -61,8 +61,8 @@ pub(crate) struct Linked {
     pub(crate) commit: String,
     /// The branch that it was started on, without `refs/heads/`.
     pub(crate) branch: Option<String>,
-    /// The content of its `HEAD` when calve last saw it, in case that git forgets it. `None`: as it
-    /// was started.
+    /// The content of its `HEAD` when calve last saw it, in case that git forgets it. If that is a
+    /// branch, the commit that it was at follows, if its reflog told. `None`: as it was started.
     pub(crate) head: Option<String>,
     /// git or another tool made the worktree, and calve took it into the registry later.
     pub(crate) is_adopted: bool,
@@ -72,11 +72,11 @@ pub(crate) struct Linked {
 const LINKED: [&str; 2] = ["linked ", "adopted "];
 
 impl Linked {
-    /// The content of its `HEAD` when calve last saw it.
+    /// The `HEAD` when calve last saw it, as it is noted.
     pub(crate) fn last_head(&self) -> String {
         match (&self.head, &self.branch) {
             (Some(head), _) => head.clone(),
-            (None, Some(branch)) => format!("ref: refs/heads/{branch}"),
+            (None, Some(branch)) => format!("ref: refs/heads/{branch} {}", self.commit),
             (None, None) => self.commit.clone(),
         }
     }
@@ -103,8 +103,11 @@ impl Linked {
             name.split('/').all(|part| !part.is_empty() && !part.starts_with(['-', '.']))
                 && !name.contains(char::is_control)
         };
-        let is_head = |head: &&str| {
-            is_hex(head) || head.strip_prefix("ref: refs/heads/").is_some_and(is_name)
+        let is_head = |head: &&str| match head.strip_prefix("ref: refs/heads/") {
+            Some(branch) => branch
+                .split_once(' ')
+                .map_or_else(|| is_name(branch), |(branch, at)| is_name(branch) && is_hex(at)),
+            None => is_hex(head),
         };
         let head = head.filter(is_head).map(str::to_owned);
         let is_sound = is_id && (branch.is_empty() || is_name(branch));

@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use super::ask::{head_in, identity, is_absent, is_same};
 use super::modules::{MODULES, repositories_in};
 use super::repository::read;
+use super::torn::last_commit;
 use super::{PATH_MOST_BYTES, git_of};
 use crate::error::IfThere as _;
 use crate::reflink::imp::DIR_FLAGS;
@@ -378,7 +379,11 @@ impl Registration {
         let text = head_in(&self.folder).ok()?;
         let head = std::str::from_utf8(text.trim_ascii_end()).ok()?;
         let is_real = !head.is_empty() && head != "ref: refs/heads/.invalid";
-        (is_real && !head.contains(char::is_control)).then(|| head.to_owned())
+        let is_whole = is_real && !head.contains(char::is_control);
+        is_whole.then(|| match last_commit(&self.folder.join("logs/HEAD")) {
+            Some(commit) if head.starts_with("ref: ") => format!("{head} {commit}"),
+            _ => head.to_owned(),
+        })
     }
 
     /// Lets git keep the registration while the worktree cannot be seen.

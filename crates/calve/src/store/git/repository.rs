@@ -721,6 +721,24 @@ pub(crate) fn detach(root: &Path, commit: &str) -> Result<(), Failure> {
     set_head(root, &["update-ref", "--no-deref", "-m", "calve restore", "HEAD", commit])
 }
 
+/// Whether the files of the working tree at `root` are those of the second commit, which its index
+/// has, where that differs from the first one.
+///
+/// # Errors
+/// git could not be asked.
+pub(crate) fn has_files_of(root: &Path, commits: [&str; 2]) -> Result<bool, Failure> {
+    let none = || Failure::Refused("it has no .git".to_owned());
+    let tree = Tree::at(root)?.ok_or_else(none)?;
+    let git = || tree.git().args(["diff", "--no-ext-diff", "--no-renames", "-z", "--name-status"]);
+    let (between, changed) = (git().args(commits).list()?, git().list()?);
+    let changed: HashSet<&[u8]> = records(&changed).skip(1).step_by(2).collect();
+    let (kinds, paths) = (records(&between).step_by(2), records(&between).skip(1).step_by(2));
+    Ok(kinds.zip(paths).all(|(kind, path)| match kind {
+        b"D" => std::fs::symlink_metadata(root.join(path_from(path))).is_err(),
+        _ => !changed.contains(path),
+    }))
+}
+
 /// Removes the entries of the reflog of `HEAD` that name commits which git does not have.
 ///
 /// # Errors

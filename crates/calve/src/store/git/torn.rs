@@ -123,7 +123,7 @@ fn head(repository: &Repository, entry: &Registration, started: Started<'_>) -> 
 }
 
 /// The commit in the last line of a reflog.
-fn last_commit(log: &Path) -> Option<String> {
+pub(super) fn last_commit(log: &Path) -> Option<String> {
     let text = read_plain(fs::CWD, log, REFLOG_MOST_BYTES).ok()?;
     let line = text.trim_ascii_end().rsplit(|byte| *byte == b'\n').next()?;
     let id = std::str::from_utf8(line.split(|byte| *byte == b' ').nth(1)?).ok()?;

@@ -27,6 +27,7 @@ use crate::store::files::{listed_at, read_plain};
 use crate::store::git::modules::has_modules;
 use crate::store::git::{self, Branch, Failure, Found, HeadMark, Registration, Repository};
 use crate::store::ready::git_index::{KeptGitIndex, Sum, has_monitor};
+use crate::store::registry::pruned::LastHead;
 use crate::store::{Store, path_from};
 use crate::tree::pool::cancelled;
 use crate::tree::running::Running;
@@ -119,7 +120,7 @@ fn repository_at(root: &Path) -> Result<Repository, Refusal> {
 
 impl NewLinks {
     /// Plans a linked worktree again whose tree is gone. If its registration is gone, its branch
-    /// may be gone too, or checked out elsewhere. Then its `HEAD` is detached.
+    /// may be gone too, at another commit, or checked out elsewhere. Then its `HEAD` is detached.
     ///
     /// # Errors
     /// [`ErrorKind::Git`] if git could not be asked.
@@ -133,15 +134,13 @@ impl NewLinks {
             Ok(repository) => repository,
         };
         let mut linked = linked.clone();
-        if registered.is_none()
-            && let Some(branch) = linked.branch.take()
-        {
-            let failed = |failure| Error::new(ErrorKind::Git, Operation::AskGit, root, failure);
-            let there = repository.branches(&[&branch]).map_err(failed)?;
-            let free = there.iter().any(|found| found.name == branch && found.tree.is_none());
-            linked.branch = free.then_some(branch);
-        }
         let commit = linked.commit.clone();
+        if registered.is_none() {
+            let failed = |failure| Error::new(ErrorKind::Git, Operation::AskGit, root, failure);
+            let was = LastHead::of(&repository, &linked).map_err(failed)?;
+            linked.branch = was.free_branch().map(|it| it.name.clone());
+            linked.commit = was.commit;
+        }
         let links = vec![Link { linked, makes_branch: false, registered }];
         Ok(Ok(Self { repository, links, commit, base: None, head: None }))
     }
