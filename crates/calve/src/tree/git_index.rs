@@ -40,7 +40,6 @@ use rustix::io::Errno;
 use self::format::Cursor;
 use self::format::{Chunk, IndexLayout};
 use self::rule::Moments;
-use super::across::rename_entry;
 use super::listing::{self, Time};
 use super::pool::lock;
 use super::staging;
@@ -362,8 +361,7 @@ fn make_one_ready(trees: &TreeAndClone<'_>, repository: &IndexedRepository) -> O
 }
 
 fn make_ready_in(trees: &TreeAndClone<'_>, git: &OwnedFd, tree: &Path) -> Option<u64> {
-    // The process that holds the lock will replace the index.
-    if fs::statat(git, c"index.lock", AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+    if is_locked(git) {
         return None;
     }
     let (old, meta) = open_regular(git, c"index")?;
@@ -677,8 +675,17 @@ fn read(file: &OwnedFd, size: u64) -> Option<Vec<u8>> {
     (bytes.len() as u64 == size).then_some(bytes)
 }
 
+/// The name by which the process that writes an index keeps all others from it.
+const INDEX_LOCK: &CStr = c"index.lock";
+
+/// Whether a process writes the index in the folder `git`. It will replace it.
+fn is_locked(git: &OwnedFd) -> bool {
+    fs::statat(git, INDEX_LOCK, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+}
+
 /// Replaces `index` with a file of these bytes. The new file has all of the old one's metadata but
-/// the times, which are now.
+/// the times, which are now. As for git, the new file is the lock until it is the index. It is whole
+/// before it is the lock, so that a kill hardly ever leaves one.
 fn replace(
     stage: Option<&OwnedFd>,
     git: &OwnedFd,
@@ -699,12 +706,20 @@ fn replace(
         let refused = meta::apply(&new, old_meta, attrs.as_deref(), created, None)?;
         let now = Timespec { tv_sec: 0, tv_nsec: fs::UTIME_NOW };
         fs::futimens(&new, &Timestamps { last_access: now, last_modification: now })?;
-        // In a merge another process may have replaced the index.
-        let there = Meta::at(git, c"index")?;
-        if !refused.is_empty() || there.id() != old_meta.id() || there.changed != old_meta.changed {
+        if !refused.is_empty() {
             return Err(io::ErrorKind::Unsupported.into());
         }
-        Ok(rename_entry(place, &name, git, c"index")?)
+        staging::rename_new_or_link(place, &name, git, INDEX_LOCK)?;
+        // Another process may have replaced the index before.
+        let is_old = Meta::at(git, c"index")
+            .is_ok_and(|it| it.id() == old_meta.id() && it.changed == old_meta.changed);
+        let renamed = match is_old {
+            true => fs::renameat(git, INDEX_LOCK, git, c"index").map_err(io::Error::from),
+            false => Err(io::ErrorKind::Unsupported.into()),
+        };
+        renamed.inspect_err(|_| {
+            let _ = fs::unlinkat(git, INDEX_LOCK, AtFlags::empty());
+        })
     };
     let result = put();
     if result.is_err() {

@@ -6,7 +6,7 @@ use super::format::{Cursor, IndexLayout, Recorded};
 use super::rule::{Moments, rewritten};
 use super::sha256::sha256;
 #[cfg(feature = "store")]
-use super::{unquoted, with_working_tree, working_tree_line};
+use super::{open_regular, replace, unquoted, with_working_tree, working_tree_line};
 use crate::reflink::meta::Meta;
 use crate::tree::listing::Time;
 
@@ -508,5 +508,31 @@ fn a_repository_names_its_working_tree_as_git_reads_it() {
                 assert_eq!(lines(&made), lines(text.as_bytes()), "{text}");
             }
         }
+    }
+}
+
+/// Otherwise calve could take back what a `git add` stages at the same time.
+#[cfg(feature = "store")]
+#[test]
+fn an_index_is_replaced_only_while_nobody_else_may_write_it() {
+    for (row, before, expected) in [
+        ("free", None, "new"),
+        ("git writes it", Some("index.lock"), "old"),
+        ("git wrote it meanwhile", Some("index"), "of git"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        std::fs::write(path("index"), "old").unwrap();
+        let git = std::os::fd::OwnedFd::from(std::fs::File::open(folder.path()).unwrap());
+        let (old, meta) = open_regular(&git, c"index").unwrap();
+        if let Some(name) = before {
+            std::fs::write(path("other"), "of git").unwrap();
+            std::fs::rename(path("other"), path(name)).unwrap();
+        }
+        let replaced = replace(None, &git, &old, &meta, b"new");
+        assert_eq!(replaced.is_ok(), before.is_none(), "{row}: {replaced:?}");
+        assert_eq!(std::fs::read_to_string(path("index")).unwrap(), expected, "{row}");
+        let names = std::fs::read_dir(folder.path()).unwrap().count();
+        assert_eq!(names, 1 + usize::from(before == Some("index.lock")), "{row}");
     }
 }

@@ -13,13 +13,13 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use rustix::fs::{self, AtFlags};
+use rustix::fs;
 
 use super::format::{Cursor, IndexEntry, IndexLayout};
 use super::rule;
 use super::{
-    INDEX_MOST_BYTES, IndexedDirectory, Pair, Source, Vouched, open_below, open_regular, read,
-    replace, stat,
+    INDEX_MOST_BYTES, IndexedDirectory, Pair, Source, Vouched, is_locked, open_below, open_regular,
+    read, replace, stat,
 };
 use crate::reflink::meta::{Meta, TIME_NOW, modified_at};
 use crate::tree::listing::Time;
@@ -317,7 +317,7 @@ impl Comparison {
     /// entries. If anything is unexpected, the index stays as it is, and git reads these files
     /// once.
     pub(crate) fn record(mut self, tree: WorkingTree<'_>, since: Time) -> u64 {
-        if fs::statat(tree.git, c"index.lock", AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+        if is_locked(tree.git) {
             return 0;
         }
         let mut bytes = std::mem::take(&mut self.index.bytes);
