@@ -46,6 +46,7 @@ use crate::reflink::filesystem::Filesystem;
 use crate::reflink::imp::{DIR_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::{self, Meta};
 use crate::reflink::refusal::SystemCall;
+use crate::reflink::sys;
 
 pub(crate) use file::{StagedFile, write_flushed, write_whole, write_whole_by};
 pub(crate) use late::{appears, make_file, make_folder, once_shown};
@@ -498,7 +499,8 @@ pub(super) fn rename_new_or_link(
 }
 
 /// Renames `name` to the place of the file `old_name`, which has this stat, and removes the old
-/// file. Returns `false`, and changes nothing, if the old file has changed or is gone.
+/// file. Returns `false`, and changes nothing, if the old file has changed or is gone, or if a
+/// process has it open for writing: what it writes later would be in no folder.
 ///
 /// The two files are exchanged first. So a change that comes at the last moment is seen, too, and
 /// taken back to its place.
@@ -517,6 +519,14 @@ pub(super) fn swap(
     if !found(into.as_fd(), old_name)?.is_some_and(|found| found.is_still(old)) {
         return Ok(false);
     }
+    let Ok(file) = fs::openat(&into, old_name, SOURCE_FLAGS, Mode::empty()) else {
+        return Ok(false);
+    };
+    // Only Linux can say it.
+    let nobody_writes = || sys::nobody_writes(&file).unwrap_or(cfg!(not(target_os = "linux")));
+    if !nobody_writes() {
+        return Ok(false);
+    }
     match rename_with(&from, name, &into, old_name, RenameFlags::EXCHANGE) {
         Ok(()) => {}
         Err(Errno::NOENT) => return Ok(false),
@@ -526,7 +536,8 @@ pub(super) fn swap(
         }
         Err(errno) => return Err(errno),
     }
-    if found(from.as_fd(), name)?.is_some_and(|found| found.is_still_but_for_names(old)) {
+    let is_still = found(from.as_fd(), name)?.is_some_and(|it| it.is_still_but_for_names(old));
+    if is_still && nobody_writes() {
         fs::unlinkat(&from, name, AtFlags::empty())?;
         return Ok(true);
     }

@@ -352,6 +352,26 @@ fn a_file_that_only_looks_the_same_stays_as_git_wrote_it() {
     }
 }
 
+/// What the process writes after a replacement would be in no folder.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_file_that_a_process_has_open_for_writing_gets_the_time_alone() {
+    let desk = Desk::new("", "", "-b tree");
+    let (tree, project) = (desk.tree(), &desk.project);
+    let mut file = fs::OpenOptions::new().append(true).open(tree.join("b")).unwrap();
+    let report = desk.fill(&FillOptions::new());
+    assert!(report.timed_files > 0, "{report:?}");
+    assert_eq!(report.shared_files > 0, expects_reflink(&tree), "{report:?}");
+    assert_eq!(stamp(&tree.join("b")), stamp(&project.join("b")));
+    assert_eq!(status(&tree), truth(&tree));
+    std::io::Write::write_all(&mut file, b"more\n").unwrap();
+    assert_eq!(read(tree.join("b")), "in b\nmore\n");
+    assert_eq!(
+        only(&snapshot(&tree), |path, _| path.to_string_lossy().contains("calve-stage")).len(),
+        0
+    );
+}
+
 #[test]
 fn build_output_that_was_carried_is_stale_where_the_sources_differ_and_fresh_where_not() {
     if !has_command("make") {
