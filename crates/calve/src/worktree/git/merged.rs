@@ -44,7 +44,10 @@ fn is_of_a_commit(line: &[u8]) -> bool {
     let line = String::from_utf8_lossy(line);
     let Some((_, words)) = line.split_once('\t') else { return false };
     let verb = words.split([' ', ':']).next().unwrap_or_default();
-    MAKERS.contains(&verb) && !words.trim_end().ends_with("Fast-forward")
+    // Where a rebase begins and ends, it makes none.
+    let step = words.split(':').next().unwrap_or_default();
+    let is_move = ["(start)", "(finish)", "(abort)"].iter().any(|it| step.ends_with(it));
+    MAKERS.contains(&verb) && !is_move && !words.trim_end().ends_with("Fast-forward")
 }
 
 impl Worktree {
@@ -135,6 +138,11 @@ mod tests {
             ("commit (amend): work", true),
             ("cherry-pick: work", true),
             ("rebase (pick): work", true),
+            ("rebase (start): checkout main", false),
+            ("rebase (finish): returning to refs/heads/w", false),
+            ("rebase (abort): returning to refs/heads/w", false),
+            ("pull --rebase (start): checkout 1111", false),
+            ("commit: how (start): works", true),
             ("am: work", true),
             ("merge main: Merge made by the 'ort' strategy.", true),
             ("merge main: Fast-forward", false),
