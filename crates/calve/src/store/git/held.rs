@@ -13,10 +13,10 @@ use super::ask::{head_in, identity, is_absent};
 use super::registration::Registration;
 use super::repository::Repository;
 use super::run::{Failure, Git, LIST_MOST_BYTES, Output};
-use super::work::patches_in;
+use super::work::{patches_in, records};
 use crate::error::IfThere as _;
 use crate::store::clock::{self, older_than};
-use crate::store::files::{bytes_of, listed_at, path_from, read_plain};
+use crate::store::files::{listed_at, path_from, read_plain};
 use crate::tree::staging::write_whole;
 
 /// A commit with its subject, or an annotated tag with its name.
@@ -591,6 +591,9 @@ pub(crate) struct StagedWork {
     pub(crate) others: Vec<PathBuf>,
 }
 
+/// The folder for the stages of conflicts in the commit of what is staged.
+const STAGES: &[u8] = b".calve-conflicts/";
+
 /// Looks into git's folder of a working tree, and changes nothing there. `copy` is a path for a copy
 /// of the index, into which git writes what it finds out.
 ///
@@ -605,11 +608,12 @@ pub(crate) fn staged_in(git_dir: &Path, copy: &Path) -> Result<StagedWork, Failu
         return Ok(staged);
     }
     let conflicts = git().args(["ls-files", "--unmerged", "-z"]).list()?;
-    let paths = conflicts.split(|byte| *byte == 0).filter_map(|record| {
+    let stages = records(&conflicts).filter_map(|record| {
         let at = record.iter().position(|byte| *byte == b'\t')?;
-        Some(path_from(&record[at + 1..]))
+        Some((&record[..at], &record[at + 1..]))
     });
-    staged.others.extend(paths);
+    let stages: Vec<_> = stages.collect();
+    staged.others.extend(stages.iter().map(|(_, path)| path_from(path)));
     staged.others.dedup();
     let head = git().args(["rev-parse", "--quiet", "--verify", "HEAD"]).may_end_with(1).run()?;
     let has_head = !head.bytes.is_empty();
@@ -624,9 +628,16 @@ pub(crate) fn staged_in(git_dir: &Path, copy: &Path) -> Result<StagedWork, Failu
         || std::io::copy(&mut std::fs::File::open(&index)?, &mut std::fs::File::create_new(copy)?);
     copied().map_err(Failure::NotRun)?;
     if !conflicts.is_empty() {
-        let without = ["update-index", "-z", "--force-remove", "--stdin"];
-        let paths = staged.others.iter().map(|path| bytes_of(path));
-        git().with_index(copy).args(without).with_paths(paths).run()?;
+        // A tree has one content for each path. The stages are in it beside the paths, or a `git gc`
+        // would delete what only they have.
+        let beside = stages.iter().flat_map(|(words, path)| {
+            let mut words = words.split(|byte| *byte == b' ');
+            let [mode, id, stage] = [(); 3].map(|()| words.next().unwrap_or_default());
+            let removed = [&b"0 "[..], &b"0".repeat(id.len()), b" 0\t", path].concat();
+            [removed, [mode, b" ", id, b" 0\t", STAGES, stage, b"/", path].concat()]
+        });
+        let changes = ["update-index", "-z", "--index-info"];
+        git().with_index(copy).args(changes).with_paths(beside).run()?;
     }
     let tree = git().with_index(copy).arg("write-tree").line()?;
     std::fs::remove_file(copy).map_err(Failure::NotRun)?;
