@@ -258,6 +258,29 @@ fn a_remote_may_have_a_slash_in_its_name() {
     sh(&app, "! git config branch.x/feat.merge");
 }
 
+/// A branch of that name would be at another commit, and each command of git would take the name for
+/// two.
+#[test]
+fn the_name_of_a_tag_and_the_id_of_a_commit_are_no_names_for_a_branch() {
+    let Some((_scratch, app)) = clone() else {
+        let name = "the_name_of_a_tag_and_the_id_of_a_commit_are_no_names_for_a_branch";
+        return not_run(name, "there is no git");
+    };
+    sh(&app, "git tag v1; git tag deep/v2 -a -m two");
+    let id = sh(&app, "git rev-parse HEAD");
+    let id = id.trim();
+    for word in ["v1", "deep/v2", id, &id[..7]] {
+        let run = calve(&app, &format!("start {word}"));
+        assert_eq!(run.code, Some(1), "{word}: {run:?}");
+        let way = format!("'calve start --base {word} NAME' starts at it");
+        assert!(run.stderr.contains(&way), "{word}: {run:?}");
+        assert_eq!(sh(&app, &format!("git branch --list {word}")), "", "{word}");
+    }
+    for word in ["v1.1", "deep/v3", "deadbeef", &id[..6]] {
+        done(&app, &format!("start {word}"));
+    }
+}
+
 #[test]
 fn a_start_in_a_linked_worktree_without_a_store_says_what_makes_one() {
     let Some((_scratch, app)) = clone() else {

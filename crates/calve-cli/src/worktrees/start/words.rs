@@ -174,6 +174,16 @@ fn commit_of(
                 ),
             ))
         }
+        FoundBranch::Commit => Err(own(
+            "start",
+            Path::new(word),
+            ErrorKind::BranchExists,
+            "this is a tag or a commit, and a new branch of the same name would take its place in git's commands",
+            format!(
+                "'calve start --base {} NAME' starts at it, on a new branch",
+                shell_word(Path::new(word))
+            ),
+        )),
         FoundBranch::Nowhere => {
             let Some(reference) = pull_request(word) else { return Ok(None) };
             match fetched(word, &reference, project)? {

@@ -19,6 +19,9 @@ use super::{PATH_MOST_BYTES, branch_ref, git_of, line};
 use crate::error::IfThere as _;
 use crate::store::files::{path_from, read_plain};
 
+/// The folder of tags.
+const TAGS: &str = "refs/tags/";
+
 /// The repository that git finds at a project's root.
 #[derive(Debug)]
 pub(crate) enum Found {
@@ -56,6 +59,8 @@ pub(crate) struct Refs {
     pub(crate) branches: Vec<Branch>,
     /// The references at remotes with one of the names, by what was fetched last.
     remotes: Vec<String>,
+    /// The tags with one of the names, or below one.
+    pub(crate) tags: Vec<String>,
     /// The names of all remotes, if a reference may be of one with a slash in its name.
     names_of_remotes: Vec<String>,
     /// The commit of `HEAD`. `None` before the first commit.
@@ -374,7 +379,9 @@ impl Repository {
         let branches = at_remotes.iter().filter(|name| name.contains('/'));
         let remotes = at_remotes.iter().map(|name| format!("refs/remotes/**/{name}"));
         let remotes = remotes.chain(branches.map(|name| format!("refs/remotes/{name}")));
-        let all = names.iter().copied().chain(head.as_deref()).map(branch_ref).chain(remotes);
+        let tags = at_remotes.iter().map(|name| format!("{TAGS}{name}"));
+        let all = names.iter().copied().chain(head.as_deref()).map(branch_ref);
+        let all = all.chain(remotes).chain(tags);
         let mut found = self.references_like(all)?;
         if found.remotes.iter().any(|it| below_remotes(it).matches('/').count() > 1) {
             let names = self.git().arg("remote").run()?;
@@ -413,7 +420,10 @@ impl Repository {
         for fields in fields.chunks_exact(3) {
             let name = String::from_utf8_lossy(fields[1]).into_owned();
             let Some(branch) = name.strip_prefix("refs/heads/") else {
-                found.remotes.push(name);
+                match name.strip_prefix(TAGS) {
+                    Some(tag) => found.tags.push(tag.to_owned()),
+                    None => found.remotes.push(name),
+                }
                 continue;
             };
             found.branches.push(Branch {

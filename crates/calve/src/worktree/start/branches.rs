@@ -30,6 +30,8 @@ pub enum FoundBranch {
         /// The name of the branch there.
         branch: String,
     },
+    /// Nowhere, but it is the name of a tag, or the id of a commit.
+    Commit,
 }
 
 /// The answers of [`Store::find_branches`], in the order of the names. A start that is given them
@@ -101,6 +103,11 @@ pub(super) fn with_those_above<'n>(names: &[&'n str]) -> Vec<&'n str> {
     names.iter().copied().chain(above).collect()
 }
 
+/// Whether a word looks like the id of a commit: as short as git prints it, or longer.
+fn is_id(word: &str) -> bool {
+    word.len() >= 7 && word.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 /// Whether a branch is below another one, so that git cannot have both.
 pub(super) fn is_below(one: &str, other: &str) -> bool {
     one.strip_prefix(other).is_some_and(|rest| rest.starts_with('/'))
@@ -126,6 +133,10 @@ impl Store {
                     (Some(_), _) => FoundBranch::Here,
                     (None, none) if none.is_empty() => match found.split(name) {
                         Some((remote, branch)) => FoundBranch::OfRemote { remote, branch },
+                        None if found.tags.iter().any(|tag| tag == name) => FoundBranch::Commit,
+                        None if is_id(name) && repository.commit(name).ok()?.is_ok() => {
+                            FoundBranch::Commit
+                        }
                         None => FoundBranch::Nowhere,
                     },
                     (None, remotes) => FoundBranch::Remotes(remotes),
