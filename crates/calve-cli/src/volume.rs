@@ -15,6 +15,7 @@ mod check;
 mod create;
 mod found;
 mod grow;
+mod inside;
 mod machine;
 pub(crate) mod plan;
 mod remove;

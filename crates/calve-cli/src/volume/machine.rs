@@ -10,8 +10,8 @@ use std::process::{Command, Stdio};
 use calve::{Cancel, ErrorKind};
 
 use super::facts::{backing_file, mount_at};
+use super::inside::must_be_empty;
 use super::plan::{self, AtBoot, FSTAB, Filesystem, LABEL, Room, Space, Spaces, Step, Undoable};
-use super::remove::must_be_empty;
 use crate::failure::stored::own;
 use crate::failure::{Failure, Kind};
 use crate::mounts::{mount_of, mounted};
