@@ -40,6 +40,7 @@ use rustix::io::Errno;
 use self::format::Cursor;
 use self::format::{Chunk, IndexLayout};
 use self::rule::Moments;
+use super::across::rename_entry;
 use super::listing::{self, Time};
 use super::pool::lock;
 use super::staging;
@@ -709,7 +710,16 @@ fn replace(
         if !refused.is_empty() {
             return Err(io::ErrorKind::Unsupported.into());
         }
-        staging::rename_new_or_link(place, &name, git, INDEX_LOCK)?;
+        match staging::rename_new_or_link(place, &name, git, INDEX_LOCK) {
+            // The repository is another subvolume than the stage.
+            Err(Errno::XDEV) => {
+                rename_entry(place, &name, git, &name)?;
+                staging::rename_new_or_link(git, &name, git, INDEX_LOCK).inspect_err(|_| {
+                    let _ = fs::unlinkat(git, &name, AtFlags::empty());
+                })?;
+            }
+            renamed => renamed?,
+        }
         // Another process may have replaced the index before.
         let is_old = Meta::at(git, c"index")
             .is_ok_and(|it| it.id() == old_meta.id() && it.changed == old_meta.changed);
