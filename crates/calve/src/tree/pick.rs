@@ -5,9 +5,10 @@
 //! [`Existing::Keep`](super::Existing::Keep). Tracked files that have the same content in both
 //! trees are *replaced*, each of them atomically, unless somebody changes it meanwhile.
 //!
-//! calve never carries three kinds of directories, at any depth. calve's own
+//! calve never carries directories that mean another tree, at any depth. calve's own
 //! folder and that of jj mean the tree in which they are. A working tree whose repository is
-//! elsewhere has a `.git` that is a file, and a copy of this file would mean the first tree.
+//! elsewhere has a `.git` that is a file, and a copy of this file would mean the first tree. A
+//! worktree with a repository of its own has calve's mark in it.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::CStr;
@@ -40,22 +41,22 @@ pub(crate) struct Picked {
     replaced: HashMap<Vec<u8>, [Meta; 2]>,
     /// Directories of the source that are no part of it.
     never: Excluded,
-    /// Says of a carried file whether it is left out.
-    left: LeftFiles,
+    /// Says of a carried entry whether it is left out.
+    left: LeftEntries,
     replacements: AtomicU64,
     worktrees: Mutex<Vec<PathBuf>>,
 }
 
-/// Says of a file whether it is left out.
-type LeavesFile = dyn Fn(&Path) -> bool + Send + Sync;
+/// Says of an entry whether it is left out; the second value says whether it is a directory.
+type LeavesEntry = dyn Fn(&Path, bool) -> bool + Send + Sync;
 
 /// See [`Picked::leaving`].
 #[derive(Default)]
-struct LeftFiles(Option<Box<LeavesFile>>);
+struct LeftEntries(Option<Box<LeavesEntry>>);
 
-impl std::fmt::Debug for LeftFiles {
+impl std::fmt::Debug for LeftEntries {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("LeftFiles")
+        f.write_str("LeftEntries")
     }
 }
 
@@ -75,9 +76,12 @@ impl Picked {
         Self { never, ..Self::default() }
     }
 
-    /// Leaves out the carried files for which `leaves` says so. It is asked once about each.
-    pub(crate) fn leaving(self, leaves: impl Fn(&Path) -> bool + Send + Sync + 'static) -> Self {
-        Self { left: LeftFiles(Some(Box::new(leaves))), ..self }
+    /// Leaves out the carried entries for which `leaves` says so. It is asked once about each.
+    pub(crate) fn leaving(
+        self,
+        leaves: impl Fn(&Path, bool) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        Self { left: LeftEntries(Some(Box::new(leaves))), ..self }
     }
 
     /// Picks a path to be carried. A directory is carried whole.
@@ -131,7 +135,7 @@ impl Picked {
         if self.replaced.contains_key(bytes) {
             Decision::Keep
         } else if !inside || self.carried.contains(bytes) {
-            let is_left = !is_dir && self.left.0.as_ref().is_some_and(|leaves| leaves(path));
+            let is_left = self.left.0.as_ref().is_some_and(|leaves| leaves(path, is_dir));
             if is_left { Decision::Leave } else { Decision::Keep }
         } else if is_dir && self.above.contains(bytes) {
             Decision::Enter
@@ -160,11 +164,14 @@ impl Picked {
         path: impl Fn() -> PathBuf,
     ) -> bool {
         const GIT: &CStr = c".git";
+        const GIT_MARK: &CStr = c".git/calve-worktree";
         if self.never.has(dir, meta, name, filesystems) {
             return true;
         }
-        let is_elsewhere =
-            Meta::at(dir, GIT).is_ok_and(|meta| meta.file_type() != FileType::Directory);
+        // calve's mark in a worktree that has its repository in itself.
+        let is_elsewhere = Meta::at(dir, GIT)
+            .is_ok_and(|meta| meta.file_type() != FileType::Directory)
+            || Meta::at(dir, GIT_MARK).is_ok();
         if is_elsewhere {
             lock(&self.worktrees).push(path());
         }

@@ -31,6 +31,7 @@ use rustix::fs;
 
 use super::open_dir;
 use super::relocate::rewrite_paths;
+use super::scope::Judge;
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::macros::setters;
 use crate::reflink::meta::Meta;
@@ -164,6 +165,8 @@ pub struct FillPlan {
 struct Sieve {
     secrets: Mutex<Vec<Secret>>,
     living: Mutex<Vec<Skipped>>,
+    /// A `.calveignore` that cannot be read. Nothing arrives that it might name.
+    failed: Mutex<Option<Error>>,
 }
 
 impl Sieve {
@@ -244,7 +247,15 @@ impl FillPlan {
         let sieve = Arc::new(Sieve::default());
         let (its, source, from_root, to) =
             (Arc::clone(&sieve), open_dir(&from.root)?, from.root.clone(), tree.root.clone());
-        let leaves = move |path: &Path| its.keeps((&from_root, &source), &to, path, leave_secrets);
+        let by_calve = Mutex::new(Judge::of_calve(&from.root)?);
+        let leaves = move |path: &Path, is_dir| {
+            let is_named = lock(&by_calve).leaves_out(path, is_dir).unwrap_or_else(|error| {
+                lock(&its.failed).get_or_insert(error);
+                true
+            });
+            let file = || its.keeps((&from_root, &source), &to, path, leave_secrets);
+            is_named || !is_dir && file()
+        };
         let never = other_roots(&from, &root, &operation)?;
         let mut picked = Picked::without(never).leaving(leaves);
         for path in &carried {
@@ -274,6 +285,9 @@ impl FillPlan {
                 report.destinations.into_iter().next().unwrap_or_default()
             }
         };
+        if let Some(error) = lock(&sieve.failed).take() {
+            return Err(error);
+        }
         let mut secrets = std::mem::take(&mut *lock(&sieve.secrets));
         secrets.sort();
         let left = if leave_secrets { std::mem::take(&mut secrets) } else { Vec::new() };

@@ -9,7 +9,7 @@
 
 use std::cell::OnceCell;
 use std::collections::{BTreeSet, HashMap};
-use std::ffi::OsStr;
+use std::ffi::{CStr, OsStr};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
@@ -26,6 +26,7 @@ use crate::store::git::is_same;
 use crate::store::layout::{GIT, GIT_REGISTRATIONS};
 use crate::store::manifest::Manifest;
 use crate::store::object::Entry;
+use crate::store::scan::IGNORE_FILE;
 use crate::tree::filter::IgnoreChain;
 use crate::tree::git_index;
 use crate::tree::read::read_rules;
@@ -64,6 +65,7 @@ impl ChangeScope {
             root: root.to_owned(),
             paths: self.paths.iter().map(below).collect::<Result<_, _>>()?,
             opened: self.gitignore.then(|| super::open_dir(root)).transpose()?,
+            ignore_file: c".gitignore",
             folders: HashMap::new(),
             registrations: project.map(|project| project.join(GIT_REGISTRATIONS)),
             tracked: OnceCell::new(),
@@ -104,6 +106,8 @@ pub(super) struct Judge {
     paths: Vec<PathBuf>,
     /// The root, if ignore files decide.
     opened: Option<OwnedFd>,
+    /// The ignore files of each folder.
+    ignore_file: &'static CStr,
     folders: HashMap<PathBuf, ScopeFolder>,
     /// The folder in which git has the indexes of the project's linked worktrees.
     registrations: Option<PathBuf>,
@@ -119,6 +123,17 @@ enum ScopeFolder {
 }
 
 impl Judge {
+    /// What the `.calveignore` files of the tree at `root` leave out.
+    pub(super) fn of_calve(root: &Path) -> Result<Self, Error> {
+        let judge = ChangeScope::new().gitignore(true).at(root, None)?;
+        Ok(Self { ignore_file: IGNORE_FILE, ..judge })
+    }
+
+    /// Whether an ignore file names the entry at `path`, or a folder above it.
+    pub(super) fn leaves_out(&mut self, path: &Path, is_dir: bool) -> Result<bool, Error> {
+        Ok(self.folder(path.parent().unwrap_or(Path::new("")))?.ignores(path, is_dir))
+    }
+
     /// Refuses a path that neither tree has: a typing error would look like a path without changes.
     /// A path that exists but that no snapshot takes is allowed.
     pub(super) fn must_lead_somewhere(&self, old: &Manifest, new: &Manifest) -> Result<(), Error> {
@@ -166,8 +181,7 @@ impl Judge {
         if is_gits_own(path) {
             return Ok(false);
         }
-        let folder = self.folder(path.parent().unwrap_or(Path::new("")))?;
-        Ok(!folder.ignores(path, is_dir) || !is_dir && self.is_tracked(path))
+        Ok(!self.leaves_out(path, is_dir)? || !is_dir && self.is_tracked(path))
     }
 
     /// Whether git tracks the file at `path`.
@@ -258,8 +272,9 @@ impl Judge {
                 return Err(error).context(Operation::OpenDirectory, || self.root.join(folder));
             }
         };
-        let in_root: [&[&std::ffi::CStr]; 2] = [&[c".git", c"info", c"exclude"], &[c".gitignore"]];
-        let files = if folder == Path::new("") { &in_root[..] } else { &in_root[1..] };
+        let in_root: [&[&CStr]; 2] = [&[c".git", c"info", c"exclude"], &[self.ignore_file]];
+        let is_gits = folder == Path::new("") && self.ignore_file != IGNORE_FILE;
+        let files = if is_gits { &in_root[..] } else { &in_root[1..] };
         for names in files {
             let text = read_rules(&dir, names)
                 .context(Operation::ReadIgnoreFile, || self.root.join(folder))?;

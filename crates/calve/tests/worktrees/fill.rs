@@ -264,6 +264,30 @@ fn what_is_carried_is_what_git_ignores_in_both_or_what_is_asked_for() {
 }
 
 #[test]
+fn what_a_calveignore_names_is_not_carried() {
+    let desk = Desk::new(
+        "",
+        "printf '.env\n/target/*\n!/target/debug\n' >.calveignore; echo 'index' >node_modules/pkg/.calveignore
+        mkdir -p target/release/deps; echo fast >target/release/deps/a; echo late >node_modules/pkg/late",
+        "-b tree",
+    );
+    desk.fill(&FillOptions::new());
+    for (path, expected) in [
+        (".env", false),
+        ("target/debug/out", true),
+        ("target/release", false),
+        ("node_modules/pkg/index", false),
+        ("node_modules/pkg/late", true),
+        ("src/a.o", true),
+    ] {
+        assert_eq!(is_there(&desk.tree().join(path)), expected, "{path}");
+    }
+    fs::write(desk.project.join("node_modules/pkg/.calveignore"), "# nothing\n").unwrap();
+    desk.fill(&FillOptions::new());
+    assert!(is_there(&desk.tree().join("node_modules/pkg/index")));
+}
+
+#[test]
 fn an_environment_that_is_carried_names_the_worktree() {
     let text = "
         printf '/.venv\\n' >>.gitignore; git commit -qam venv
@@ -298,7 +322,8 @@ fn no_other_worktree_and_no_folder_that_means_the_project_is_carried() {
         "git worktree add -q .trees/in -b in; git worktree add -q target/tree -b other
         mkdir -p .calve .jj target/.calve target/.jj target/plain; echo '*' | tee .calve/.gitignore >.jj/.gitignore
         echo x | tee .calve/x .jj/x target/.calve/x target/.jj/x >target/plain/x
-        git init -q target/repository; echo mine >target/repository/mine",
+        git init -q target/repository; echo mine >target/repository/mine
+        git init -q target/copy; echo token >target/copy/.git/calve-worktree; echo work >target/copy/work",
         "-b tree",
     );
     // One of the filled worktrees is inside the project itself.
@@ -313,6 +338,7 @@ fn no_other_worktree_and_no_folder_that_means_the_project_is_carried() {
             (".jj", false),
             (".trees/in", false),
             ("target/tree", false),
+            ("target/copy", false),
             ("target/.calve", false),
             ("target/.jj", false),
         ] {
