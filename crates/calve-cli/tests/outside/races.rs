@@ -371,6 +371,10 @@ fn a_worktree_that_is_dropped_while_another_is_at_it_is_gone_and_the_other_is_to
         } else {
             assert!(matches!(ran.code, Some(0 | 3)), "{round}, {other}: {ran:?}");
         }
+        // One that begins when the drop has ended brings the worktree back.
+        if other == "restore w" && ran.stderr.contains("is back, as it was dropped") {
+            assert_eq!(ends(&project, "drop -q --force w").code, Some(0), "{round}");
+        }
         let listed = ends(&project, "list --json").json();
         assert_eq!(listed["worktrees"].as_array().unwrap().len(), 0, "{round}, {other}: {ran:?}");
         assert_eq!(names(root.parent().unwrap()), [""; 0], "{round}, {other}");
