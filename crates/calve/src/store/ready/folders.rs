@@ -104,10 +104,11 @@ impl Shelf for Folders<'_> {
         report: &mut ReadyReport,
     ) -> Result<(), Error> {
         let folder = self.store.layout().ready_trees();
-        let kept = self.trees.kept();
         // A tree that is made may be taken at once. Somebody who takes all of them is not served
         // for ever.
         for _ in 0..=2 * MOST {
+            // Starts that came meanwhile count, too.
+            let kept = self.trees.kept();
             let (ours, others): (Vec<WaitingTree>, Vec<WaitingTree>) =
                 self.trees.waiting().into_iter().partition(|it| it.id == id);
             report.ready = ours.len() as u64;
