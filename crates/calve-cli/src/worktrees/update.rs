@@ -369,7 +369,11 @@ fn let_git(path: &Path, project: &Path, rebase: bool, session: Session<'_>) -> R
     session.output.summary(format_args!(
         "{}: git {verb}: at {}",
         shown(path),
-        if branch.is_empty() { &head } else { branch.trim_start_matches("refs/heads/") }
+        if branch.is_empty() {
+            &head
+        } else {
+            branch.strip_prefix("refs/heads/").unwrap_or(&branch)
+        }
     ));
     Ok(())
 }

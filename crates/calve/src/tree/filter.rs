@@ -149,8 +149,7 @@ impl Filter {
             return Decision::Keep;
         }
         bytes.push(b'/');
-        let below = || self.tracked.range::<Vec<u8>, _>(&bytes..).next();
-        match is_dir && below().is_some_and(|first| first.starts_with(&bytes)) {
+        match is_dir && any_starts_with(&self.tracked, &bytes) {
             true => Decision::Enter,
             false => Decision::Leave,
         }
@@ -172,6 +171,11 @@ impl Filter {
 /// the files of the repository itself.
 fn is_gits_own(path: &Path) -> bool {
     path.iter().any(|name| name == ".git")
+}
+
+/// Whether one of these paths starts with some bytes.
+pub(crate) fn any_starts_with(paths: &BTreeSet<Vec<u8>>, start: &Vec<u8>) -> bool {
+    paths.range::<Vec<u8>, _>(start..).next().is_some_and(|first| first.starts_with(start))
 }
 
 #[cfg(all(test, feature = "patterns"))]

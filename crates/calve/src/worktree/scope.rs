@@ -27,7 +27,7 @@ use crate::store::layout::{GIT, GIT_REGISTRATIONS};
 use crate::store::manifest::Manifest;
 use crate::store::object::Entry;
 use crate::store::scan::IGNORE_FILE;
-use crate::tree::filter::IgnoreChain;
+use crate::tree::filter::{IgnoreChain, any_starts_with};
 use crate::tree::git_index;
 use crate::tree::read::read_rules;
 
@@ -210,10 +210,7 @@ impl Judge {
             Err(error) => return Err(error),
         }
         let within = [path.as_os_str().as_bytes(), b"/"].concat();
-        let tracks_any = |tracked: &BTreeSet<Vec<u8>>| {
-            tracked.range(within.clone()..).next().is_some_and(|it| it.starts_with(&within))
-        };
-        Ok(self.tracked().is_none_or(tracks_any))
+        Ok(self.tracked().is_none_or(|tracked| any_starts_with(tracked, &within)))
     }
 
     /// Opens the folder that has the tree's index: `.git`, or the project's folder for this linked
