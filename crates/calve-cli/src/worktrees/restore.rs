@@ -325,6 +325,12 @@ fn tell(
         }
     }
     output.summary(line);
+    if report.leaves_newer_output {
+        output.summary(
+            "changed files have the times of the snapshot: if build output is outside of this tree, \
+             'touch' them before the next build",
+        );
+    }
     if output.json {
         output.document(&ContentDocument::new(worktree, report))?;
     }
@@ -570,6 +576,7 @@ document! {
         removed_entries: u64 = report.removed,
         kept: Vec<PathFields> = PathFields::all(&report.kept),
         left_repositories: Vec<PathFields> = PathFields::all(&report.left_repositories),
+        leaves_newer_output: bool = report.leaves_newer_output,
         skipped: Vec<SkippedDocument> = report.skipped.iter().map(SkippedDocument::new).collect(),
         elapsed_seconds: f64 = report.elapsed.as_secs_f64(),
     }

@@ -139,6 +139,30 @@ fn a_patch_that_nobody_reads_fails_quietly() {
 }
 
 #[test]
+fn a_restore_says_where_build_output_outside_of_the_tree_is_newer_than_what_it_brought() {
+    // The file that the snapshot has beside `a`, what changes after it, and whether it is said.
+    for (beside, changed, is_said) in [
+        ("b", "a", true),
+        ("b", "new", false),
+        ("main.o", "a", false),
+        ("target/.rustc_info.json", "a", false),
+    ] {
+        let (_scratch, project) = with_project();
+        fs::create_dir_all(project.join(beside).parent().unwrap()).unwrap();
+        fs::write(project.join(beside), "").unwrap();
+        done(&project, "start w");
+        let root = worktrees_of(&project).join("w");
+        fs::write(root.join(changed), "2\n").unwrap();
+        for verb in ["restore", "undo"] {
+            let went = calve(&root, verb);
+            assert_eq!(went.code, Some(0), "{went:?}");
+            let says = went.stderr.contains("changed files have the times of the snapshot");
+            assert_eq!(says, is_said, "{beside}, {changed}: {went:?}");
+        }
+    }
+}
+
+#[test]
 fn a_restore_gives_the_content_of_a_snapshot_and_an_undo_takes_all_of_it_back() {
     let (_scratch, project, root) = with_changes();
     let changes = calve(&project, "status w").stdout;
@@ -251,7 +275,7 @@ fn with_one_word_it_is_the_snapshot_and_the_current_folders_worktree() {
     assert_eq!(fields.remove("to").unwrap(), calve(&project, "show --json one").json()["snapshot"]);
     let expected = json!({
         "name": "w", "path": root.to_str(), "removed_entries": 0, "kept": [], "skipped": [],
-        "left_repositories": [],
+        "left_repositories": [], "leaves_newer_output": true,
     });
     assert_document(&document, &expected);
     assert_eq!(read(&root.join("a")).as_deref(), Some("alpha\n"));

@@ -167,6 +167,10 @@ pub struct SwitchReport {
     /// An earlier switch had moved work aside, and so does this one. What was aside is deleted,
     /// because there is one place for it.
     pub discards_earlier: bool,
+    /// Files got other content and the times of the snapshot, which has no build output. If that is
+    /// outside of the tree, in a shared cache, a build compares times and may take these files for
+    /// built.
+    pub leaves_newer_output: bool,
     /// Entries that arrived without a part of themselves. Also folders whose names kept changing
     /// while calve listed them ([`SkipReason::Restless`]): calve may not have seen changes by hand
     /// in them.
@@ -596,6 +600,8 @@ fn begun(
         left_repositories: moves.left.clone(),
         keeps_earlier: false,
         discards_earlier: false,
+        leaves_newer_output: trees
+            .leaves_newer_output(moves, undo.map_or(&BTreeSet::new(), |it| &it.aside.files)),
         skipped: Vec::new(),
         elapsed: Duration::ZERO,
     }

@@ -10,9 +10,9 @@ use rustix::fs;
 
 use super::super::at::{is_gone, last, open_parent};
 use super::super::delta::{Counts, Delta, compare};
-use super::super::manifest::{self, At, Manifest, ROOT};
+use super::super::manifest::{self, At, Manifest, ROOT, os};
 use super::super::metadata::Maker;
-use super::super::object::{Entry, Time};
+use super::super::object::{Entry, Kind, Time};
 use super::super::paths::local::Local;
 use super::whole::WholeFolders;
 use crate::error::IfThere as _;
@@ -119,6 +119,20 @@ pub(crate) enum Times {
     /// This time, which is now. A build compares times: it would take an old source with an old
     /// time for one that it has seen.
     New(Time),
+}
+
+/// Files that a build writes beside its output: cargo, CMake, and Ninja, which Meson uses.
+const OF_BUILDS: [&[u8]; 3] = [b".rustc_info.json", b"CMakeCache.txt", b".ninja_log"];
+/// The extensions of what compilers write.
+const OUTPUTS: [&str; 5] = ["o", "obj", "class", "a", "so"];
+
+/// Whether the tree has build output, which goes back with its sources.
+fn has_build_output(tree: &Manifest) -> bool {
+    let is_output = |name: &[u8]| {
+        let extension = Path::new(os(name)).extension();
+        extension.is_some_and(|extension| OUTPUTS.iter().any(|output| extension == *output))
+    };
+    tree.entries().any(|(_, _, entry)| OF_BUILDS.contains(&&*entry.name) || is_output(&entry.name))
 }
 
 impl Times {
@@ -343,6 +357,21 @@ impl Trees<'_> {
             let now = self.find(self.now, path).map(|at| self.now.at(at));
             now.is_none_or(|now| !now.same_metadata(self.target.at(*at)))
         });
+    }
+
+    /// Whether files get other content without a new time, and their build output does not go back
+    /// with them. Then it is outside of the tree, and newer than they are. `back` are files that come
+    /// back from where they were aside.
+    pub(crate) fn leaves_newer_output(&self, moves: &Moves, back: &BTreeSet<PathBuf>) -> bool {
+        let is_file = |entry: &Entry| matches!(entry.kind, Kind::File { .. });
+        let changes = |(path, at): (&PathBuf, &At)| {
+            let (now, new) = (self.find(self.now, path), self.target.at(*at));
+            now.map(|at| self.now.at(at))
+                .is_some_and(|now| is_file(now) && is_file(new) && !now.same_content(new))
+        };
+        moves.times == Times::OfSnapshot
+            && (moves.put.iter().any(changes) || back.iter().any(|path| self.now.has(path)))
+            && !has_build_output(self.target)
     }
 
     /// The entry that the switch puts at a path, or mends there.
