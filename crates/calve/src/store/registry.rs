@@ -316,7 +316,7 @@ impl<'a> Registry<'a> {
             false => Some(led.clone()),
         };
         let entry = folder.and_then(|folder| Registration::read(folder).ok().flatten());
-        let Some(mut entry) = entry else {
+        let Some(mut entry) = entry.filter(|entry| !self.is_given_away(&root, entry)) else {
             // Whoever asks git about this worktree is told why that failed.
             return self.register_pruned(row).ok().flatten();
         };

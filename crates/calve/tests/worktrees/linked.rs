@@ -961,6 +961,36 @@ fn a_worktree_of_git_in_the_place_of_one_of_calves_stays_when_that_is_dropped() 
     assert_eq!((branch(&root).as_str(), changes(&root)), ("mine", vec![]));
 }
 
+/// git pruned the registration where it did not see the worktree, such as in a container, and gave
+/// its id to a worktree that it made there.
+#[test]
+fn a_registration_whose_id_went_to_a_worktree_elsewhere_is_that_ones() {
+    for (is_seen, hide, show) in
+        [(true, ":", ":"), (false, "mv ../c ../hidden", "mv ../hidden ../c")]
+    {
+        let desk = project();
+        desk.worktree("w");
+        script(
+            &desk.project,
+            &format!(
+                "mv ../project.worktrees/w ../away; git worktree prune; git worktree add -q -b other ../c/w
+                echo work >../c/w/new; mv ../away ../project.worktrees/w; {hide}"
+            ),
+        );
+        let root = desk.folder().join("w");
+        let worktree = desk.store.worktree("w").unwrap();
+        assert_eq!((branch(&root).as_str(), changes(&root)), ("w", vec![]), "seen: {is_seen}");
+        worktree.drop(&DropOptions::new(), &options()).unwrap().delete().unwrap();
+        script(&desk.project, show);
+        let other = desk.scratch.join("c/w");
+        assert_eq!(
+            (branch(&other).as_str(), changes(&other)),
+            ("other", vec!["? new".to_owned()]),
+            "seen: {is_seen}"
+        );
+    }
+}
+
 #[test]
 fn a_worktree_that_git_knows_at_the_path_is_in_the_way_until_it_is_dropped() {
     let desk = project();

@@ -106,6 +106,16 @@ impl Registry<'_> {
         self.mark_of(entry).ok().flatten().is_some_and(|marker| marker.token == row.token)
     }
 
+    /// Whether a registration to which the tree of a row leads is not the row's: git pruned that
+    /// one, and gave its id to a worktree elsewhere. The mark of the row went with its registration.
+    pub(super) fn is_given_away(self, root: &Path, entry: &Registration) -> bool {
+        let has_no_mark = || {
+            let marks = [self.mark_of(entry), self.mark_at(root)];
+            marks.iter().all(|mark| matches!(mark, Ok(None)))
+        };
+        entry.git_file.is_some() && !entry.is_of(root) && has_no_mark()
+    }
+
     /// The registration that has the mark of a row.
     pub(super) fn registration_of(self, row: &WorktreeRow) -> io::Result<Option<Registration>> {
         if row.git.is_none() {

@@ -60,7 +60,12 @@ impl Registry<'_> {
         };
         let is_lost = |led: &Path| {
             let id = led.file_name().map(|id| project.registrations_folder().join(id));
-            is_gone(led) && id.is_none_or(|id| is_gone(&id))
+            let folder = if is_gone(led) { id } else { Some(led.to_owned()) };
+            folder.is_none_or(|folder| match Registration::read(folder.clone()) {
+                Ok(Some(entry)) => self.is_given_away(&root, &entry),
+                Ok(None) => is_gone(&folder),
+                Err(_) => false,
+            })
         };
         if self.is_read_only
             || row.state == State::Starting

@@ -165,6 +165,10 @@ impl Registry<'_> {
             own => Some(own.context(Operation::Read, || git::git_of(&root))?),
         };
         let is_own = |entry: &Registration, own: &Path| git::is_same(&entry.folder, own);
+        let agrees = |entry: &Registration| {
+            let is_gone = entry.git_file.as_deref().is_none_or(is_gone);
+            entry.is_of(&root) || is_gone && !self.is_given_away(&root, entry)
+        };
         // The registrations of all others need not be read, or commands on many worktrees would
         // read each as often as there are worktrees.
         if let Some(own) = &own
@@ -173,8 +177,7 @@ impl Registry<'_> {
             && is_own(&entry, own)
             && self.is_marked(row)
         {
-            let is_of_row = entry.is_of(&root) || entry.git_file.as_deref().is_none_or(is_gone);
-            return Ok(is_of_row.then_some(entry).into_iter().collect());
+            return Ok(agrees(&entry).then_some(entry).into_iter().collect());
         }
         let mut entries =
             repository.registrations().context(Operation::ReadDirectory, || folder)?;
@@ -184,10 +187,7 @@ impl Registry<'_> {
         let is_of_row = |entry: &Registration| match &own {
             // The tree's `.git` file says which entry is the tree's own. The entry must agree,
             // since the `.git` file may be a copy of another worktree's.
-            Some(own) if is_ours => {
-                is_own(entry, own)
-                    && (entry.is_of(&root) || entry.git_file.as_deref().is_none_or(is_gone))
-            }
+            Some(own) if is_ours => is_own(entry, own) && agrees(entry),
             // Another worktree of git is in this one's place.
             Some(own) => entry.is_of(&root) && !is_own(entry, own),
             None => entry.is_of(&root),
