@@ -209,7 +209,7 @@ pub(crate) fn no_store_here(failure: Failure, current: &Path) -> Failure {
 }
 
 /// The root of the git repository that contains `current`, if it is below `root` and another one
-/// than that of `root`. Submodules and linked worktrees belong to the repository of `root`.
+/// than that of `root`. Linked worktrees belong to the repository of `root`; submodules do not.
 fn other_repository(current: &Path, root: &Path) -> Option<PathBuf> {
     let ours = repository_of(root);
     current
@@ -217,10 +217,7 @@ fn other_repository(current: &Path, root: &Path) -> Option<PathBuf> {
         .take_while(|above| *above != root)
         .find(|above| {
             let own = git_of(above);
-            let is_ours = || {
-                let leads = repository_of(above);
-                leads.zip(ours.as_ref()).is_some_and(|(leads, ours)| leads.starts_with(ours))
-            };
+            let is_ours = || ours.is_some() && repository_of(above) == ours;
             is_there(&own) && !(own.is_file() && is_ours())
         })
         .map(Path::to_owned)
@@ -382,12 +379,12 @@ mod tests {
         for (current, project, expected) in [
             ("app", "app", None),
             ("app/plain/deep", "app", None),
-            ("app/sub/deep", "app", None),
+            ("app/sub/deep", "app", Some("app/sub")),
             ("app/trees/w", "app", None),
             ("app/other/deep", "app", Some("app/other")),
             ("app/link", "app", Some("app/link")),
             ("app/plain", "", Some("app")),
-            ("linked/sub", "linked", None),
+            ("linked/sub", "linked", Some("linked/sub")),
         ] {
             let found = other_repository(&root.join(current), &root.join(project));
             assert_eq!(found, expected.map(|path| root.join(path)), "{current} {project}");
