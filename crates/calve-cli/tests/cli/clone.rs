@@ -417,3 +417,32 @@ fn what_git_tracks_is_not_ignored() {
     assert!(run.stderr.contains("cannot read git's index of this tree"), "{run:?}");
     assert!(!root.join("other").try_exists().unwrap());
 }
+
+/// Files that only a repository inside tracks were left out, and `git status` there called them
+/// deleted.
+#[cfg(unix)]
+#[test]
+fn a_repository_inside_has_its_own_index_and_rules() {
+    let name = "a_repository_inside_has_its_own_index_and_rules";
+    let Some((_scratch, root)) = crate::hints::repository() else {
+        return crate::not_run(name, "there is no git");
+    };
+    let made = "
+        mkdir lib; cd lib; git init -q; echo '*.x' >.gitignore; echo x >q.x; echo w >w.log
+        git add -f .; git commit -qm 1; cd ../app; echo '*.log' >>.gitignore
+        git -c protocol.file.allow=always submodule --quiet add ../lib sub; git add .; git commit -qm 1
+        echo log >sub/new.log; echo x >sub/new.x; echo e >sub/new.e; echo '*.e' >.git/modules/sub/info/exclude
+        mkdir -p out/in in no/.git; echo o >no/o.log; echo o >out/in/o
+        cd in; git init -q; echo '*.y' >.gitignore; echo y >t.y; echo n >n.y; git add -f t.y .gitignore; git commit -qm 1
+        cp -r .git ../out/in";
+    crate::hints::sh(&root.join("app"), &format!("cd ..; {made}")).unwrap();
+    let run = crate::calve(&root, "clone --gitignore app copy");
+    assert_eq!(run.code, Some(0), "{run:?}");
+    let copy = root.join("copy");
+    for (repository, expected) in [(".", "?? in/\n"), ("sub", "?? new.log\n"), ("in", "")] {
+        let status = format!("git -C {repository} status --short --ignore-submodules");
+        assert_eq!(crate::hints::sh(&copy, &status).unwrap(), expected, "{repository}");
+    }
+    let left = "ls -d sub/new.x sub/new.e in/n.y no/o.log out 2>/dev/null || true";
+    assert_eq!(crate::hints::sh(&copy, left).unwrap(), "");
+}

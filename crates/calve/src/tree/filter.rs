@@ -4,9 +4,9 @@
 //! `.gitignore` files, the deepest one with a matching line decides. An exclude pattern always
 //! excludes; an include pattern overrides both.
 
-use std::collections::BTreeSet;
-use std::path::Path;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 
 pub(crate) use self::patterns::IgnoreChain;
 use self::patterns::Patterns;
@@ -31,8 +31,8 @@ pub(crate) struct Filter {
     exclude_if: Option<Callback<PathTest>>,
     mutable_if: Option<Callback<PathTest>>,
     gitignore: bool,
-    /// The paths that git tracks: an ignore file does not mean them.
-    tracked: BTreeSet<Vec<u8>>,
+    /// The paths that git tracks in each repository of the source: an ignore file does not mean them.
+    tracked: RwLock<BTreeMap<PathBuf, BTreeSet<Vec<u8>>>>,
     trivial: bool,
     #[cfg(unix)]
     picked: Option<Arc<super::pick::Picked>>,
@@ -59,7 +59,7 @@ impl Filter {
             leads_to_include: Patterns::leading_to(&options.include)?,
             mutable: Patterns::compile(&options.mutable)?,
             gitignore: options.gitignore,
-            tracked: BTreeSet::new(),
+            tracked: RwLock::default(),
             trivial: options.exclude.is_empty()
                 && options.exclude_if.is_none()
                 && !options.gitignore
@@ -71,30 +71,24 @@ impl Filter {
         })
     }
 
-    /// Learns what git tracks in the source at `path`, if ignore files count.
+    /// Learns what git tracks in the repository `git` of the working tree at `path` in the source.
     ///
     /// # Errors
     /// calve does not understand git's index. Without it, files that git tracks would be left out.
     #[cfg(all(unix, feature = "git-index"))]
-    pub(super) fn with_index_of(
-        mut self,
-        source: &std::os::fd::OwnedFd,
-        path: &Path,
-    ) -> Result<Self, Error> {
-        use super::git_index::{repository_of, tracked};
-        use crate::error::Operation;
-
-        if self.gitignore
-            && let Some(git) = repository_of(source)
-        {
-            let unknown = || {
-                let why = "calve cannot read git's index of this tree, so it does not know which ignored files git tracks \
-                           ('git update-index --no-split-index' helps if the index is split)";
-                Error::io(Operation::Read, path, std::io::Error::other(why))
-            };
-            self.tracked = tracked(&git).ok_or_else(unknown)?;
-        }
-        Ok(self)
+    pub(super) fn learn_index(
+        &self,
+        git: &std::os::fd::OwnedFd,
+        path: PathBuf,
+    ) -> std::io::Result<()> {
+        let unknown = || {
+            let why = "calve cannot read git's index of this tree, so it does not know which ignored files git tracks \
+                       ('git update-index --no-split-index' helps if the index is split)";
+            std::io::Error::other(why)
+        };
+        let tracked = super::git_index::tracked(git).ok_or_else(unknown)?;
+        self.tracked.write().unwrap_or_else(PoisonError::into_inner).insert(path, tracked);
+        Ok(())
     }
 
     /// Whether the filter keeps every entry.
@@ -144,12 +138,18 @@ impl Filter {
 
     /// What becomes of an ignored entry because git tracks it, or something in it.
     fn tracks(&self, path: &Path, is_dir: bool) -> Decision {
+        let indexes = self.tracked.read().unwrap_or_else(PoisonError::into_inner);
+        let index = |root: &Path| Some((indexes.get(root)?, path.strip_prefix(root).ok()?));
+        // The innermost repository around the entry.
+        let Some((tracked, path)) = path.ancestors().skip(1).find_map(index) else {
+            return Decision::Leave;
+        };
         let mut bytes = path.as_os_str().as_encoded_bytes().to_vec();
-        if self.tracked.contains(&bytes) {
+        if tracked.contains(&bytes) {
             return Decision::Keep;
         }
         bytes.push(b'/');
-        match is_dir && any_starts_with(&self.tracked, &bytes) {
+        match is_dir && any_starts_with(tracked, &bytes) {
             true => Decision::Enter,
             false => Decision::Leave,
         }

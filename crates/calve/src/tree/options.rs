@@ -305,8 +305,9 @@ setters! { CloneOptions:
     #[cfg(unix)]
     pub linker: &linker::Linker = Some(linker.clone()),
     /// Leaves out entries that the tree's `.gitignore` files (and `.git/info/exclude` of the root)
-    /// name. What git tracks is not ignored (feature `git-index`); if calve does not
-    /// understand git's index, that is an error. calve reads no ignore file outside of the source: neither of a parent folder nor of
+    /// name. With the feature `git-index`, what git tracks is not ignored, and a submodule or another
+    /// repository inside has its own index and rules alone; if calve does not understand git's index, that
+    /// is an error. calve reads no ignore file outside of the source: neither of a parent folder nor of
     /// the user. It reads no ignore file of more than 1 MiB.
     #[cfg(feature = "patterns")]
     pub gitignore: bool,

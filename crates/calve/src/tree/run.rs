@@ -85,8 +85,6 @@ pub(super) fn clone_tree(
     let operation = running(options);
     let filter = Filter::new(options)?;
     let root = open_source(source)?;
-    #[cfg(feature = "git-index")]
-    let filter = filter.with_index_of(&root, source)?;
     let meta = Meta::of_file(&root).context(Operation::Read, || source)?;
     let absolute = std::fs::canonicalize(source).context(Operation::Resolve, || source)?;
     let filesystems = Arc::clone(operation.filesystems());

@@ -225,21 +225,31 @@ impl Opened<Live<'_>> {
 }
 
 impl Worker<'_, '_, Live<'_>> {
-    /// Puts the rules of the directory's `.gitignore` (and of `.git/info/exclude` at the root) on
-    /// top of the rules from above.
+    /// Puts the rules of the directory's `.gitignore` (and of `.git/info/exclude` in a repository) on
+    /// top of the rules from above. Those do not hold in another repository, which has an index of
+    /// its own, too.
     fn read_ignore_files(
         &self,
         node: &OpenNode<Live<'_>>,
     ) -> Result<Option<Arc<IgnoreChain>>, Error> {
         let path = node.path();
         let mut chain = node.parent.as_ref().and_then(|parent| parent.own.chain.get().cloned());
-        let files: &[&[&CStr]] = if path.as_os_str().is_empty() {
-            &[&[c".git", c"info", c"exclude"], &[c".gitignore"]]
-        } else {
-            &[&[c".gitignore"]]
+        #[cfg(feature = "git-index")]
+        let repository = self.learn_index(node, &path)?;
+        #[cfg(not(feature = "git-index"))]
+        let repository: Option<OwnedFd> = None;
+        let in_git: Option<(_, &[&CStr])> = match &repository {
+            Some(git) => Some((git, &[c"info", c"exclude"])),
+            None if path.as_os_str().is_empty() => {
+                Some((node.source(), &[c".git", c"info", c"exclude"]))
+            }
+            None => None,
         };
-        for names in files {
-            let text = read_rules(node.source(), names).context(Operation::Read, || {
+        if repository.is_some() {
+            chain = chain.map(|_| IgnoreChain::push(None, &path, b""));
+        }
+        for (dir, names) in in_git.into_iter().chain([(node.source(), &[c".gitignore"][..])]) {
+            let text = read_rules(dir, names).context(Operation::Read, || {
                 use std::os::unix::ffi::OsStrExt;
                 let name = |name: &&CStr| std::ffi::OsStr::from_bytes(name.to_bytes()).to_owned();
                 self.op.source.join(&path).join(names.iter().map(name).collect::<PathBuf>())
@@ -249,6 +259,24 @@ impl Worker<'_, '_, Live<'_>> {
             }
         }
         Ok(chain)
+    }
+
+    /// The repository of the working tree that the directory is, if it is one. Its index says what
+    /// ignore files do not mean.
+    #[cfg(feature = "git-index")]
+    fn learn_index(
+        &self,
+        node: &OpenNode<Live<'_>>,
+        path: &Path,
+    ) -> Result<Option<OwnedFd>, Error> {
+        let has_head =
+            |git: &OwnedFd| fs::statat(git, c"HEAD", fs::AtFlags::SYMLINK_NOFOLLOW).is_ok();
+        let repository = super::git_index::repository_of(node.source()).filter(has_head);
+        if let Some(git) = &repository {
+            let learned = self.op.from.filter.learn_index(git, path.to_owned());
+            learned.context(Operation::Read, || self.op.source.join(path))?;
+        }
+        Ok(repository)
     }
 
     /// Whether links to the directory's entries would turn one store into two with the same files,
