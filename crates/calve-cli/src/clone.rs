@@ -224,7 +224,8 @@ pub(crate) fn finding(path: &Path, reason: &SkipReason) -> String {
         | SkipReason::Device
         | SkipReason::Vanished
         | SkipReason::Changing
-        | SkipReason::OtherRepository => {
+        | SkipReason::OtherRepository
+        | SkipReason::StoreOrRemote => {
             format!("{name}: left out: {reason}")
         }
         _ => format!("{name}: {reason}"),
@@ -349,6 +350,7 @@ impl SkippedDocument {
             SkipReason::Restless => ("restless", None),
             SkipReason::Stage => ("stage", None),
             SkipReason::OtherRepository => ("other_repository", None),
+            SkipReason::StoreOrRemote => ("store_or_remote", None),
             SkipReason::SharedRepository => ("shared_repository", None),
             SkipReason::Exists => ("exists", None),
             SkipReason::Xattrs(names) => ("xattrs", Some(names.clone())),

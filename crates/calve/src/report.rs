@@ -241,6 +241,9 @@ pub enum SkipReason {
     /// copy, its file `.git` would lead git to the same registration, so a commit there would move the
     /// original's branch. Operations on a store leave such trees out.
     OtherRepository,
+    /// A store or a remote of calve's. A restore would take back what was stored there since.
+    /// Operations on a store leave it out.
+    StoreOrRemote,
     /// This file `.git` arrived, and leads git to what is the source's: see
     /// [`SkipReason::OtherRepository`]. Only [`clone_tree`](crate::clone_tree) clones such a file.
     SharedRepository,
@@ -272,6 +275,9 @@ impl std::fmt::Display for SkipReason {
             Self::Stage => f.write_str("named like a stage of calve's, which is never cloned"),
             Self::OtherRepository => f.write_str(
                 "it is a working tree of another repository, and a copy would share its branch and its index",
+            ),
+            Self::StoreOrRemote => f.write_str(
+                "it is a store or a remote of calve, and a restore would take back what was stored there since",
             ),
             Self::SharedRepository => f.write_str(
                 "arrived, and leads git to the source's own branch and index: a commit here moves that branch",

@@ -484,6 +484,44 @@ fn a_remote_makes_its_own_folder_and_none_above() {
 }
 
 /// Each snapshot had the remote in it, and a restore of an older one took back what others pushed.
+/// A restore took back what was pushed to the remote, and the snapshots that were made in the store.
+#[test]
+fn a_store_and_a_remote_in_a_project_that_was_made_around_them_stay_as_they_are() {
+    let desk = Desk::new();
+    let root = desk.here.parent().unwrap();
+    plant(root, &[("data/x", "1"), ("r/f", "1")]);
+    let (data, r) = (root.join("data"), root.join("r"));
+    let url = format!("file://{}", data.join("trees").to_str().unwrap());
+    desk.done(&r, &format!("remote init {url}"));
+    desk.done(&r, "init --store ../data/s.calve");
+    desk.done(&r, &format!("remote add team {url}"));
+    desk.done(&r, "snapshot A");
+    desk.done(&r, "push A");
+    desk.done(&data, "init");
+    let made = desk.run(&data, "snapshot D --json");
+    assert_eq!(made.code, Some(3), "{made:?}");
+    let skipped = |at: usize| made.json()["skipped"][at].clone();
+    for (at, path) in ["s.calve", "trees"].into_iter().enumerate() {
+        assert_eq!(skipped(at), json!({ "path": path, "reason": "store_or_remote" }), "{made:?}");
+    }
+    fs::write(r.join("f"), "2").unwrap();
+    desk.done(&r, "snapshot B");
+    desk.done(&r, "push B");
+    fs::write(data.join("x"), "2").unwrap();
+    desk.done(&data, "restore --force D");
+    assert_eq!(fs::read_to_string(data.join("x")).unwrap(), "1");
+    desk.done(&r, "show B");
+    desk.done(&r, "store verify");
+    desk.done(&r, "remote verify");
+    assert!(desk.done(&r, "remote names").contains("B "));
+    // Neither comes along.
+    assert_eq!(desk.run(&data, "start w").code, Some(3));
+    let of_worktree = fs::read_dir(root.join("data.worktrees/w")).unwrap();
+    let mut names: Vec<_> = of_worktree.map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, [".calve", "x"]);
+}
+
 #[test]
 fn a_remote_is_in_no_project_and_in_no_worktree() {
     let desk = Desk::new();

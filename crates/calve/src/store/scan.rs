@@ -23,6 +23,7 @@ use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
 use super::blobs::{Blobs, Intake, IntakeCounts, Noted};
+use super::format::is_of_calve;
 use super::git::OwnFolders;
 use super::id::{BlobId, SnapshotId};
 use super::index::{Boot, Index, Stat};
@@ -387,8 +388,9 @@ impl Scanner<'_> {
             }
             listed => listed.context(Operation::ReadDirectory, || self.full_path(&path_of()))?,
         };
-        if parent.is_some() && self.is_of_another_repository(&names, path_of) {
-            worker.skipped.push(Skipped { path: path_of(), reason: SkipReason::OtherRepository });
+        let reason = parent.and_then(|_| self.why_no_content(&fd, &names, path_of));
+        if let Some(reason) = reason {
+            worker.skipped.push(Skipped { path: path_of(), reason });
             lock(&self.gone).insert(place);
             return Ok(None);
         }
@@ -409,19 +411,26 @@ impl Scanner<'_> {
         Ok(Some(dir))
     }
 
-    /// Whether the directory with these names is a working tree whose repository is neither in the
-    /// tree nor the tree's own.
-    fn is_of_another_repository(
+    /// Why the directory with these names is no content: it is a store or a remote, or a working
+    /// tree whose repository is neither in the tree nor the tree's own.
+    fn why_no_content(
         &self,
+        dir: &OwnedFd,
         names: &[(CString, FileType)],
         path: impl Fn() -> PathBuf,
-    ) -> bool {
-        let is_file = |(name, kind): &(CString, FileType)| {
-            name.as_bytes() == layout::GIT.as_bytes() && *kind != FileType::Directory
+    ) -> Option<SkipReason> {
+        let has_file = |wanted: &str| {
+            let is_it = |(name, kind): &(CString, FileType)| {
+                name.as_bytes() == wanted.as_bytes() && *kind != FileType::Directory
+            };
+            names.iter().any(is_it)
         };
-        self.request.own.is_some_and(|own| {
-            names.iter().any(is_file) && own.is_led_out(&self.request.path.join(path()))
-        })
+        // Whoever reads a file that cannot be read says so.
+        if has_file(layout::FORMAT) && is_of_calve(dir, Path::new("")).unwrap_or(false) {
+            return Some(SkipReason::StoreOrRemote);
+        }
+        let own = self.request.own.filter(|_| has_file(layout::GIT))?;
+        own.is_led_out(&self.request.path.join(path())).then_some(SkipReason::OtherRepository)
     }
 
     /// The entry of an open directory.

@@ -118,6 +118,7 @@ const ROWS: &[(&str, &[&str], &str)] = &[
     ("cargo target; git init -q --bare target/debug/deps/own", &[], "it has a repository"),
     ("cargo target; mkdir -p target/debug/deps/r/.hg", &[], "it has a repository"),
     ("npm node_modules; git init -q node_modules/a", &[], "it has a repository"),
+    ("cargo target; mkdir target/debug/deps/r; echo calve remote 1 >target/debug/deps/r/format", &[], "it has a store or a remote of calve"),
     ("cargo target; mkfifo target/debug/deps/pipe", &[], "it has a socket, a pipe or a device"),
     ("cargo target; mkdir target/debug/deps/e; echo >target/debug/deps/e/pyvenv.cfg", &[], "it has a Python environment"),
     // What git tracks, or does not ignore.

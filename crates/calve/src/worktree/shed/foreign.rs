@@ -15,7 +15,8 @@ use crate::error::Error;
 use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::store::at;
-use crate::store::layout::GIT;
+use crate::store::format::is_of_calve;
+use crate::store::layout::{FORMAT, GIT};
 use crate::tree::read::open_unnoted;
 use crate::tree::visit::{Found, Visitor};
 
@@ -131,6 +132,11 @@ impl ContentOf<'_> {
                 (found.meta.dev != self.device).then_some("another filesystem or subvolume")
             }
             _ if name == c"HEAD" && is_folder("objects") => Some("a repository"),
+            _ if name.to_bytes() == FORMAT.as_bytes()
+                && is_of_calve(found.dir, Path::new("")).unwrap_or(true) =>
+            {
+                Some("a store or a remote of calve")
+            }
             _ if known.kind == ShedKind::Cmake && name.to_bytes() == CMAKE_SOURCES.as_bytes() => {
                 Some("sources")
             }
