@@ -225,7 +225,8 @@ pub(crate) fn finding(path: &Path, reason: &SkipReason) -> String {
         | SkipReason::Vanished
         | SkipReason::Changing
         | SkipReason::OtherRepository
-        | SkipReason::StoreOrRemote => {
+        | SkipReason::StoreOrRemote
+        | SkipReason::OwnName => {
             format!("{name}: left out: {reason}")
         }
         _ => format!("{name}: {reason}"),
@@ -351,6 +352,7 @@ impl SkippedDocument {
             SkipReason::Stage => ("stage", None),
             SkipReason::OtherRepository => ("other_repository", None),
             SkipReason::StoreOrRemote => ("store_or_remote", None),
+            SkipReason::OwnName => ("own_name", None),
             SkipReason::SharedRepository => ("shared_repository", None),
             SkipReason::Exists => ("exists", None),
             SkipReason::Xattrs(names) => ("xattrs", Some(names.clone())),

@@ -244,6 +244,9 @@ pub enum SkipReason {
     /// A store or a remote of calve's. A restore would take back what was stored there since.
     /// Operations on a store leave it out.
     StoreOrRemote,
+    /// The entry has the name of calve's own folder in a tree, `.calve`, and is not that folder.
+    /// Operations on a store leave it out.
+    OwnName,
     /// This file `.git` arrived, and leads git to what is the source's: see
     /// [`SkipReason::OtherRepository`]. Only [`clone_tree`](crate::clone_tree) clones such a file.
     SharedRepository,
@@ -279,6 +282,7 @@ impl std::fmt::Display for SkipReason {
             Self::StoreOrRemote => f.write_str(
                 "it is a store or a remote of calve, and a restore would take back what was stored there since",
             ),
+            Self::OwnName => f.write_str("named like calve's own folder in a tree, which it is not"),
             Self::SharedRepository => f.write_str(
                 "arrived, and leads git to the source's own branch and index: a commit here moves that branch",
             ),

@@ -3,6 +3,8 @@
 
 use std::fs;
 
+use serde_json::json;
+
 use crate::hints::{in_git, repository, sh};
 use crate::{command, not_run, until_deleted};
 
@@ -681,6 +683,34 @@ fn a_worktree_of_another_repository_inside_the_project_arrives_nowhere_and_is_na
     assert!(run.code == Some(1) && run.stderr.contains("lw3/new"), "{run:?}");
     sh(&root, "rm plain.worktrees/v/lw3/new").unwrap();
     assert_eq!(in_git(&plain, "drop v").code, Some(0));
+}
+
+/// It stayed behind without a word, and a commit of all in the worktree deleted it from the branch.
+#[test]
+fn a_folder_of_the_project_that_has_the_name_of_calves_own_is_a_finding() {
+    let name = "a_folder_of_the_project_that_has_the_name_of_calves_own_is_a_finding";
+    let Some((_scratch, root)) = repository() else { return not_run(name, "there is no git") };
+    let app = root.join("app");
+    // Those of a project inside are calve's.
+    sh(&app, "mkdir -p sub/one; echo 1 >sub/one/f").unwrap();
+    assert_eq!(in_git(&app.join("sub/one"), "init -q --store .calve").code, Some(0));
+    assert_eq!(in_git(&app, "start before").code, Some(0));
+    sh(&app, "mkdir .calve d/.calve; echo n >.calve/notes; echo n >d/.calve/notes; git add .; git commit -qm n")
+        .unwrap();
+    for (at, words) in ["start w", "start --base HEAD w", "snapshot"].into_iter().enumerate() {
+        let run = in_git(
+            &app,
+            &format!("{words}{}", if at < 2 { at.to_string() } else { String::new() }),
+        );
+        assert_eq!(run.code, Some(3), "{words}: {run:?}");
+        for path in [".calve", "d/.calve"] {
+            assert!(run.stderr.contains(&format!("{path}: left out: named like")), "{run:?}");
+        }
+    }
+    let document = in_git(&app, "snapshot --json").json();
+    assert_eq!(document["skipped"][0], json!({ "path": ".calve", "reason": "own_name" }));
+    assert_eq!(in_git(&app, "restore --force .").code, Some(0));
+    assert!(app.join(".calve/notes").is_file());
 }
 
 /// The hint was to remove the repository, or to do once more what had failed.

@@ -379,7 +379,7 @@ impl Scanner<'_> {
             .own_entry(&fd, &name, &meta, known)
             .context(Operation::ReadAttributes, || self.full_path(&path_of()))?;
         let before = Before::opened(since, &meta);
-        let (names, rest) = match self.list(worker, &fd, before, parent.is_none()) {
+        let (names, rest) = match self.list(worker, &fd, before, parent.is_none(), path_of) {
             // The directory was removed after it was opened.
             Err(Errno::NOENT) if parent.is_some() => {
                 worker.skipped.push(Skipped { path: path_of(), reason: SkipReason::Vanished });

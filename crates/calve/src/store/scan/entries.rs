@@ -3,14 +3,17 @@
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rustix::fs::FileType;
 
-use super::super::layout::{self, Within};
+use super::super::files::read_plain;
+use super::super::format::is_of_calve;
+use super::super::layout::{self, GIT_IGNORE, OWN, Within};
 use super::super::manifest::{self, os};
+use super::super::marker::HIDES_ALL;
 use super::super::object::{Entry, Kind};
 use super::super::paths::living::{may_be_owned, owner_of};
 use super::files::entry_of;
@@ -86,15 +89,20 @@ impl Scanner<'_> {
         dir: &OwnedFd,
         before: Before,
         in_root: bool,
+        path: impl FnOnce() -> PathBuf,
     ) -> rustix::io::Result<(Vec<(CString, FileType)>, Rest)> {
         let rest = worker.names.list(dir, before, &mut worker.buffer)?;
         let entries = worker.names.iter().map(|(name, _)| name.to_bytes());
         let within = if in_root { Within::root(entries) } else { Within::below(entries) };
-        let mut names = Vec::new();
+        let (mut names, mut has_own) = (Vec::new(), false);
         for (name, kind) in worker.names.iter() {
-            if layout::is_content(name.to_bytes(), within) {
-                names.push((name.to_owned(), kind));
+            match layout::is_content(name.to_bytes(), within) {
+                true => names.push((name.to_owned(), kind)),
+                false => has_own |= name.to_bytes() == OWN.as_bytes(),
             }
+        }
+        if has_own && !is_own_folder(dir) {
+            worker.skipped.push(Skipped { path: path().join(OWN), reason: SkipReason::OwnName });
         }
         names.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         // Some filesystems list a name twice.
@@ -333,4 +341,13 @@ impl Scanner<'_> {
     fn unread(&self, pass: &Pass<'_>, name: &CStr, error: io::Error) -> Error {
         Error::io(Operation::Read, self.full_path(&pass.dir.path_of(name)), error)
     }
+}
+
+/// Whether calve made the `.calve` in a directory: then it hides what it has from git. A power cut
+/// leaves that file empty, or its zeros.
+fn is_own_folder(dir: &OwnedFd) -> bool {
+    let hides = Path::new(OWN).join(GIT_IGNORE);
+    let made = read_plain(dir, &hides, 64)
+        .is_ok_and(|it| it == HIDES_ALL || it.iter().all(|byte| *byte == 0));
+    made || is_of_calve(dir, Path::new(OWN)).unwrap_or(true)
 }
