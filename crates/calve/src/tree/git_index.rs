@@ -204,6 +204,30 @@ pub(crate) fn tracked(git: &OwnedFd) -> Option<BTreeSet<Vec<u8>>> {
     Some(IndexLayout::of(&bytes)?.paths(&bytes))
 }
 
+/// Those of the paths that the index of the repository `git` has. `None` if calve does not understand
+/// the index, or if this is sparse; only git can be asked then.
+#[cfg(feature = "store")]
+pub(crate) fn tracked_among(git: &Path, paths: &[&Path]) -> Option<HashSet<PathBuf>> {
+    let git = fs::open(git, DIR_FLAGS, Mode::empty()).ok()?;
+    let (file, meta) = open_regular(&git, c"index").filter(|it| it.1.size <= INDEX_MOST_BYTES)?;
+    let bytes = read(&file, meta.size)?;
+    let asked: HashSet<&[u8]> = paths.iter().map(|path| path.as_os_str().as_bytes()).collect();
+    let mut tracked = HashSet::new();
+    for chunk in IndexLayout::without_sum(&bytes)?.chunks {
+        let (mut cursor, bytes) = (chunk.cursor, &bytes[chunk.bytes]);
+        while cursor.next(bytes).is_some() {
+            // A folder of a sparse index stands for the files in it.
+            if cursor.path.ends_with(b"/") {
+                return None;
+            }
+            if asked.contains(&*cursor.path) {
+                tracked.insert(PathBuf::from(OsStr::from_bytes(&cursor.path)));
+            }
+        }
+    }
+    Some(tracked)
+}
+
 /// What an index says of paths, beside their content.
 #[cfg(feature = "store")]
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -5,6 +5,7 @@
 //! this tree alone, and the two must lead to each other. What leads where is compared by device and
 //! inode, because one folder may have several paths.
 
+use std::collections::HashSet;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -19,7 +20,7 @@ use super::work::records;
 use super::{PATH_MOST_BYTES, git_of};
 use crate::error::{Error, ErrorKind, IfThere as _, Operation};
 use crate::store::files::{path_from, read_plain};
-use crate::tree::git_index::{self, SpecialPaths};
+use crate::tree::git_index::{self, SpecialPaths, tracked_among};
 
 /// A working tree, and the folder of a repository that belongs to it alone.
 #[derive(Debug, Clone)]
@@ -248,6 +249,11 @@ impl Tree {
     /// git does not work with this tree.
     pub(crate) fn tracked(&self, paths: &[&Path]) -> Result<Output, Failure> {
         self.git().args(TRACKED).args(paths).run()
+    }
+
+    /// Those of the paths that git tracks, without a run of git. `None`: only git can say it.
+    pub(crate) fn tracked_by_index(&self, paths: &[&Path]) -> Option<HashSet<PathBuf>> {
+        self.is_users_own().then(|| tracked_among(&self.git_dir, paths))?
     }
 
     /// A run of git for this working tree, in its root.

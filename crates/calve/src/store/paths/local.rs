@@ -232,7 +232,13 @@ pub(crate) fn known_tracked(root: &Path, paths: &[&Path]) -> Option<HashSet<Path
     let mut tracked = HashSet::new();
     for paths in paths.chunks(ASKED_TOGETHER) {
         let asked = match git::Tree::at(root) {
-            Ok(Some(tree)) => tree.tracked(paths),
+            Ok(Some(tree)) => match tree.tracked_by_index(paths) {
+                Some(known) => {
+                    tracked.extend(known);
+                    continue;
+                }
+                None => tree.tracked(paths),
+            },
             // The tree may be a folder of a working tree.
             Ok(None) => match git::tracked_from_above(root, paths) {
                 // Nothing is tracked where there is no repository.

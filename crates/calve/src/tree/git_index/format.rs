@@ -226,13 +226,7 @@ impl IndexLayout {
         let ends_with = |sum: &[u8]| bytes.ends_with(sum);
         let without = |length: usize| bytes.get(..bytes.len().checked_sub(length)?);
         let (checksum, id_bytes, chunks) = if ends_with(&[0; 20]) {
-            // Nothing says how long the ids are. The length with which the index parses to the last
-            // byte is the right one. If both lengths do, calve does not decide.
-            match (chunks(bytes, 20), chunks(bytes, 32).filter(|_| ends_with(&[0; 32]))) {
-                (Some(chunks), None) => (Checksum::None, 20, chunks),
-                (None, Some(chunks)) => (Checksum::None, 32, chunks),
-                _ => return None,
-            }
+            return Self::without_sum(bytes).filter(|it| it.id_bytes == 20 || ends_with(&[0; 32]));
         } else if ends_with(&Sha1::from(without(20)?).digest().bytes()) {
             (Checksum::Sha1, 20, chunks(bytes, 20)?)
         } else {
@@ -245,6 +239,19 @@ impl IndexLayout {
             (Checksum::Sha256, 32, chunks)
         };
         Some(Self { checksum, id_bytes, chunks })
+    }
+
+    /// Parses an index as git reads it: without a look at its checksum.
+    ///
+    /// Nothing says how long the ids are then. The length with which the index parses to the last
+    /// byte is the right one. If both lengths do, calve does not decide.
+    pub(super) fn without_sum(bytes: &[u8]) -> Option<Self> {
+        let (id_bytes, chunks) = match (chunks(bytes, 20), chunks(bytes, 32)) {
+            (Some(chunks), None) => (20, chunks),
+            (None, Some(chunks)) => (32, chunks),
+            _ => return None,
+        };
+        Some(Self { checksum: Checksum::None, id_bytes, chunks })
     }
 
     /// Whether the index has a checksum, which tells the length of its ids.

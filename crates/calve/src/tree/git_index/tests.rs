@@ -122,6 +122,25 @@ fn every_version_and_every_kind_of_id_is_understood() {
     }
 }
 
+#[cfg(feature = "store")]
+#[test]
+fn paths_are_looked_up_in_every_index_but_a_sparse_or_split_one() {
+    let asked = ["dir/ab", "dir", "dir/a/b", "z", "zz"].map(std::path::Path::new);
+    let folder = tempfile::tempdir().unwrap();
+    let answer = |index: &Written| {
+        std::fs::write(folder.path().join("index"), index.bytes()).unwrap();
+        super::tracked_among(folder.path(), &asked)
+    };
+    for (version, id_bytes, summed) in [(2, 20, true), (3, 32, true), (4, 20, false)] {
+        let tracked = answer(&Written { summed, ..Written::plain(version, id_bytes) });
+        assert_eq!(tracked, Some(["dir/ab", "z"].map(std::path::PathBuf::from).into()));
+    }
+    let sparse = Written { entries: vec![("a", 0, 0), ("dir/", 0, 0)], ..Written::plain(3, 20) };
+    assert_eq!(answer(&sparse), None);
+    let split = Written { extensions: vec![(b"link", vec![7; 20])], ..Written::plain(2, 20) };
+    assert_eq!(answer(&split), None);
+}
+
 #[test]
 fn what_git_does_not_compare_is_no_plain_entry() {
     let (assume_valid, stage, skip_worktree, intent_to_add) = (0x8000, 0x2000, 0x4000, 0x2000);
