@@ -12,6 +12,7 @@ use super::ask::{Tree, identity, is_absent};
 use super::repository::Repository;
 use super::run::Failure;
 use crate::error::IfThere as _;
+use crate::reflink::filesystem::Filesystem;
 use crate::store::files::{listed_at, path_from, read_plain};
 
 /// How many submodules calve asks for their work.
@@ -79,7 +80,7 @@ const COMPARE_ALL: [&str; 6] = [
     "core.untrackedCache=false",
 ];
 
-/// A filesystem that a server holds has a clock of its own.
+/// A filesystem that a server holds has a clock of its own. On others, a time may be a tick late.
 const CLOCKS_APART_SECONDS: i64 = 60;
 
 /// The uncommitted work in a working tree. Nothing is written.
@@ -170,7 +171,8 @@ pub(crate) fn work_beside(tree: &Tree, head: &Head) -> Result<Work, Failure> {
 /// submodules, whether or not they are changed.
 fn work_but_of_submodules(tree: &Tree, made: i64) -> Result<(Work, Vec<Submodule>), Failure> {
     let mut found = work(tree, &COMPARE_ALL)?;
-    let special = tree.special(Some(made.saturating_sub(CLOCKS_APART_SECONDS)))?;
+    let apart = if Filesystem::of(&tree.root).clock { 1 } else { CLOCKS_APART_SECONDS };
+    let special = tree.special(Some(made.saturating_sub(apart)))?;
     found.paths.extend(tree.with_other_content(special.of_that_second)?);
     // git says nothing about these, whatever they have become.
     let is_there = |path: &PathBuf| std::fs::symlink_metadata(tree.root.join(path)).is_ok();
