@@ -36,6 +36,7 @@ use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::macros::setters;
 use crate::reflink::meta::Meta;
 use crate::report::{DestinationReport, SkipReason, Skipped};
+use crate::store::format::is_of_calve;
 use crate::store::git::{self, Failure, Found, Repository};
 use crate::store::paths::living::{may_be_owned, owner_of};
 use crate::store::paths::local::Tree;
@@ -253,8 +254,11 @@ impl FillPlan {
                 lock(&its.failed).get_or_insert(error);
                 true
             });
-            let file = || its.keeps((&from_root, &source), &to, path, leave_secrets);
-            is_named || !is_dir && file()
+            is_named
+                || match is_dir {
+                    true => is_of_calve(&source, path).unwrap_or(false),
+                    false => its.keeps((&from_root, &source), &to, path, leave_secrets),
+                }
         };
         let never = other_roots(&from, &root, &operation)?;
         let mut picked = Picked::without(never).leaving(leaves);

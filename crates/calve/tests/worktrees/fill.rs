@@ -323,6 +323,7 @@ fn no_other_worktree_and_no_folder_that_means_the_project_is_carried() {
         mkdir -p .calve .jj target/.calve target/.jj target/plain; echo '*' | tee .calve/.gitignore >.jj/.gitignore
         echo x | tee .calve/x .jj/x target/.calve/x target/.jj/x >target/plain/x
         git init -q target/repository; echo mine >target/repository/mine
+        mkdir target/remote target/none; echo calve remote 1 >target/remote/format; echo x >target/none/format
         git init -q target/copy; echo token >target/copy/.git/calve-worktree; echo work >target/copy/work",
         "-b tree",
     );
@@ -339,6 +340,8 @@ fn no_other_worktree_and_no_folder_that_means_the_project_is_carried() {
             (".trees/in", false),
             ("target/tree", false),
             ("target/copy", false),
+            ("target/remote", false),
+            ("target/none/format", true),
             ("target/.calve", false),
             ("target/.jj", false),
         ] {
