@@ -34,6 +34,11 @@ pub(crate) fn run(
     calve::Store::must_be_seen_from(&source)
         .map_err(|error| crate::failure::stored::store_failure(&error))?;
     let destinations: Vec<PathBuf> = destinations.iter().map(|path| common.resolve(path)).collect();
+    #[cfg(unix)]
+    for destination in &destinations {
+        calve::Store::must_be_outside(destination)
+            .map_err(|error| crate::failure::stored::store_failure(&error))?;
+    }
     let cancel = signals.cancel();
     let progress = Arc::new(Progress::default());
     let mut options = options(args, &source, common).cancel(&cancel).progress(&progress);

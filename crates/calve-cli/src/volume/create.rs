@@ -160,6 +160,7 @@ fn is_free(at: &Path) -> Result<bool, Failure> {
 
 /// Fails if the image would be a part of a project or of a worktree.
 fn must_be_in_no_tree(at: &Path, folder: &Path) -> Result<(), Failure> {
+    Store::must_be_outside(at)?;
     match Store::discover(folder) {
         Ok(found) if at.starts_with(&found.root) => {
             Err(inside_tree("make volume", at, &found.root))

@@ -235,16 +235,42 @@ fn a_worktree_below_a_link_is_itself_and_no_copy() {
     fs::rename(&moved, above).unwrap();
 }
 
-/// A collector deletes there what it does not know.
+/// A collector deletes there what it does not know. A store has any name, and a repository may have
+/// one.
 #[test]
-fn no_worktree_is_started_in_the_store() {
-    let (_scratch, project) = with_project();
-    for at in [".calve/trash", ".calve", ".calve/new"] {
-        let run = calve(&project, &format!("start --at {at} w"));
-        assert_eq!(run.code, Some(1), "{run:?}");
-        assert!(run.stderr.contains("is in the store\nhint: choose"), "{run:?}");
+fn nothing_is_made_in_a_store() {
+    let Some((_scratch, root)) = repository() else {
+        return not_run("trees in a store", "there is no git");
+    };
+    let (app, files, remote) = (root.join("app"), root.join("files"), root.join("remote"));
+    sh(&root, "mkdir files remote new; cd files; echo 1 > f; mkdir d; echo 1 > d/format").unwrap();
+    assert_eq!(in_git(&app, "init").code, Some(0));
+    done(&files, "init --store ../its.store");
+    done(&files, "snapshot A");
+    done(&files, &format!("remote init file://{}", remote.display()));
+    done(&files, &format!("remote add t file://{}", remote.display()));
+    done(&files, "push A");
+    for store in [app.join(".git/calve"), root.join("its.store")] {
+        for inside in ["x", "trash", "trash/x", "stage/x"] {
+            let at = store.join(inside);
+            let (at, known) = (at.display(), at.try_exists().unwrap());
+            for words in [
+                format!("start --at {at} w"),
+                format!("clone . {at}"),
+                format!("clone --existing merge . {at}"),
+                format!("checkout file://{} A {at}", remote.display()),
+                format!("init --store {at} ../new"),
+                format!("remote init file://{at}"),
+            ] {
+                let run = calve(&files, &words);
+                assert_eq!(run.code, Some(1), "{words}: {run:?}");
+                assert!(run.stderr.contains("is in the store\nhint: choose"), "{words}: {run:?}");
+            }
+            assert_eq!(store.join(inside).try_exists().unwrap(), known, "{at}");
+        }
     }
-    assert!(!project.join(".calve/new").try_exists().unwrap());
+    // A file of that name makes no store.
+    done(&files, "clone ../remote d/copy");
 }
 
 /// Its repository has registrations of the original's worktrees.

@@ -92,6 +92,16 @@ impl Store {
         must_be_seen_from(folder.as_ref())
     }
 
+    /// Fails if a tree at `root`, which may be missing, would be a part of a store: a collection
+    /// deletes there what it does not know. [`clone_tree`](crate::clone_tree), which knows no
+    /// stores, does not ask.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Overlap`] alone.
+    pub fn must_be_outside(root: impl AsRef<Path>) -> Result<(), Error> {
+        must_be_outside(root.as_ref())
+    }
+
     /// Whether the project was a linked worktree of the repository that the store is in, and git has
     /// removed it. Then the store serves the repository still, and another working tree can become
     /// the project: [`Discovered::take_project`].
@@ -195,6 +205,15 @@ fn must_be_seen_from(folder: &Path) -> Result<(), Error> {
         Err(error) if error.kind() == ErrorKind::StoreHidden => Err(error),
         _ => Ok(()),
     }
+}
+
+/// See [`Store::must_be_outside`].
+fn must_be_outside(root: &Path) -> Result<(), Error> {
+    if !layout::is_in_store(root) {
+        return Ok(());
+    }
+    let cause = io::Error::new(io::ErrorKind::InvalidInput, "it is in the store");
+    Err(Error::new(ErrorKind::Overlap, Operation::MakeFolder, root, cause))
 }
 
 /// See [`Store::find`].
@@ -347,10 +366,9 @@ fn why_not_in_git(store: &Store) -> Result<Option<NotInGit>, Error> {
 /// The project or worktree whose snapshots have the folder `folder` in them. The folder itself may
 /// be missing.
 pub(super) fn tree_with(folder: &Path) -> Option<PathBuf> {
-    let there = |above: &Path| Some((above.to_owned(), std::fs::canonicalize(above).ok()?));
-    let (above, real) = folder.ancestors().find_map(there)?;
-    let found = discover(&real).ok()?;
-    let folder = real.join(folder.strip_prefix(above).unwrap_or(Path::new("")));
+    let folder = layout::resolved(folder);
+    let found =
+        discover(folder.ancestors().find(|above| std::fs::metadata(above).is_ok())?).ok()?;
     let root = std::fs::canonicalize(&found.root).unwrap_or_else(|_| found.root.clone());
     let inside = folder.strip_prefix(&root).ok()?;
     let is_left_out = inside.starts_with(layout::GIT)

@@ -238,10 +238,39 @@ macro_rules! paths {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Layout<'a>(pub(crate) &'a Path);
 
+/// The path without links, as far as its folders are there.
+pub(crate) fn resolved(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let there = |above: &Path| Some((above.to_owned(), std::fs::canonicalize(above).ok()?));
+    match path.ancestors().find_map(there) {
+        // Not by `join` with an empty path, which adds a slash.
+        Some((above, real)) if above == path => real,
+        Some((above, real)) => real.join(path.strip_prefix(above).unwrap_or(Path::new(""))),
+        None => path,
+    }
+}
+
+/// Whether a tree at `root`, which may be missing, would be a part of a store: a collector deletes
+/// there what it does not know.
+pub(crate) fn is_in_store(root: &Path) -> bool {
+    let root = resolved(root);
+    root.ancestors().any(|above| Layout(above).holds_tree(&root))
+}
+
 impl Layout<'_> {
     /// Whether there is a store in this folder, in whatever state.
     pub(crate) fn has_store(self) -> bool {
         std::fs::symlink_metadata(self.format()).is_ok()
+    }
+
+    /// Whether a tree with the path `root` would be a part of this store. Worktrees may be in their
+    /// folder.
+    fn holds_tree(self, root: &Path) -> bool {
+        // A project may have a file of the first name.
+        root.starts_with(self.0)
+            && self.has_store()
+            && std::fs::symlink_metadata(self.database()).is_ok()
+            && !root.parent().is_some_and(|above| above.starts_with(self.worktrees()))
     }
 
     /// Says which folder the root of a worktree is.

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::catalog::{Catalog, State, WorktreeRow};
 use super::discover::tree_with;
-use super::layout::{self, Layout, OWN};
+use super::layout::{self, Layout};
 use super::{
     MarkPlace, Marker, PROJECT, Store, bytes_of, format, git, home, is_refused, locks, now,
     parent_of, room, token,
@@ -82,6 +82,7 @@ fn made(project: &Path, store: Option<&Path>) -> Result<Store, Error> {
     must_have_no_other(&project, store, &path)?;
     let (parent, name) = parent_of(&path)?;
     if store.is_some() && !Layout(&path).has_store() {
+        Store::must_be_outside(&path)?;
         must_be_in_no_tree(&parent.join(&name))?;
     }
     let dir = fs::open(&parent, DIR_FLAGS, Mode::empty()).context(Operation::Open, || &parent)?;
@@ -144,17 +145,11 @@ fn made(project: &Path, store: Option<&Path>) -> Result<Store, Error> {
 
 /// Fails in a store, in git's own folder, and in a worktree, unless the store will be elsewhere.
 fn must_be_a_project(project: &Path, store_is_inside: bool) -> Result<(), Error> {
+    Store::must_be_outside(project)?;
     let refused = |kind, why: &str| {
         let cause = io::Error::new(kind, why.to_owned());
         Err(Error::new(ErrorKind::Overlap, Operation::MakeStoreFor, project, cause))
     };
-    let is_store = |folder: &Path| {
-        folder.file_name().is_some_and(|name| name == OWN) && Layout(folder).has_store()
-    };
-    // Worktrees may be there, and each is a project of its own.
-    if is_store(project) || project.parent().is_some_and(is_store) {
-        return refused(io::ErrorKind::InvalidInput, "it is a part of a store");
-    }
     if store_is_inside && Marker::read(&MarkPlace::of_worktree(project))?.is_some() {
         let why = "it is a worktree, and its store is elsewhere";
         return refused(io::ErrorKind::InvalidInput, why);

@@ -600,11 +600,9 @@ impl Store {
     /// Returns the folder in which worktrees are made, and makes it if it does not exist.
     fn folder(&self, at: Option<&Path>) -> Result<PathBuf, Error> {
         if let Some(at) = at {
-            // Before it is made, and once links are resolved.
-            self.must_be_outside(&std::path::absolute(at).context(Operation::Open, || at)?)?;
+            Self::must_be_outside(at.join("w")).map_err(|error| error.with_path(at))?;
             std::fs::create_dir_all(at).context(Operation::MakeFolder, || at)?;
-            let folder = std::fs::canonicalize(at).context(Operation::Open, || at)?;
-            return self.must_be_outside(&folder).map(|()| folder);
+            return std::fs::canonicalize(at).context(Operation::Open, || at);
         }
         let project = self.project()?;
         for beside in beside(&project, self.path()) {
@@ -625,15 +623,6 @@ impl Store {
         };
         std::fs::create_dir_all(&inside).context(Operation::MakeFolder, || &inside)?;
         Ok(inside)
-    }
-
-    /// Fails for a folder in the store: what a collector does not know there, it deletes.
-    fn must_be_outside(&self, folder: &Path) -> Result<(), Error> {
-        if !folder.starts_with(self.path()) || folder.starts_with(self.layout().worktrees()) {
-            return Ok(());
-        }
-        let cause = io::Error::new(io::ErrorKind::InvalidInput, "it is in the store");
-        Err(Error::new(ErrorKind::Overlap, Operation::MakeFolder, folder, cause))
     }
 
     /// Whether trees in `folder` can share blocks with the store, as far as the place decides.

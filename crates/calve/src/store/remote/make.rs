@@ -71,6 +71,7 @@ fn without_secrets(url: &str) -> String {
 /// would have the remote in them, and a restore would take back what others pushed meanwhile.
 pub(super) fn must_be_in_no_tree(url: &str, operation: Operation) -> Result<(), Error> {
     let Some(folder) = url.strip_prefix("file://").map(Path::new) else { return Ok(()) };
+    crate::Store::must_be_outside(folder)?;
     let Some(root) = tree_with(folder) else { return Ok(()) };
     let why =
         "it is inside a project or a worktree: a restore there would take back what was pushed";

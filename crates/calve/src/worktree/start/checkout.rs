@@ -106,6 +106,7 @@ impl Remote {
     ) -> Result<CheckoutReport, Error> {
         let started = Instant::now();
         let root = absolute(root.as_ref())?;
+        Store::must_be_outside(&root)?;
         let place = places(std::iter::once(root.clone()), Operation::CheckOutInto)?;
         let stage = place[0].stage()?;
         let (pulled, report, mentions, bytes) = {
