@@ -38,6 +38,8 @@ pub(crate) fn run(
     for destination in &destinations {
         calve::Store::must_be_outside(destination)
             .map_err(|error| crate::failure::stored::store_failure(&error))?;
+        #[cfg(target_os = "linux")]
+        crate::volume::store::must_be_mounted("clone to", destination)?;
     }
     let cancel = signals.cancel();
     let progress = Arc::new(Progress::default());

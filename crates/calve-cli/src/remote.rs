@@ -41,6 +41,10 @@ pub(crate) fn run(verb: &RemoteVerb, session: Session<'_>) -> Result<Exit, Failu
 }
 
 fn init(url: &str, output: Output) -> Result<Exit, Failure> {
+    #[cfg(target_os = "linux")]
+    if let Some(folder) = url.strip_prefix("file://") {
+        crate::volume::store::must_be_mounted("make remote", Path::new(folder))?;
+    }
     let remote = Remote::init(url, &settings())?;
     let url = remote.url();
     output.summary(format_args!(

@@ -101,7 +101,7 @@ fn on_volume(
 ) -> Result<Option<PathBuf>, Failure> {
     let Some(volume) = &args.volume else {
         if let Some(store) = session.common.store() {
-            crate::volume::store::must_be_mounted(&store)?;
+            crate::volume::store::must_be_mounted("make store", &store)?;
         }
         return Ok(None);
     };

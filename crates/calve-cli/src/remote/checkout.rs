@@ -31,6 +31,8 @@ pub(crate) fn run(args: &CheckoutArgs, session: Session<'_>) -> Result<Exit, Fai
             "use neither --store nor CALVE_STORE",
         ));
     }
+    #[cfg(target_os = "linux")]
+    crate::volume::store::must_be_mounted(Operation::CheckOutInto.as_str(), &root)?;
     let failed = |error: calve::Error| failure(&error);
     let remote = Remote::open(&args.url, &settings()).map_err(failed)?;
     let remote = remote.trusting(args.keys.iter().copied());

@@ -1,5 +1,6 @@
 //! Finds the volumes of this machine and their mounts, from the kernel and `/etc`.
 
+use std::cell::LazyCell;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -87,7 +88,8 @@ pub(super) fn why_away(volume: &Volume, record: &Record) -> String {
 
 /// Why the volume of a path is not mounted, and the way out; `None` if it is mounted.
 pub(crate) fn volume_away(path: &Path) -> Option<String> {
-    let mounts = mounted();
+    // Most machines have no volume.
+    let mounts = LazyCell::new(mounted);
     let is_away =
         |volume: &Volume| path.starts_with(&volume.at) && mount_at(&mounts, &volume.at).is_none();
     let (volume, record) = recorded().into_iter().find(|(volume, _)| is_away(volume))?;

@@ -37,17 +37,16 @@ pub(crate) fn warning(path: &Path) -> Option<String> {
     room_of(path, is_volume).map(|(_, advice)| advice)
 }
 
-/// Fails if a store would be written below a volume that is not mounted, which then hides it.
-pub(crate) fn must_be_mounted(store: &Path) -> Result<(), Failure> {
-    let real =
-        std::path::absolute(store).and_then(|path| match (path.parent(), path.file_name()) {
-            (Some(parent), Some(name)) => Ok(fs::canonicalize(parent)?.join(name)),
-            _ => Ok(path),
-        });
+/// Fails if something would be made below a volume that is not mounted, which then hides it.
+pub(crate) fn must_be_mounted(operation: &'static str, made: &Path) -> Result<(), Failure> {
+    let real = std::path::absolute(made).and_then(|path| match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) => Ok(fs::canonicalize(parent)?.join(name)),
+        _ => Ok(path),
+    });
     match real.ok().and_then(|path| volume_away(&path)) {
         Some(hint) => {
             let why = "a volume belongs there";
-            Err(own("make store", store, ErrorKind::SourceNotFound, why, hint))
+            Err(own(operation, made, ErrorKind::SourceNotFound, why, hint))
         }
         None => Ok(()),
     }

@@ -120,6 +120,18 @@ impl Drop for Host {
     }
 }
 
+/// `@` is the folder that the volume is in.
+const NEED_THE_VOLUME: [&str; 8] = [
+    "-C app list",
+    "init --volume trees app",
+    "volume remove trees",
+    "init --store trees/store other",
+    "clone other trees/copy",
+    "clone --existing merge other trees",
+    "checkout file:///nowhere s trees/project",
+    "remote init file://@/trees/r",
+];
+
 #[test]
 fn a_volume_is_made_used_grown_checked_and_removed() {
     const TEST: &str = "volume::a_volume_is_made_used_grown_checked_and_removed";
@@ -188,8 +200,8 @@ fn a_volume_is_made_used_grown_checked_and_removed() {
         // folder in its place.
         let (volume, code) = host.status();
         assert_eq!((code, &volume["mounted"]), (Some(3), &false.into()), "{volume}");
-        for words in ["-C app list", "init --volume trees app", "volume remove trees"] {
-            let run = calve(&host.path(), words);
+        for words in NEED_THE_VOLUME {
+            let run = calve(&host.path(), &words.replace('@', host.path().to_str().unwrap()));
             assert_eq!(run.code, Some(1), "{words}: {run:?}");
             let command = format!("sudo mount {}", host.trees().display());
             assert!(run.stderr.contains(&command), "{words}: {run:?}");
