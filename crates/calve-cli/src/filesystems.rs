@@ -33,8 +33,13 @@ pub(crate) fn why_not(source: Option<&str>, dest: Option<&str>) -> Option<String
 /// destination that has copies because of its filesystem.
 pub(crate) fn why_not_shared(source: &Path, destinations: &[DestinationReport]) -> Option<String> {
     let copied = destinations.iter().find(|tree| tree.copied_because.filesystem > 0)?;
+    why_not_between(source, &copied.path)
+}
+
+/// The reason why files of a tree do not share blocks with a folder.
+pub(crate) fn why_not_between(source: &Path, dest: &Path) -> Option<String> {
     let name = |path| calve::filesystem_name(path);
-    let (from, to) = (name(source), name(&copied.path));
+    let (from, to) = (name(source), name(dest));
     // The files may be on another filesystem, which is mounted inside the source.
     let inside = match from == to {
         true => mounted_inside(source).iter().find_map(|mount| {

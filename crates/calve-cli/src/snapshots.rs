@@ -238,9 +238,8 @@ pub(crate) fn taken(report: &SnapshotReport, tree: &Path, store: &Path, output: 
         ));
     }
     line.push_str(&format!(", {}", text::duration(report.elapsed)));
-    let name = |path| calve::filesystem_name(path);
     if report.copied_files > report.cloned_files
-        && let Some(why) = filesystems::why_not(name(tree).as_deref(), name(store).as_deref())
+        && let Some(why) = filesystems::why_not_between(tree, store)
     {
         // If the store is elsewhere, the user put it there because of the copies.
         if store.starts_with(tree) {
