@@ -279,12 +279,9 @@ impl<'l> Worker<'_, '_, Live<'l>> {
         if self.counts_only() {
             return Ok(FileOutcome::Done);
         }
-        // calve does not link the file's other names to it in two cases: it is a link to the source
-        // somewhere, or it must be a copy of its own.
+        // calve does not link the file's other names to one that must be a copy of its own.
         let apart = job.has_another_mode()
-            || unlinked.is_some_and(|unlinked| {
-                unlinked.iter().any(|because| matches!(because, None | Some(Because::Mutable)))
-            });
+            || unlinked.is_some_and(|unlinked| unlinked.contains(&Some(Because::Mutable)));
         if let Some(file) = job.key(op).filter(|_| !apart) {
             let entry = NamedEntry { name, kind: FileType::RegularFile, number: 0 };
             match self.first_name(node, entry, (file, job.meta.links), unlinked)? {

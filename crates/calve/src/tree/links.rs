@@ -115,6 +115,11 @@ pub(crate) struct LaterName<D> {
 }
 
 impl<D> LaterName<D> {
+    /// Whether it is in its place at a destination already, in a link mode.
+    pub(crate) fn is_link_to_source(&self, dest: usize) -> bool {
+        self.unlinked.as_ref().is_some_and(|unlinked| unlinked[dest].is_none())
+    }
+
     pub(crate) fn named(&self) -> NamedEntry<'_> {
         NamedEntry { name: &self.name, kind: self.kind, number: self.number }
     }

@@ -99,15 +99,16 @@ impl<S: Source> Worker<'_, '_, S> {
         let node = &op.open(&further.dir)?;
         for name in &further.names {
             let mut broken = Vec::new();
+            let dests = (0..op.dests.len()).filter(|dest| !name.is_link_to_source(*dest));
             if name.kind == FileType::RegularFile
                 && !name.is_certain
                 && !S::is_same_file(self, node, name)?
             {
-                let all: Vec<_> = (0..op.dests.len()).collect();
-                self.file_apart(node, name, (&all, true))?;
+                let dests: Vec<_> = dests.collect();
+                self.file_apart(node, name, (&dests, true))?;
                 continue;
             }
-            for dest in 0..op.dests.len() {
+            for dest in dests {
                 op.check()?;
                 match self.link_to_first(dest, &name.first, node, &name.name)? {
                     Some(Settled::Kept) => op.operation.files_done(1),

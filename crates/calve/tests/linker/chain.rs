@@ -243,6 +243,36 @@ fn a_file_with_as_many_names_as_it_can_have_is_copied_once_and_linked_on() {
     assert_eq!(fs::metadata(plain.join("x")).unwrap().nlink(), 1);
 }
 
+/// With a destination that has links to the source, the names were files of their own at the other.
+#[test]
+fn names_of_one_file_stay_one_file_where_another_destination_has_links_to_the_source() {
+    let (scratch, Some(other)) = (Scratch::new(), Scratch::elsewhere()) else {
+        return not_run(module_path!(), "there is no other filesystem: names of one file");
+    };
+    let source = scratch.join("source");
+    fs::create_dir_all(source.join("lib")).unwrap();
+    file(&source.join("a"), 1, 0o640, 5000);
+    fs::hard_link(source.join("a"), source.join("b")).unwrap();
+    fs::hard_link(source.join("a"), source.join("lib/c")).unwrap();
+    for mode in [CloneMode::Hardlink, CloneMode::Symlink] {
+        let dests = [other.join("first"), scratch.join("linked"), other.join("last")];
+        let mut options = CloneOptions::new().mode(mode);
+        if mode == CloneMode::Symlink {
+            options = options.mutable("/b");
+        }
+        let report = clone_tree(&source, &dests, &options).unwrap();
+        for (dest, report) in dests.iter().zip(&report.destinations) {
+            let id = |name: &str| fs::metadata(dest.join(name)).unwrap().ino();
+            let is_apart = mode == CloneMode::Symlink;
+            assert_eq!(id("a"), id("lib/c"), "{mode:?}: {report:?}");
+            assert_eq!(id("a") != id("b"), is_apart, "{mode:?}: {report:?}");
+            assert!(report.skipped.is_empty() && report.files == 3, "{mode:?}: {report:?}");
+            assert_eq!(fs::read(dest.join("lib/c")).unwrap(), fs::read(source.join("a")).unwrap());
+            fs::remove_dir_all(dest).unwrap();
+        }
+    }
+}
+
 fn hardlinks(linker: &Linker) -> CloneOptions {
     CloneOptions::new().mode(CloneMode::Hardlink).linker(linker)
 }
