@@ -18,7 +18,6 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{self, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::Store;
 use super::at::{last, make_at, open_at, open_parent, put_at, remove_at};
 use super::id::{BlobId, SnapshotId};
 use super::index::{Boot, Index, Stat};
@@ -28,6 +27,7 @@ use super::object::{Entry, Kind, Time};
 use super::paths::local::{Local, Tree};
 use super::scan;
 use super::stamps::stamp_of;
+use super::{Store, listed};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::filesystem::{Filesystem, Filesystems};
 use crate::reflink::imp::{DIR_FLAGS, SOURCE_FLAGS};
@@ -216,6 +216,35 @@ impl Bring<'_> {
         seen
     }
 
+    /// Fails if a folder in whose place a file shall be holds what the plan does not remove: what no
+    /// snapshot has. If that were met on the way, half a switch would be left.
+    pub(crate) fn must_make_way(&self) -> Result<(), Error> {
+        let Self { root, trees, moves, .. } = *self;
+        for path in moves.put.keys() {
+            let now = trees.find(trees.now, path).map(|at| trees.now.at(at));
+            if !now.is_some_and(Entry::is_directory) {
+                continue;
+            }
+            let mut stack = vec![path.clone()];
+            while let Some(folder) = stack.pop() {
+                let listed = open_at(root, &folder).and_then(listed);
+                for (name, kind) in listed.context(Operation::Read, || self.path.join(&folder))? {
+                    let inside = folder.join(name);
+                    if !moves.remove.contains(&inside) {
+                        return Err(self.is_not_empty(path));
+                    }
+                    stack.extend((kind == fs::FileType::Directory).then_some(inside));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn is_not_empty(&self, path: &Path) -> Error {
+        let why = "the folder holds what no snapshot has, and a file shall be in its place";
+        self.refused_at(path, io::Error::new(io::ErrorKind::DirectoryNotEmpty, why))
+    }
+
     fn in_the_way(&self, path: &Path, why: &'static str) -> Error {
         self.refused_at(path, io::Error::other(why))
     }
@@ -258,9 +287,7 @@ impl Bring<'_> {
                 put_at(staged.stage.dir(), place, root, path)
             };
             if !put().context(Operation::Put, || failed(path))? {
-                let why = "the folder holds what no snapshot has, and a file shall be in its place";
-                let cause = io::Error::new(io::ErrorKind::DirectoryNotEmpty, why);
-                return Err(self.refused_at(path, cause));
+                return Err(self.is_not_empty(path));
             }
         }
         // We check all paths before we change the first: some may be names of one file.

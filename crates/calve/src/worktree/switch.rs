@@ -381,6 +381,7 @@ impl Worktree {
             is_private: false,
         };
         self.must_take_changes(&root, &moves, undo)?;
+        bring.must_make_way()?;
         let staged = bring.stage(operation)?;
         self.connect_staged(&staged, operation)?;
         if let Some(local) = &known.local {

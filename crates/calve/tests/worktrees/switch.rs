@@ -221,6 +221,34 @@ fn a_folder_in_the_place_of_a_file_that_the_target_lacks_is_there_after_an_undo(
     }
 }
 
+/// Work was aside by then, changed files were missing, and the error said nothing of that.
+#[test]
+fn a_folder_that_cannot_make_way_for_a_file_is_found_before_anything_moves() {
+    let desk = Desk::small();
+    let one = desk.worktree("one");
+    fs::remove_file(one.path().join("run.sh")).unwrap();
+    for (path, text) in [
+        ("README", "by hand\n"),
+        (".calveignore", "*.o\n"),
+        ("run.sh/work", "work\n"),
+        ("run.sh/below/x.o", "no snapshot has it\n"),
+    ] {
+        put(one.path(), path, text);
+    }
+    let before = content(one.path());
+    for _ in 0..2 {
+        let refused = fails(one.reset(&options()), ErrorKind::Changed);
+        assert_eq!(refused.details(), ["run.sh"].map(PathBuf::from));
+        assert_same(&before, &content(one.path()), "after the refusal");
+        fails(one.undo(&options()), ErrorKind::SnapshotNotFound);
+    }
+    fs::remove_file(one.path().join("run.sh/below/x.o")).unwrap();
+    one.reset(&options()).unwrap();
+    assert!(one.path().join("run.sh").is_file());
+    one.undo(&options()).unwrap();
+    assert_eq!(fs::read_to_string(one.path().join("run.sh/work")).unwrap(), "work\n");
+}
+
 #[test]
 fn what_was_changed_by_hand_stays_where_the_snapshots_agree_on_all_but_its_times() {
     let desk = Desk::small();
