@@ -3,7 +3,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::os::unix::fs::{chown, symlink};
+use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -312,6 +312,59 @@ fn in_each_sandbox_each_verb_works_or_says_why_not() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The snapshot had no attributes, and for the group the rights of the ACL's mask; an undo brought
+/// folders back with a mode of calve's. Neither said a word.
+#[test]
+fn what_of_an_entry_may_not_be_read_or_set_is_named() {
+    let launcher = match launcher() {
+        Ok(launcher) => launcher,
+        Err(why) => return not_run("attributes that may not be read", why),
+    };
+    let scratch = scratch();
+    let app = project(scratch.path());
+    let sandboxed = |sandbox, words| sandboxed(launcher, &[sandbox], scratch.path(), &app, words);
+    // Of the owner, user 12, the group, the mask and all others.
+    let entries = [
+        (1_u16, 6_u16, u32::MAX),
+        (2, 6, 12),
+        (4, 0, u32::MAX),
+        (16, 6, u32::MAX),
+        (32, 0, u32::MAX),
+    ];
+    let mut acl = 2_u32.to_le_bytes().to_vec();
+    for (tag, rights, id) in entries {
+        acl.extend([tag.to_le_bytes(), rights.to_le_bytes()].concat());
+        acl.extend(id.to_le_bytes());
+    }
+    let (flags, file) = (rustix::fs::XattrFlags::empty(), app.join("d/file"));
+    for (name, value) in [("user.k", &b"1"[..]), ("system.posix_acl_access", &acl)] {
+        if let Err(why) = rustix::fs::setxattr(&file, name, value, flags) {
+            return not_run("attributes that may not be read", &why.to_string());
+        }
+    }
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&file), 0o660);
+    assert_eq!(calve(&app, "init").code, Some(0));
+    let run = sandboxed("fgetxattr=EPERM", "snapshot s");
+    assert_eq!(run.code, Some(3), "{run:?}");
+    for name in ["user.k", "system.posix_acl_access"] {
+        let line = run.stderr.lines().find(|line| line.contains("d/file: arrived without its"));
+        assert!(line.is_some_and(|line| line.contains(name)), "{run:?}");
+    }
+    assert_eq!(calve(&app, "start --from s w").code, Some(0));
+    assert_eq!(mode(&scratch.path().join("app.worktrees/w/d/file")), 0o600);
+
+    fs::remove_file(app.join("link")).unwrap();
+    fs::create_dir(app.join("link")).unwrap();
+    fs::write(app.join("link/in"), "in").unwrap();
+    fs::set_permissions(app.join("link"), fs::Permissions::from_mode(0o775)).unwrap();
+    assert_eq!(calve(&app, "restore --force s").code, Some(0));
+    let run = sandboxed("fchmod=EPERM", "undo --force");
+    assert_eq!(run.code, Some(3), "{run:?}");
+    assert!(run.stderr.contains("link: arrived without its mode"), "{run:?}");
+    assert_eq!(fs::read(app.join("link/in")).unwrap(), b"in");
 }
 
 /// Root of such a namespace knows one user. calve took it for somebody who can set all owners, and

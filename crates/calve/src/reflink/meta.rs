@@ -265,6 +265,9 @@ pub(crate) struct Attrs {
     unlisted: bool,
 }
 
+/// The name of attributes without a name.
+const UNLISTED: &str = "attributes that the system does not list";
+
 const ACL_ACCESS: &CStr = c"system.posix_acl_access";
 const ACL_DEFAULT: &CStr = c"system.posix_acl_default";
 
@@ -392,6 +395,17 @@ impl Attrs {
         Ok(())
     }
 
+    /// What could not be read, and the permissions without that: nobody knows what such an ACL gives
+    /// to the group. `None`: all could be read.
+    pub(crate) fn unread(&self, permissions: u32) -> Option<(String, u32)> {
+        let unread = self.found.iter().filter(|(_, value)| value.is_none());
+        let mut names: Vec<_> = unread.map(|(name, _)| name.to_string_lossy()).collect();
+        let has_acl = names.iter().any(|name| name.as_bytes() == ACL_ACCESS.to_bytes());
+        names.extend(self.unlisted.then_some(UNLISTED.into()));
+        let permissions = if has_acl { permissions & !0o070 } else { permissions };
+        (!names.is_empty()).then(|| (names.join(", "), permissions))
+    }
+
     /// All but the ACLs, if there is more.
     pub(crate) fn without_acls(mut self: Box<Self>) -> Option<Box<Self>> {
         self.found.retain(|(name, _)| *name != *ACL_ACCESS && *name != *ACL_DEFAULT);
@@ -431,7 +445,7 @@ impl Attrs {
     ) -> io::Result<()> {
         let file = file.as_fd();
         if self.unlisted && !acls {
-            refused.push("attributes that the system does not list".to_owned());
+            refused.push(UNLISTED.to_owned());
         }
         for (name, value) in &self.found {
             if (name.as_c_str() == ACL_ACCESS || name.as_c_str() == ACL_DEFAULT) != acls {

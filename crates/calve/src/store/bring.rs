@@ -563,19 +563,20 @@ pub(crate) fn look_at(root: &OwnedFd, path: &Path) -> io::Result<Option<Entry>> 
 }
 
 /// Gives the entry at `path` the mode, owner, attributes and time of `entry`, as far as they can be
-/// set. Changes nothing if the entry at `path` is gone or of another kind.
-pub(crate) fn set_in_place(root: &OwnedFd, path: &Path, entry: &Entry) -> io::Result<()> {
+/// set, and returns the names of the others. Changes nothing if the entry at `path` is of another
+/// kind.
+pub(crate) fn set_in_place(root: &OwnedFd, path: &Path, entry: &Entry) -> io::Result<Vec<String>> {
     let created = meta::created_by_us(false);
     let wanted = wanted(entry);
-    let give = |file: &OwnedFd| -> io::Result<()> {
+    let give = |file: &OwnedFd| -> io::Result<Vec<String>> {
         let meta = Meta::of_file(file)?;
         if meta.file_type() != wanted.file_type() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let attrs = entry.attributes.as_ref().map(|pairs| Attrs::from_pairs(pairs));
         Attrs::remove_others(file, attrs.as_ref())?;
         let created = meta::Created { owner: (meta.uid, meta.gid), ..created };
-        meta::apply(file, &wanted, attrs.as_ref(), created, None).map(drop)
+        meta::apply(file, &wanted, attrs.as_ref(), created, None)
     };
     if path.as_os_str().is_empty() {
         return give(root);
@@ -587,11 +588,11 @@ pub(crate) fn set_in_place(root: &OwnedFd, path: &Path, entry: &Entry) -> io::Re
         Kind::Symlink { .. } | Kind::Fifo { .. } => {
             let meta = Meta::at(&dir, &name)?;
             if meta.file_type() != wanted.file_type() {
-                return Ok(());
+                return Ok(Vec::new());
             }
             let created = meta::Created { owner: (meta.uid, meta.gid), ..created };
             let mode = matches!(entry.kind, Kind::Fifo { .. }).then(|| meta::mode(entry.mode));
-            return meta::apply_at(&dir, &name, &wanted, created, mode).map(drop);
+            return meta::apply_at(&dir, &name, &wanted, created, mode);
         }
     };
     give(&fs::openat(&dir, &name, flags, Mode::empty())?)

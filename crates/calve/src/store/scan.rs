@@ -257,6 +257,8 @@ struct Scanner<'a> {
     /// Directories that turned out to be gone, or not a part of the tree.
     gone: Mutex<HashSet<u32>>,
     left_out: AtomicBool,
+    /// Files and folders with attributes that may not be read.
+    unread: Mutex<Vec<Skipped>>,
 }
 
 /// Scans a tree.
@@ -266,7 +268,8 @@ pub(crate) fn scan(request: &Request<'_>) -> Result<Scan, Error> {
         .context(Operation::Read, || request.path)?;
     let dirs = OpenDirs::new(budget.dirs, 0);
     let left_out = AtomicBool::new(false);
-    let scanner = Scanner { request, boot, dirs, places, gone, left_out };
+    let unread = Mutex::default();
+    let scanner = Scanner { request, boot, dirs, places, gone, left_out, unread };
     let base = request.base.map(|_| 0);
     let first = ScanTask::Directory { parent: None, name: CString::default(), place: 0, base };
     if let Some(base) = request.base {
@@ -376,7 +379,7 @@ impl Scanner<'_> {
         }
         let known = base.and_then(|base| Some((request.base?, base)));
         let own = self
-            .own_entry(&fd, &name, &meta, known)
+            .own_entry(&fd, &name, &meta, known, path_of)
             .context(Operation::ReadAttributes, || self.full_path(&path_of()))?;
         let before = Before::opened(since, &meta);
         let (names, rest) = match self.list(worker, &fd, before, parent.is_none(), path_of) {
@@ -440,6 +443,7 @@ impl Scanner<'_> {
         name: &CStr,
         meta: &Meta,
         known: Option<(&Manifest, u32)>,
+        path_of: impl Fn() -> PathBuf,
     ) -> io::Result<Entry> {
         if let Some((manifest, place)) = known {
             let entry = manifest.entry_of(place);
@@ -450,7 +454,7 @@ impl Scanner<'_> {
             }
         }
         let kind = Kind::Directory(NO_ID);
-        let mut entry = entry_of(name.to_bytes(), meta, attributes(fd)?, kind);
+        let mut entry = self.read_entry(fd, name, meta, kind, path_of)?;
         if let Some((manifest, place)) = known {
             self.settle(&mut entry, Some(manifest.entry_of(place)));
         }
@@ -480,6 +484,7 @@ impl Scanner<'_> {
             unsealed.extend(intake.unsealed);
             counts.add(&intake.counts);
         }
+        skipped.append(&mut lock(&self.unread));
         skipped.sort_by(|a, b| a.path.cmp(&b.path));
         let left_out = self.left_out.load(Ordering::Relaxed);
         let index = self.what_holds(&scanned);

@@ -228,7 +228,7 @@ impl Bring<'_> {
         }
         match target {
             Some(entry) => {
-                set_in_place(root, folder, entry).context(Operation::SetMetadata, failed)
+                set_in_place(root, folder, entry).map(drop).context(Operation::SetMetadata, failed)
             }
             None => Ok(()),
         }

@@ -4,6 +4,7 @@
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustix::fs::{self, FileType};
@@ -24,7 +25,7 @@ use crate::reflink::imp::SOURCE_FLAGS;
 use crate::reflink::meta::{Attrs, Meta};
 use crate::reflink::sys;
 use crate::report::{SkipReason, Skipped};
-use crate::tree::pool::{self, Queue};
+use crate::tree::pool::{self, Queue, lock};
 use crate::tree::read::open_unnoted;
 
 /// Why a scan ended that must not read more than so many bytes.
@@ -105,6 +106,26 @@ impl Scanner<'_> {
         }
     }
 
+    /// The entry of an open file or directory. Notes which of its attributes may not be read.
+    pub(super) fn read_entry(
+        &self,
+        file: &OwnedFd,
+        name: &CStr,
+        meta: &Meta,
+        kind: Kind,
+        path_of: impl Fn() -> PathBuf,
+    ) -> io::Result<Entry> {
+        let attrs = Attrs::read(file)?;
+        let unread = attrs.as_ref().and_then(|attrs| attrs.unread(meta.permissions()));
+        let mut entry = entry_of(name.to_bytes(), meta, attributes_in(attrs), kind);
+        if let Some((names, permissions)) = unread {
+            entry.mode = permissions;
+            let reason = SkipReason::Xattrs(names);
+            lock(&self.unread).push(Skipped { path: path_of(), reason });
+        }
+        Ok(entry)
+    }
+
     pub(super) fn files(
         &self,
         worker: &mut ScanWorker,
@@ -178,19 +199,18 @@ impl Scanner<'_> {
         wanted: &Wanted,
         stop: &dyn Fn() -> bool,
     ) -> io::Result<(Result<What, SkipReason>, Writers)> {
-        let name = wanted.name.to_bytes();
         let stamp = (self.request.stamp.0, i64::from(self.request.stamp.1));
         if let Some(found) = self.canonical((intake, mentions), dir, file, meta, wanted)? {
             return Ok(found);
         }
         let alike = self.request.alike.filter(|_| self.request.intake.is_some());
         let alike = alike.and_then(|it| it.content(&dir.path_of(&wanted.name), &meta));
-        let (kind, meta, attributes, traced, writers) = match (self.request.intake, alike) {
+        let (kind, meta, traced, writers) = match (self.request.intake, alike) {
             (Some(_), Some(blob)) => {
                 let writers = intake.writers(file, meta.dev);
                 let traced = is_traced(writers, false, meta.changed, stamp);
                 let kind = Kind::File { size: meta.size, link: 0, blob };
-                (kind, meta, attributes(file)?, traced, writers)
+                (kind, meta, traced, writers)
             }
             (Some(_), None) => {
                 let blobs = self.request.blobs;
@@ -200,7 +220,7 @@ impl Scanner<'_> {
                         let path = dir.path_of(&wanted.name);
                         mentions.note(&path, intake.mentions_root, text);
                         let kind = Kind::File { size, link: 0, blob };
-                        (kind, meta, attributes(file)?, traced, writers)
+                        (kind, meta, traced, writers)
                     }
                     IntakeOutcome::Changing => {
                         return Ok((Err(SkipReason::Changing), Writers::Possible));
@@ -218,7 +238,7 @@ impl Scanner<'_> {
                 };
                 let (blob, size) = intake.hash(file, meta.size, stop)?;
                 let kind = Kind::File { size, link: 0, blob };
-                (kind, meta, attributes(file)?, traced, writers)
+                (kind, meta, traced, writers)
             }
         };
         let inode = if traced { Inode::of(&meta) } else { Inode::untraced(&meta) };
@@ -227,7 +247,8 @@ impl Scanner<'_> {
         {
             return Ok((Ok(What::Same(slot, inode)), writers));
         }
-        let mut entry = entry_of(name, &meta, attributes, kind);
+        let path_of = || dir.path_of(&wanted.name);
+        let mut entry = self.read_entry(file, &wanted.name, &meta, kind, path_of)?;
         self.settle(&mut entry, self.known(dir, &wanted.name));
         Ok((Ok(What::Other(Box::new(entry), inode)), writers))
     }
@@ -298,7 +319,7 @@ impl Scanner<'_> {
                 return Ok(Some((Ok(What::Same(slot, inode)), writers)));
             }
             let kind = Kind::File { size, link: 0, blob };
-            let mut entry = entry_of(wanted.name.to_bytes(), &meta, attributes(file)?, kind);
+            let mut entry = self.read_entry(file, &wanted.name, &meta, kind, || path.clone())?;
             self.settle(&mut entry, known);
             if let Some(known) = known
                 && known_blob == Some(blob)
@@ -349,8 +370,9 @@ pub(crate) fn entry_of(
 }
 
 pub(crate) fn attributes(file: &OwnedFd) -> io::Result<Option<Box<Attributes>>> {
-    Ok(Attrs::read(file)?
-        .map(|attrs| attrs.to_sorted())
-        .filter(|list| !list.is_empty())
-        .map(Box::new))
+    Ok(attributes_in(Attrs::read(file)?))
+}
+
+fn attributes_in(attrs: Option<Box<Attrs>>) -> Option<Box<Attributes>> {
+    attrs.map(|attrs| attrs.to_sorted()).filter(|list| !list.is_empty()).map(Box::new)
 }

@@ -18,6 +18,7 @@ use super::{Passed, SwitchReport, Transit};
 use crate::error::{Context as _, Error, ErrorKind, IfThere as _, Operation};
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS};
 use crate::reflink::meta::{Meta, TIME_NOW, modified_at};
+use crate::report::{SkipReason, Skipped};
 use crate::store::at::{is_gone, last, make_parents, meta_at, open_at, open_parent, remove_at};
 use crate::store::bring::plan::{
     Changes, LeftToUndo, Moves, NamesOnDisk, Times, Trees, with_names_of,
@@ -91,7 +92,7 @@ impl Worktree {
             return Ok(report);
         }
         let root = open_dir(&self.path)?;
-        let back = || -> io::Result<Vec<PathBuf>> {
+        let mut back = || -> io::Result<Vec<PathBuf>> {
             let mut back = Vec::new();
             if let Some(files) = &files {
                 put_back(&root, files, times, &mut back)?;
@@ -103,8 +104,13 @@ impl Worktree {
             // them.
             for (path, entry) in record.metadata.iter().rev() {
                 match set_in_place(&root, path, entry) {
-                    Err(error) if !is_gone(&error) => return Err(error),
-                    _ => {}
+                    Ok(refused) if refused.is_empty() => {}
+                    Ok(refused) => report.skipped.push(Skipped {
+                        path: path.clone(),
+                        reason: SkipReason::Xattrs(refused.join(", ")),
+                    }),
+                    Err(error) if is_gone(&error) => {}
+                    Err(error) => return Err(error),
                 }
             }
             Ok(back)
