@@ -17,7 +17,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+use rusqlite::{Connection, OpenFlags, Params, Row, Transaction, TransactionBehavior};
 
 use super::id::SnapshotId;
 use super::layout::Layout;
@@ -109,13 +109,8 @@ impl Catalog {
     /// Behaves from now on as if the database had been opened with [`Catalog::open_in_reserve`].
     pub(crate) fn be_in_reserve(&self) {
         if Filesystem::of(&self.path).mapped_needs_room {
-            self.be_brief();
+            *lock(&self.connection) = None;
         }
-    }
-
-    /// Behaves from now on as if the database had been opened with [`Catalog::open_briefly`].
-    fn be_brief(&self) {
-        *lock(&self.connection) = None;
     }
 
     fn of(connection: Option<Connection>, path: &Path) -> Self {
@@ -280,6 +275,16 @@ impl Catalog {
         let cause = std::io::Error::new(std::io::ErrorKind::InvalidData, what);
         Error::new(ErrorKind::Damaged, Operation::Read, &self.path, cause)
     }
+}
+
+/// All rows that a statement finds.
+fn rows<T>(
+    db: &Connection,
+    sql: &str,
+    params: impl Params,
+    row: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+) -> rusqlite::Result<Vec<T>> {
+    db.prepare(sql)?.query_map(params, row)?.collect()
 }
 
 fn snapshot_id(bytes: &[u8]) -> Option<SnapshotId> {

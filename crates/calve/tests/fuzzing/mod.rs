@@ -131,7 +131,9 @@ pub fn manifest(data: &[u8]) {
     let db =
         DB.get_or_init(|| Mutex::new(Catalog::create(Path::new(":memory:")).expect("a database")));
     let db = crate::tree::pool::lock(db);
-    db.set_directories(&known).expect("a database in memory");
+    let earlier = db.directory_ids().expect("a database in memory");
+    db.forget_objects(&earlier, &[]).expect("a database in memory");
+    db.add_directories(&known).expect("a database in memory");
     let read: Vec<Manifest> = known
         .iter()
         .rev()

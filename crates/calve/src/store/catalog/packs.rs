@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::super::id::{BlobId, DirectoryId};
 use super::super::pack::Location;
-use super::Catalog;
+use super::{Catalog, rows};
 use crate::error::Error;
 
 impl Catalog {
@@ -46,11 +46,7 @@ impl Catalog {
     }
 
     pub(crate) fn pack_names(&self) -> Result<Vec<String>, Error> {
-        self.read(|db| {
-            db.prepare("SELECT name FROM packs ORDER BY name")?
-                .query_map([], |row| row.get(0))?
-                .collect()
-        })
+        self.read(|db| rows(db, "SELECT name FROM packs ORDER BY name", [], |row| row.get(0)))
     }
 
     /// Adds packs and their blobs to the database.
@@ -88,10 +84,7 @@ impl Catalog {
     pub(crate) fn forget_empty_packs(&self) -> Result<Vec<String>, Error> {
         self.write(|tx| {
             let empty = "FROM packs WHERE id NOT IN (SELECT pack FROM packed)";
-            let names = tx
-                .prepare(&format!("SELECT name {empty}"))?
-                .query_map([], |row| row.get(0))?
-                .collect::<rusqlite::Result<Vec<String>>>()?;
+            let names = rows(tx, &format!("SELECT name {empty}"), [], |row| row.get(0))?;
             tx.execute(&format!("DELETE {empty}"), [])?;
             Ok(names)
         })

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::super::id::{DirectoryId, LEAST_DIGITS, SnapshotId, is_hex};
 use super::super::manifest::{Builder, Entries, Manifest};
@@ -11,7 +11,7 @@ use super::super::object::{
     Entry, Kind, SnapshotObject, check_directory, decode_directory, encode_directory,
 };
 use super::connect::failed;
-use super::{Catalog, PROJECT, Use, snapshot_id};
+use super::{Catalog, PROJECT, Use, rows, snapshot_id};
 use crate::error::{Error, ErrorKind, Operation};
 
 /// A snapshot, or why it cannot be read.
@@ -80,50 +80,41 @@ impl Catalog {
     /// All snapshots, the newest first. A snapshot that cannot be read comes as the reason for
     /// that.
     pub(crate) fn snapshots(&self) -> Result<Vec<SnapshotRow>, Error> {
-        let rows: Vec<(Vec<u8>, Vec<u8>)> = self.read(|db| {
-            db.prepare(
-                "SELECT CAST(id AS BLOB), CAST(object AS BLOB) FROM snapshots ORDER BY seq DESC",
-            )?
-            .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
-            .collect()
-        })?;
+        let all = "SELECT CAST(id AS BLOB), CAST(object AS BLOB) FROM snapshots ORDER BY seq DESC";
+        let found: Vec<(Vec<u8>, Vec<u8>)> =
+            self.read(|db| rows(db, all, [], |row| Ok((row.get(0)?, row.get(1)?))))?;
         let read = |(id, object): (Vec<u8>, Vec<u8>)| {
             let id = snapshot_id(&id).ok_or("a snapshot's id is malformed")?;
             let object = decode_snapshot(id, &object);
             Ok((id, object.map_err(|why| format!("snapshot {id}: {why}"))?))
         };
-        Ok(rows.into_iter().map(read).collect())
+        Ok(found.into_iter().map(read).collect())
     }
 
     pub(crate) fn snapshot_ids(&self) -> Result<Vec<SnapshotId>, Error> {
-        let ids: Vec<Vec<u8>> = self.read(|db| {
-            db.prepare("SELECT id FROM snapshots ORDER BY seq DESC")?
-                .query_map([], |row| row.get(0))?
-                .collect()
-        })?;
+        let all = "SELECT id FROM snapshots ORDER BY seq DESC";
+        let ids: Vec<Vec<u8>> = self.read(|db| rows(db, all, [], |row| row.get(0)))?;
         Ok(ids.iter().filter_map(|id| snapshot_id(id)).collect())
     }
 
     pub(crate) fn names(&self) -> Result<Vec<(String, SnapshotId)>, Error> {
-        let rows: Vec<(String, Vec<u8>)> = self.read(|db| {
-            db.prepare("SELECT name, snapshot FROM names ORDER BY name")?
-                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
-                .collect()
-        })?;
-        Ok(rows.into_iter().filter_map(|(name, id)| Some((name, snapshot_id(&id)?))).collect())
+        let all = "SELECT name, snapshot FROM names ORDER BY name";
+        let names: Vec<(String, Vec<u8>)> =
+            self.read(|db| rows(db, all, [], |row| Ok((row.get(0)?, row.get(1)?))))?;
+        Ok(names.into_iter().filter_map(|(name, id)| Some((name, snapshot_id(&id)?))).collect())
     }
 
     /// Which trees the snapshots were taken of, as far as it is known.
     pub(crate) fn origins(&self) -> Result<HashMap<SnapshotId, Origin>, Error> {
-        let rows: Vec<(Vec<u8>, Origin)> = self.read(|db| {
-            let origin = |row: &rusqlite::Row<'_>| {
-                Ok((row.get(0)?, Origin { worktree: row.get(1)?, branch: row.get(2)? }))
-            };
-            db.prepare("SELECT id, worktree, branch FROM snapshots WHERE worktree IS NOT NULL")?
-                .query_map([], origin)?
-                .collect()
-        })?;
-        Ok(rows.into_iter().filter_map(|(id, origin)| Some((snapshot_id(&id)?, origin))).collect())
+        let known = "SELECT id, worktree, branch FROM snapshots WHERE worktree IS NOT NULL";
+        let origin = |row: &Row<'_>| {
+            Ok((row.get(0)?, Origin { worktree: row.get(1)?, branch: row.get(2)? }))
+        };
+        let origins: Vec<(Vec<u8>, Origin)> = self.read(|db| rows(db, known, [], origin))?;
+        Ok(origins
+            .into_iter()
+            .filter_map(|(id, origin)| Some((snapshot_id(&id)?, origin)))
+            .collect())
     }
 
     /// The tree of a snapshot. Every object is compared with its hash on the way.
@@ -227,7 +218,7 @@ impl Catalog {
     }
 
     /// Adds directories to the database, or repairs them. No snapshot need refer to them yet.
-    #[cfg(feature = "remote")]
+    #[cfg(any(feature = "remote", test, fuzzing))]
     pub(crate) fn add_directories(
         &self,
         directories: &[(DirectoryId, Vec<u8>)],
@@ -246,30 +237,10 @@ impl Catalog {
     }
 
     pub(crate) fn directory_ids(&self) -> Result<Vec<DirectoryId>, Error> {
-        let ids: Vec<Vec<u8>> = self.read(|db| {
-            db.prepare("SELECT CAST(id AS BLOB) FROM directories")?
-                .query_map([], |row| row.get(0))?
-                .collect()
-        })?;
+        let all = "SELECT CAST(id AS BLOB) FROM directories";
+        let ids: Vec<Vec<u8>> = self.read(|db| rows(db, all, [], |row| row.get(0)))?;
         let id = |id: Vec<u8>| Some(DirectoryId::from_bytes(id.try_into().ok()?));
         Ok(ids.into_iter().filter_map(id).collect())
-    }
-
-    /// Replaces all directories of the database by these.
-    #[cfg(any(test, fuzzing))]
-    pub(crate) fn set_directories(
-        &self,
-        directories: &[(DirectoryId, Vec<u8>)],
-    ) -> Result<(), Error> {
-        self.write(|tx| {
-            tx.execute("DELETE FROM directories", [])?;
-            let mut insert =
-                tx.prepare("INSERT OR REPLACE INTO directories (id, encoding) VALUES (?1, ?2)")?;
-            for (id, encoding) in directories {
-                insert.execute(params![id.as_bytes(), encoding])?;
-            }
-            Ok(())
-        })
     }
 
     /// A name or a worktree whose snapshot does not exist.

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::super::id::SnapshotId;
-use super::{Catalog, snapshot_id};
+use super::{Catalog, rows, snapshot_id};
 use crate::error::Error;
 
 /// The name of the row of the project itself. No worktree can have this name.
@@ -128,11 +128,7 @@ impl State {
 
 impl Catalog {
     pub(crate) fn worktrees(&self) -> Result<Vec<WorktreeRow>, Error> {
-        self.read(|db| {
-            db.prepare("SELECT * FROM worktrees ORDER BY name")?
-                .query_map([], worktree_row)?
-                .collect()
-        })
+        self.read(|db| rows(db, "SELECT * FROM worktrees ORDER BY name", [], worktree_row))
     }
 
     pub(crate) fn worktree(&self, name: &str) -> Result<Option<WorktreeRow>, Error> {
@@ -290,7 +286,7 @@ impl Catalog {
             WHERE created >= ?1 AND name <> ?2 AND coalesce(git, '') NOT LIKE 'adopted %'
             ORDER BY created";
         let of = params![second, PROJECT];
-        self.read(|db| db.prepare(STARTS)?.query_map(of, |row| row.get(0))?.collect())
+        self.read(|db| rows(db, STARTS, of, |row| row.get(0)))
     }
 
     /// Gives a dropped worktree another name and another path, if no worktree has the name.
@@ -361,10 +357,7 @@ impl Catalog {
         settle: impl FnOnce(&[WorktreeRow], &[DroppedRow]) -> Vec<WorktreeRow>,
     ) -> Result<(), Error> {
         self.write_soon(|tx| {
-            let worktrees = tx
-                .prepare("SELECT * FROM worktrees")?
-                .query_map([], worktree_row)?
-                .collect::<Result<Vec<_>, _>>()?;
+            let worktrees = rows(tx, "SELECT * FROM worktrees", [], worktree_row)?;
             for mut row in settle(&worktrees, &dropped_rows(tx)?) {
                 delete_dropped(tx, &row.token)?;
                 row.slot = Some(free_slot(tx, row.slot)?);
@@ -380,14 +373,10 @@ fn path_of(db: &Connection, name: &str) -> rusqlite::Result<Option<Vec<u8>>> {
 }
 
 fn dropped_rows(db: &Connection) -> rusqlite::Result<Vec<DroppedRow>> {
-    db.prepare("SELECT * FROM dropped ORDER BY dropped DESC, token")?
-        .query_map([], dropped_row)?
-        .collect()
-}
-
-fn dropped_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<DroppedRow> {
-    let beside = row.get::<_, i64>("beside")? != 0;
-    Ok(DroppedRow { row: row_of_both(row)?, beside, dropped: row.get("dropped")? })
+    rows(db, "SELECT * FROM dropped ORDER BY dropped DESC, token", [], |row| {
+        let beside = row.get::<_, i64>("beside")? != 0;
+        Ok(DroppedRow { row: row_of_both(row)?, beside, dropped: row.get("dropped")? })
+    })
 }
 
 fn put_dropped(db: &Connection, kept: &DroppedRow) -> rusqlite::Result<()> {
