@@ -21,14 +21,11 @@
 //! changes an inode's change time. It does so before it publishes the tree. The new index is newer
 //! than each file that it vouches for: all of them rested before the walk began.
 
-#[cfg(feature = "store")]
-use std::collections::HashMap;
-use std::collections::{BTreeSet, HashSet, VecDeque};
-use std::ffi::{CStr, CString, OsStr, OsString};
+use std::collections::VecDeque;
+use std::ffi::{CStr, CString, OsStr};
 use std::io::{self, Read as _, Write as _};
-use std::ops::Range;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -36,8 +33,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
-#[cfg(feature = "store")]
-use self::format::Cursor;
 use self::format::{Chunk, IndexLayout};
 use self::rule::Moments;
 use super::across::rename_entry;
@@ -47,6 +42,8 @@ use super::staging;
 use crate::reflink::imp::{DIR_FLAGS, NEW_FILE_FLAGS, SOURCE_FLAGS};
 use crate::reflink::meta::{self, Attrs, Created, Meta};
 
+mod config;
+mod entries;
 mod format;
 #[cfg(all(feature = "store", any(test, fuzzing)))]
 #[path = "../../tests/fuzzing/git_index.rs"]
@@ -55,14 +52,13 @@ mod rule;
 mod sha256;
 #[cfg(test)]
 mod tests;
-#[cfg(feature = "store")]
 mod twins;
 
+pub(crate) use config::{resolved, set_working_tree, with_working_tree};
+pub(crate) use entries::{Sorted, SpecialPaths, sort, special_in, tracked, tracked_among};
 #[cfg(all(feature = "store", any(test, fuzzing)))]
 pub(crate) use fuzzed::{check_any, seeds};
-#[cfg(feature = "store")]
 pub(crate) use sha256::sha256;
-#[cfg(feature = "store")]
 pub(crate) use twins::{Comparison, WorkingTree, compare};
 
 /// calve reads no larger index into memory. An index of this size has some five million files.
@@ -114,10 +110,8 @@ pub(crate) trait Vouches: Sync {
 }
 
 /// Knows nothing, so no entry of an index gets another stat.
-#[cfg(feature = "store")]
 pub(crate) struct Nobody;
 
-#[cfg(feature = "store")]
 impl Vouches for Nobody {
     fn folder(&self, _: Folder, _: &[u8]) -> Option<Folder> {
         None
@@ -170,7 +164,6 @@ pub(crate) fn merge_begins(source: &OwnedFd) -> Time {
 
 /// A time to which no file belongs that changed before this call (after a tick of the clock). Files
 /// that change later have this time or a later one.
-#[cfg(feature = "store")]
 pub(crate) fn next_tick() -> Time {
     listing::wait_for_tick_after(listing::latest())
 }
@@ -188,167 +181,6 @@ pub(crate) fn repository_of(root: &OwnedFd) -> Option<OwnedFd> {
         let text = read(&file, meta.size)?;
         open(OsStr::from_bytes(text.strip_prefix(b"gitdir: ")?.trim_ascii_end()))
     })
-}
-
-/// The paths that git tracks, from the index of the repository `git`. `None` if calve does not
-/// understand the index.
-pub(crate) fn tracked(git: &OwnedFd) -> Option<BTreeSet<Vec<u8>>> {
-    if matches!(fs::statat(git, c"index", AtFlags::SYMLINK_NOFOLLOW), Err(Errno::NOENT)) {
-        return Some(BTreeSet::new());
-    }
-    let (file, meta) = open_regular(git, c"index")?;
-    if meta.size > INDEX_MOST_BYTES {
-        return None;
-    }
-    let bytes = read(&file, meta.size)?;
-    Some(IndexLayout::of(&bytes)?.paths(&bytes))
-}
-
-/// Those of the paths that the index of the repository `git` has. `None` if calve does not understand
-/// the index, or if this is sparse; only git can be asked then.
-#[cfg(feature = "store")]
-pub(crate) fn tracked_among(git: &Path, paths: &[&Path]) -> Option<HashSet<PathBuf>> {
-    let git = fs::open(git, DIR_FLAGS, Mode::empty()).ok()?;
-    let (file, meta) = open_regular(&git, c"index").filter(|it| it.1.size <= INDEX_MOST_BYTES)?;
-    let bytes = read(&file, meta.size)?;
-    let asked: HashSet<&[u8]> = paths.iter().map(|path| path.as_os_str().as_bytes()).collect();
-    let mut tracked = HashSet::new();
-    for chunk in IndexLayout::without_sum(&bytes)?.chunks {
-        let (mut cursor, bytes) = (chunk.cursor, &bytes[chunk.bytes]);
-        while cursor.next(bytes).is_some() {
-            // A folder of a sparse index stands for the files in it.
-            if cursor.path.ends_with(b"/") {
-                return None;
-            }
-            if asked.contains(&*cursor.path) {
-                tracked.insert(PathBuf::from(OsStr::from_bytes(&cursor.path)));
-            }
-        }
-    }
-    Some(tracked)
-}
-
-/// What an index says of paths, beside their content.
-#[cfg(feature = "store")]
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct SpecialPaths {
-    pub(crate) submodules: Vec<PathBuf>,
-    /// The files that git takes for unchanged without a look, and those outside of a sparse
-    /// checkout.
-    pub(crate) hidden: Vec<PathBuf>,
-    /// Files that git takes for unchanged, since it compares whole seconds, and that changed in the
-    /// second that the index records; with the id of the content that it records.
-    pub(crate) of_that_second: Vec<(PathBuf, String)>,
-}
-
-/// The special paths in the index of the repository `git`. `None` if calve does not understand the
-/// index; only git can be asked then. `edited` is a working tree of which nobody edited a file
-/// before that second: its files are looked at, if the index records a change since then.
-#[cfg(feature = "store")]
-pub(crate) fn special_in(git: &Path, edited: Option<(&Path, i64)>) -> Option<SpecialPaths> {
-    let mut special = SpecialPaths::default();
-    if std::fs::symlink_metadata(git.join("index"))
-        .is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
-    {
-        return Some(special);
-    }
-    let git = fs::open(git, DIR_FLAGS, Mode::empty()).ok()?;
-    let (file, meta) = open_regular(&git, c"index")?;
-    if meta.size > INDEX_MOST_BYTES {
-        return None;
-    }
-    let bytes = read(&file, meta.size)?;
-    let layout = IndexLayout::of(&bytes)?;
-    let path_of = |cursor: &Cursor| PathBuf::from(OsString::from_vec(cursor.path.clone()));
-    for chunk in &layout.chunks {
-        let (mut cursor, bytes) = (chunk.cursor.clone(), &bytes[chunk.bytes.clone()]);
-        while let Some(entry) = cursor.next(bytes) {
-            let found = match (entry.is_submodule(), entry.is_hidden()) {
-                (true, _) => &mut special.submodules,
-                (false, true) => &mut special.hidden,
-                (false, false) => {
-                    if let Some((root, since)) = edited
-                        && rule::is_since(entry.recorded, since)
-                        && let Ok(file) = fs::lstat(root.join(path_of(&cursor)))
-                        && rule::is_of_that_second(entry.recorded, &Meta::of(&file))
-                    {
-                        let id: String =
-                            entry.id(bytes, &layout).iter().map(|it| format!("{it:02x}")).collect();
-                        special.of_that_second.push((path_of(&cursor), id));
-                    }
-                    continue;
-                }
-            };
-            found.push(path_of(&cursor));
-        }
-    }
-    Some(special)
-}
-
-/// The entries of an index, sorted by their state in a tree.
-#[cfg(feature = "store")]
-#[derive(Debug, Default)]
-pub(crate) struct Sorted {
-    /// Files that have the content that the index names, with the stat of the source's file.
-    pub(crate) same: HashMap<Vec<u8>, Meta>,
-    /// All other files, and submodules whose folder the tree does not have.
-    pub(crate) other: HashSet<Vec<u8>>,
-    /// Entries that have no file in the working tree: submodules whose folder the tree has, and
-    /// what is outside of a sparse checkout.
-    pub(crate) no_file: HashSet<Vec<u8>>,
-}
-
-/// Sorts the entries of the index in the directory `git`. `vouches` knows the tree. `before` is a
-/// time before calve looked at the source. `None` if there is no index, or none that calve
-/// understands.
-#[cfg(feature = "store")]
-pub(crate) fn sort(git: &OwnedFd, vouches: Option<&dyn Vouches>, before: Time) -> Option<Sorted> {
-    let (file, meta) = open_regular(git, c"index")?;
-    if meta.size > INDEX_MOST_BYTES {
-        return None;
-    }
-    let bytes = read(&file, meta.size)?;
-    let layout = IndexLayout::of(&bytes)?;
-    let root = vouches.map(|vouches| IndexedDirectory::Known(vouches, Folder::default()));
-    // Neighbouring entries are in the same directory.
-    let mut near: (Vec<u8>, Option<IndexedDirectory<'_>>) = (Vec::new(), None);
-    let mut sorted = Sorted::default();
-    for chunk in &layout.chunks {
-        let (mut cursor, bytes) = (chunk.cursor.clone(), &bytes[chunk.bytes.clone()]);
-        while let Some(entry) = cursor.next(bytes) {
-            let path = cursor.path.clone();
-            if entry.is_submodule() {
-                let folder =
-                    root.as_ref().and_then(|root| root.below(Path::new(OsStr::from_bytes(&path))));
-                if folder.is_some() { &mut sorted.no_file } else { &mut sorted.other }.insert(path);
-                continue;
-            }
-            if entry.is_skipped() {
-                sorted.no_file.insert(path);
-                continue;
-            }
-            let mut source = || {
-                let (directory, name) = split(&path)?;
-                if near.1.is_none() || near.0 != directory {
-                    let found = root.as_ref()?.below(Path::new(OsStr::from_bytes(directory)));
-                    near = (directory.to_vec(), found);
-                }
-                Some(near.1.as_ref()?.stat(&name)?.source)
-            };
-            match source().filter(|_| entry.is_plain()) {
-                Some(source)
-                    if rule::is_clean(entry.recorded, &source, meta.modified())
-                        && rule::has_rested(&source, before) =>
-                {
-                    sorted.same.insert(path, source);
-                }
-                _ => {
-                    sorted.other.insert(path);
-                }
-            }
-        }
-    }
-    Some(sorted)
 }
 
 /// A working tree and the directory with its index, as paths from the root.
@@ -799,102 +631,4 @@ fn submodules(root: &OwnedFd, git: &Path) -> Vec<IndexedRepository> {
 /// The working tree of a submodule's repository, which is open as `dir`; `git` is its path.
 fn working_tree(dir: &OwnedFd, git: &Path) -> Option<PathBuf> {
     resolved(git, &set_working_tree(dir, c"config")?)
-}
-
-/// The setting `core.worktree` in a repository's configuration file, if there is one.
-pub(crate) fn set_working_tree(git: &OwnedFd, file: &CStr) -> Option<PathBuf> {
-    let (file, meta) = open_regular(git, file)?;
-    let text = read(&file, meta.size.min(CONFIG_MOST_BYTES))?;
-    let (at, quoted) = working_tree_line(&text)?;
-    let value = &text[at];
-    let value = if quoted { unquoted(value) } else { value.to_vec() };
-    Some(PathBuf::from(OsString::from_vec(value)))
-}
-
-/// The text of a configuration file with another `core.worktree`. `None` if the file has none.
-#[cfg(feature = "store")]
-pub(crate) fn with_working_tree(text: &[u8], value: &[u8]) -> Option<Vec<u8>> {
-    let (at, was_quoted) = working_tree_line(text)?;
-    let (start, end) = match was_quoted {
-        true => (at.start - 1, at.end + 1),
-        false => (at.start, at.end),
-    };
-    let mut made = text[..start].to_vec();
-    made.push(b'"');
-    for byte in value {
-        match byte {
-            b'"' | b'\\' => made.extend([b'\\', *byte]),
-            b'\n' => made.extend(b"\\n"),
-            byte => made.push(*byte),
-        }
-    }
-    made.push(b'"');
-    made.extend_from_slice(&text[end..]);
-    Some(made)
-}
-
-/// The place of the value of `worktree` in a configuration file, and whether the value is in
-/// quotes.
-fn working_tree_line(text: &[u8]) -> Option<(Range<usize>, bool)> {
-    let (mut begin, mut is_in_core) = (0, false);
-    for mut line in text.split(|byte| *byte == b'\n') {
-        let end = begin + line.len();
-        begin = end + 1;
-        if let Some(header) = line.trim_ascii_start().strip_prefix(b"[") {
-            let Some(close) = header.iter().position(|byte| *byte == b']') else { continue };
-            is_in_core = header[..close].eq_ignore_ascii_case(b"core");
-            // A key may be behind the section's name.
-            line = &header[close + 1..];
-        }
-        let (at, whole) = (end - line.len(), line);
-        let key = line.trim_ascii().split_at_checked(b"worktree".len()).filter(|_| is_in_core);
-        let Some((key, value)) = key else {
-            continue;
-        };
-        if !key.eq_ignore_ascii_case(b"worktree") {
-            continue;
-        }
-        let Some(value) = value.trim_ascii_start().strip_prefix(b"=") else { continue };
-        let value = value.trim_ascii();
-        let end = at + whole.trim_ascii_end().len();
-        let start = end - value.len();
-        return Some(match value {
-            [b'"', .., b'"'] if value.len() > 1 => (start + 1..end - 1, true),
-            _ => (start..end, false),
-        });
-    }
-    None
-}
-
-/// The text that a quoted value of a configuration file means.
-fn unquoted(value: &[u8]) -> Vec<u8> {
-    let mut made = Vec::with_capacity(value.len());
-    let mut bytes = value.iter();
-    while let Some(byte) = bytes.next() {
-        made.push(match byte {
-            b'\\' => match bytes.next() {
-                Some(b'n') => b'\n',
-                Some(b't') => b'\t',
-                Some(other) => *other,
-                None => b'\\',
-            },
-            byte => *byte,
-        });
-    }
-    made
-}
-
-/// The path that the relative path `value` leads to from the repository `git`, if it stays in the
-/// tree.
-pub(crate) fn resolved(git: &Path, value: &Path) -> Option<PathBuf> {
-    let mut path = git.to_owned();
-    for part in value.components() {
-        match part {
-            Component::Normal(name) => path.push(name),
-            Component::ParentDir => path.pop().then_some(())?,
-            Component::CurDir => {}
-            Component::RootDir | Component::Prefix(_) => return None,
-        }
-    }
-    Some(path)
 }

@@ -35,10 +35,8 @@ const EXTENDED: u16 = 0x4000;
 const STAGE: u16 = 0x3000;
 const NAME_LENGTH: u16 = 0x0fff;
 /// An extended flag of an entry: skip-worktree.
-#[cfg(feature = "store")]
 const SKIP_WORKTREE: u16 = 0x4000;
 /// The type in the mode of an entry that is a submodule's commit.
-#[cfg(feature = "store")]
 const SUBMODULE: u32 = 0o160_000;
 
 /// The kind of checksum at the end of the index.
@@ -151,19 +149,16 @@ impl IndexEntry {
         self.flags & (ASSUME_VALID | STAGE) == 0 && self.extended == 0
     }
 
-    #[cfg(feature = "store")]
     pub(super) fn is_submodule(&self) -> bool {
         self.recorded.mode & SUBMODULE == SUBMODULE
     }
 
     /// Whether git takes the file for unchanged without a look: assume-unchanged, skip-worktree.
-    #[cfg(feature = "store")]
     pub(super) fn is_hidden(&self) -> bool {
         self.flags & ASSUME_VALID != 0 || self.is_skipped()
     }
 
     /// Whether the entry is outside of a sparse checkout.
-    #[cfg(feature = "store")]
     pub(super) fn is_skipped(&self) -> bool {
         self.extended & SKIP_WORKTREE != 0
     }

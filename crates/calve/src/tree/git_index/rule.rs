@@ -170,14 +170,12 @@ fn is_stat_of(recorded: Recorded, file: &Meta) -> bool {
 }
 
 /// Whether the entry records a change in this second (since 1970) or later.
-#[cfg(feature = "store")]
 pub(super) fn is_since(recorded: Recorded, second: i64) -> bool {
     i64::from(recorded.changed.0) >= second
 }
 
 /// Whether the file may be another than the one that the entry records, although git, which
 /// compares whole seconds, sees no difference.
-#[cfg(feature = "store")]
 pub(super) fn is_of_that_second(recorded: Recorded, file: &Meta) -> bool {
     let (changed, modified) = (cut_time(file.changed), cut_time(file.modified()));
     let same_seconds = recorded.changed.0 == changed.0 && recorded.modified.0 == modified.0;

@@ -2,11 +2,11 @@
 
 use proptest::prelude::*;
 
+use super::config::{unquoted, with_working_tree, working_tree_line};
 use super::format::{Cursor, IndexLayout, Recorded};
 use super::rule::{Moments, rewritten};
 use super::sha256::sha256;
-#[cfg(feature = "store")]
-use super::{open_regular, replace, unquoted, with_working_tree, working_tree_line};
+use super::{open_regular, replace};
 use crate::reflink::meta::Meta;
 use crate::tree::listing::Time;
 
@@ -122,7 +122,6 @@ fn every_version_and_every_kind_of_id_is_understood() {
     }
 }
 
-#[cfg(feature = "store")]
 #[test]
 fn paths_are_looked_up_in_every_index_but_a_sparse_or_split_one() {
     let asked = ["dir/ab", "dir", "dir/a/b", "z", "zz"].map(std::path::Path::new);
@@ -496,7 +495,6 @@ fn an_entry_is_rewritten_only_if_its_file_was_clean_and_rested_and_its_clone_is_
     }
 }
 
-#[cfg(feature = "store")]
 #[test]
 fn a_repository_names_its_working_tree_as_git_reads_it() {
     let rest = "[core]\n\tbare = false\n\tworktree = ../../sub\n[remote \"origin\"]\n\turl = /x\n";
@@ -531,7 +529,6 @@ fn a_repository_names_its_working_tree_as_git_reads_it() {
 }
 
 /// Otherwise calve could take back what a `git add` stages at the same time.
-#[cfg(feature = "store")]
 #[test]
 fn an_index_is_replaced_only_while_nobody_else_may_write_it() {
     for (row, before, expected) in [

@@ -15,11 +15,11 @@ use std::path::Path;
 
 use rustix::fs;
 
-use super::format::{Cursor, IndexEntry, IndexLayout};
+use super::entries::OpenIndex;
+use super::format::IndexEntry;
 use super::rule;
 use super::{
-    INDEX_MOST_BYTES, IndexedDirectory, Pair, Source, Vouched, is_locked, open_below, open_regular,
-    read, replace, stat,
+    IndexedDirectory, Pair, Source, Vouched, is_locked, open_below, open_regular, replace, stat,
 };
 use crate::reflink::meta::{Meta, TIME_NOW, modified_at};
 use crate::tree::listing::Time;
@@ -45,7 +45,7 @@ pub(crate) struct Twin {
 /// The tracked regular files of the second of two trees, and its index.
 #[derive(Debug)]
 pub(crate) struct Comparison {
-    index: TwinIndex,
+    index: OpenIndex,
     /// Those that the first tree has as well, by their paths.
     pub(crate) twins: HashMap<Vec<u8>, Twin>,
     /// Those that the first tree lacks, or has with another content.
@@ -61,14 +61,6 @@ struct Other {
     renewed: Option<Meta>,
 }
 
-#[derive(Debug)]
-struct TwinIndex {
-    file: OwnedFd,
-    meta: Meta,
-    bytes: Vec<u8>,
-    layout: IndexLayout,
-}
-
 impl Twin {
     /// Whether the file in the second tree already has the time that it has in the first.
     pub(crate) fn has_its_time(&self) -> bool {
@@ -76,29 +68,7 @@ impl Twin {
     }
 }
 
-impl TwinIndex {
-    /// `None` if there is no index, or none that calve understands.
-    fn read(git: &OwnedFd) -> Option<Self> {
-        let (file, meta) = open_regular(git, c"index")?;
-        if meta.size > INDEX_MOST_BYTES {
-            return None;
-        }
-        let bytes = read(&file, meta.size)?;
-        let layout = IndexLayout::of(&bytes)?;
-        Some(Self { file, meta, bytes, layout })
-    }
-
-    fn each<'a>(&'a self, mut see: impl FnMut(&Cursor, IndexEntry, &'a [u8])) {
-        for chunk in &self.layout.chunks {
-            let (mut cursor, bytes) = (chunk.cursor.clone(), &self.bytes[chunk.bytes.clone()]);
-            while let Some(entry) = cursor.next(bytes) {
-                see(&cursor, entry, entry.id(bytes, &self.layout));
-            }
-        }
-    }
-}
-
-impl TwinIndex {
+impl OpenIndex {
     /// Whether it has just these files with attributes, by path and id.
     fn has_attributes(&self, attributes: &HashMap<Vec<u8>, &[u8]>) -> bool {
         let (mut same, mut others) = (0, 0);
@@ -129,8 +99,8 @@ pub(crate) fn compare(
     before: Time,
     stopped: &dyn Fn() -> bool,
 ) -> Option<Comparison> {
-    let ours = TwinIndex::read(first.git)?;
-    let theirs = TwinIndex::read(second.git)?;
+    let ours = OpenIndex::read(first.git)?;
+    let theirs = OpenIndex::read(second.git)?;
     let mut known = HashMap::new();
     let mut attributes = HashMap::new();
     ours.each(|cursor, entry, id| {
@@ -162,7 +132,7 @@ pub(crate) fn compare(
         let both = pair.stat(&cursor.path);
         let there = both.as_ref().map(|(_, there)| *there).or_else(|| pair.second(&cursor.path));
         let rests = |file: &Meta| rule::has_rested(file, before);
-        let vouches = |index: &TwinIndex, recorded, file: &Meta| {
+        let vouches = |index: &OpenIndex, recorded, file: &Meta| {
             rests(file) && rule::is_clean(recorded, file, index.meta.modified())
         };
         let vouched =

@@ -1,0 +1,175 @@
+//! What an index says of paths.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{self, AtFlags, Mode};
+use rustix::io::Errno;
+
+use super::super::listing::Time;
+use super::format::{Cursor, IndexEntry, IndexLayout};
+use super::{Folder, INDEX_MOST_BYTES, IndexedDirectory, Vouches, open_regular, read, rule, split};
+use crate::reflink::imp::DIR_FLAGS;
+use crate::reflink::meta::Meta;
+
+/// An index that was read and understood.
+#[derive(Debug)]
+pub(super) struct OpenIndex {
+    pub(super) file: OwnedFd,
+    pub(super) meta: Meta,
+    pub(super) bytes: Vec<u8>,
+    pub(super) layout: IndexLayout,
+}
+
+impl OpenIndex {
+    /// `None` if there is no index, or none that calve understands.
+    pub(super) fn read(git: &OwnedFd) -> Option<Self> {
+        let (file, meta) = open_regular(git, c"index")?;
+        if meta.size > INDEX_MOST_BYTES {
+            return None;
+        }
+        let bytes = read(&file, meta.size)?;
+        let layout = IndexLayout::of(&bytes)?;
+        Some(Self { file, meta, bytes, layout })
+    }
+
+    pub(super) fn each<'a>(&'a self, mut see: impl FnMut(&Cursor, IndexEntry, &'a [u8])) {
+        for chunk in &self.layout.chunks {
+            let (mut cursor, bytes) = (chunk.cursor.clone(), &self.bytes[chunk.bytes.clone()]);
+            while let Some(entry) = cursor.next(bytes) {
+                see(&cursor, entry, entry.id(bytes, &self.layout));
+            }
+        }
+    }
+}
+
+/// What an index says of paths, beside their content.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct SpecialPaths {
+    pub(crate) submodules: Vec<PathBuf>,
+    /// The files that git takes for unchanged without a look, and those outside of a sparse
+    /// checkout.
+    pub(crate) hidden: Vec<PathBuf>,
+    /// Files that git takes for unchanged, since it compares whole seconds, and that changed in the
+    /// second that the index records; with the id of the content that it records.
+    pub(crate) of_that_second: Vec<(PathBuf, String)>,
+}
+
+/// The entries of an index, sorted by their state in a tree.
+#[derive(Debug, Default)]
+pub(crate) struct Sorted {
+    /// Files that have the content that the index names, with the stat of the source's file.
+    pub(crate) same: HashMap<Vec<u8>, Meta>,
+    /// All other files, and submodules whose folder the tree does not have.
+    pub(crate) other: HashSet<Vec<u8>>,
+    /// Entries that have no file in the working tree: submodules whose folder the tree has, and
+    /// what is outside of a sparse checkout.
+    pub(crate) no_file: HashSet<Vec<u8>>,
+}
+
+/// The paths that git tracks, from the index of the repository `git`. `None` if calve does not
+/// understand the index.
+pub(crate) fn tracked(git: &OwnedFd) -> Option<BTreeSet<Vec<u8>>> {
+    if matches!(fs::statat(git, c"index", AtFlags::SYMLINK_NOFOLLOW), Err(Errno::NOENT)) {
+        return Some(BTreeSet::new());
+    }
+    let index = OpenIndex::read(git)?;
+    Some(index.layout.paths(&index.bytes))
+}
+
+/// Those of the paths that the index of the repository `git` has. `None` if calve does not understand
+/// the index, or if this is sparse; only git can be asked then.
+pub(crate) fn tracked_among(git: &Path, paths: &[&Path]) -> Option<HashSet<PathBuf>> {
+    let git = fs::open(git, DIR_FLAGS, Mode::empty()).ok()?;
+    let (file, meta) = open_regular(&git, c"index").filter(|it| it.1.size <= INDEX_MOST_BYTES)?;
+    let bytes = read(&file, meta.size)?;
+    let asked: HashSet<&[u8]> = paths.iter().map(|path| path.as_os_str().as_bytes()).collect();
+    let mut tracked = HashSet::new();
+    for chunk in IndexLayout::without_sum(&bytes)?.chunks {
+        let (mut cursor, bytes) = (chunk.cursor, &bytes[chunk.bytes]);
+        while cursor.next(bytes).is_some() {
+            // A folder of a sparse index stands for the files in it.
+            if cursor.path.ends_with(b"/") {
+                return None;
+            }
+            if asked.contains(&*cursor.path) {
+                tracked.insert(PathBuf::from(OsStr::from_bytes(&cursor.path)));
+            }
+        }
+    }
+    Some(tracked)
+}
+
+/// The special paths in the index of the repository `git`. `None` if calve does not understand the
+/// index; only git can be asked then. `edited` is a working tree of which nobody edited a file
+/// before that second: its files are looked at, if the index records a change since then.
+pub(crate) fn special_in(git: &Path, edited: Option<(&Path, i64)>) -> Option<SpecialPaths> {
+    let mut special = SpecialPaths::default();
+    if std::fs::symlink_metadata(git.join("index"))
+        .is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+    {
+        return Some(special);
+    }
+    let index = OpenIndex::read(&fs::open(git, DIR_FLAGS, Mode::empty()).ok()?)?;
+    index.each(|cursor, entry, id| {
+        let path = || PathBuf::from(OsString::from_vec(cursor.path.clone()));
+        if entry.is_submodule() {
+            special.submodules.push(path());
+        } else if entry.is_hidden() {
+            special.hidden.push(path());
+        } else if let Some((root, since)) = edited
+            && rule::is_since(entry.recorded, since)
+            && let Ok(file) = fs::lstat(root.join(path()))
+            && rule::is_of_that_second(entry.recorded, &Meta::of(&file))
+        {
+            let id = id.iter().map(|byte| format!("{byte:02x}")).collect();
+            special.of_that_second.push((path(), id));
+        }
+    });
+    Some(special)
+}
+
+/// Sorts the entries of the index in the directory `git`. `vouches` knows the tree. `before` is a
+/// time before calve looked at the source. `None` if there is no index, or none that calve
+/// understands.
+pub(crate) fn sort(git: &OwnedFd, vouches: Option<&dyn Vouches>, before: Time) -> Option<Sorted> {
+    let index = OpenIndex::read(git)?;
+    let written = index.meta.modified();
+    let root = vouches.map(|vouches| IndexedDirectory::Known(vouches, Folder::default()));
+    // Neighbouring entries are in the same directory.
+    let mut near: (Vec<u8>, Option<IndexedDirectory<'_>>) = (Vec::new(), None);
+    let mut sorted = Sorted::default();
+    index.each(|cursor, entry, _| {
+        let path = cursor.path.clone();
+        let below = |path: &[u8]| root.as_ref()?.below(Path::new(OsStr::from_bytes(path)));
+        if entry.is_submodule() {
+            let is_there = below(&path).is_some();
+            if is_there { &mut sorted.no_file } else { &mut sorted.other }.insert(path);
+            return;
+        }
+        if entry.is_skipped() {
+            sorted.no_file.insert(path);
+            return;
+        }
+        let mut source = || {
+            let (directory, name) = split(&path)?;
+            if near.1.is_none() || near.0 != directory {
+                near = (directory.to_vec(), below(directory));
+            }
+            Some(near.1.as_ref()?.stat(&name)?.source)
+        };
+        let is_same = |source: &Meta| {
+            entry.is_plain()
+                && rule::is_clean(entry.recorded, source, written)
+                && rule::has_rested(source, before)
+        };
+        match source().filter(is_same) {
+            Some(source) => drop(sorted.same.insert(path, source)),
+            None => drop(sorted.other.insert(path)),
+        }
+    });
+    Some(sorted)
+}
