@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::super::remove::look::{Nested, nested_in};
-use super::super::remove::must_hold_no_mount;
+use super::super::remove::seen::must_hold_no_mount;
 use super::{COMMITS_MOST, Loss, LostModule, unheld, unread};
 use crate::error::{Error, ErrorKind, Operation};
 use crate::store::git::modules::{Held, MODULES, Unheld, repositories_in};
