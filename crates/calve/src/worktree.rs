@@ -238,8 +238,8 @@ impl Store {
         self.registry().heal_git(row);
         self.registry().heal_mark(row).context(Operation::Mark, || &path)?;
         #[cfg(target_os = "linux")]
-        self.lead_back_from_run(row)?;
-        match self.heal_paths(row, &path) {
+        run::lead_back_from_run(self, row)?;
+        match relocate::heal_paths(self, row, &path) {
             // Its other verbs say so.
             Err(error)
                 if matches!(error.kind(), ErrorKind::Damaged | ErrorKind::SnapshotNotFound) =>

@@ -22,6 +22,7 @@ use rustix::fs::{self, Mode};
 
 use super::fill::compared;
 use super::git::nested_work_in;
+use super::start::base::at_commit;
 use super::{DropOptions, Worktree};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::imp::DIR_FLAGS;
@@ -220,7 +221,7 @@ impl Worktree {
             (false, Some(project), Some(linked)) => {
                 let (taken, _) = of_project(&self.store, &SnapshotOptions::new(), None, operation)?;
                 let commit = linked.commit.as_str();
-                self.store.at_commit(&project, (commit, commit), (taken.id, &[]), operation)?.id
+                at_commit(&self.store, &project, (commit, commit), (taken.id, &[]), operation)?.id
             }
             _ => self.first_base(operation)?,
         };

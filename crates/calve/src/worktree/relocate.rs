@@ -281,23 +281,21 @@ fn named_by(
     Ok(is_it.then_some(kind))
 }
 
-impl Store {
-    /// Writes the roots of a worktree again, if a power cut left their file empty. Without them its
-    /// rewritten files would count as changed.
-    pub(super) fn heal_paths(&self, row: &WorktreeRow, path: &Path) -> Result<(), Error> {
-        let kept = self.layout().tree(&row.token);
-        let file = kept.join(PATHS);
-        let Some(id) = row.snapshot.filter(|_| !self.is_read_only()) else { return Ok(()) };
-        if !is_of_another_boot(&row.maker)
-            || is_blank(&file).context(Operation::Read, || &file)? != Some(true)
-        {
-            return Ok(());
-        }
-        let found = self.snapshots().found(id, &self.catalog().object(id)?)?;
-        match Relocation::between(&found.roots, path) {
-            Some(roots) => roots.write(&kept).context(Operation::Write, || file),
-            None => Ok(()),
-        }
+/// Writes the roots of a worktree again, if a power cut left their file empty. Without them its
+/// rewritten files would count as changed.
+pub(super) fn heal_paths(store: &Store, row: &WorktreeRow, path: &Path) -> Result<(), Error> {
+    let kept = store.layout().tree(&row.token);
+    let file = kept.join(PATHS);
+    let Some(id) = row.snapshot.filter(|_| !store.is_read_only()) else { return Ok(()) };
+    if !is_of_another_boot(&row.maker)
+        || is_blank(&file).context(Operation::Read, || &file)? != Some(true)
+    {
+        return Ok(());
+    }
+    let found = store.snapshots().found(id, &store.catalog().object(id)?)?;
+    match Relocation::between(&found.roots, path) {
+        Some(roots) => roots.write(&kept).context(Operation::Write, || file),
+        None => Ok(()),
     }
 }
 

@@ -166,36 +166,33 @@ impl Worktree {
     }
 }
 
-impl Store {
-    /// Lets submodules that were added in a run lead to their repositories: git noted the paths that
-    /// hold there. As long as the run goes on, it needs these.
-    ///
-    /// # Errors
-    /// It could not look, or could not write.
-    pub(super) fn lead_back_from_run(&self, row: &WorktreeRow) -> Result<(), Error> {
-        let (root, Ok(project)) = (path_from(&row.path), self.project()) else { return Ok(()) };
-        // Where nothing ever ran, this costs no look at the worktree.
-        let folders = [&project, &root].map(|beside| mount_folder(beside));
-        let used: Vec<&PathBuf> = folders.iter().filter(|it| it.is_dir()).collect();
-        if self.is_read_only() || used.is_empty() {
-            return Ok(());
-        }
-        let registration = git::leads_to(&root).ok().filter(|it| has_modules(it));
-        let Some(registration) = registration.filter(|_| !is_in_run(&project, &root)) else {
-            return Ok(());
-        };
-        let (Some(here), Ok(below)) =
-            (modules(self, row, &root), registration.strip_prefix(&project))
-        else {
-            return Ok(());
-        };
-        for folder in used {
-            let shown = folder.join(project.file_name().unwrap_or_default());
-            let there = here.seen_at(&project, &shown.join(below));
-            here.lead_as(&there, &root).context(Operation::Link, || &root)?;
-        }
-        Ok(())
+/// Lets submodules that were added in a run lead to their repositories: git noted the paths that
+/// hold there. As long as the run goes on, it needs these.
+///
+/// # Errors
+/// It could not look, or could not write.
+pub(super) fn lead_back_from_run(store: &Store, row: &WorktreeRow) -> Result<(), Error> {
+    let (root, Ok(project)) = (path_from(&row.path), store.project()) else { return Ok(()) };
+    // Where nothing ever ran, this costs no look at the worktree.
+    let folders = [&project, &root].map(|beside| mount_folder(beside));
+    let used: Vec<&PathBuf> = folders.iter().filter(|it| it.is_dir()).collect();
+    if store.is_read_only() || used.is_empty() {
+        return Ok(());
     }
+    let registration = git::leads_to(&root).ok().filter(|it| has_modules(it));
+    let Some(registration) = registration.filter(|_| !is_in_run(&project, &root)) else {
+        return Ok(());
+    };
+    let (Some(here), Ok(below)) = (modules(store, row, &root), registration.strip_prefix(&project))
+    else {
+        return Ok(());
+    };
+    for folder in used {
+        let shown = folder.join(project.file_name().unwrap_or_default());
+        let there = here.seen_at(&project, &shown.join(below));
+        here.lead_as(&there, &root).context(Operation::Link, || &root)?;
+    }
+    Ok(())
 }
 
 /// Whether a process sees the worktree at `root` at the project's path.

@@ -1,10 +1,7 @@
 //! Starts worktrees: makes one or more trees of one snapshot.
 
 use std::collections::HashSet;
-use std::ffi::OsStr;
 use std::io;
-use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,26 +9,16 @@ use std::time::Duration;
 use super::Worktree;
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::macros::setters;
-use crate::reflink::ReflinkOutcome;
 use crate::reflink::sys;
 use crate::report::DestinationReport;
 use crate::store::catalog::{Linked, State, WorktreeRow};
-use crate::store::history::of_project;
-use crate::store::home;
 use crate::store::id::SnapshotId;
-use crate::store::layout::{self, OWN};
-use crate::store::manifest::Manifest;
-use crate::store::marker;
 use crate::store::paths::found::PathMention;
 use crate::store::ready::{Arrived, SnapshotTree, TreePlace, places, publish_all, unpublish_all};
 use crate::store::registry::{Claim, name_taken, no_worktree};
-use crate::store::scan::files::GivenUp;
-use crate::store::secrets::{record_without, secrets_of};
-use crate::store::snapshot::{Known, check_name, modules};
-use crate::store::unnamed::name_pending;
+use crate::store::snapshot::{check_name, modules};
 use crate::store::{
-    PROJECT, Secret, SnapshotOptions, SnapshotReport, Store, StoreOptions, bytes_of, is_refused,
-    now, path_from, token,
+    PROJECT, Secret, SnapshotReport, Store, StoreOptions, bytes_of, now, path_from, token,
 };
 use crate::tree::Reflink;
 use crate::tree::budget::must_be_free;
@@ -39,27 +26,32 @@ use crate::tree::running::Running;
 use crate::tree::staging::stage_name;
 
 mod arrive;
-mod base;
+pub(super) mod base;
+mod basis;
 mod branches;
 #[cfg(feature = "remote")]
 mod checkout;
 mod dress;
 mod durable;
+mod folder;
 mod git;
 mod later;
 mod links;
 mod loose;
 mod plan;
 
+use basis::{Basis, ReadAhead};
 pub use branches::{FoundBranch, FoundBranches};
 #[cfg(feature = "remote")]
 pub use checkout::{CheckoutOptions, CheckoutReport};
 use dress::{Dressed, Dressing, Origin, Outfit};
+use folder::{must_share, worktrees_folder};
 pub use git::{GitMode, GitOutcome, LinkedWorktree, NoRepository};
 use git::{GitPlan, not_brought, other_settings};
-use later::Cloned;
+use later::publish_unnamed;
 pub use links::StartBranch;
 use links::{NewLinks, WantedLinks};
+use loose::start_loose;
 use plan::{StartFacts, StartPlan};
 
 /// How many files are open beside the stages: locks, the database of a new snapshot, and the least
@@ -306,9 +298,9 @@ impl Store {
             .context(Operation::StartManyWorktrees, || self.path())?;
         let report = match plan {
             StartPlan::Loose(id, folder) => {
-                self.start_loose((id, folder), &names, options, &operation)?
+                start_loose(self, (id, folder), &names, options, &operation)?
             }
-            plan => self.start_registered(plan, &names, options, &operation)?,
+            plan => start_registered(self, plan, &names, options, &operation)?,
         };
         Ok(StartReport { elapsed: started.elapsed(), ..report })
     }
@@ -328,380 +320,147 @@ impl Store {
             can_clone: later::can_clone(filesystem.as_deref()),
         })
     }
+}
 
-    /// Starts worktrees that the store knows.
-    fn start_registered(
-        &self,
-        plan: StartPlan<'_>,
-        names: &[&str],
-        options: &StartOptions,
-        operation: &Running,
-    ) -> Result<StartReport, Error> {
-        if options.reflink == Reflink::Always {
-            self.must_share(options)?;
-        }
-        self.registry().recover()?;
-        // We check the names before the work of a snapshot. If two processes start the same name,
-        // the claim below decides which one gets it.
-        let rows = self.catalog().worktrees()?;
-        for row in rows.iter().filter(|row| names.contains(&row.name.as_str())) {
-            if !self.forget_removed_by_git(row)? {
-                return Err(name_taken(&row.name, &row.path));
-            }
-        }
-        let source = match plan {
-            StartPlan::Fork(name) => Some(self.worktree(name)?.forkable()?),
-            _ => None,
-        };
-        // calve asks git several times, one after the other, and reads the store meanwhile.
-        let (planned, ahead) = std::thread::scope(|scope| {
-            let read = || self.read_ahead(plan);
-            let reader = std::thread::Builder::new().spawn_scoped(scope, read).ok();
-            let (onto, found) = (&options.branch, options.found_branches.as_ref());
-            let wanted = WantedLinks { onto, base: options.base.as_deref(), found };
-            let planned = match &source {
-                Some(worktree) => GitPlan::for_fork(options.git, onto, names, worktree),
-                None => GitPlan::for_new(options.git, wanted, names, self),
-            };
-            (planned, reader.and_then(|reader| reader.join().ok()).unwrap_or_default())
-        });
-        let (mut git, not_linked) = planned?;
-        let folder = || self.folder(options.at.as_deref());
-        let may_clone = |found: &[Secret]| found.is_empty() || options.leave_secrets.is_none();
-        let places = || places_in(&folder()?, names);
-        let (mut basis, mut head_moved) =
-            self.basis_at_head(&mut git, plan, ahead, (places, may_clone), operation)?;
-        let root = source.as_ref().map_or_else(|| self.project(), |it| Ok(it.path.clone()))?;
-        let mut left_secrets = self.secrets_to_leave(&basis, options, &root)?;
-        let written_files =
-            self.change_basis(&mut basis, &mut git, plan, &left_secrets, operation)?;
-        // Nothing has the snapshot of a base as its own before the rows are there. We hold the lock
-        // until the rows are marked, too: a process that cannot see the maker would take it for
-        // dead.
-        let _guard = self.share()?;
-        let object = basis.id.map(|id| self.catalog().object(id)).transpose()?;
-        let paths: Vec<PathBuf> = match &basis.cloned {
-            Some((_, places)) => places.iter().map(|place| place.path.clone()).collect(),
-            None => {
-                let folder = folder()?;
-                names.iter().map(|name| folder.join(name)).collect()
-            }
-        };
-        let (linked, mut notes) = prepare_links(&mut git, plan, &paths)?;
-        let claim = self.registry().claim(new_rows(names, &paths, basis.id, &linked))?;
-        let slots: Vec<Option<u32>> = claim.rows().iter().map(|row| row.slot).collect();
-        // The repository is copied after the files.
-        let copied = git.copied();
-        let mut secrets = match (&basis.cloned, basis.id) {
-            (Some((cloned, _)), _) => cloned.secrets().to_vec(),
-            (None, Some(id)) => {
-                self.snapshots().noted_found(id)?.map_or(Vec::new(), |it| it.secrets)
-            }
-            (None, None) => Vec::new(),
-        };
-        if let GitPlan::Link(links) = &git
-            && let Some(base) = &links.base
-        {
-            // What the commit tracks is git's, and no file of the project.
-            secrets.retain(|secret| !base.tracks(&secret.path));
-            left_secrets.retain(|secret| !base.tracks(&secret.path));
-        }
-        let how = Outfit { git, paths: options.paths, source: source.as_ref() };
-        let (files, trees) = match (basis.cloned, basis.id, &object) {
-            (Some((cloned, places)), ..) => {
-                (cloned.files(), self.publish_unnamed(cloned, &places, how, operation, claim)?)
-            }
-            (None, Some(id), Some(object)) => {
-                let tree = SnapshotTree::new(self, (id, object), basis.manifest);
-                ((object.files, object.bytes), self.make(tree, how, operation, claim)?)
-            }
-            _ => return Err(no_worktree(PROJECT)),
-        };
-        if let (Some(path), Some(copied)) = (paths.first(), &copied) {
-            notes = other_settings(&root, path);
-            head_moved |= plan.looks() && copied.moved()?.is_some();
-        }
-        notes.extend(head_moved.then(|| HEAD_MOVED.to_owned()));
-        let worktree = |((name, tree), slot): ((&&str, StartedTree), _)| StartedWorktree {
-            not_linked: not_linked.clone(),
-            git_notes: notes.clone(),
-            slot,
-            ..StartedWorktree::new((*name).to_owned(), files, tree)
-        };
-        Ok(StartReport {
-            snapshot: basis.id,
-            taken: basis.taken,
-            registered: true,
-            written_files,
-            secrets,
-            left_secrets,
-            worktrees: names.iter().zip(trees).zip(slots).map(worktree).collect(),
-            elapsed: Duration::ZERO,
-        })
-    }
+/// Makes the trees of the claimed rows. The caller shares the store.
+fn make(
+    store: &Store,
+    mut tree: SnapshotTree<'_>,
+    how: Outfit<'_>,
+    operation: &Running,
+    claim: Claim<'_>,
+) -> Result<Vec<StartedTree>, Error> {
+    // From here on garbage collection keeps what the rows need, because they name the snapshot.
+    // But the snapshot may have been forgotten just before.
+    store.catalog().object(tree.id)?;
+    let roots = claim.rows().iter().map(|row| path_from(&row.path));
+    let places = places(roots, Operation::StartWorktree)?;
+    let rows = claim.rows();
+    // git works while the trees arrive. What it makes is taken back with the claim.
+    let (arrived, registered) = std::thread::scope(|scope| {
+        let register = |links: &NewLinks| links.register(store, rows, operation);
+        let spawn =
+            |links| std::thread::Builder::new().spawn_scoped(scope, move || register(links)).ok();
+        let registering = how.git.links().and_then(spawn);
+        let arrived = arrive::arrive(store, &mut tree, rows, &places, operation);
+        (arrived, registering.and_then(|it| it.join().ok()).transpose())
+    });
+    let (arrived, registered) = (arrived?, registered?);
+    let origin = Origin::Snapshot(tree.id, tree.object);
+    let dressing = Dressing { store, origin, known: tree.known(), how, operation, registered };
+    dress_and_publish(store, &dressing, arrived, &places, claim)
+}
 
-    /// The files of the snapshot that the caller does not want in the worktrees.
-    fn secrets_to_leave(
-        &self,
-        basis: &Basis,
-        options: &StartOptions,
-        root: &Path,
-    ) -> Result<Vec<Secret>, Error> {
-        let (Some(id), Some(LeaveSecrets(leave))) = (basis.id, &options.leave_secrets) else {
-            return Ok(Vec::new());
-        };
-        let secrets = secrets_of(self, id, root)?;
-        let is_left = !secrets.is_empty() && leave(&secrets);
-        Ok(if is_left { secrets } else { Vec::new() })
+/// Makes trees that have arrived the worktrees of the claimed rows.
+fn dress_and_publish(
+    store: &Store,
+    dressing: &Dressing<'_>,
+    mut arrived: Vec<Arrived>,
+    places: &[TreePlace],
+    mut claim: Claim<'_>,
+) -> Result<Vec<StartedTree>, Error> {
+    let outcomes = dressing.dress(Some(claim.rows()), &arrived, places)?;
+    let repository = dressing.how.git.repository();
+    dressing.prepare_seals(&arrived, &outcomes);
+    durable::flush(store.path(), repository, claim.rows(), &arrived, &outcomes)
+        .context(Operation::Flush, || &places[0].path)?;
+    dressing.seal(claim.rows(), &arrived, &outcomes);
+    publish_all(&mut arrived, places)?;
+    // All are in one folder.
+    let flushed = arrived[0].stage.sync_parent().context(Operation::Flush, || &places[0].path);
+    // We unlock before the rows are marked as ready. If the process dies in between, recovery
+    // finds the unmarked rows and unlocks their registrations, too.
+    let registry = store.registry();
+    let unlock = || claim.rows().iter().try_for_each(|row| registry.stands(row));
+    if let Err(error) = flushed.and_then(|()| unlock()).and_then(|()| claim.finish()) {
+        unpublish_all(&mut arrived, places);
+        // The start says why it failed. git prunes the registration of a tree that is gone.
+        claim.rows().iter().for_each(|row| drop(registry.unregister(row)));
+        return Err(error);
     }
+    Ok(started(arrived, outcomes))
+}
 
-    /// Makes the snapshot of another commit, or one without some files, what the trees are made of.
-    /// Returns how many files of the commit git wrote.
-    fn change_basis(
-        &self,
-        basis: &mut Basis,
-        git: &mut GitPlan,
-        plan: StartPlan<'_>,
-        left: &[Secret],
-        operation: &Running,
-    ) -> Result<Option<u64>, Error> {
-        let Some(id) = basis.id else { return Ok(None) };
-        if let (GitPlan::Link(links), StartPlan::Commit(name)) = (git, plan) {
-            let at = (name, &*links.commit);
-            let made = self.at_commit(&links.repository, at, (id, left), operation)?;
-            // It is another snapshot.
-            (basis.id, basis.manifest) = (Some(made.id), None);
-            let written = made.written;
-            links.base = Some(Box::new(made));
-            return Ok(Some(written));
-        }
-        if !left.is_empty() {
-            let made = record_without(self, id, left, operation)?;
-            (basis.id, basis.manifest) = (Some(made.id), Some(made.manifest));
-        }
-        Ok(None)
+/// Starts worktrees that the store knows.
+fn start_registered(
+    store: &Store,
+    plan: StartPlan<'_>,
+    names: &[&str],
+    options: &StartOptions,
+    operation: &Running,
+) -> Result<StartReport, Error> {
+    if options.reflink == Reflink::Always {
+        must_share(store, options)?;
     }
-
-    /// The state of the project that the store knows, or the tree of the snapshot, if the plan
-    /// needs it. An error is no answer: the start reads the same again where it needs it.
-    fn read_ahead(&self, plan: StartPlan<'_>) -> ReadAhead {
-        let known = || Known::if_sound(self, self.catalog().worktree(PROJECT).ok()??).ok();
-        let tree = |id| self.catalog().manifest(id, &self.catalog().object(id).ok()?).ok();
-        match plan {
-            StartPlan::Snapshot(id) | StartPlan::Loose(id, _) => {
-                let is_read = self.ready().shelf().reads_tree(id);
-                ReadAhead { known: None, tree: is_read.then(|| tree(id)).flatten() }
-            }
-            StartPlan::Fork(_) => ReadAhead::default(),
-            _ => ReadAhead { known: known(), tree: None },
+    store.registry().recover()?;
+    // We check the names before the work of a snapshot. If two processes start the same name,
+    // the claim below decides which one gets it.
+    must_be_free_names(store, names)?;
+    let source = match plan {
+        StartPlan::Fork(name) => Some(store.worktree(name)?.forkable()?),
+        _ => None,
+    };
+    let (planned, ahead) = git_planned(store, plan, source.as_ref(), names, options);
+    let (mut git, not_linked) = planned?;
+    let folder = || worktrees_folder(store, options.at.as_deref());
+    let may_clone = |found: &[Secret]| found.is_empty() || options.leave_secrets.is_none();
+    let places = || places_in(&folder()?, names);
+    let (mut basis, mut head_moved) =
+        Basis::at_head(store, &mut git, plan, ahead, (places, may_clone), operation)?;
+    let root = source.as_ref().map_or_else(|| store.project(), |it| Ok(it.path.clone()))?;
+    let mut left_secrets = basis.secrets_to_leave(store, options, &root)?;
+    let written_files = basis.change(store, &mut git, plan, &left_secrets, operation)?;
+    // Nothing has the snapshot of a base as its own before the rows are there. We hold the lock
+    // until the rows are marked, too: a process that cannot see the maker would take it for
+    // dead.
+    let _guard = store.share()?;
+    let object = basis.id.map(|id| store.catalog().object(id)).transpose()?;
+    let paths = basis.paths(folder, names)?;
+    let (linked, mut notes) = prepare_links(&mut git, plan, &paths)?;
+    let claim = store.registry().claim(new_rows(names, &paths, basis.id, &linked))?;
+    let slots: Vec<Option<u32>> = claim.rows().iter().map(|row| row.slot).collect();
+    // The repository is copied after the files.
+    let copied = git.copied();
+    let mut secrets = basis.secrets(store)?;
+    if let GitPlan::Link(links) = &git
+        && let Some(base) = &links.base
+    {
+        // What the commit tracks is git's, and no file of the project.
+        secrets.retain(|secret| !base.tracks(&secret.path));
+        left_secrets.retain(|secret| !base.tracks(&secret.path));
+    }
+    let how = Outfit { git, paths: options.paths, source: source.as_ref() };
+    let (files, trees) = match (basis.cloned, basis.id, &object) {
+        (Some((cloned, places)), ..) => {
+            (cloned.files(), publish_unnamed(store, cloned, &places, how, operation, claim)?)
         }
-    }
-
-    /// The same as [`Self::basis`], made again if the tree's `HEAD` moved meanwhile: beside the commit
-    /// that it moved to, files of before would be a change that takes the commit back. If `HEAD` does
-    /// not rest, the worktrees begin where it was before the last look, and this is true.
-    fn basis_at_head(
-        &self,
-        git: &mut GitPlan,
-        plan: StartPlan<'_>,
-        mut ahead: ReadAhead,
-        (places, may_clone): (
-            impl Fn() -> Result<Vec<TreePlace>, Error>,
-            impl Fn(&[Secret]) -> bool,
-        ),
-        operation: &Running,
-    ) -> Result<(Basis, bool), Error> {
-        let mut tries = 0;
-        loop {
-            let ahead = std::mem::take(&mut ahead);
-            let basis = self.basis(plan, ahead, &places, &may_clone, operation)?;
-            tries += 1;
-            match if plan.looks() { git.moved()? } else { None } {
-                Some(head) if tries < LOOKS_MOST => git.begin_at(head),
-                moved => return Ok((basis, moved.is_some())),
-            }
+        (None, Some(id), Some(object)) => {
+            let tree = SnapshotTree::new(store, (id, object), basis.manifest);
+            ((object.files, object.bytes), make(store, tree, how, operation, claim)?)
         }
+        _ => return Err(no_worktree(PROJECT)),
+    };
+    if let (Some(path), Some(copied)) = (paths.first(), &copied) {
+        notes = other_settings(&root, path);
+        head_moved |= plan.looks() && copied.moved()?.is_some();
     }
-
-    /// What the trees are made of, as the plan says. `places` is asked only if the project is
-    /// cloned before it is read, and `may_clone` whether it may be, with the files that look like
-    /// secrets.
-    fn basis(
-        &self,
-        plan: StartPlan<'_>,
-        ahead: ReadAhead,
-        places: impl Fn() -> Result<Vec<TreePlace>, Error>,
-        may_clone: impl Fn(&[Secret]) -> bool,
-        operation: &Running,
-    ) -> Result<Basis, Error> {
-        let mut known = ahead.known;
-        match plan {
-            StartPlan::Snapshot(id) | StartPlan::Loose(id, _) => {
-                return Ok(Basis { id: Some(id), manifest: ahead.tree, ..Basis::default() });
-            }
-            StartPlan::Clone { least_bytes, reads_first } => {
-                if reads_first {
-                    name_pending(self, operation)?;
-                    let limited = operation.reading_at_most(least_bytes);
-                    match self.snapshot_of_project(known.take(), &limited) {
-                        Err(error) if GivenUp::ended(&error) => {}
-                        taken => return taken,
-                    }
-                }
-                let places = places()?;
-                if let Some(cloned) =
-                    self.clone_unnamed(&places, least_bytes, may_clone, operation)?
-                {
-                    return Ok(Basis { cloned: Some((cloned, places)), ..Basis::default() });
-                }
-            }
-            StartPlan::Fork(name) => {
-                let (taken, _) = self.worktree(name)?.as_now(operation, |this| {
-                    this.must_be_there()?;
-                    let taking = SnapshotOptions::new().keeping_base();
-                    this.known()?.record(self, &taking, operation)
-                })?;
-                return Ok(Basis { id: Some(taken.id), taken: Some(taken), ..Basis::default() });
-            }
-            StartPlan::Commit(_) | StartPlan::Project => {}
-        }
-        self.snapshot_of_project(known, operation)
-    }
-
-    fn snapshot_of_project(
-        &self,
-        known: Option<Known>,
-        operation: &Running,
-    ) -> Result<Basis, Error> {
-        let (taken, manifest) = of_project(self, &SnapshotOptions::new(), known, operation)?;
-        Ok(Basis { id: Some(taken.id), manifest, taken: Some(taken), cloned: None })
-    }
-
-    /// Tries the clones that a start needs.
-    fn must_share(&self, options: &StartOptions) -> Result<(), Error> {
-        let (project, stage) = (self.project()?, self.layout().stage());
-        // The default folder shares with the store if any can.
-        let at = options.at.as_deref().unwrap_or(&stage);
-        let is_there = |folder: &&Path| std::fs::metadata(folder).is_ok();
-        let at = at.ancestors().find(is_there).unwrap_or(at);
-        let taken = options.from.is_none().then_some((&*project, &*stage));
-        for (from, to) in taken.into_iter().chain([(&*stage, at)]) {
-            let probe =
-                crate::reflink::probe_between(from, to).context(Operation::Reflink, || to)?;
-            if probe.outcome != ReflinkOutcome::Cloned {
-                let cause = probe.error.unwrap_or_else(|| io::ErrorKind::Unsupported.into());
-                let error = Error::new(ErrorKind::ReflinkRefused, Operation::Reflink, from, cause);
-                return Err(error.with_other(to));
-            }
-        }
-        Ok(())
-    }
-
-    /// Returns the folder in which worktrees are made, and makes it if it does not exist.
-    fn folder(&self, at: Option<&Path>) -> Result<PathBuf, Error> {
-        if let Some(at) = at {
-            Self::must_be_outside(at.join("w")).map_err(|error| error.with_path(at))?;
-            std::fs::create_dir_all(at).context(Operation::MakeFolder, || at)?;
-            return std::fs::canonicalize(at).context(Operation::Open, || at);
-        }
-        let project = self.project()?;
-        for beside in beside(&project, self.path()) {
-            let parent = beside.parent().unwrap_or(&beside);
-            if !self.shares_with(if beside.is_dir() { &beside } else { parent })? {
-                continue;
-            }
-            match std::fs::create_dir_all(&beside) {
-                Ok(()) => return Ok(beside),
-                Err(error) if is_refused(&error) => {}
-                Err(error) => return Err(error).context(Operation::MakeFolder, || &beside),
-            }
-        }
-        let inside = match home::is_in_git(self.path()) {
-            // A working tree in git's own folder is one that many tools leave out.
-            true => layout::worktrees_in(&hidden_folder(&project)?),
-            false => self.layout().worktrees(),
-        };
-        std::fs::create_dir_all(&inside).context(Operation::MakeFolder, || &inside)?;
-        Ok(inside)
-    }
-
-    /// Whether trees in `folder` can share blocks with the store, as far as the place decides.
-    fn shares_with(&self, folder: &Path) -> Result<bool, Error> {
-        let ours = std::fs::metadata(self.path()).context(Operation::Read, || self.path())?;
-        let look = || -> io::Result<bool> {
-            // btrfs has a device number for each subvolume, and clones across subvolumes.
-            if ours.dev() == std::fs::metadata(folder)?.dev() {
-                return Ok(true);
-            }
-            let probe = crate::reflink::probe_between(self.layout().stage(), folder)?;
-            Ok(probe.outcome == ReflinkOutcome::Cloned)
-        };
-        match look() {
-            Err(error) if is_refused(&error) => Ok(false),
-            result => result.context(Operation::LookAt, || folder),
-        }
-    }
-
-    /// Makes the trees of the claimed rows. The caller shares the store.
-    fn make(
-        &self,
-        mut tree: SnapshotTree<'_>,
-        how: Outfit<'_>,
-        operation: &Running,
-        claim: Claim<'_>,
-    ) -> Result<Vec<StartedTree>, Error> {
-        // From here on garbage collection keeps what the rows need, because they name the snapshot.
-        // But the snapshot may have been forgotten just before.
-        self.catalog().object(tree.id)?;
-        let roots = claim.rows().iter().map(|row| path_from(&row.path));
-        let places = places(roots, Operation::StartWorktree)?;
-        let rows = claim.rows();
-        // git works while the trees arrive. What it makes is taken back with the claim.
-        let (arrived, registered) = std::thread::scope(|scope| {
-            let register = |links: &NewLinks| links.register(self, rows, operation);
-            let spawn = |links| {
-                std::thread::Builder::new().spawn_scoped(scope, move || register(links)).ok()
-            };
-            let registering = how.git.links().and_then(spawn);
-            let arrived = self.arrive(&mut tree, rows, &places, operation);
-            (arrived, registering.and_then(|it| it.join().ok()).transpose())
-        });
-        let (arrived, registered) = (arrived?, registered?);
-        let origin = Origin::Snapshot(tree.id, tree.object);
-        let dressing =
-            Dressing { store: self, origin, known: tree.known(), how, operation, registered };
-        self.dress_and_publish(&dressing, arrived, &places, claim)
-    }
-
-    /// Makes trees that have arrived the worktrees of the claimed rows.
-    fn dress_and_publish(
-        &self,
-        dressing: &Dressing<'_>,
-        mut arrived: Vec<Arrived>,
-        places: &[TreePlace],
-        mut claim: Claim<'_>,
-    ) -> Result<Vec<StartedTree>, Error> {
-        let outcomes = dressing.dress(Some(claim.rows()), &arrived, places)?;
-        let repository = dressing.how.git.repository();
-        dressing.prepare_seals(&arrived, &outcomes);
-        durable::flush(self.path(), repository, claim.rows(), &arrived, &outcomes)
-            .context(Operation::Flush, || &places[0].path)?;
-        dressing.seal(claim.rows(), &arrived, &outcomes);
-        publish_all(&mut arrived, places)?;
-        // All are in one folder.
-        let flushed = arrived[0].stage.sync_parent().context(Operation::Flush, || &places[0].path);
-        // We unlock before the rows are marked as ready. If the process dies in between, recovery
-        // finds the unmarked rows and unlocks their registrations, too.
-        let registry = self.registry();
-        let unlock = || claim.rows().iter().try_for_each(|row| registry.stands(row));
-        if let Err(error) = flushed.and_then(|()| unlock()).and_then(|()| claim.finish()) {
-            unpublish_all(&mut arrived, places);
-            // The start says why it failed. git prunes the registration of a tree that is gone.
-            claim.rows().iter().for_each(|row| drop(registry.unregister(row)));
-            return Err(error);
-        }
-        Ok(started(arrived, outcomes))
-    }
+    notes.extend(head_moved.then(|| HEAD_MOVED.to_owned()));
+    let worktree = |((name, tree), slot): ((&&str, StartedTree), _)| StartedWorktree {
+        not_linked: not_linked.clone(),
+        git_notes: notes.clone(),
+        slot,
+        ..StartedWorktree::new((*name).to_owned(), files, tree)
+    };
+    Ok(StartReport {
+        snapshot: basis.id,
+        taken: basis.taken,
+        registered: true,
+        written_files,
+        secrets,
+        left_secrets,
+        worktrees: names.iter().zip(trees).zip(slots).map(worktree).collect(),
+        elapsed: Duration::ZERO,
+    })
 }
 
 impl Worktree {
@@ -756,28 +515,10 @@ impl Worktree {
         let _guard = self.store.share()?;
         let tree = SnapshotTree::new(&self.store, (id, &object), None);
         let how = Outfit { git, paths, source: None };
-        let mut trees = self.store.make(tree, how, &options.operation(), claim)?;
+        let mut trees = make(&self.store, tree, how, &options.operation(), claim)?;
         let tree = trees.pop().ok_or_else(|| no_worktree(&name))?;
         Ok(StartedWorktree::new(name, (object.files, object.bytes), tree))
     }
-}
-
-/// What a start reads of the store while it asks git.
-#[derive(Default)]
-struct ReadAhead {
-    known: Option<Known>,
-    tree: Option<Manifest>,
-}
-
-/// What the trees of a start are made of: a snapshot, or clones of the project.
-#[derive(Default)]
-struct Basis {
-    id: Option<SnapshotId>,
-    /// The snapshot's tree, if it is in memory.
-    manifest: Option<Manifest>,
-    /// The snapshot, if the start has taken it.
-    taken: Option<SnapshotReport>,
-    cloned: Option<(Cloned, Vec<TreePlace>)>,
 }
 
 /// Fails if a name is none, or was given twice.
@@ -795,6 +536,39 @@ fn check_names(names: &[&str]) -> Result<(), Error> {
 
 fn places_in(folder: &Path, names: &[&str]) -> Result<Vec<TreePlace>, Error> {
     places(names.iter().map(|name| folder.join(name)), Operation::StartWorktree)
+}
+
+/// Fails if a worktree has one of the names.
+fn must_be_free_names(store: &Store, names: &[&str]) -> Result<(), Error> {
+    let rows = store.catalog().worktrees()?;
+    for row in rows.iter().filter(|row| names.contains(&row.name.as_str())) {
+        if !store.forget_removed_by_git(row)? {
+            return Err(name_taken(&row.name, &row.path));
+        }
+    }
+    Ok(())
+}
+
+/// What the worktrees get of git, and what is read of the store meanwhile: calve asks git several
+/// times, one after the other.
+fn git_planned(
+    store: &Store,
+    plan: StartPlan<'_>,
+    source: Option<&Worktree>,
+    names: &[&str],
+    options: &StartOptions,
+) -> (Result<(GitPlan, Option<String>), Error>, ReadAhead) {
+    std::thread::scope(|scope| {
+        let read = || ReadAhead::of(store, plan);
+        let reader = std::thread::Builder::new().spawn_scoped(scope, read).ok();
+        let (onto, found) = (&options.branch, options.found_branches.as_ref());
+        let wanted = WantedLinks { onto, base: options.base.as_deref(), found };
+        let planned = match source {
+            Some(worktree) => GitPlan::for_fork(options.git, onto, names, worktree),
+            None => GitPlan::for_new(options.git, wanted, names, store),
+        };
+        (planned, reader.and_then(|reader| reader.join().ok()).unwrap_or_default())
+    })
 }
 
 /// The rows of new worktrees, which are being made.
@@ -842,58 +616,4 @@ type StartedTree = (DestinationReport, Dressed);
 /// What is told of trees that were published.
 fn started(arrived: Vec<Arrived>, dressed: Vec<Dressed>) -> Vec<StartedTree> {
     arrived.into_iter().map(|tree| tree.report).zip(dressed).collect()
-}
-
-/// calve's own folder in the tree of the project, which git ignores.
-fn hidden_folder(project: &Path) -> Result<PathBuf, Error> {
-    let own = layout::own(project);
-    std::fs::create_dir_all(&own).context(Operation::MakeFolder, || &own)?;
-    marker::hide(&super::open_dir(&own)?).context(Operation::MakeFolder, || &own)?;
-    Ok(own)
-}
-
-/// Folders for worktrees, the best one first: beside the project, and beside a store that is neither
-/// inside the project nor inside a repository.
-fn beside(project: &Path, store: &Path) -> Vec<PathBuf> {
-    let worktrees = |beside: &Path, name: &OsStr| {
-        let mut name = name.to_owned();
-        name.push(".worktrees");
-        beside.with_file_name(name)
-    };
-    let of_project = project.file_name();
-    let mut folders: Vec<PathBuf> =
-        of_project.map(|name| worktrees(project, name)).into_iter().collect();
-    if !store.starts_with(project)
-        && !home::is_in_git(store)
-        && let Some(name) = store.file_name()
-    {
-        let stem = match name.as_bytes().strip_suffix(OWN.as_bytes()) {
-            Some(b"") => of_project.unwrap_or(name),
-            Some(stem) => OsStr::from_bytes(stem),
-            None => name,
-        };
-        folders.push(worktrees(store, stem));
-    }
-    folders
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn worktrees_are_beside_the_project_or_beside_a_store_that_is_elsewhere() {
-        for (project, store, expected) in [
-            ("/home/app", "/home/app/.calve", &["/home/app.worktrees"][..]),
-            ("/home/app", "/home/app/d/store", &["/home/app.worktrees"]),
-            ("/home/app", "/vol/app-2.calve", &["/home/app.worktrees", "/vol/app-2.worktrees"]),
-            ("/home/app", "/vol/a.b", &["/home/app.worktrees", "/vol/a.b.worktrees"]),
-            ("/home/app", "/vol/x/.calve", &["/home/app.worktrees", "/vol/x/app.worktrees"]),
-            ("/", "/.calve", &[]),
-        ] {
-            let got = beside(Path::new(project), Path::new(store));
-            let expected: Vec<&Path> = expected.iter().map(Path::new).collect();
-            assert_eq!(got, expected, "{project} {store}");
-        }
-    }
 }

@@ -56,89 +56,85 @@ pub(in crate::worktree) struct Base {
     stamp: (i64, u32),
 }
 
-impl Store {
-    /// Makes the tree of the project at `commit`. `id` is the project's snapshot, taken just now,
-    /// and `left` are files of it that stay behind; `name` is how the user called the commit.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Git`] if git could not write a file; those of every operation, see [`Store`].
-    /// Nothing is left behind.
-    pub(in crate::worktree) fn at_commit(
-        &self,
-        repository: &Repository,
-        (name, commit): (&str, &str),
-        (id, left): (SnapshotId, &[Secret]),
-        operation: &Running,
-    ) -> Result<Base, Error> {
-        let folder = self.layout().stage();
-        let dir =
-            fs::open(&folder, DIR_FLAGS, Mode::empty()).context(Operation::Open, || &folder)?;
-        let stage = Stage::empty(dir, &folder).context(Operation::Stage, || &folder)?;
-        let folder = stage.path();
-        let checkout = Checkout { repository, folder: &folder };
-        std::fs::create_dir(checkout.tree()).context(Operation::MakeFolder, || &folder)?;
-        let index = repository.git_dir.join("index");
-        match super::links::copy(&index, &checkout.index()) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            result => drop(result.context(Operation::Read, || &index)?),
-        }
-        let failed = |failure| Error::new(ErrorKind::Git, Operation::CheckOut, name, failure);
-        checkout.refresh().map_err(failed)?;
-        let mut gone = checkout.untracked().map_err(failed)?;
-        let tracked = checkout.tracked().map_err(failed)?;
-        checkout.go_to(commit).map_err(failed)?;
-        let snapshots =
-            Snapshots::of(crate::store::PROJECT, self, (id, &self.catalog().object(id)?), &[])?;
-        let mut sorted = sort(&stage, snapshots.as_ref()).ok_or_else(|| {
-            let cause = std::io::Error::other("calve does not understand git's index");
-            Error::new(ErrorKind::Git, Operation::CheckOut, name, cause)
-        })?;
-        // A repository that is untracked in the project may be a submodule of the commit.
-        sorted.other.extend(gone.iter().filter(|path| sorted.no_file.remove(*path)).cloned());
-        let is_same = |path: &Vec<u8>| sorted.same.contains_key(path);
-        let attributes_differ = sorted.other.iter().chain(&gone).any(|it| has_attributes(it))
-            || tracked.iter().any(|path| has_attributes(path) && !is_same(path));
-        let same: Vec<(&[u8], u64)> =
-            sorted.same.iter().map(|(path, meta)| (path.as_slice(), meta.size)).collect();
-        let converted = checkout.converted(&same, attributes_differ).map_err(failed)?;
-        for path in converted.into_iter().map(<[u8]>::to_vec).collect::<Vec<_>>() {
-            sorted.same.remove(&path);
-            sorted.other.insert(path);
-        }
-        if !sorted.other.is_empty() {
-            checkout.write(commit, sorted.other.iter().map(Vec::as_slice)).map_err(failed)?;
-        }
-        let stays =
-            |path: &Vec<u8>| sorted.same.contains_key(path) || sorted.no_file.contains(path);
-        gone.extend(tracked.into_iter().filter(|path| !stays(path)));
-        gone.extend(left.iter().map(|secret| bytes_of(&secret.path)));
-        let gone: HashSet<Vec<u8>> = gone.into_iter().collect();
-        let message = format!("the project at {}", commit.get(..12).unwrap_or(commit));
-        // What git ignores in it is the project's.
-        let origin = Origin { worktree: Some(PROJECT.to_owned()), branch: None };
-        let made = record_over(self, id, &gone, &checkout.tree(), (&message, &origin), operation)?;
-        let index = std::fs::read(checkout.index()).context(Operation::Read, || &folder)?;
-        let mut recorded = HashMap::with_capacity(made.manifest.count as usize);
-        for (number, path, entry) in made.manifest.paths() {
-            if let Some(meta) = sorted.same.get(path.as_os_str().as_bytes()) {
-                recorded.insert(number, *meta);
-            } else if let Some((mtime, stat)) = made.brought.get(&number) {
-                // git saw the file with the time at which it wrote it.
-                let mut meta = wanted(&Entry { mtime: *mtime, ..entry.clone() });
-                (meta.size, meta.ino) = (length(entry).unwrap_or(0), stat.ino);
-                meta.changed = (stat.changed.0, stat.changed.1.into());
-                recorded.insert(number, meta);
-            }
-        }
-        Ok(Base {
-            id: made.id,
-            index,
-            written: made.files,
-            manifest: made.manifest,
-            recorded,
-            stamp: made.stamp,
-        })
+/// Makes the tree of the project at `commit`. `id` is the project's snapshot, taken just now,
+/// and `left` are files of it that stay behind; `name` is how the user called the commit.
+///
+/// # Errors
+/// [`ErrorKind::Git`] if git could not write a file; those of every operation, see [`Store`].
+/// Nothing is left behind.
+pub(in crate::worktree) fn at_commit(
+    store: &Store,
+    repository: &Repository,
+    (name, commit): (&str, &str),
+    (id, left): (SnapshotId, &[Secret]),
+    operation: &Running,
+) -> Result<Base, Error> {
+    let folder = store.layout().stage();
+    let dir = fs::open(&folder, DIR_FLAGS, Mode::empty()).context(Operation::Open, || &folder)?;
+    let stage = Stage::empty(dir, &folder).context(Operation::Stage, || &folder)?;
+    let folder = stage.path();
+    let checkout = Checkout { repository, folder: &folder };
+    std::fs::create_dir(checkout.tree()).context(Operation::MakeFolder, || &folder)?;
+    let index = repository.git_dir.join("index");
+    match super::links::copy(&index, &checkout.index()) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        result => drop(result.context(Operation::Read, || &index)?),
     }
+    let failed = |failure| Error::new(ErrorKind::Git, Operation::CheckOut, name, failure);
+    checkout.refresh().map_err(failed)?;
+    let mut gone = checkout.untracked().map_err(failed)?;
+    let tracked = checkout.tracked().map_err(failed)?;
+    checkout.go_to(commit).map_err(failed)?;
+    let snapshots =
+        Snapshots::of(crate::store::PROJECT, store, (id, &store.catalog().object(id)?), &[])?;
+    let mut sorted = sort(&stage, snapshots.as_ref()).ok_or_else(|| {
+        let cause = std::io::Error::other("calve does not understand git's index");
+        Error::new(ErrorKind::Git, Operation::CheckOut, name, cause)
+    })?;
+    // A repository that is untracked in the project may be a submodule of the commit.
+    sorted.other.extend(gone.iter().filter(|path| sorted.no_file.remove(*path)).cloned());
+    let is_same = |path: &Vec<u8>| sorted.same.contains_key(path);
+    let attributes_differ = sorted.other.iter().chain(&gone).any(|it| has_attributes(it))
+        || tracked.iter().any(|path| has_attributes(path) && !is_same(path));
+    let same: Vec<(&[u8], u64)> =
+        sorted.same.iter().map(|(path, meta)| (path.as_slice(), meta.size)).collect();
+    let converted = checkout.converted(&same, attributes_differ).map_err(failed)?;
+    for path in converted.into_iter().map(<[u8]>::to_vec).collect::<Vec<_>>() {
+        sorted.same.remove(&path);
+        sorted.other.insert(path);
+    }
+    if !sorted.other.is_empty() {
+        checkout.write(commit, sorted.other.iter().map(Vec::as_slice)).map_err(failed)?;
+    }
+    let stays = |path: &Vec<u8>| sorted.same.contains_key(path) || sorted.no_file.contains(path);
+    gone.extend(tracked.into_iter().filter(|path| !stays(path)));
+    gone.extend(left.iter().map(|secret| bytes_of(&secret.path)));
+    let gone: HashSet<Vec<u8>> = gone.into_iter().collect();
+    let message = format!("the project at {}", commit.get(..12).unwrap_or(commit));
+    // What git ignores in it is the project's.
+    let origin = Origin { worktree: Some(PROJECT.to_owned()), branch: None };
+    let made = record_over(store, id, &gone, &checkout.tree(), (&message, &origin), operation)?;
+    let index = std::fs::read(checkout.index()).context(Operation::Read, || &folder)?;
+    let mut recorded = HashMap::with_capacity(made.manifest.count as usize);
+    for (number, path, entry) in made.manifest.paths() {
+        if let Some(meta) = sorted.same.get(path.as_os_str().as_bytes()) {
+            recorded.insert(number, *meta);
+        } else if let Some((mtime, stat)) = made.brought.get(&number) {
+            // git saw the file with the time at which it wrote it.
+            let mut meta = wanted(&Entry { mtime: *mtime, ..entry.clone() });
+            (meta.size, meta.ino) = (length(entry).unwrap_or(0), stat.ino);
+            meta.changed = (stat.changed.0, stat.changed.1.into());
+            recorded.insert(number, meta);
+        }
+    }
+    Ok(Base {
+        id: made.id,
+        index,
+        written: made.files,
+        manifest: made.manifest,
+        recorded,
+        stamp: made.stamp,
+    })
 }
 
 /// Sorts the entries of the index in the stage.

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{self, Gid, Uid};
 
 use super::super::open_dir;
+use super::arrive::fill;
 use super::dress::{Dressing, Origin, Outfit};
 use super::git::GitPlan;
 use super::{NoRepository, PathMode};
@@ -159,7 +160,7 @@ impl Remote {
         let mut row = store.catalog().worktree(PROJECT)?.ok_or_else(|| no_worktree(PROJECT))?;
         let noted = store.registry().note_tree(&row, stage.dir(), None);
         noted.context(Operation::CheckOutInto, || path)?;
-        let mut filled = store.fill(&manifest, std::slice::from_ref(stage), place, operation)?;
+        let mut filled = fill(store, &manifest, std::slice::from_ref(stage), place, operation)?;
         let (report, stats) = filled.trees.pop().unwrap_or_default();
         let (boot, stamp) = (Boot::this(), store.clock().past_all(stats.iter())?);
         let stamp = stamp_of(stage.dir(), Some(stage.parent()), stamp, operation.filesystems());

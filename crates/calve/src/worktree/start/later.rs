@@ -24,8 +24,8 @@ use std::sync::Arc;
 
 use rustix::fs::{self, Mode};
 
-use super::StartedTree;
 use super::dress::{Dressing, Origin, Outfit};
+use super::{StartedTree, dress_and_publish};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::filesystem::{Filesystem, SharesBlocks};
 use crate::reflink::imp::SOURCE_FLAGS;
@@ -266,260 +266,254 @@ fn is_aside(store: &Path, project: &Path) -> bool {
     !store.starts_with(project) || store == project.join(OWN) || in_git
 }
 
-impl Store {
-    /// Clones the project to a stage at each of `places`. `None` if the contents must be named
-    /// first: see the module; or if `may_clone` says so of the files that look like secrets.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Cancelled`], and those of a look at the project. Nothing is left behind.
-    pub(super) fn clone_unnamed(
-        &self,
-        places: &[TreePlace],
-        least_bytes: u64,
-        may_clone: impl Fn(&[Secret]) -> bool,
-        operation: &Running,
-    ) -> Result<Option<Cloned>, Error> {
-        let project = self.project()?;
-        let rows = self.catalog().worktrees()?;
-        let filesystem = sys::filesystem_name(&project);
-        let is_beside = |place: &TreePlace| {
-            !place.parent.starts_with(&project) && sys::filesystem_name(&place.parent) == filesystem
-        };
-        if !places.iter().all(is_beside)
-            || !is_aside(self.path(), &project)
-            || self.has_unnamed_contents()?
-            || has_inside(&rows, &project)
-        {
-            return Ok(None);
-        }
-        let row = rows.into_iter().find(|row| row.name == PROJECT);
-        let Some(row) = row else { return Ok(None) };
-        let (before_walk, stamp) = (listing::now(), self.clock().now()?);
-        let mut before = look_at_all(self, &project, None, stamp, &operation.uncounted())?;
-        let Some(first) = before.manifest.take() else { return Ok(None) };
-        let known = Known::if_sound(self, row)?;
-        let base = known.base.as_ref().map(|(id, ..)| *id);
-        if let Some((id, ..)) = &known.base
-            && self.snapshots().noted_found(*id)?.is_none_or(|found| !found.mentions.is_empty())
-        {
-            return Ok(None);
-        }
-        let (contents, unknown) = known_contents(&first, &before.stats, &known);
-        drop(known);
-        let root = super::super::open_dir(&project)?;
-        let tree = Tree { path: &project, root: &root };
-        let found = Found::first(tree, &first).context(Operation::Read, || &project)?;
-        let sights = Sights::of(&before, &first, unknown, &found);
-        if !may_wait(sights, least_bytes) || !may_clone(&found.secrets) {
-            return Ok(None);
-        }
-        // It flushes the disk. After the clone that would take the clone's time once more.
-        let files = first.files().0;
-        operation.expect(files.saturating_mul(places.len() as u64));
-        let ready = match Filesystem::named(filesystem.as_deref()).has_subvolumes {
-            true => self.clone_into_subvolume(&project, operation)?,
-            false => None,
-        };
-        let mut arrived = Vec::new();
-        if ready.is_none() {
-            let cloned = self.clone_into_stages(&project, places, false, operation)?;
-            let Some(cloned) = cloned else { return Ok(None) };
-            arrived = cloned;
-        }
-        let stages: Vec<&Stage> =
-            ready.iter().chain(arrived.iter().map(|tree| &tree.stage)).collect();
-        let seen = self.seen_alike(&stages, &first, stamp, operation)?;
-        let Some((mut manifest, trees)) = seen else { return Ok(None) };
-        let agree: Vec<bool> = pairs(&first, &manifest).map(|(a, b)| same_state(a, b)).collect();
-        if stages.first().is_some_and(|it| self.has_torn_database(it, &manifest, &agree)) {
-            return Ok(None);
-        }
-        let mut sealed = None;
-        if let Some(ready) = ready {
-            let Ok(seal) = seal::of(ready.dir()) else { return Ok(None) };
-            for place in places {
-                // The place may be in another btrfs. The seal decides after the snapshot.
-                match place.snapshot_of(ready.dir()) {
-                    Ok(stage) if seal::holds(&seal, ready.dir()) => {
-                        arrived.push(Arrived::new(stage, place.snapshot_report()));
-                    }
-                    _ => return Ok(None),
+/// Clones the project to a stage at each of `places`. `None` if the contents must be named
+/// first: see the module; or if `may_clone` says so of the files that look like secrets.
+///
+/// # Errors
+/// [`ErrorKind::Cancelled`], and those of a look at the project. Nothing is left behind.
+pub(super) fn clone_unnamed(
+    store: &Store,
+    places: &[TreePlace],
+    least_bytes: u64,
+    may_clone: impl Fn(&[Secret]) -> bool,
+    operation: &Running,
+) -> Result<Option<Cloned>, Error> {
+    let project = store.project()?;
+    let rows = store.catalog().worktrees()?;
+    let filesystem = sys::filesystem_name(&project);
+    let is_beside = |place: &TreePlace| {
+        !place.parent.starts_with(&project) && sys::filesystem_name(&place.parent) == filesystem
+    };
+    if !places.iter().all(is_beside)
+        || !is_aside(store.path(), &project)
+        || store.has_unnamed_contents()?
+        || has_inside(&rows, &project)
+    {
+        return Ok(None);
+    }
+    let row = rows.into_iter().find(|row| row.name == PROJECT);
+    let Some(row) = row else { return Ok(None) };
+    let (before_walk, stamp) = (listing::now(), store.clock().now()?);
+    let mut before = look_at_all(store, &project, None, stamp, &operation.uncounted())?;
+    let Some(first) = before.manifest.take() else { return Ok(None) };
+    let known = Known::if_sound(store, row)?;
+    let base = known.base.as_ref().map(|(id, ..)| *id);
+    if let Some((id, ..)) = &known.base
+        && store.snapshots().noted_found(*id)?.is_none_or(|found| !found.mentions.is_empty())
+    {
+        return Ok(None);
+    }
+    let (contents, unknown) = known_contents(&first, &before.stats, &known);
+    drop(known);
+    let root = super::super::open_dir(&project)?;
+    let tree = Tree { path: &project, root: &root };
+    let found = Found::first(tree, &first).context(Operation::Read, || &project)?;
+    let sights = Sights::of(&before, &first, unknown, &found);
+    if !may_wait(sights, least_bytes) || !may_clone(&found.secrets) {
+        return Ok(None);
+    }
+    // It flushes the disk. After the clone that would take the clone's time once more.
+    let files = first.files().0;
+    operation.expect(files.saturating_mul(places.len() as u64));
+    let ready = match Filesystem::named(filesystem.as_deref()).has_subvolumes {
+        true => clone_into_subvolume(store, &project, operation)?,
+        false => None,
+    };
+    let mut arrived = Vec::new();
+    if ready.is_none() {
+        let cloned = clone_into_stages(&project, places, false, operation)?;
+        let Some(cloned) = cloned else { return Ok(None) };
+        arrived = cloned;
+    }
+    let stages: Vec<&Stage> = ready.iter().chain(arrived.iter().map(|tree| &tree.stage)).collect();
+    let seen = seen_alike(store, &stages, &first, stamp, operation)?;
+    let Some((mut manifest, trees)) = seen else { return Ok(None) };
+    let agree: Vec<bool> = pairs(&first, &manifest).map(|(a, b)| same_state(a, b)).collect();
+    if stages.first().is_some_and(|it| has_torn_database(it, &manifest, &agree)) {
+        return Ok(None);
+    }
+    let mut sealed = None;
+    if let Some(ready) = ready {
+        let Ok(seal) = seal::of(ready.dir()) else { return Ok(None) };
+        for place in places {
+            // The place may be in another btrfs. The seal decides after the snapshot.
+            match place.snapshot_of(ready.dir()) {
+                Ok(stage) if seal::holds(&seal, ready.dir()) => {
+                    arrived.push(Arrived::new(stage, place.snapshot_report()));
                 }
+                _ => return Ok(None),
             }
-            operation.files_done(files.saturating_mul(places.len() as u64 - 1));
-            sealed = Some((ready, seal));
         }
-        // Nobody else has its directories then, so they are not copied.
-        drop(first);
-        take_over(&mut manifest, contents, &agree);
-        let traced = |(stat, agrees): (Stat, &bool)| if *agrees { stat } else { UNTRACED };
-        let stats = before.stats.into_iter().zip(&agree).map(traced).collect();
-        let project = Unnamed::index(Boot::this(), stamp, stats);
-        let ready = sealed;
-        Ok(Some(Cloned { arrived, manifest, base, project, trees, ready, before_walk, found }))
+        operation.files_done(files.saturating_mul(places.len() as u64 - 1));
+        sealed = Some((ready, seal));
     }
+    // Nobody else has its directories then, so they are not copied.
+    drop(first);
+    take_over(&mut manifest, contents, &agree);
+    let traced = |(stat, agrees): (Stat, &bool)| if *agrees { stat } else { UNTRACED };
+    let stats = before.stats.into_iter().zip(&agree).map(traced).collect();
+    let project = Unnamed::index(Boot::this(), stamp, stats);
+    let ready = sealed;
+    Ok(Some(Cloned { arrived, manifest, base, project, trees, ready, before_walk, found }))
+}
 
-    /// The tree in these stages, and their indexes. `None` if they differ in more than what somebody
-    /// may have changed in the project since `first`, a look at it.
-    fn seen_alike(
-        &self,
-        stages: &[&Stage],
-        first: &Manifest,
-        stamp: (i64, u32),
-        operation: &Running,
-    ) -> Result<Option<(Manifest, Vec<Index>)>, Error> {
-        let (mut manifest, mut trees) = (None, Vec::with_capacity(stages.len()));
-        for stage in stages {
-            let against = manifest.as_ref().unwrap_or(first);
-            let (path, uncounted) = (stage.path(), operation.uncounted());
-            let looked = look_at_all(self, &path, Some(against), stamp, &uncounted)?;
-            let Some(seen) = looked.manifest.filter(|_| looked.skipped.is_empty()) else {
-                return Ok(None);
-            };
-            if !same_names(against, &seen)
-                || !pairs(against, &seen).all(|(a, b)| a.same_metadata(b))
-                || manifest.is_some() && !pairs(against, &seen).all(|(a, b)| same_state(a, b))
-            {
-                return Ok(None);
-            }
-            let stamp = self.clock().past_all(looked.stats.iter())?;
-            trees.push(Unnamed::index(Boot::this(), stamp, looked.stats));
-            manifest.get_or_insert(seen);
-        }
-        Ok(manifest.map(|manifest| (manifest, trees)))
-    }
-
-    /// Clones the project to a new subvolume among the ready trees. `None` if there can be none, or
-    /// if the project could not be cloned whole.
-    fn clone_into_subvolume(
-        &self,
-        project: &Path,
-        operation: &Running,
-    ) -> Result<Option<Stage>, Error> {
-        let path = self.layout().ready_trees().join(stage_name());
-        let place = places(std::iter::once(path), Operation::MakeReadyTree)?;
-        let cloned = self.clone_into_stages(project, &place, true, operation)?;
-        Ok(cloned.and_then(|mut trees| trees.pop()).map(|tree| tree.stage))
-    }
-
-    /// Clones the project to new stages. `None` if it could not be cloned whole.
-    fn clone_into_stages(
-        &self,
-        project: &Path,
-        places: &[TreePlace],
-        subvolumes: bool,
-        operation: &Running,
-    ) -> Result<Option<Vec<Arrived>>, Error> {
-        // A stage's name, so that it is swept if this process dies.
-        let names: Vec<String> = places.iter().map(|_| stage_name()).collect();
-        let paths: Vec<_> =
-            places.iter().zip(&names).map(|(place, name)| place.parent.join(name)).collect();
-        let options = operation.counted_clone_options().reflink(Reflink::Always);
-        let mut options = CloneOptions { subvolumes, ..options };
-        for own in [OWN, ".calve-dropped-*"] {
-            options = options.exclude(own);
-        }
-        if project.join(GIT).symlink_metadata().is_ok() {
-            options = options.exclude("/.git").exclude("/.jj");
-        }
-        let root = project.to_owned();
-        options = options.exclude_if(move |path| {
-            path.ends_with(IN_GIT)
-                && path.parent().is_some_and(|folder| git::is_repository(&root.join(folder)))
-        });
-        let report = match clone_tree(project, &paths, &options) {
-            Ok(report) => report,
-            Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
-            // To take the project in by the other way has an error of its own, or none.
-            Err(_) => return Ok(None),
+/// The tree in these stages, and their indexes. `None` if they differ in more than what somebody
+/// may have changed in the project since `first`, a look at it.
+fn seen_alike(
+    store: &Store,
+    stages: &[&Stage],
+    first: &Manifest,
+    stamp: (i64, u32),
+    operation: &Running,
+) -> Result<Option<(Manifest, Vec<Index>)>, Error> {
+    let (mut manifest, mut trees) = (None, Vec::with_capacity(stages.len()));
+    for stage in stages {
+        let against = manifest.as_ref().unwrap_or(first);
+        let (path, uncounted) = (stage.path(), operation.uncounted());
+        let looked = look_at_all(store, &path, Some(against), stamp, &uncounted)?;
+        let Some(seen) = looked.manifest.filter(|_| looked.skipped.is_empty()) else {
+            return Ok(None);
         };
-        let mut stages = Vec::with_capacity(places.len());
-        let adopted = places.iter().zip(&names).try_for_each(|(place, name)| -> io::Result<()> {
-            stages.push(Stage::new(Arc::clone(&place.dir), &place.parent, |dir, stage| {
-                Ok(fs::renameat(dir, name.as_str(), dir, stage)?)
-            })?);
-            Ok(())
-        });
-        if adopted.is_err() {
-            for (place, name) in places.iter().zip(names).skip(stages.len()) {
-                let name = CString::new(name).unwrap_or_default();
-                let _ = removal::remove(&place.dir, &name);
-            }
+        if !same_names(against, &seen)
+            || !pairs(against, &seen).all(|(a, b)| a.same_metadata(b))
+            || manifest.is_some() && !pairs(against, &seen).all(|(a, b)| same_state(a, b))
+        {
             return Ok(None);
         }
-        let is_whole =
-            |report: &DestinationReport| report.skipped.is_empty() && report.copied_files == 0;
-        if !report.destinations.iter().all(is_whole) {
-            return Ok(None);
-        }
-        let reports = report.destinations.into_iter().zip(places);
-        let reports =
-            reports.map(|(it, place)| DestinationReport { path: place.path.clone(), ..it });
-        let arrived = stages.into_iter().zip(reports);
-        Ok(Some(arrived.map(|(stage, report)| Arrived::new(stage, report)).collect()))
+        let stamp = store.clock().past_all(looked.stats.iter())?;
+        trees.push(Unnamed::index(Boot::this(), stamp, looked.stats));
+        manifest.get_or_insert(seen);
     }
+    Ok(manifest.map(|manifest| (manifest, trees)))
+}
 
-    /// Whether somebody wrote to a database while calve cloned the project. Then the clones of the
-    /// database and of its companions may be of two moments.
-    fn has_torn_database(&self, stage: &Stage, manifest: &Manifest, agree: &[bool]) -> bool {
-        let mut entries = (1..).zip(manifest.entries());
-        entries.any(|(number, (place, _, entry)): (usize, _)| {
-            let entry: &Entry = entry;
-            if agree.get(number) != Some(&false) || !matches!(entry.kind, Kind::File { .. }) {
-                return false;
-            }
-            let look = || -> io::Result<bool> {
-                let dir = open_at(stage.dir(), &manifest.path(place))?;
-                let file = fs::openat(&dir, os(&entry.name), SOURCE_FLAGS, Mode::empty())?;
-                may_be_database(&file)
-            };
-            look().unwrap_or(true)
-        })
-    }
+/// Clones the project to a new subvolume among the ready trees. `None` if there can be none, or
+/// if the project could not be cloned whole.
+fn clone_into_subvolume(
+    store: &Store,
+    project: &Path,
+    operation: &Running,
+) -> Result<Option<Stage>, Error> {
+    let path = store.layout().ready_trees().join(stage_name());
+    let place = places(std::iter::once(path), Operation::MakeReadyTree)?;
+    let cloned = clone_into_stages(project, &place, true, operation)?;
+    Ok(cloned.and_then(|mut trees| trees.pop()).map(|tree| tree.stage))
+}
 
-    /// Makes the trees of the claimed rows worktrees, whose contents are named later. The caller
-    /// shares the store.
-    pub(super) fn publish_unnamed(
-        &self,
-        cloned: Cloned,
-        places: &[TreePlace],
-        how: Outfit<'_>,
-        operation: &Running,
-        claim: Claim<'_>,
-    ) -> Result<Vec<StartedTree>, Error> {
-        let Cloned { arrived, manifest, base, project, trees, ready, before_walk, found } = cloned;
-        let path = self.project()?;
-        let root = super::super::open_dir(&path)?;
-        let mut tokens: Vec<Vec<String>> =
-            claim.rows().iter().map(|row| vec![row.token.clone()]).collect();
-        let (mut ready, seal) = ready.unzip();
-        if ready.is_some() {
-            tokens = vec![tokens.concat()];
-        }
-        let trees = tokens.into_iter().zip(trees).collect();
-        let seal = seal.unwrap_or_default();
-        let unnamed = Unnamed { manifest, base, project, trees, seal };
-        let origin = Origin::Project {
-            root: &root,
-            found: &found,
-            manifest: &unnamed.manifest,
-            trees: &unnamed.trees,
-            before_walk,
-        };
-        let dressing =
-            Dressing { store: self, origin, known: None, how, operation, registered: None };
-        let keep = |ready: &mut Stage| -> Result<(), Error> {
-            let path = self.layout().unnamed_tree(unnamed.token());
-            let name = path.file_name().unwrap_or_default().as_bytes();
-            let name = CString::new(name).map_err(io::Error::from);
-            name.and_then(|name| ready.publish(&name)).context(Operation::MakeReadyTree, || path)
-        };
-        unnamed
-            .keep(self.layout())
-            .and_then(|()| ready.as_mut().map_or(Ok(()), keep))
-            .and_then(|()| self.dress_and_publish(&dressing, arrived, places, claim))
-            .inspect_err(|_| unnamed::remove(self, unnamed.token()))
+/// Clones the project to new stages. `None` if it could not be cloned whole.
+fn clone_into_stages(
+    project: &Path,
+    places: &[TreePlace],
+    subvolumes: bool,
+    operation: &Running,
+) -> Result<Option<Vec<Arrived>>, Error> {
+    // A stage's name, so that it is swept if this process dies.
+    let names: Vec<String> = places.iter().map(|_| stage_name()).collect();
+    let paths: Vec<_> =
+        places.iter().zip(&names).map(|(place, name)| place.parent.join(name)).collect();
+    let options = operation.counted_clone_options().reflink(Reflink::Always);
+    let mut options = CloneOptions { subvolumes, ..options };
+    for own in [OWN, ".calve-dropped-*"] {
+        options = options.exclude(own);
     }
+    if project.join(GIT).symlink_metadata().is_ok() {
+        options = options.exclude("/.git").exclude("/.jj");
+    }
+    let root = project.to_owned();
+    options = options.exclude_if(move |path| {
+        path.ends_with(IN_GIT)
+            && path.parent().is_some_and(|folder| git::is_repository(&root.join(folder)))
+    });
+    let report = match clone_tree(project, &paths, &options) {
+        Ok(report) => report,
+        Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
+        // To take the project in by the other way has an error of its own, or none.
+        Err(_) => return Ok(None),
+    };
+    let mut stages = Vec::with_capacity(places.len());
+    let adopted = places.iter().zip(&names).try_for_each(|(place, name)| -> io::Result<()> {
+        stages.push(Stage::new(Arc::clone(&place.dir), &place.parent, |dir, stage| {
+            Ok(fs::renameat(dir, name.as_str(), dir, stage)?)
+        })?);
+        Ok(())
+    });
+    if adopted.is_err() {
+        for (place, name) in places.iter().zip(names).skip(stages.len()) {
+            let name = CString::new(name).unwrap_or_default();
+            let _ = removal::remove(&place.dir, &name);
+        }
+        return Ok(None);
+    }
+    let is_whole =
+        |report: &DestinationReport| report.skipped.is_empty() && report.copied_files == 0;
+    if !report.destinations.iter().all(is_whole) {
+        return Ok(None);
+    }
+    let reports = report.destinations.into_iter().zip(places);
+    let reports = reports.map(|(it, place)| DestinationReport { path: place.path.clone(), ..it });
+    let arrived = stages.into_iter().zip(reports);
+    Ok(Some(arrived.map(|(stage, report)| Arrived::new(stage, report)).collect()))
+}
+
+/// Whether somebody wrote to a database while calve cloned the project. Then the clones of the
+/// database and of its companions may be of two moments.
+fn has_torn_database(stage: &Stage, manifest: &Manifest, agree: &[bool]) -> bool {
+    let mut entries = (1..).zip(manifest.entries());
+    entries.any(|(number, (place, _, entry)): (usize, _)| {
+        let entry: &Entry = entry;
+        if agree.get(number) != Some(&false) || !matches!(entry.kind, Kind::File { .. }) {
+            return false;
+        }
+        let look = || -> io::Result<bool> {
+            let dir = open_at(stage.dir(), &manifest.path(place))?;
+            let file = fs::openat(&dir, os(&entry.name), SOURCE_FLAGS, Mode::empty())?;
+            may_be_database(&file)
+        };
+        look().unwrap_or(true)
+    })
+}
+
+/// Makes the trees of the claimed rows worktrees, whose contents are named later. The caller
+/// shares the store.
+pub(super) fn publish_unnamed(
+    store: &Store,
+    cloned: Cloned,
+    places: &[TreePlace],
+    how: Outfit<'_>,
+    operation: &Running,
+    claim: Claim<'_>,
+) -> Result<Vec<StartedTree>, Error> {
+    let Cloned { arrived, manifest, base, project, trees, ready, before_walk, found } = cloned;
+    let path = store.project()?;
+    let root = super::super::open_dir(&path)?;
+    let mut tokens: Vec<Vec<String>> =
+        claim.rows().iter().map(|row| vec![row.token.clone()]).collect();
+    let (mut ready, seal) = ready.unzip();
+    if ready.is_some() {
+        tokens = vec![tokens.concat()];
+    }
+    let trees = tokens.into_iter().zip(trees).collect();
+    let seal = seal.unwrap_or_default();
+    let unnamed = Unnamed { manifest, base, project, trees, seal };
+    let origin = Origin::Project {
+        root: &root,
+        found: &found,
+        manifest: &unnamed.manifest,
+        trees: &unnamed.trees,
+        before_walk,
+    };
+    let dressing = Dressing { store, origin, known: None, how, operation, registered: None };
+    let keep = |ready: &mut Stage| -> Result<(), Error> {
+        let path = store.layout().unnamed_tree(unnamed.token());
+        let name = path.file_name().unwrap_or_default().as_bytes();
+        let name = CString::new(name).map_err(io::Error::from);
+        name.and_then(|name| ready.publish(&name)).context(Operation::MakeReadyTree, || path)
+    };
+    unnamed
+        .keep(store.layout())
+        .and_then(|()| ready.as_mut().map_or(Ok(()), keep))
+        .and_then(|()| dress_and_publish(store, &dressing, arrived, places, claim))
+        .inspect_err(|_| unnamed::remove(store, unnamed.token()))
 }
 
 #[cfg(test)]
