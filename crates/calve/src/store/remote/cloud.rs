@@ -34,7 +34,7 @@ const RETRY: Duration = Duration::from_secs(20);
 const RETRIES: usize = 6;
 /// calve reads a new object back if it is at most this long. The key of a longer object is its hash,
 /// and calve asks for its size only.
-const READ_BACK_BYTES: u64 = super::CANARY_BYTES as u64;
+const READ_BACK_BYTES: u64 = super::make::CANARY_BYTES as u64;
 /// Threads that wait for answers. The caller's threads do the work.
 const THREADS: usize = 2;
 
