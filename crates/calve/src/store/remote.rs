@@ -634,7 +634,13 @@ mod tests {
             ("ftp://a:hunter2@host#hunter2", Some("ftp://host")),
             ("abfss://a:hunter2@host/p", Some("abfss://host/p")),
             ("abfss://container@account/p", None),
+            ("https:///a:hunter2@host/p", Some("https:///host/p")),
+            ("HTTPS:/a:hunter2@host/p", Some("HTTPS:/host/p")),
+            ("https://a:hunter2/@host/p", Some("https://host/p")),
+            ("https://a:hunter2/x@y@host?z", Some("https://host")),
+            ("s3:////key:hunter2@bucket", Some("s3:////bucket")),
             ("https://host/a@b", None),
+            ("https://host:8443/a@b", None),
             ("file://a:hunter2@host/p", Some("file://host/p")),
             ("file:///a:b@c?d#e", None),
         ] {

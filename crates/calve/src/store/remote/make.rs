@@ -1,6 +1,7 @@
 //! Makes a remote, once the place was tried; and what a URL means.
 
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::super::discover::tree_with;
@@ -43,18 +44,30 @@ fn make_last_folder(url: &str) -> Result<Option<PathBuf>, Error> {
     }
 }
 
-/// The name and password in a URL, if there are any.
-fn user_in(url: &str) -> Option<&str> {
-    let rest = url.split_once("://")?.1;
-    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    host.rsplit_once('@').map(|(user, _)| user)
+/// Where a URL has a name and a password, if there are any. Those who read a URL skip further slashes
+/// before the host, and take one slash for two. A password may itself have a slash.
+fn user_in(url: &str) -> Option<Range<usize>> {
+    let after = url.find(':')? + 1;
+    let begins = match url.get(..after) {
+        Some("file:") => after + "//".len(),
+        _ => url.len() - url[after..].trim_start_matches('/').len(),
+    };
+    let rest = url.get(begins..)?;
+    let rest = &rest[..rest.find(['?', '#']).unwrap_or(rest.len())];
+    let host = rest.split('/').next().unwrap_or_default();
+    let has_port = || host.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_ok());
+    let at = match host.rfind('@') {
+        None if !has_port() && !url.starts_with("file:") => rest.rfind('@')?,
+        at => at?,
+    };
+    Some(begins..begins + at)
 }
 
 /// Whether a URL may have something in it that is for its owner alone. In Azure's URLs the name is
 /// that of a container. A folder's path is what it is.
 pub(super) fn may_have_secrets(url: &str) -> bool {
     let is_container = |user: &str| url.starts_with("abfs") && !user.contains(':');
-    let has_user = user_in(url).is_some_and(|user| !is_container(user));
+    let has_user = user_in(url).is_some_and(|user| !is_container(&url[user]));
     has_user || !url.starts_with("file://") && url.contains(['?', '#'])
 }
 
@@ -62,7 +75,7 @@ pub(super) fn may_have_secrets(url: &str) -> bool {
 fn without_secrets(url: &str) -> String {
     let end = url.find(['?', '#']).unwrap_or(url.len());
     match user_in(url) {
-        Some(user) => url[..end].replacen(&format!("{user}@"), "", 1),
+        Some(user) => [&url[..user.start], &url[user.end + 1..end]].concat(),
         None => url[..end].to_owned(),
     }
 }
@@ -97,6 +110,13 @@ pub(super) fn place_of(url: &str, settings: &RemoteSettings) -> Result<Patient, 
     }
     #[cfg(feature = "cloud")]
     {
+        let is_told =
+            |(key, value): &&(String, String)| key.contains("endpoint") && may_have_secrets(value);
+        if let Some((key, _)) = settings.0.iter().find(is_told) {
+            return Err(wrong(&format!(
+                "the setting {key} has a name, a password, ? or #, which messages would show to others"
+            )));
+        }
         let invalid = |error| {
             let url = without_secrets(url);
             Error::new(ErrorKind::InvalidName, Operation::OpenRemote, url, error)
