@@ -346,6 +346,36 @@ fn a_store_of_another_user_is_refused_unless_it_is_named() {
     assert!(refused.stderr.contains("name it: --store "), "{refused:?}");
 }
 
+/// In a folder like /tmp, its owner could put other trees in the place of worktrees.
+#[test]
+fn no_worktree_is_made_in_a_folder_that_another_user_put_beside_the_project() {
+    let (_scratch, project) = with_project();
+    let folder = worktrees_of(&project);
+    fs::create_dir(&folder).unwrap();
+    if let Err(error) = std::os::unix::fs::chown(&folder, Some(65534), None) {
+        return not_run("a folder of another user", &error.to_string());
+    }
+    let mine = project.with_file_name("mine");
+    fs::create_dir(&mine).unwrap();
+    for is_link in [false, true] {
+        if is_link {
+            fs::remove_dir(&folder).unwrap();
+            std::os::unix::fs::symlink(&mine, &folder).unwrap();
+            std::os::unix::fs::lchown(&folder, Some(65534), None).unwrap();
+        }
+        let refused = calve(&project, "start w");
+        assert_eq!(refused.code, Some(1), "{refused:?}");
+        assert!(refused.stderr.contains("(uid 65534)"), "{refused:?}");
+        assert!(refused.stderr.contains("hint: '--at DIR'"), "{refused:?}");
+        assert!(!folder.join("w").try_exists().unwrap());
+    }
+    done(&project, "start --at ../mine w");
+    // Root works on a user's project, whose folders are all that user's.
+    std::os::unix::fs::lchown(&folder, Some(65533), None).unwrap();
+    std::os::unix::fs::chown(&project, Some(65533), None).unwrap();
+    done(&project, "start v");
+}
+
 /// What copies cost is said before they are made, and not where blocks are shared.
 #[test]
 fn a_project_of_some_size_is_not_copied_before_the_price_is_said() {

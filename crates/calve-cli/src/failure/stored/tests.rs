@@ -23,6 +23,7 @@ fn every_kind_that_a_store_knows_has_a_way_out() {
         (ErrorKind::StoreIncompatible, Operation::OpenStore, "version"),
         (ErrorKind::StoreUntrusted, Operation::UseStore, "--store '/a b/c'"),
         (ErrorKind::StoreUntrusted, Operation::UseWorktree, "chown -R"),
+        (ErrorKind::StoreUntrusted, Operation::MakeFolder, "'--at DIR'"),
         (ErrorKind::Damaged, Operation::ReadBlob, "calve store verify --repair"),
         (ErrorKind::ReadOnly, Operation::StartWorktreeOf, "--at DIR"),
         (ErrorKind::ReadOnly, Operation::DropWorktreeOf, "make '/a b/c' writable"),

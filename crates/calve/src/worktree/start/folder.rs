@@ -10,6 +10,7 @@ use super::StartOptions;
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::ReflinkOutcome;
 use crate::store::layout::{self, OWN};
+use crate::store::ownership::{Believed, Owned, Role, not};
 use crate::store::{Store, home, is_refused, marker};
 
 /// Tries the clones that a start needs.
@@ -45,7 +46,7 @@ pub(super) fn worktrees_folder(store: &Store, at: Option<&Path>) -> Result<PathB
             continue;
         }
         match std::fs::create_dir_all(&beside) {
-            Ok(()) => return Ok(beside),
+            Ok(()) => return must_be_ours(store, &project, &beside).map(|()| beside),
             Err(error) if is_refused(&error) => {}
             Err(error) => return Err(error).context(Operation::MakeFolder, || &beside),
         }
@@ -57,6 +58,23 @@ pub(super) fn worktrees_folder(store: &Store, at: Option<&Path>) -> Result<PathB
     };
     std::fs::create_dir_all(&inside).context(Operation::MakeFolder, || &inside)?;
     Ok(inside)
+}
+
+/// Fails if another user made the folder of worktrees, or a link in its place: in a folder where
+/// everybody may make entries, as `/tmp`, they could replace each worktree by a tree of theirs.
+/// What belongs to the project's owner is in the right place.
+fn must_be_ours(store: &Store, project: &Path, folder: &Path) -> Result<(), Error> {
+    let look = || -> io::Result<Option<String>> {
+        let (link, folder) = (Owned::at(folder)?, Owned::by(&std::fs::metadata(folder)?));
+        let (believed, owner) = (Believed::with_store(store.path()), Owned::at(project)?.uid);
+        let is_other = |entry: &Owned| entry.uid != owner;
+        let mut others = [link, folder].into_iter().filter(is_other);
+        Ok(others.find_map(|entry| believed.why_not(entry, Role::Mark)))
+    };
+    match look().context(Operation::LookAt, || folder)? {
+        Some(why) => Err(not(Operation::MakeFolder, folder, why)),
+        None => Ok(()),
+    }
 }
 
 /// Whether trees in `folder` can share blocks with the store, as far as the place decides.
