@@ -343,11 +343,13 @@ impl Scanner<'_> {
     }
 }
 
+/// More than any filesystem adds to the file that hides `.calve` from git.
+const HIDING_MOST_BYTES: u64 = 64 << 10;
+
 /// Whether calve made the `.calve` in a directory: then it hides what it has from git. A power cut
-/// leaves that file empty, or its zeros.
+/// leaves that file empty, or its zeros, and some filesystems add zeros.
 fn is_own_folder(dir: &OwnedFd) -> bool {
-    let hides = Path::new(OWN).join(GIT_IGNORE);
-    let made = read_plain(dir, &hides, 64)
-        .is_ok_and(|it| it == HIDES_ALL || it.iter().all(|byte| *byte == 0));
+    let made = read_plain(dir, &Path::new(OWN).join(GIT_IGNORE), HIDING_MOST_BYTES)
+        .is_ok_and(|it| it.strip_prefix(HIDES_ALL).unwrap_or(&it).iter().all(|byte| *byte == 0));
     made || is_of_calve(dir, Path::new(OWN)).unwrap_or(true)
 }
