@@ -151,10 +151,10 @@ fn unfit(case: &Case<'_>) -> Option<String> {
         ErrorKind::StoreIncompatible => {
             "use the version of calve that wrote to the store last, or a later one".to_owned()
         }
-        ErrorKind::StoreUntrusted if operation == Operation::MakeFolder => format!(
-            "'--at DIR', or 'git config {} DIR', makes worktrees in a folder of yours",
-            crate::settings::WORKTREES
-        ),
+        ErrorKind::StoreUntrusted if operation == Operation::MakeFolder => {
+            "'--at DIR', or 'git config calve.worktrees DIR', makes worktrees in a folder of yours"
+                .to_owned()
+        }
         ErrorKind::StoreUntrusted if operation != Operation::UseStore => {
             let what = other.unwrap_or(path);
             format!(
