@@ -27,12 +27,21 @@ pub(super) struct OpenIndex {
 impl OpenIndex {
     /// `None` if there is no index, or none that calve understands.
     pub(super) fn read(git: &OwnedFd) -> Option<Self> {
+        Self::parsed(git, IndexLayout::of)
+    }
+
+    /// The same for one that is only looked at, without its checksum: that takes longer than the rest.
+    fn unsummed(git: &OwnedFd) -> Option<Self> {
+        Self::parsed(git, IndexLayout::without_sum)
+    }
+
+    fn parsed(git: &OwnedFd, parse: fn(&[u8]) -> Option<IndexLayout>) -> Option<Self> {
         let (file, meta) = open_regular(git, c"index")?;
         if meta.size > INDEX_MOST_BYTES {
             return None;
         }
         let bytes = read(&file, meta.size)?;
-        let layout = IndexLayout::of(&bytes)?;
+        let layout = parse(&bytes)?;
         Some(Self { file, meta, bytes, layout })
     }
 
@@ -76,31 +85,24 @@ pub(crate) fn tracked(git: &OwnedFd) -> Option<BTreeSet<Vec<u8>>> {
     if matches!(fs::statat(git, c"index", AtFlags::SYMLINK_NOFOLLOW), Err(Errno::NOENT)) {
         return Some(BTreeSet::new());
     }
-    let index = OpenIndex::read(git)?;
+    let index = OpenIndex::unsummed(git)?;
     Some(index.layout.paths(&index.bytes))
 }
 
 /// Those of the paths that the index of the repository `git` has. `None` if calve does not understand
 /// the index, or if this is sparse; only git can be asked then.
 pub(crate) fn tracked_among(git: &Path, paths: &[&Path]) -> Option<HashSet<PathBuf>> {
-    let git = fs::open(git, DIR_FLAGS, Mode::empty()).ok()?;
-    let (file, meta) = open_regular(&git, c"index").filter(|it| it.1.size <= INDEX_MOST_BYTES)?;
-    let bytes = read(&file, meta.size)?;
+    let index = OpenIndex::unsummed(&fs::open(git, DIR_FLAGS, Mode::empty()).ok()?)?;
     let asked: HashSet<&[u8]> = paths.iter().map(|path| path.as_os_str().as_bytes()).collect();
-    let mut tracked = HashSet::new();
-    for chunk in IndexLayout::without_sum(&bytes)?.chunks {
-        let (mut cursor, bytes) = (chunk.cursor, &bytes[chunk.bytes]);
-        while cursor.next(bytes).is_some() {
-            // A folder of a sparse index stands for the files in it.
-            if cursor.path.ends_with(b"/") {
-                return None;
-            }
-            if asked.contains(&*cursor.path) {
-                tracked.insert(PathBuf::from(OsStr::from_bytes(&cursor.path)));
-            }
+    let (mut tracked, mut is_sparse) = (HashSet::new(), false);
+    index.each(|cursor, _, _| {
+        // A folder of a sparse index stands for the files in it.
+        is_sparse |= cursor.path.ends_with(b"/");
+        if asked.contains(&*cursor.path) {
+            tracked.insert(PathBuf::from(OsStr::from_bytes(&cursor.path)));
         }
-    }
-    Some(tracked)
+    });
+    (!is_sparse).then_some(tracked)
 }
 
 /// The special paths in the index of the repository `git`. `None` if calve does not understand the
@@ -113,7 +115,7 @@ pub(crate) fn special_in(git: &Path, edited: Option<(&Path, i64)>) -> Option<Spe
     {
         return Some(special);
     }
-    let index = OpenIndex::read(&fs::open(git, DIR_FLAGS, Mode::empty()).ok()?)?;
+    let index = OpenIndex::unsummed(&fs::open(git, DIR_FLAGS, Mode::empty()).ok()?)?;
     index.each(|cursor, entry, id| {
         let path = || PathBuf::from(OsString::from_vec(cursor.path.clone()));
         if entry.is_submodule() {
