@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use calve::{Discovered, ErrorKind, Filesystem, NotInGit, Store};
 
@@ -299,9 +299,9 @@ pub(crate) fn must_be_for_worktrees(
 /// Whether a path in the project is in a git repository that does not ignore it.
 fn is_in_git_unignored(path: &Path, project: &Path) -> bool {
     let mut git = git_in(project);
-    let asked = git.args(["check-ignore", "-q"]).arg(path).stderr(Stdio::null()).status();
+    let asked = git.args(["check-ignore", "-q"]).arg(path).output();
     // 1: not ignored. Otherwise git ignores it, or there is no git.
-    asked.is_ok_and(|asked| asked.code() == Some(1))
+    asked.is_ok_and(|asked| asked.status.code() == Some(1))
 }
 
 /// Lets git ignore the folder of a worktree inside the project: 'git add -A' there would commit the

@@ -7,9 +7,9 @@
 //! belongs to another user (`safe.directory`). Nor does it read the configuration of a folder that
 //! only looks like a bare repository, which a tree may contain.
 
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
 use calve::ErrorKind;
 
@@ -81,7 +81,7 @@ impl Settings {
             // A repository around the project is not the project's.
             git.env("GIT_CEILING_DIRECTORIES", above);
         }
-        let output = match output_of(git.stdin(Stdio::piped())) {
+        let output = match git.stdin(Stdio::piped()).output() {
             Ok(output) => output,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
             Err(error) => return Err(calve::why_git_did_not_run(error)),
@@ -220,33 +220,11 @@ pub(crate) fn git_in(folder: &Path) -> Command {
 /// # Errors
 /// git could not be run, or it failed; then the error has git's words.
 pub(crate) fn said(git: &mut Command) -> io::Result<Vec<u8>> {
-    let output = output_of(git).map_err(|it| io::Error::other(calve::why_git_did_not_run(it)))?;
+    let output = git.output().map_err(|it| io::Error::other(calve::why_git_did_not_run(it)))?;
     match output.status.success() {
         true => Ok(output.stdout),
         false => Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned())),
     }
-}
-
-/// Runs a command to its end. [`Command::output`] panics where a sandbox refuses what it needs to
-/// read two pipes at once.
-pub(crate) fn output_of(command: &mut Command) -> io::Result<Output> {
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-    let messages = child.stderr.take().map(|mut pipe| {
-        let read = move || {
-            let mut words = Vec::new();
-            pipe.read_to_end(&mut words).map(|_| words)
-        };
-        std::thread::Builder::new().spawn(read)
-    });
-    let mut stdout = Vec::new();
-    let read = child.stdout.take().map_or(Ok(0), |mut pipe| pipe.read_to_end(&mut stdout));
-    let status = child.wait()?;
-    read?;
-    let stderr = match messages.transpose()? {
-        Some(reader) => reader.join().map_err(|_| io::Error::other("its messages are lost"))??,
-        None => Vec::new(),
-    };
-    Ok(Output { status, stdout, stderr })
 }
 
 /// A command that no variable of the environment leads to another repository than that of its

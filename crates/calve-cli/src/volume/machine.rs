@@ -15,7 +15,6 @@ use super::plan::{self, AtBoot, FSTAB, Filesystem, LABEL, Room, Space, Spaces, S
 use crate::failure::stored::own;
 use crate::failure::{Failure, Kind};
 use crate::mounts::{mount_of, mounted};
-use crate::settings::output_of;
 
 /// Folders of programs that the `PATH` of a plain user often lacks.
 const MORE_PATHS: [&str; 4] = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin"];
@@ -49,9 +48,12 @@ pub(super) fn needed(name: &'static str) -> Result<PathBuf, Failure> {
 /// of the error.
 pub(super) fn output(name: &'static str, words: &[OsString]) -> Result<String, Failure> {
     let path = needed(name)?;
-    let mut program = Command::new(&path);
-    program.args(words).stdin(Stdio::null()).env("LC_ALL", "C");
-    let ran = output_of(&mut program).map_err(|error| Failure::io("run", vec![path], &error))?;
+    let ran = Command::new(&path)
+        .args(words)
+        .stdin(Stdio::null())
+        .env("LC_ALL", "C")
+        .output()
+        .map_err(|error| Failure::io("run", vec![path], &error))?;
     if ran.status.success() {
         return Ok(String::from_utf8_lossy(&ran.stdout).into_owned());
     }

@@ -415,7 +415,7 @@ impl Git {
 /// a library that is not there.
 fn not_found(git: &Command) -> Failure {
     let mut shell = Command::new("/bin/sh");
-    shell.args(["-c", "command -v git"]).stdin(Stdio::piped()).stderr(Stdio::null());
+    shell.args(["-c", "command -v git"]).stdin(Stdio::piped());
     for (name, value) in git.get_envs() {
         match value {
             Some(value) => shell.env(name, value),
