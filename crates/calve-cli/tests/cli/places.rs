@@ -235,8 +235,8 @@ fn a_worktree_below_a_link_is_itself_and_no_copy() {
     fs::rename(&moved, above).unwrap();
 }
 
-/// A collector deletes there what it does not know. A store has any name, and a repository may have
-/// one.
+/// A collection deletes each entry of a store that it does not know. A store may have any name, and
+/// a repository may have a store.
 #[test]
 fn nothing_is_made_in_a_store() {
     let Some((_scratch, root)) = repository() else {

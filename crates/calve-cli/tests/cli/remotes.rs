@@ -484,7 +484,8 @@ fn a_remote_makes_its_own_folder_and_none_above() {
 }
 
 /// Each snapshot had the remote in it, and a restore of an older one took back what others pushed.
-/// A restore took back what was pushed to the remote, and the snapshots that were made in the store.
+/// A restore of the project removed objects that were pushed to the remote since, and snapshots that
+/// were taken in the store since.
 #[test]
 fn a_store_and_a_remote_in_a_project_that_was_made_around_them_stay_as_they_are() {
     let desk = Desk::new();

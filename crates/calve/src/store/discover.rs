@@ -92,9 +92,9 @@ impl Store {
         must_be_seen_from(folder.as_ref())
     }
 
-    /// Fails if a tree at `root`, which may be missing, would be a part of a store: a collection
-    /// deletes there what it does not know. [`clone_tree`](crate::clone_tree), which knows no
-    /// stores, does not ask.
+    /// Fails if a tree at `root`, which may be missing, would be inside a store: a collection deletes
+    /// each entry of a store that it does not know. [`clone_tree`](crate::clone_tree) knows no stores,
+    /// and does not ask.
     ///
     /// # Errors
     /// [`ErrorKind::Overlap`] alone.

@@ -250,8 +250,7 @@ pub(crate) fn resolved(path: &Path) -> PathBuf {
     }
 }
 
-/// Whether a tree at `root`, which may be missing, would be a part of a store: a collector deletes
-/// there what it does not know.
+/// Whether a tree at `root`, which may be missing, would be inside a store.
 pub(crate) fn is_in_store(root: &Path) -> bool {
     let root = resolved(root);
     root.ancestors().any(|above| Layout(above).holds_tree(&root))
@@ -263,12 +262,11 @@ impl Layout<'_> {
         std::fs::symlink_metadata(self.format()).is_ok()
     }
 
-    /// Whether a tree with the path `root` would be a part of this store. Worktrees may be in their
-    /// folder.
+    /// Whether this folder is a store in which no tree may be at `root`, a path below it. Worktrees may
+    /// be in the store's folder for them.
     fn holds_tree(self, root: &Path) -> bool {
         // A project may have a file of the first name.
-        root.starts_with(self.0)
-            && self.has_store()
+        self.has_store()
             && std::fs::symlink_metadata(self.database()).is_ok()
             && !root.parent().is_some_and(|above| above.starts_with(self.worktrees()))
     }

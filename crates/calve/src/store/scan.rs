@@ -428,7 +428,7 @@ impl Scanner<'_> {
             };
             names.iter().any(is_it)
         };
-        // Whoever reads a file that cannot be read says so.
+        // If the file cannot be read, the scan of the file itself says so.
         if has_file(layout::FORMAT) && is_of_calve(dir, Path::new("")).unwrap_or(false) {
             return Some(SkipReason::StoreOrRemote);
         }

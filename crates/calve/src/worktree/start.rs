@@ -336,7 +336,7 @@ fn make(
     let roots = claim.rows().iter().map(|row| path_from(&row.path));
     let places = places(roots, Operation::StartWorktree)?;
     let rows = claim.rows();
-    // git works while the trees arrive. What it makes is taken back with the claim.
+    // git works while the trees arrive. If the start fails, the claim removes what git made.
     let (arrived, registered) = std::thread::scope(|scope| {
         let register = |links: &NewLinks| links.register(store, rows, operation);
         let spawn =
@@ -549,8 +549,8 @@ fn must_be_free_names(store: &Store, names: &[&str]) -> Result<(), Error> {
     Ok(())
 }
 
-/// What the worktrees get of git, and what is read of the store meanwhile: calve asks git several
-/// times, one after the other.
+/// What the worktrees get of git, and what a second thread reads of the store in the meantime: calve
+/// asks git several questions, one after the other.
 fn git_planned(
     store: &Store,
     plan: StartPlan<'_>,

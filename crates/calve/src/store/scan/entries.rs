@@ -346,8 +346,8 @@ impl Scanner<'_> {
 /// More than any filesystem adds to the file that hides `.calve` from git.
 const HIDING_MOST_BYTES: u64 = 64 << 10;
 
-/// Whether calve made the `.calve` in a directory: then it hides what it has from git. A power cut
-/// leaves that file empty, or its zeros, and some filesystems add zeros.
+/// Whether calve made the `.calve` in a directory. calve's own has a file that hides all of it from
+/// git. A power cut may leave that file empty or full of zeros, and some filesystems add zeros to it.
 fn is_own_folder(dir: &OwnedFd) -> bool {
     let made = read_plain(dir, &Path::new(OWN).join(GIT_IGNORE), HIDING_MOST_BYTES)
         .is_ok_and(|it| it.strip_prefix(HIDES_ALL).unwrap_or(&it).iter().all(|byte| *byte == 0));

@@ -75,7 +75,7 @@ pub(crate) struct Sorted {
     /// All other files, and submodules whose folder the tree does not have.
     pub(crate) other: HashSet<Vec<u8>>,
     /// Entries that have no file in the working tree: submodules whose folder the tree has, and
-    /// what is outside of a sparse checkout.
+    /// files that a sparse checkout leaves out.
     pub(crate) no_file: HashSet<Vec<u8>>,
 }
 

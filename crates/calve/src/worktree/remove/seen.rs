@@ -104,8 +104,9 @@ impl Worktree {
         Error::new(kind, Operation::DropWorktree, &self.path, cause).with_details(details)
     }
 
-    /// What is seen of it before an attempt to drop it. What was `checked` is believed, unless a
-    /// process works in it since: that one may change it through a mapping at any time.
+    /// The look at the worktree before an attempt to drop it. An earlier look, `checked`, is taken
+    /// for it, unless a process works in the worktree since: it may change files through a mapping at
+    /// any time.
     pub(super) fn seen_for(
         &self,
         how: &DropOptions,
@@ -245,7 +246,7 @@ impl Worktree {
         let tracked: Vec<PathBuf> = tracked.iter().map(|path| path_from(path)).collect();
         let is_tracked = |path: &PathBuf| tracked.iter().any(|it| it.starts_with(path));
         let repositories = seen.nested.foreign.iter().filter(|path| !is_tracked(path));
-        // In the root, git says what is work of the rest.
+        // git says which files in the root are work, so of those in the root only the repository counts.
         let is_below = |folder: &&Path| !folder.as_os_str().is_empty();
         let paths = repositories
             .map(|path| path.parent().filter(is_below).unwrap_or(path).to_owned())
