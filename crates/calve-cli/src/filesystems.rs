@@ -40,8 +40,9 @@ pub(crate) fn why_not_shared(source: &Path, destinations: &[DestinationReport]) 
 pub(crate) fn why_not_between(source: &Path, dest: &Path) -> Option<String> {
     let name = |path| calve::filesystem_name(path);
     let (from, to) = (name(source), name(dest));
-    // The files may be on another filesystem, which is mounted inside the source.
-    let inside = match from == to {
+    // The files may be on another filesystem, which is mounted inside the source. Where the
+    // destination's own never shares blocks, that one is the reason for the other files, too.
+    let inside = match from == to && !to.as_deref().is_some_and(never_shares_blocks) {
         true => mounted_inside(source).iter().find_map(|mount| {
             let from = name(mount).filter(|from| Some(from) != to.as_ref())?;
             let why = why_not(Some(&from), to.as_deref())?;
