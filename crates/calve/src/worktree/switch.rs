@@ -15,7 +15,7 @@
 //! partly the old and partly the new snapshot, and the mark says so. The next switch or reset of
 //! this worktree finds entries that are as in either snapshot, or gone. It takes them for the work
 //! of the interrupted switch, and not for changes by hand. It also keeps what the interrupted
-//! switch had moved aside.
+//! switch had moved aside: if a path was changed by hand again since, under another name.
 //!
 //! # Repositories inside the tree
 //! A snapshot has them with their `.git`. One with commits that would be lost stays as it is:
@@ -154,8 +154,9 @@ pub struct SwitchReport {
     /// Entries that were removed.
     pub removed: u64,
     /// Paths that were changed by hand and were in the way, from the worktree's root.
-    /// [`Worktree::undo`] brings them back. A report of [`Worktree::undo`] has the paths that it
-    /// brought back.
+    /// [`Worktree::undo`] brings them back. What an interrupted switch had moved aside from one of
+    /// these paths comes back as well, as `NAME.earlier-1`. A report of [`Worktree::undo`] has the
+    /// paths that it brought back.
     pub kept: Vec<PathBuf>,
     /// Repositories of git inside the tree, from the worktree's root, that stay as they are: they
     /// have commits that neither a remote has nor the snapshot. Their working trees became as the
@@ -410,7 +411,7 @@ impl Worktree {
         }
         self.store.registry().set_state(&row)?;
         if moves_aside {
-            self.move_aside(&root, &trees, &moves)?;
+            report.kept.extend(self.move_aside(&root, &trees, &moves)?);
         }
         let made = staged.made.clone();
         let known = scan.index.as_ref().or(known.index.as_ref());

@@ -562,6 +562,45 @@ fn a_reset_that_was_cut_short_as_it_moved_things_aside_is_undone_with_nothing_lo
 }
 
 #[test]
+fn what_was_changed_again_after_a_reset_was_cut_short_comes_back_beside_what_that_moved_aside() {
+    let test = "what_was_changed_again_after_a_reset_was_cut_short";
+    for (row, first, again, earlier) in [
+        ("a file twice", "README", "README", "README.earlier-1"),
+        ("a name of its own", "a", "a", "a.earlier-2"),
+        ("a folder where a file was", "a", "a/deep", "a.earlier-2"),
+        ("a file where a folder was", "a/deep", "a", "a.earlier-2/deep"),
+        ("two folders", "a/one", "a/two", "a/one"),
+    ] {
+        let desk = Desk::small();
+        let one = desk.worktree("one");
+        let file = |path: &str| one.path().join(path);
+        put(one.path(), "a.earlier-1", "by hand\n");
+        for path in [first, "src/main.rs"] {
+            put(one.path(), path, "first\n");
+        }
+        let Some(flag) = Immutable::new(&file("src/main.rs")) else {
+            return not_run(test, "no file can be made immutable here");
+        };
+        fails(one.reset(&options()), ErrorKind::PermissionDenied);
+        drop(flag);
+        assert!(!is_there(&file(first)), "{row}");
+        let _ = fs::remove_dir(file("a"));
+        put(one.path(), again, "again\n");
+        let kept = one.reset(&options()).unwrap().kept;
+        assert_same(&content(&desk.project), &content(one.path()), row);
+        let undone = one.undo(&options()).unwrap().kept;
+        for (path, text) in [(again, "again\n"), (earlier, "first\n"), ("a.earlier-1", "by hand\n")]
+        {
+            assert_eq!(fs::read_to_string(file(path)).unwrap(), text, "{row}");
+            assert!(undone.contains(&path.into()), "{row}: {undone:?}");
+        }
+        let renamed = kept.iter().any(|path| earlier.starts_with(path.to_str().unwrap()));
+        assert_eq!(renamed, first != earlier, "{row}: {kept:?}");
+        assert_sound(&desk.store);
+    }
+}
+
+#[test]
 fn an_undo_that_a_folder_refuses_is_refused_as_a_whole_and_names_it() {
     let test = "an_undo_that_a_folder_refuses_is_refused_as_a_whole_and_names_it";
     let desk = Desk::small();

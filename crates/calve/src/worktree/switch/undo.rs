@@ -436,19 +436,27 @@ impl Worktree {
     }
 
     /// Moves the entries that were changed by hand and are in the way to the folder where `undo`
-    /// finds them. `note_undo` has noted them before.
+    /// finds them. `note_undo` has noted them before. An interrupted switch may have moved other
+    /// entries aside from the same paths; returns the names under which those are kept now.
     pub(super) fn move_aside(
         &self,
         root: &OwnedFd,
         trees: &Trees<'_>,
         moves: &Moves,
-    ) -> Result<(), Error> {
+    ) -> Result<Vec<PathBuf>, Error> {
         let files = || self.undo_path().join(UNDO_FILES);
         let own = self
             .open_home()?
             .ok_or_else(|| Error::io(Operation::Open, self.undo_home(), Errno::NOENT))?;
         let to = make_parents(&own, &Path::new(UNDO).join(UNDO_FILES).join("any"))
             .context(Operation::MakeFolder, files)?;
+        let is_new = |path: &Path| {
+            let in_no_tree = [trees.base, trees.now, trees.target]
+                .iter()
+                .all(|tree| trees.find(tree, path).is_none());
+            in_no_tree && meta_at(root, path).is_err_and(|error| is_gone(&error))
+        };
+        let mut earlier = Vec::new();
         for path in moves.conflicts.iter().chain(&moves.linked) {
             if path.as_os_str().is_empty() {
                 // The root stays. Its metadata is in the record.
@@ -459,8 +467,14 @@ impl Worktree {
                 None if moves.hidden.contains(path) => false,
                 None => continue,
             };
-            let moved = || -> io::Result<()> {
+            let mut moved = || -> io::Result<()> {
                 let files = &to;
+                let is_by_hand = moves.conflicts.contains(path);
+                let folders = path.parent().unwrap_or(path);
+                earlier.extend(match is_by_hand {
+                    true => make_room(files, path, is_dir, is_new)?,
+                    false => make_room(files, folders, true, is_new)?,
+                });
                 let to = make_parents(files, path)?;
                 let name = last(path)?;
                 if is_dir {
@@ -471,22 +485,20 @@ impl Worktree {
                     self.give_folders(files, path);
                     return Ok(());
                 }
-                self.give_folders(files, path.parent().unwrap_or(path));
+                self.give_folders(files, folders);
                 let dir = open_parent(root, path)?;
-                // An interrupted switch may have moved another entry aside from here. We must not
-                // lose either of them.
                 match fs::statat(&to, &name, AtFlags::SYMLINK_NOFOLLOW) {
                     Err(Errno::NOENT) => Ok(rename_entry(&dir, &name, &to, &name)?),
                     // A file with other names that nobody changed by hand: what the interrupted
                     // switch put here, or what its base has.
-                    Ok(_) if !moves.conflicts.contains(path) => Ok(()),
+                    Ok(_) if !is_by_hand => Ok(()),
                     Ok(_) => Err(Errno::EXIST.into()),
                     Err(errno) => Err(errno.into()),
                 }
             };
             moved().context(Operation::MoveAside, || self.path.join(path))?;
         }
-        Ok(())
+        Ok(earlier)
     }
 }
 
@@ -505,6 +517,43 @@ pub(super) fn kept(trees: &Trees<'_>, moves: &Moves) -> Vec<PathBuf> {
     let mut kept: Vec<PathBuf> = conflicts.chain(mended).map(|path| shown(path)).collect();
     kept.sort();
     kept
+}
+
+/// Gives an entry another name that an interrupted switch moved aside from `path`, or from a folder
+/// above it that was none then. Two folders are one. Returns the new name.
+fn make_room(
+    files: &OwnedFd,
+    path: &Path,
+    is_dir: bool,
+    is_new: impl Fn(&Path) -> bool,
+) -> io::Result<Option<PathBuf>> {
+    let mut above: Vec<&Path> = path.ancestors().collect();
+    above.pop();
+    for at in above.into_iter().rev() {
+        match meta_at(files, at) {
+            Ok(there) if there.file_type() == fs::FileType::Directory && (is_dir || at != path) => {
+            }
+            Ok(_) => {
+                let name = at.file_name().unwrap_or_default().to_string_lossy();
+                // The length of a name is limited.
+                let name = if name.len() > 200 { "calve" } else { &name };
+                let mut number = 1;
+                let new = loop {
+                    let new = at.with_file_name(format!("{name}.earlier-{number}"));
+                    if is_new(&new) && meta_at(files, &new).is_err_and(|error| is_gone(&error)) {
+                        break new;
+                    }
+                    number += 1;
+                };
+                let dir = open_parent(files, at)?;
+                fs::renameat(&dir, last(at)?, &dir, last(&new)?)?;
+                return Ok(Some(new));
+            }
+            Err(error) if is_gone(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
 }
 
 /// Makes the folder with the undo data of the tree whose root is open. It is missing in a project
