@@ -138,6 +138,7 @@ static void without(const char *folder) {
 static void become(unsigned id) {
     must(setgid(id), "setgid");
     must(setuid(id), "setuid");
+    must(prctl(PR_SET_DUMPABLE, 1, 0, 0, 0), "dumpable");
 }
 
 static void limit(const char *word) {

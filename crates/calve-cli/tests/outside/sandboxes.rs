@@ -7,6 +7,7 @@ use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+use std::time::SystemTime;
 
 use tempfile::TempDir;
 
@@ -395,6 +396,56 @@ fn an_owner_that_a_user_namespace_does_not_know_is_no_change() {
             return not_run(test, run.stderr.trim());
         }
         assert_eq!(run.code, Some(0), "{verb}: {run:?}");
+    }
+}
+
+/// A worktree that was made outside of the namespace: the owners in its snapshot have no number
+/// inside. A file that was touched showed as changed, also after a restore.
+#[test]
+fn in_a_user_namespace_a_worktree_from_outside_has_no_changes_of_owners() {
+    let test = "a worktree from outside in a user namespace";
+    let launcher = match launcher() {
+        Ok(launcher) => launcher,
+        Err(why) => return not_run(test, why),
+    };
+    if !is_root() {
+        return not_run(test, "it takes root to be two users");
+    }
+    const USER: u32 = 12_345;
+    for (sandbox, outside, owner) in [
+        // Somebody else's file in root's worktree, and a user's own.
+        (&["user-namespace"][..], &["user=0"][..], USER),
+        (&["user=12345", "user-namespace"], &["user=12345"], USER),
+    ] {
+        let scratch = scratch();
+        let app = project(scratch.path());
+        if outside == ["user=12345"] {
+            let chown = format!("chown -R {USER}:{USER} {}", scratch.path().display());
+            tool(&app, &chown).unwrap();
+        }
+        chown(app.join("d/file"), Some(owner), Some(owner)).unwrap();
+        for words in ["init", "start a"] {
+            let run = sandboxed(launcher, outside, scratch.path(), &app, words);
+            assert_eq!(run.code, Some(0), "{outside:?} {words}: {run:?}");
+        }
+        let file = scratch.path().join("app.worktrees/a/d/file");
+        let touch =
+            || fs::File::options().write(true).open(&file).unwrap().set_modified(SystemTime::now());
+        for (verb, code, is_touched) in [
+            ("status a", 0, true),
+            ("restore a", 0, true),
+            ("status a", 0, false),
+            ("restore a", 0, false),
+        ] {
+            if is_touched {
+                touch().unwrap();
+            }
+            let run = sandboxed(launcher, sandbox, scratch.path(), &app, verb);
+            if run.code == Some(CANNOT) && run.stderr.starts_with("sandbox: ") {
+                return not_run(test, run.stderr.trim());
+            }
+            assert_eq!(run.code, Some(code), "{sandbox:?} {verb}: {run:?}");
+        }
     }
 }
 

@@ -14,6 +14,18 @@ pub(crate) fn may_give() -> bool {
     imp::get().owners
 }
 
+/// Whether this process can tell this user, or this group, from others. A user namespace has no
+/// number for most of them: files of theirs all have the same owner there.
+pub(crate) fn knows(owner: Owner) -> bool {
+    imp::knows(owner)
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Owner {
+    User(u32),
+    Group(u32),
+}
+
 /// Whether this process may write to files although their mode denies it.
 pub(crate) fn overrides_modes() -> bool {
     imp::get().overrides_modes
@@ -38,23 +50,47 @@ mod imp {
 
     use rustix::thread::CapabilitySet as Set;
 
-    use super::Rights;
+    use super::{Owner, Rights};
+
+    static USERS: OnceLock<Option<String>> = OnceLock::new();
+    static GROUPS: OnceLock<Option<String>> = OnceLock::new();
+
+    fn users() -> Option<&'static str> {
+        USERS.get_or_init(|| std::fs::read_to_string("/proc/self/uid_map").ok()).as_deref()
+    }
+
+    pub(super) fn knows(owner: Owner) -> bool {
+        let groups = || std::fs::read_to_string("/proc/self/gid_map").ok();
+        match owner {
+            Owner::User(id) => is_in(users(), id),
+            Owner::Group(id) => is_in(GROUPS.get_or_init(groups).as_deref(), id),
+        }
+    }
+
+    /// Each line has the first number inside, the first one outside, and how many there are.
+    pub(super) fn is_in(map: Option<&str>, id: u32) -> bool {
+        let has = |line: &str| {
+            let mut numbers = line.split_whitespace().map(str::parse::<u64>);
+            let (Some(Ok(first)), Some(Ok(count))) = (numbers.next(), numbers.nth(1)) else {
+                return true;
+            };
+            (first..first + count).contains(&id.into())
+        };
+        map.is_none_or(|map| map.lines().any(has))
+    }
 
     /// Asked each time: a thread may give up capabilities. The namespace stays.
     pub(super) fn get() -> Rights {
-        static MAP: OnceLock<Option<String>> = OnceLock::new();
         let capabilities = rustix::thread::capabilities(None).map(|sets| sets.effective);
         // Where a sandbox refuses the question, user 0 is the best guess.
         let guess = || match rustix::process::geteuid().is_root() {
             true => Set::all(),
             false => Set::empty(),
         };
-        let map = MAP.get_or_init(|| std::fs::read_to_string("/proc/self/uid_map").ok());
-        of(capabilities.unwrap_or_else(|_| guess()), map.as_deref())
+        of(capabilities.unwrap_or_else(|_| guess()), users())
     }
 
     pub(super) fn of(capabilities: Set, uid_map: Option<&str>) -> Rights {
-        // Each line has the first user inside, the first one outside, and how many there are.
         let knows_all = uid_map.is_none_or(|map| {
             map.lines().any(|line| line.split_whitespace().eq(["0", "0", "4294967295"]))
         });
@@ -70,7 +106,11 @@ mod imp {
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 mod imp {
-    use super::Rights;
+    use super::{Owner, Rights};
+
+    pub(super) fn knows(_: Owner) -> bool {
+        true
+    }
 
     pub(super) fn get() -> Rights {
         let is_root = rustix::process::geteuid().is_root();
@@ -128,6 +168,20 @@ mod tests {
             ("root without /proc", Set::all(), None, row(true, true, true, true)),
         ] {
             assert_eq!(imp::of(capabilities, map), expected, "{who}");
+        }
+    }
+    #[test]
+    fn a_namespace_knows_the_numbers_of_its_map() {
+        const TWO: &str = "         0       1000          1\n         1     100000      65536\n";
+        for (map, id, expected) in [
+            (Some("0 0 4294967295\n"), 12_345, true),
+            (Some("0 1000 1\n"), 0, true),
+            (Some("0 1000 1\n"), 1000, false),
+            (Some(TWO), 65_536, true),
+            (Some(TWO), 65_537, false),
+            (None, 1000, true),
+        ] {
+            assert_eq!(imp::is_in(map, id), expected, "{map:?} {id}");
         }
     }
 }

@@ -16,6 +16,10 @@
 //! Some filesystems keep no modes, although they accept them (fixed modes of a mount, FAT over a
 //! network). A worktree there says `no-modes` in the same file, and no mode is a change.
 //!
+//! In a user namespace most owners have no number. An entry of such an owner may have there the
+//! owner that this process gives to files, or one that has no number either: nobody there can
+//! make, or see, more.
+//!
 //! So a worktree that root made must have the owners of the snapshot. A worktree that a plain user
 //! made may have that user as the owner instead. Set-ID bits go with the owner. calve did not make
 //! the files of a project, so they must be what the snapshot says.
@@ -29,7 +33,7 @@ use super::files::read_plain;
 use super::layout::{MADE_BY, NO_MODES};
 use super::object::{Attributes, Entry, Kind};
 use crate::reflink::imp::DIR_FLAGS;
-use crate::reflink::rights;
+use crate::reflink::rights::{self, Owner};
 
 /// `made-by` contains just two numbers and a word.
 const MOST_BYTES: u64 = 64;
@@ -112,6 +116,12 @@ impl Maker {
         if (now.uid, now.gid) == (wanted.uid, wanted.gid) {
             return true;
         }
+        let me = (geteuid().as_raw(), getegid().as_raw());
+        if is_unseen(Owner::User, me.0, (now.uid, wanted.uid))
+            && is_unseen(Owner::Group, me.1, (now.gid, wanted.gid))
+        {
+            return true;
+        }
         let Some((uid, gid)) = self.owner else { return false };
         if wanted.uid == uid {
             // A user can give an own file to every group that the user is in, so only other groups
@@ -141,6 +151,12 @@ impl Maker {
                 && (all || !name.starts_with(b"security."))
         })
     }
+}
+
+/// Whether nobody in this user namespace could tell a difference between the two owners by hand
+/// from what a restore there makes. `me` is the owner of the files that this process makes.
+fn is_unseen(kind: fn(u32) -> Owner, me: u32, (now, wanted): (u32, u32)) -> bool {
+    now == wanted || !rights::knows(kind(wanted)) && (now == me || !rights::knows(kind(now)))
 }
 
 fn is_member(gid: u32) -> bool {
