@@ -299,7 +299,7 @@ pub(crate) fn must_be_for_worktrees(
 /// Whether a path in the project is in a git repository that does not ignore it.
 fn is_in_git_unignored(path: &Path, project: &Path) -> bool {
     let mut git = git_in(project);
-    let asked = git.args(["check-ignore", "-q"]).arg(path).output();
+    let asked = calve::output_of(git.args(["check-ignore", "-q"]).arg(path));
     // 1: not ignored. Otherwise git ignores it, or there is no git.
     asked.is_ok_and(|asked| asked.status.code() == Some(1))
 }

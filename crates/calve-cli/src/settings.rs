@@ -9,7 +9,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use calve::ErrorKind;
 
@@ -81,7 +81,7 @@ impl Settings {
             // A repository around the project is not the project's.
             git.env("GIT_CEILING_DIRECTORIES", above);
         }
-        let output = match git.stdin(Stdio::piped()).output() {
+        let output = match calve::output_of(&mut git) {
             Ok(output) => output,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
             Err(error) => return Err(calve::why_git_did_not_run(error)),
@@ -220,7 +220,8 @@ pub(crate) fn git_in(folder: &Path) -> Command {
 /// # Errors
 /// git could not be run, or it failed; then the error has git's words.
 pub(crate) fn said(git: &mut Command) -> io::Result<Vec<u8>> {
-    let output = git.output().map_err(|it| io::Error::other(calve::why_git_did_not_run(it)))?;
+    let output =
+        calve::output_of(git).map_err(|it| io::Error::other(calve::why_git_did_not_run(it)))?;
     match output.status.success() {
         true => Ok(output.stdout),
         false => Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned())),

@@ -217,7 +217,7 @@ pub use report::{
 #[cfg(all(unix, feature = "store"))]
 pub use store::background::{inherit_streams_only, keep_answers_of_children, lowest_priority};
 #[cfg(all(unix, feature = "store"))]
-pub use store::git::{GIT_VARIABLES, git_under_way, why_git_did_not_run};
+pub use store::git::{GIT_VARIABLES, git_under_way, output_of, why_git_did_not_run};
 #[cfg(all(unix, feature = "remote"))]
 pub use store::remote::{
     KnownRemote, PublicKey, PullOptions, PullReport, PushOptions, PushReport, Remote, RemoteBroken,

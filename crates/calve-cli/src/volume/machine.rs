@@ -48,11 +48,7 @@ pub(super) fn needed(name: &'static str) -> Result<PathBuf, Failure> {
 /// of the error.
 pub(super) fn output(name: &'static str, words: &[OsString]) -> Result<String, Failure> {
     let path = needed(name)?;
-    let ran = Command::new(&path)
-        .args(words)
-        .stdin(Stdio::null())
-        .env("LC_ALL", "C")
-        .output()
+    let ran = calve::output_of(Command::new(&path).args(words).env("LC_ALL", "C"))
         .map_err(|error| Failure::io("run", vec![path], &error))?;
     if ran.status.success() {
         return Ok(String::from_utf8_lossy(&ran.stdout).into_owned());

@@ -1,7 +1,6 @@
 //! `calve update`.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 
 use calve::{
     ErrorKind, FillOptions, StayedPath, StayedReason, UpdateOptions, UpdateReport, Worktree,
@@ -316,7 +315,7 @@ fn let_git(path: &Path, project: &Path, rebase: bool, session: Session<'_>) -> R
         ));
     }
     let ask = |words: &[&str]| -> Result<String, Failure> {
-        let output = git_in(project).args(words).stderr(Stdio::null()).output().map_err(failed)?;
+        let output = calve::output_of(git_in(project).args(words)).map_err(failed)?;
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
     };
     let head = ask(&["rev-parse", "--verify", "--quiet", "HEAD^{commit}"])?;

@@ -28,7 +28,7 @@ static const struct { const char *name; int number; } CALLS[] = {
     CALL(fremovexattr), CALL(fsetxattr), CALL(linkat), CALL(openat2), CALL(prlimit64),
     CALL(renameat2), CALL(statx), CALL(symlinkat), CALL(syncfs), CALL(unshare), CALL(utimensat),
     CALL(clone), CALL(clone3), CALL(fadvise64), CALL(fallocate), CALL(getdents64), CALL(setsid), CALL(sendfile),
-    CALL(pidfd_open), CALL(statfs), CALL(fstatfs), CALL(sched_getaffinity), CALL(mknodat),
+    CALL(pidfd_open), CALL(statfs), CALL(fstatfs), CALL(sched_getaffinity), CALL(mknodat), CALL(ioctl),
 };
 static const struct { const char *name; int number; } ERRNOS[] = {
     {"EPERM", EPERM}, {"ENOSYS", ENOSYS}, {"EACCES", EACCES}, {"EINVAL", EINVAL}, {"EXDEV", EXDEV},

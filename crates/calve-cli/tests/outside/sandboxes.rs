@@ -56,6 +56,7 @@ const ROWS: &[Row] = &[
     // Profiles that say EPERM for each call that they do not know.
     well(&["renameat2=EPERM", "faccessat2=EPERM", "openat2=EPERM", "statx=EPERM"]),
     well(&["copy_file_range=EPERM", "close_range=EPERM", "unshare=EPERM", "fadvise64=EPERM"]),
+    well(&["ioctl=EPERM"]),
     well(&["pidfd_open=EPERM", "sched_getaffinity=EPERM", "prlimit64=EPERM", "setsid=EPERM"]),
     well(&["renameat2=ENOSYS", "faccessat2=ENOSYS", "openat2=ENOSYS", "statx=ENOSYS"]),
     // FUSE servers.

@@ -43,7 +43,7 @@ pub(crate) use self::repository::{
     is_no_commit, other_settings, read, settings_in, to_unborn, works_as_a_copy,
 };
 pub(crate) use self::run::{Failure, Git};
-pub use self::run::{GIT_VARIABLES, why_git_did_not_run};
+pub use self::run::{GIT_VARIABLES, output_of, why_git_did_not_run};
 pub(crate) use self::work::{
     Head, NotTracked, Work, all_tracked, heads_in, ignored_of, not_tracked_but_matched,
     not_tracked_in, whole_work_in, work_beside, work_in,

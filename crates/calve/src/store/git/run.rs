@@ -415,14 +415,14 @@ impl Git {
 /// a library that is not there.
 fn not_found(git: &Command) -> Failure {
     let mut shell = Command::new("/bin/sh");
-    shell.args(["-c", "command -v git"]).stdin(Stdio::piped());
+    shell.args(["-c", "command -v git"]);
     for (name, value) in git.get_envs() {
         match value {
             Some(value) => shell.env(name, value),
             None => shell.env_remove(name),
         };
     }
-    match shell.output() {
+    match output_of(&mut shell) {
         Ok(found) if found.status.success() => Failure::NotRun(io::Error::new(
             io::ErrorKind::NotFound,
             format!(
@@ -432,6 +432,21 @@ fn not_found(git: &Command) -> Failure {
         )),
         _ => Failure::NotInstalled,
     }
+}
+
+/// Runs a program without input to its end. [`Command::output`] panics where a sandbox refuses the
+/// calls by which it reads two pipes.
+///
+/// # Errors
+/// The program did not run, or [`end_waits_with`](crate::end_waits_with) ended it.
+pub fn output_of(command: &mut Command) -> io::Result<std::process::Output> {
+    // A pipe as the input, because a sandbox may have no `/dev/null`.
+    let all = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = all.spawn()?;
+    let exchanged = exchange(&mut child, &[], u64::MAX);
+    let status = child.wait()?;
+    let (stdout, stderr) = exchanged?;
+    Ok(std::process::Output { status, stdout, stderr })
 }
 
 /// Gives a child its input, waits for its end, and keeps its output and its messages up to the
