@@ -129,6 +129,8 @@ fn run(cli: Cli) -> Result<Exit, clap::Error> {
             return Ok(failure.exit());
         }
     };
+    #[cfg(unix)]
+    output.tells_of_waits();
     let done = work(&cli.verb, common, output, &signals)?;
     #[cfg(unix)]
     let done = with_what_stays(done, output);

@@ -101,6 +101,18 @@ impl Output {
         ));
     }
 
+    /// Lets the library's waits for the locks of other processes be told. They come while a bar may
+    /// be there, which draws itself again below.
+    #[cfg(unix)]
+    pub(crate) fn tells_of_waits(self) {
+        calve::tell_of_waits_with(move |lock, holder| {
+            if self.wants_bar() {
+                let _ = write_all(io::stderr().lock(), b"\r\x1b[2K");
+            }
+            self.warning(format_args!("waits for {}: {holder} holds it", shown(lock)));
+        });
+    }
+
     /// Prints findings: all of them with `-v`, else the first ones and how many others there are.
     /// Returns the exit code that says whether there are any.
     pub(crate) fn warnings(self, lines: &[String]) -> Exit {

@@ -225,7 +225,7 @@ pub use store::remote::{
     RemoteSettings, RemoteVerifyOptions, RemoteVerifyReport, SigningKey,
 };
 #[cfg(all(unix, feature = "store"))]
-pub use store::stopping::end_waits_with;
+pub use store::stopping::{end_waits_with, tell_of_waits_with};
 #[cfg(all(unix, feature = "store"))]
 pub use store::{
     BlobId, Damage, DamageKind, Discovered, GcOptions, GcReport, NamingReport, NotInGit,

@@ -34,6 +34,7 @@ mod freeing;
 pub(crate) mod gc;
 pub(crate) mod git;
 pub(crate) mod history;
+mod holder;
 pub(crate) mod home;
 pub(crate) mod id;
 pub(crate) mod index;

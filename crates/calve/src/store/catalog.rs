@@ -254,7 +254,10 @@ impl Catalog {
     ) -> Result<T, Error> {
         let mut slot = lock(&self.connection);
         match &mut *slot {
-            Some(connection) => work(connection),
+            Some(connection) => {
+                connect::uses(&self.path);
+                work(connection)
+            }
             None => {
                 // Without this lock, two processes that want the database exclusively would keep
                 // each other from it for as long as they wait, and then share it.

@@ -14,17 +14,18 @@
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 
+use super::holder::LockHolder;
 use super::layout::{Layout, lock};
 use super::marker::give;
 use super::ownership::Believed;
-use super::stopping::{STOPPED_MOST, is_stopping};
-use crate::error::{Context as _, Error, Operation};
+use super::stopping::{STOPPED_HOLDER, STOPPED_MOST, TELL, is_stopping, tell_of_wait};
+use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::reflink::sys;
 use crate::tree::mounts::has_device;
 use crate::tree::running::Running;
@@ -68,30 +69,80 @@ fn open(store: &Path, name: &str) -> io::Result<File> {
     Ok(file)
 }
 
-/// Waits for a lock. A wait in the kernel would not end with a signal, whose handler only sets a
-/// flag.
-fn wait(file: &File, operation: FlockOperation) -> io::Result<()> {
-    let at_once = match operation {
-        FlockOperation::LockShared => FlockOperation::NonBlockingLockShared,
-        _ => FlockOperation::NonBlockingLockExclusive,
+/// How long a process waits for a lock.
+struct Bounds {
+    /// Then it tells which lock it waits for, and which process holds it.
+    tell: Duration,
+    /// Then it fails if the process that holds the lock is stopped.
+    stopped: Duration,
+    /// Then it fails.
+    most: Duration,
+}
+
+/// Most locks are held for a moment. But a process that names contents reads all that are new, and
+/// one that makes a ready tree may copy it: 100 GB from a slow disk take a quarter of an hour. Who
+/// waits that long has been told for what, and may end it. A stopped process goes on when its user
+/// wants it to, for which no other command waits long.
+const BOUNDS: Bounds =
+    Bounds { tell: TELL, stopped: STOPPED_HOLDER, most: Duration::from_secs(1800) };
+
+/// Waits for a lock. `false`: `stop` said so. A wait in the kernel would not end with a signal,
+/// whose handler only sets a flag.
+///
+/// # Errors
+/// [`ErrorKind::Busy`]: another process holds the lock for too long.
+fn wait(
+    (file, path): (&File, &Path),
+    operation: FlockOperation,
+    bounds: &Bounds,
+    stop: impl Fn() -> bool,
+) -> Result<bool, Error> {
+    let (at_once, modes): (_, &[&str]) = match operation {
+        FlockOperation::LockShared => (FlockOperation::NonBlockingLockShared, &["WRITE"]),
+        _ => (FlockOperation::NonBlockingLockExclusive, &["READ", "WRITE"]),
     };
+    let failed = |cause: io::Error, kind| Err(Error::new(kind, Operation::Lock, path, cause));
     let started = Instant::now();
-    while !try_now(file, at_once)? {
+    let mut look = bounds.tell;
+    while !try_now(file, at_once).context(Operation::Lock, || path)? {
         let waited = started.elapsed();
-        if waited >= STOPPED_MOST && is_stopping() {
-            return Err(io::Error::new(io::ErrorKind::Interrupted, "another process held it"));
+        if stop() {
+            return Ok(false);
         }
-        // Most locks are held for a moment.
+        if waited >= STOPPED_MOST && is_stopping() {
+            let cause = io::Error::new(io::ErrorKind::Interrupted, "another process held it");
+            return failed(cause, ErrorKind::Io);
+        }
+        if waited >= look {
+            let holder = LockHolder::of(&[path], modes);
+            let is_stopped = holder.as_ref().is_some_and(|holder| holder.is_stopped);
+            let holder = LockHolder::named(holder);
+            if waited >= bounds.most || is_stopped && waited >= bounds.stopped {
+                let why = format!("{holder} holds it, for more than {} s now", waited.as_secs());
+                let cause = io::Error::new(io::ErrorKind::WouldBlock, why);
+                return failed(cause, ErrorKind::Busy);
+            }
+            if look == bounds.tell {
+                tell_of_wait(path, &holder);
+            }
+            look += bounds.tell;
+        }
         std::thread::sleep(if waited < POLL * 4 { POLL / 10 } else { POLL });
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Opens and waits for a lock.
-fn held(store: &Path, name: &str, operation: FlockOperation) -> io::Result<Guard> {
-    let file = open(store, name)?;
-    wait(&file, operation)?;
+fn held(store: &Path, name: &str, operation: FlockOperation) -> Result<Guard, Error> {
+    let (file, path) = opened(store, name)?;
+    wait((&file, &path), operation, &BOUNDS, || false)?;
     Ok(Guard { file })
+}
+
+/// Opens a lock, which has this path.
+fn opened(store: &Path, name: &str) -> Result<(File, PathBuf), Error> {
+    let path = Layout(store).lock(name);
+    Ok((open(store, name).context(Operation::Lock, || &path)?, path))
 }
 
 /// Whether a lock could be had now. It is not kept.
@@ -158,11 +209,8 @@ pub(crate) fn is_only_mount(store: &Path) -> io::Result<bool> {
 
 /// Locks content to read it or to add some.
 pub(crate) fn share(store: &Path) -> Result<Guard, Error> {
-    let lock = || -> io::Result<Guard> {
-        let _gate = held(store, lock::GATE, FlockOperation::LockShared)?;
-        held(store, lock::CONTENT, FlockOperation::LockShared)
-    };
-    lock().context(Operation::Lock, || store)
+    let _gate = held(store, lock::GATE, FlockOperation::LockShared)?;
+    held(store, lock::CONTENT, FlockOperation::LockShared)
 }
 
 /// Locks a worktree for this process alone. `None`: another process had it for all of `patience`, or
@@ -177,29 +225,22 @@ pub(crate) fn alone(
     patience: Duration,
     stop: impl Fn() -> bool,
 ) -> Result<Option<Guard>, Error> {
-    let lock = || -> io::Result<Option<Guard>> {
-        let started = Instant::now();
-        let mut file = open(store, token)?;
-        loop {
-            if try_now(&file, FlockOperation::NonBlockingLockExclusive)? {
-                if file.metadata()?.nlink() > 0 {
-                    return Ok(Some(Guard { file }));
-                }
-                file = open(store, token)?;
-                continue;
-            }
-            if started.elapsed() >= patience || stop() {
-                return Ok(None);
-            }
-            std::thread::sleep(POLL);
+    let started = Instant::now();
+    loop {
+        let (file, path) = opened(store, token)?;
+        let stop = || started.elapsed() >= patience || stop();
+        if !wait((&file, &path), FlockOperation::LockExclusive, &BOUNDS, stop)? {
+            return Ok(None);
         }
-    };
-    lock().context(Operation::Lock, || store)
+        if file.metadata().context(Operation::Lock, || &path)?.nlink() > 0 {
+            return Ok(Some(Guard { file }));
+        }
+    }
 }
 
 /// Locks the making of ready trees. It waits while another process makes one, which is then ready.
 pub(crate) fn one_by_one(store: &Path) -> Result<Guard, Error> {
-    held(store, lock::TEMPLATES, FlockOperation::LockExclusive).context(Operation::Lock, || store)
+    held(store, lock::TEMPLATES, FlockOperation::LockExclusive)
 }
 
 /// Locks the making of ready trees that wait to be handed over. `None` if another process makes
@@ -210,28 +251,19 @@ pub(crate) fn refill(store: &Path) -> Result<Option<Guard>, Error> {
 
 /// Takes a lock for this process alone, without waiting. `None` if another process has it.
 fn at_once(store: &Path, name: &str) -> Result<Option<Guard>, Error> {
-    let lock = || -> io::Result<Option<Guard>> {
-        let file = open(store, name)?;
-        Ok(try_now(&file, FlockOperation::NonBlockingLockExclusive)?.then_some(Guard { file }))
-    };
-    lock().context(Operation::Lock, || store)
+    let (file, path) = opened(store, name)?;
+    let exclusive = FlockOperation::NonBlockingLockExclusive;
+    let is_ours = try_now(&file, exclusive).context(Operation::Lock, || &path)?;
+    Ok(is_ours.then_some(Guard { file }))
 }
 
 /// Locks the naming of contents. It waits while another process names some; one that does so in the
 /// background makes way. `None`: `stop` said so.
 pub(crate) fn naming(store: &Path, stop: impl Fn() -> bool) -> Result<Option<Guard>, Error> {
-    let lock = || -> io::Result<Option<Guard>> {
-        let _wanted = held(store, lock::NAMING_WANTED, FlockOperation::LockShared)?;
-        let file = open(store, lock::NAMING)?;
-        while !try_now(&file, FlockOperation::NonBlockingLockExclusive)? {
-            if stop() {
-                return Ok(None);
-            }
-            std::thread::sleep(POLL);
-        }
-        Ok(Some(Guard { file }))
-    };
-    lock().context(Operation::Lock, || store)
+    let _wanted = held(store, lock::NAMING_WANTED, FlockOperation::LockShared)?;
+    let (file, path) = opened(store, lock::NAMING)?;
+    let is_ours = wait((&file, &path), FlockOperation::LockExclusive, &BOUNDS, stop)?;
+    Ok(is_ours.then_some(Guard { file }))
 }
 
 /// Like [`naming`], without waiting. `None` if another process names contents.
@@ -259,7 +291,7 @@ pub(crate) fn one_at_the_database(store: &Path) -> Option<Guard> {
 /// Locks what the store remembers of remotes, to change it.
 #[cfg(feature = "remote")]
 pub(crate) fn one_at_the_remotes(store: &Path) -> Result<Guard, Error> {
-    held(store, lock::REMOTES, FlockOperation::LockExclusive).context(Operation::Lock, || store)
+    held(store, lock::REMOTES, FlockOperation::LockExclusive)
 }
 
 /// Whether no process reads or adds content at this moment.
@@ -273,29 +305,25 @@ pub(crate) fn exclude(
     patience: Duration,
     operation: &Running,
 ) -> Result<Option<Guard>, Error> {
-    let lock = || -> io::Result<Option<Guard>> {
-        let started = Instant::now();
-        let file = open(store, lock::CONTENT)?;
-        let gate = open(store, lock::GATE)?;
-        loop {
-            wait(&gate, FlockOperation::LockExclusive)?;
-            let closed = Instant::now();
-            while closed.elapsed() < CLOSED && !operation.is_cancelled() {
-                if try_now(&file, FlockOperation::NonBlockingLockExclusive)? {
-                    // The gate opens when its guard is dropped. Later processes wait at the
-                    // content.
-                    return Ok(Some(Guard { file }));
-                }
-                std::thread::sleep(POLL);
+    let started = Instant::now();
+    let (file, path) = opened(store, lock::CONTENT)?;
+    let exclusive = FlockOperation::NonBlockingLockExclusive;
+    loop {
+        // It opens when its guard is dropped. Later processes wait at the content.
+        let gate = held(store, lock::GATE, FlockOperation::LockExclusive)?;
+        let closed = Instant::now();
+        while closed.elapsed() < CLOSED && !operation.is_cancelled() {
+            if try_now(&file, exclusive).context(Operation::Lock, || &path)? {
+                return Ok(Some(Guard { file }));
             }
-            flock(&gate, FlockOperation::Unlock)?;
-            if started.elapsed() >= patience || operation.is_cancelled() {
-                return Ok(None);
-            }
-            std::thread::sleep(OPEN);
+            std::thread::sleep(POLL);
         }
-    };
-    lock().context(Operation::Lock, || store)
+        drop(gate);
+        if started.elapsed() >= patience || operation.is_cancelled() {
+            return Ok(None);
+        }
+        std::thread::sleep(OPEN);
+    }
 }
 
 #[cfg(test)]
@@ -345,6 +373,65 @@ mod tests {
             assert!(taken.is_some());
             assert!(alone(POLL).is_none(), "two processes have the lock");
         });
+    }
+
+    /// A stopped process held the content, and all others waited for ever without a word.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_wait_for_a_lock_is_told_with_its_holder_and_ends() {
+        use std::sync::Arc;
+        use std::sync::Mutex;
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(Layout(dir.path()).locks()).unwrap();
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let tell = Arc::clone(&told);
+        super::super::stopping::tell_of_waits_with(move |lock, holder| {
+            tell.lock().unwrap().push((lock.to_owned(), holder.to_owned()));
+        });
+        let (short, long) = (Duration::from_millis(20), Duration::from_secs(60));
+        for (name, mine, signal, stopped, most) in [
+            ("running", FlockOperation::LockShared, None, long, short * 3),
+            ("running-shared", FlockOperation::LockExclusive, None, short, short * 3),
+            ("stopped", FlockOperation::LockShared, Some("-STOP"), short * 2, long),
+            ("stopped-shared", FlockOperation::LockExclusive, Some("-STOP"), short * 2, long),
+        ] {
+            let (theirs, path) = opened(dir.path(), name).unwrap();
+            let is_shared = name.ends_with("-shared");
+            let kind = match is_shared {
+                true => FlockOperation::NonBlockingLockShared,
+                false => FlockOperation::NonBlockingLockExclusive,
+            };
+            assert!(try_now(&theirs, kind).unwrap());
+            // The process that took the lock has nothing to do with it any more.
+            let mut child =
+                std::process::Command::new("sleep").arg("60").stdin(theirs).spawn().unwrap();
+            let pid = child.id().to_string();
+            if let Some(signal) = signal {
+                assert!(
+                    std::process::Command::new("kill")
+                        .args([signal, &pid])
+                        .status()
+                        .unwrap()
+                        .success()
+                );
+            }
+            let bounds = Bounds { tell: short, stopped, most };
+            let (file, _) = opened(dir.path(), name).unwrap();
+            let error = wait((&file, &path), mine, &bounds, || false).unwrap_err();
+            child.kill().unwrap();
+            child.wait().unwrap();
+            let holder = match signal {
+                None => format!("process {pid} (sleep)"),
+                Some(_) => format!("process {pid} (sleep, stopped)"),
+            };
+            assert_eq!((error.kind(), error.path()), (ErrorKind::Busy, &*path), "{name}");
+            let why = error.io_error().to_string();
+            assert!(why.starts_with(&format!("{holder} holds it, for ")), "{name}: {why}");
+            let told: Vec<_> = std::mem::take(&mut told.lock().unwrap());
+            assert_eq!(told.iter().filter(|(lock, _)| *lock == path).count(), 1, "{name}");
+            assert!(told.contains(&(path, holder)), "{name}: {told:?}");
+            assert!(wait((&file, dir.path()), mine, &bounds, || false).unwrap(), "{name}");
+        }
     }
 
     #[test]

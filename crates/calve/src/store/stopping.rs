@@ -1,6 +1,7 @@
-//! Whether the program is to stop, for waits that know of no operation: for a git, or for the lock
-//! of another process.
+//! What waits that know of no operation have to do with the program: whether it is to stop, and whom
+//! to tell. They are for a git, or for the lock of another process.
 
+use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -9,6 +10,12 @@ use crate::report::Cancel;
 /// A wait that has taken this long ends if the program is to stop. Whatever a rollback waits for
 /// takes less.
 pub(crate) const STOPPED_MOST: Duration = Duration::from_secs(3);
+
+/// A wait for the lock of another process is told once it has taken this long.
+pub(crate) const TELL: Duration = Duration::from_secs(5);
+
+/// A wait for the lock of a stopped process fails once it has taken this long.
+pub(crate) const STOPPED_HOLDER: Duration = Duration::from_secs(20);
 
 static STOPPED: OnceLock<Cancel> = OnceLock::new();
 
@@ -24,4 +31,23 @@ pub fn end_waits_with(cancel: &Cancel) {
 /// Whether the program is to stop.
 pub(crate) fn is_stopping() -> bool {
     STOPPED.get().is_some_and(Cancel::is_cancelled)
+}
+
+type Tell = dyn Fn(&Path, &str) + Send + Sync;
+
+static TOLD: OnceLock<Box<Tell>> = OnceLock::new();
+
+/// Calls `tell` once for each wait for the lock of another process that has taken five seconds, with
+/// the file that is locked and what is known of the holder, such as `process 4711 (calve, stopped)`.
+/// The wait goes on: for half an hour at most, for a stopped holder twenty seconds.
+///
+/// Only the first call in a process counts.
+pub fn tell_of_waits_with(tell: impl Fn(&Path, &str) + Send + Sync + 'static) {
+    TOLD.get_or_init(|| Box::new(tell));
+}
+
+pub(crate) fn tell_of_wait(lock: &Path, holder: &str) {
+    if let Some(tell) = TOLD.get() {
+        tell(lock, holder);
+    }
 }

@@ -87,9 +87,10 @@ const LAYERS: [&str; 4] = ["reflink", "tree", "store", "worktree"];
 
 /// The files of the store, the innermost first: each may import those before it. `store` is
 /// `store.rs`, which has the open store; those behind it work with that.
-const STORE: [&str; 52] = [
+const STORE: [&str; 53] = [
     "clock",
     "stopping",
+    "holder",
     "at",
     "id",
     "layout",

@@ -84,6 +84,19 @@ fn every_kind_that_a_store_knows_has_a_way_out() {
 }
 
 #[test]
+fn a_stopped_process_that_holds_a_lock_is_named_with_the_ways_to_go_on() {
+    for (cause, expected) in [
+        ("process 4711 (calve, stopped) holds it, for more than 20 s now", "'kill -CONT 4711'"),
+        ("database is locked: process 4711 (a (b), stopped) writes to it", "'kill -KILL 4711'"),
+        ("process 4711 (calve) holds it, for more than 1800 s now", "try again"),
+    ] {
+        let (error, lock) = (io::Error::other(cause), Path::new("/s/locks/content"));
+        let got = way_out(ErrorKind::Busy, Operation::Lock, lock, None, &error);
+        assert!(got.as_ref().is_some_and(|got| got.contains(expected)), "{cause}: {got:?}");
+    }
+}
+
+#[test]
 fn a_snapshot_that_a_remote_lacks_is_looked_for_among_the_names_of_the_remote() {
     let gone = io::Error::from(io::ErrorKind::NotFound);
     let (path, other) = (Path::new("ready"), Some(Path::new("s3://bucket/trees")));

@@ -72,6 +72,9 @@ pub(super) fn way_out(case: &Case<'_>) -> Option<String> {
                 shell_word(repository)
             )
         }
+        ErrorKind::Busy if let Some(pid) = stopped_in(error) => {
+            format!("'kill -CONT {pid}' lets it go on, and 'kill -KILL {pid}' ends it")
+        }
         ErrorKind::Busy if operation != Operation::DropWorktree || error.kind() == io::ErrorKind::WouldBlock => {
             "try again when the other process has finished".to_owned()
         }
@@ -171,4 +174,12 @@ fn is_gone(path: &Path) -> bool {
 fn own_folder(root: &Path) -> &'static str {
     let folders = [".calve", ".git/calve"];
     folders.into_iter().find(|folder| root.join(folder).is_dir()).unwrap_or(".git")
+}
+
+/// The number of the stopped process that holds what is busy, as the library names it.
+fn stopped_in(error: &io::Error) -> Option<String> {
+    let text = error.to_string();
+    let (before, _) = text.split_once(", stopped)")?;
+    let (_, process) = before.rsplit_once("process ")?;
+    Some(process.split_once(" (")?.0.to_owned())
 }

@@ -1,18 +1,30 @@
 //! Opens connections to the database, and translates SQLite's errors.
 
-use std::path::Path;
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
 use super::super::files::{may_write, percent_encoded};
-use super::super::stopping::{STOPPED_MOST, is_stopping};
+use super::super::holder::LockHolder;
+use super::super::stopping::{STOPPED_HOLDER, STOPPED_MOST, TELL, is_stopping, tell_of_wait};
 use crate::error::{Error, ErrorKind, Operation};
 use crate::reflink::filesystem::Filesystem;
 
 /// How long a connection waits for the write lock, in pauses. No process holds the lock for long,
 /// but a slow disk under many writers may take its time: five minutes.
 const BUSY_MOST: i32 = 3000;
+
+thread_local! {
+    /// The database that this thread uses: SQLite tells `waits` only how often it was called.
+    static USED: RefCell<Option<PathBuf>> = const { RefCell::new(None) };
+}
+
+/// Says which database this thread uses from now on.
+pub(super) fn uses(path: &Path) {
+    USED.set(Some(path.to_owned()));
+}
 
 /// Waits for the write lock of another process. Returns whether to try again.
 fn waits(tries: i32) -> bool {
@@ -25,6 +37,17 @@ fn waits(tries: i32) -> bool {
     let waited = pause * tries.unsigned_abs();
     if tries > BUSY_MOST || is_stopping() && waited > STOPPED_MOST {
         return false;
+    }
+    // Each of these lengths comes once.
+    if [TELL, STOPPED_HOLDER].contains(&waited) {
+        let path = USED.with_borrow(Clone::clone).unwrap_or_default();
+        let writer = writer_of(&path);
+        if waited == STOPPED_HOLDER && writer.as_ref().is_some_and(|it| it.is_stopped) {
+            return false;
+        }
+        if waited == TELL {
+            tell_of_wait(&path, &LockHolder::named(writer));
+        }
     }
     std::thread::sleep(pause);
     true
@@ -52,6 +75,7 @@ pub(super) fn connect(path: &Path, flags: OpenFlags, with: With) -> Result<Conne
     // the database's file (`locks::must_hold`, `format::must_be_of_this_side`).
     let folder = path.parent().unwrap_or(path);
     let journal = if Filesystem::of(folder).shared_memory { "WAL" } else { "DELETE" };
+    uses(path);
     let open = || {
         let mut connection =
             Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
@@ -135,8 +159,8 @@ pub(super) fn failed(operation: Operation, path: &Path, error: rusqlite::Error) 
         return Error::io(operation, path, rustix::io::Errno::NOSPC);
     }
     if let Some(Code::DatabaseBusy | Code::DatabaseLocked) = code {
-        let by = writer_of(path).map(|by| format!(": {by} writes to it")).unwrap_or_default();
-        let cause = std::io::Error::other(format!("{error}{by}"));
+        let by = LockHolder::named(writer_of(path));
+        let cause = std::io::Error::other(format!("{error}: {by} writes to it"));
         return Error::new(ErrorKind::Busy, operation, path, cause);
     }
     let kind = match code {
@@ -152,31 +176,10 @@ pub(super) fn failed(operation: Operation, path: &Path, error: rusqlite::Error) 
     Error::new(kind, operation, path, std::io::Error::other(error))
 }
 
-/// The process that has the write lock of the database, as `process 4711 (calve)`. `None` if the
-/// system does not say: only Linux does, of processes that this one may see (`proc_locks(5)`).
-fn writer_of(path: &Path) -> Option<String> {
-    use std::os::unix::fs::MetadataExt as _;
-    // The locks of the log are in the file for sharing (<https://sqlite.org/walformat.html>). The
-    // fields of a line: number, POSIX, ADVISORY, WRITE, process, device:inode, range. The device is
-    // that of the superblock, which on btrfs no file has, so the process's own files decide.
+/// The process that has the write lock of the database. The locks of the log are in the file for
+/// sharing (<https://sqlite.org/walformat.html>).
+fn writer_of(path: &Path) -> Option<LockHolder> {
     let mut shared = path.as_os_str().to_owned();
     shared.push("-shm");
-    let files = [path.as_os_str(), &shared].into_iter().flat_map(std::fs::metadata);
-    let files: Vec<(u64, u64)> = files.map(|found| (found.dev(), found.ino())).collect();
-    let locks = std::fs::read_to_string("/proc/locks").ok()?;
-    locks.lines().find_map(|line| {
-        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-        let [_, "POSIX", _, "WRITE", pid, place, ..] = fields[..] else { return None };
-        let inode: u64 = place.rsplit(':').next()?.parse().ok()?;
-        if pid == std::process::id().to_string() || files.iter().all(|file| file.1 != inode) {
-            return None;
-        }
-        let mut open = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten();
-        let is_it = |found: std::fs::Metadata| files.contains(&(found.dev(), found.ino()));
-        if !open.any(|entry| std::fs::metadata(entry.path()).is_ok_and(is_it)) {
-            return None;
-        }
-        let command = std::fs::read(format!("/proc/{pid}/comm")).ok()?;
-        Some(format!("process {pid} ({})", String::from_utf8_lossy(command.trim_ascii_end())))
-    })
+    LockHolder::of(&[path, shared.as_ref()], &["WRITE"])
 }
