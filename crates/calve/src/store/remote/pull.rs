@@ -320,7 +320,8 @@ impl Pull<'_> {
             return Err(remote.damaged(&super::snapshot_key(id), why));
         };
         let mut walk = LocalWalk { waiting: vec![root], ..LocalWalk::default() };
-        walk.go_on(store, &mut HashMap::new(), operation)?;
+        let damaged = |why| remote.damaged(&super::snapshot_key(id), why);
+        walk.go_on(store, &mut HashMap::new(), damaged, operation)?;
         // Mostly what is missing was pushed last. A directory may be in a part before that of its
         // parent's, or after it; so this goes on for as long as it finds something.
         let mut left: Vec<PartRef> = record.directories.iter().rev().copied().collect();
@@ -337,7 +338,8 @@ impl Pull<'_> {
                     Ok(())
                 })?;
                 walk.waiting.extend(walk.missing.extract_if(|id| encodings.contains_key(id)));
-                walk.go_on(store, &mut encodings, operation)?;
+                let damaged = |why| remote.damaged(&super::part_key(part.id), why);
+                walk.go_on(store, &mut encodings, damaged, operation)?;
                 useless.push(part);
             }
             left = useless;
@@ -707,6 +709,86 @@ mod tests {
         WantedEntries::new(many, HashMap::new(), Vec::new()).unwrap().move_contents(&mut contents);
         contents.sort_unstable();
         assert_eq!(contents, expected);
+    }
+
+    /// Such a directory was said to be damage of the store into which it was pulled.
+    #[test]
+    fn a_directory_that_cannot_be_is_damage_of_the_remote() {
+        use super::super::super::object::{Entry, encode_directory, put_varint};
+        use super::super::record::Parts;
+        let entry = |name: &[u8], inside: DirectoryId| Entry {
+            name: name.into(),
+            mode: 0o755,
+            uid: 0,
+            gid: 0,
+            mtime: (0, 0).into(),
+            attributes: None,
+            kind: Kind::Directory(inside),
+        };
+        let empty = encode_directory(&[]);
+        let inside = DirectoryId::of(&empty);
+        let named = |name: &[u8]| vec![empty.clone(), encode_directory(&[entry(name, inside)])];
+        let counted = |count| {
+            let mut text = Vec::new();
+            put_varint(&mut text, count);
+            text.extend_from_slice(&encode_directory(&[entry(b"x", inside)])[1..]);
+            vec![empty.clone(), text]
+        };
+        // Each has the one before twice, so there are 2^34 - 1.
+        let mut unfolding = vec![empty.clone()];
+        for _ in 0..33 {
+            let last = DirectoryId::of(unfolding.last().unwrap());
+            unfolding.push(encode_directory(&[entry(b"a", last), entry(b"b", last)]));
+        }
+        let scratch = tempfile::tempdir().unwrap();
+        let url = format!("file://{}/remote", scratch.path().display());
+        let remote = Remote::init(&url, &super::super::RemoteSettings::new()).unwrap();
+        let store = Store::init(scratch.path()).unwrap();
+        for (row, directories, says, why) in [
+            ("a right one", named(b"x"), 2, None),
+            ("the folder above", named(b".."), 3, Some(("parts/", "a name cannot be"))),
+            ("no name", named(b""), 3, Some(("parts/", "a name cannot be"))),
+            ("a long name", named(&[b'n'; 5000]), 3, Some(("parts/", "a name is too long"))),
+            ("a count of too many", counted(1 << 40), 3, Some(("parts/", "it ends too early"))),
+            ("a count of too few", counted(0), 3, Some(("parts/", "something follows it"))),
+            ("more than it says", named(b"x"), 1, Some(("snapshots/", "says that they are 1"))),
+            ("too many", unfolding, 1 << 40, Some(("snapshots/", "calve takes 4294967295"))),
+        ] {
+            let mut parts = Parts::default();
+            for directory in &directories {
+                assert_eq!(parts.add(directory).unwrap(), None);
+            }
+            let part = parts.finish().unwrap().unwrap();
+            let reference = PartRef { id: BlobId::of(&part), length: part.len() as u64 };
+            let object = SnapshotObject {
+                root: entry(b"", DirectoryId::of(directories.last().unwrap())),
+                parent: None,
+                created: (0, 0),
+                message: row.to_owned(),
+                entries: says,
+                files: 0,
+                bytes: 0,
+            };
+            let snapshot = object.encode();
+            let id = SnapshotId::of(&snapshot);
+            let directories = vec![reference];
+            let record = Record { snapshot, packs: Vec::new(), directories, recipes: Vec::new() };
+            let (part_key, key) =
+                (super::super::part_key(reference.id), super::super::snapshot_key(id));
+            remote.objects().create(&part_key, &part).unwrap();
+            remote.objects().create(&key, &record.encode()).unwrap();
+            let options = (PullOptions::new(), StoreOptions::new());
+            let pulled = remote.pull(&store, &id.to_string(), &options.0, &options.1);
+            let Some((of, why)) = why else {
+                pulled.unwrap();
+                continue;
+            };
+            let error = pulled.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Damaged, "{row}: {error}");
+            let expected = if of == "parts/" { part_key } else { key };
+            assert_eq!(error.path(), remote.at(&expected), "{row}");
+            assert!(error.to_string().contains(why), "{row}: {error}");
+        }
     }
 
     #[test]

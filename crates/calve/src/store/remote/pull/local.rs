@@ -1,12 +1,11 @@
 //! What the store has of a snapshot that is pulled: its directories, and the contents they name.
 
 use std::collections::{HashMap, HashSet};
-use std::io;
 
 use super::super::super::id::{BlobId, DirectoryId};
 use super::super::super::object::{Kind, SnapshotObject, decode_directory};
 use super::super::super::{Store, layout};
-use crate::error::{Error, ErrorKind, Operation};
+use crate::error::{Error, Operation};
 use crate::tree::running::Running;
 
 /// At this many bytes directories are written to the database.
@@ -93,9 +92,12 @@ impl LocalExtent {
                 None => total = entries.saturating_add(1),
             }
         }
-        if total > object.entries || u32::try_from(total).is_err() {
+        if total > object.entries {
             let said = object.entries;
             return Ok(Err(format!("it has {total} entries, and says that they are {said}")));
+        }
+        if u32::try_from(total).is_err() {
+            return Ok(Err(format!("it has {total} entries, and calve takes {}", u32::MAX)));
         }
         extent.tidy();
         let mut pairs = extent.contents.windows(2);
@@ -124,11 +126,13 @@ pub(super) struct LocalWalk {
 }
 
 impl LocalWalk {
-    /// Goes on with what waits. `encodings` are directories that the store may lack.
+    /// Goes on with what waits. `encodings` are directories that the store may lack; `damaged` makes
+    /// an error of what is wrong with one of them.
     pub(super) fn go_on(
         &mut self,
         store: &Store,
         encodings: &mut HashMap<DirectoryId, Vec<u8>>,
+        damaged: impl Fn(String) -> Error,
         operation: &Running,
     ) -> Result<(), Error> {
         while let Some(id) = self.waiting.pop() {
@@ -144,10 +148,8 @@ impl LocalWalk {
                         continue;
                     };
                     // The id is the hash of these bytes, so no other ones would be better.
-                    let entries = decode_directory(&encoding).map_err(|error| {
-                        let cause = io::Error::from(error);
-                        Error::new(ErrorKind::Damaged, Operation::Pull, store.path(), cause)
-                    })?;
+                    let entries = decode_directory(&encoding)
+                        .map_err(|why| damaged(format!("directory {id}: {why}")))?;
                     self.found += 1;
                     self.batch_bytes += encoding.len();
                     self.batch.push((id, encoding));
