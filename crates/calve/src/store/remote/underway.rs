@@ -155,9 +155,10 @@ pub(super) fn is_announcement(key: &str) -> bool {
     [PUSHER, COLLECTOR, CLOCK].iter().any(|kind| key.strip_prefix(kind).is_some_and(is_token))
 }
 
-/// Whether an announcement of this time still counts.
+/// Whether an announcement of this time still counts. The place's clock may be set back, but what was
+/// announced long before that, as it seems to be in the far future, is of a process that died.
 pub(super) fn counts(modified: i64, now: i64, life: i64) -> bool {
-    now.saturating_sub(modified) <= life
+    now.abs_diff(modified) <= life.unsigned_abs()
 }
 
 impl Remote {
@@ -180,19 +181,23 @@ impl Remote {
                     && counts(one.modified, now, times.life_seconds())
                     && self.will_remove(&one.key, keys)?
                 {
-                    in_the_way = Some(&one.key);
+                    in_the_way = Some(one);
                     break;
                 }
             }
             let Some(collector) = in_the_way else { return Ok(true) };
             operation.check(Operation::Push, self.url().as_ref())?;
             if started.elapsed() >= times.patience {
-                let why = "a collector is about to remove objects that this snapshot needs; one that died is in the way for an hour";
+                let end = collector.modified.saturating_add(times.life_seconds());
+                let left = end.saturating_sub(now) / 60 + 1;
+                let why = format!(
+                    "a collector is about to remove objects that this snapshot needs; if it died, it is in the way for {left} min more"
+                );
                 let cause = io::Error::new(io::ErrorKind::ResourceBusy, why);
                 return Err(Error::new(
                     ErrorKind::Busy,
                     Operation::Push,
-                    self.at(collector),
+                    self.at(&collector.key),
                     cause,
                 ));
             }
@@ -250,12 +255,58 @@ mod tests {
             (100, 100, true),
             (100, 160, true),
             (100, 161, false),
-            // The clock of the place was set back.
+            // The clock of the place was set back, by less than a life or by more.
             (100, 50, true),
+            (160, 100, true),
+            (161, 100, false),
             (i64::MIN, i64::MAX, false),
-            (i64::MAX, i64::MIN, true),
+            (i64::MAX, i64::MIN, false),
         ] {
             assert_eq!(counts(modified, now, 60), expected, "{modified} {now}");
+        }
+    }
+
+    /// The place's clock was ahead when a collector died: each push failed until then.
+    #[test]
+    fn what_was_announced_in_the_far_future_delays_no_push_and_a_collector_removes_it() {
+        let scratch = tempfile::tempdir().unwrap();
+        let url = format!("file://{}/remote", scratch.path().display());
+        let mut remote = Remote::init(&url, &super::super::RemoteSettings::new()).unwrap();
+        let place = std::sync::Arc::get_mut(&mut remote.place).unwrap();
+        place.times.patience = Duration::ZERO;
+        let keys = HashSet::from(["packs/a".to_owned()]);
+        let collector = format!("{COLLECTOR}{}", token());
+        let path = scratch.path().join("remote").join(&collector);
+        for (minutes, expected) in [
+            (0, Some("for 60 min more")),
+            (-50, Some("for 10 min more")),
+            (-61, None),
+            (50, Some("for 110 min more")),
+            (61, None),
+            (24 * 365 * 60, None),
+        ] {
+            let list = format!("{COLLECTING_FIRST_LINE}packs/a\n");
+            assert!(remote.objects().create(&collector, list.as_bytes()).unwrap());
+            let file = std::fs::File::open(&path).unwrap();
+            // A few seconds later it counts as it does now.
+            let then = super::super::super::clock::now().0 + minutes * 60 - 30;
+            let then = u64::try_from(then).unwrap();
+            file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(then)).unwrap();
+            let own = Announced::make(&remote, Operation::Push, PUSHER, b"").unwrap();
+            let waited = remote.wait_for_collectors(&own, &keys, &Running::default());
+            drop(own);
+            match (waited, expected) {
+                (Ok(is_there), None) => assert!(is_there, "{minutes}"),
+                (Err(error), Some(expected)) => {
+                    assert_eq!(error.path(), remote.at(&collector), "{minutes}");
+                    assert!(error.to_string().contains(expected), "{minutes}: {error}");
+                }
+                (waited, _) => panic!("{minutes}: {waited:?}"),
+            }
+            let options = super::super::RemoteGcOptions::new();
+            remote.gc(&options, &crate::store::StoreOptions::new()).unwrap();
+            assert_eq!(path.try_exists().unwrap(), expected.is_some(), "{minutes}");
+            let _ = std::fs::remove_file(&path);
         }
     }
 }
