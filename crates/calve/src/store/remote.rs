@@ -472,8 +472,9 @@ impl Remote {
         let Some(text) = text.context(Operation::Read, || &path)? else { return Ok(Vec::new()) };
         // A power cut may have left it empty.
         let lines = std::str::from_utf8(&text).map(str::lines);
-        let all = lines.ok().and_then(|lines| lines.map(SeenName::parse).collect());
-        all.ok_or_else(|| {
+        let all: Option<Vec<_>> = lines.ok().and_then(|lines| lines.map(SeenName::parse).collect());
+        let counts = |seen: &SeenName| seen.sequence < FORGOTTEN;
+        all.map(|all| all.into_iter().filter(counts).collect()).ok_or_else(|| {
             let why = "it does not say what the name meant";
             let cause = io::Error::new(io::ErrorKind::InvalidData, why);
             Error::new(ErrorKind::Damaged, Operation::FindRemote, path, cause)
@@ -510,6 +511,11 @@ impl Remote {
         write().map_err(|error| Error::io(Operation::Write, &path, error))
     }
 }
+
+/// Pushes count up by one, so none ever gives a change this number or a higher one. One that has it
+/// was made by hand, and when it is removed, no store remembers it: what follows the last number
+/// could never be pushed.
+const FORGOTTEN: u64 = 1 << 63;
 
 /// What a name meant when a store last saw it, and the configured key that vouched for it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1064,6 +1064,29 @@ fn what_a_name_meant_unsigned_does_not_count_where_keys_are_configured() {
     }
 }
 
+/// The story: somebody gave a name its highest number. When that change was removed, as calve says,
+/// a store that had seen it could never push the name again.
+#[test]
+fn a_name_can_be_pushed_after_a_change_with_a_number_that_none_can_have_was_removed() {
+    for (number, next) in [(u64::MAX, 2), (u64::MAX - 1, 2), (1 << 63, 2), ((1 << 63) - 1, 1 << 63)]
+    {
+        let place = Place::new();
+        let remote = place.open();
+        let (here, there) = (Project::new(few), Project::new(empty));
+        push(&remote, &here.store, here.snapshot(), "ready");
+        let key = |n: u64| place.path(&format!("names/ready/{n:020}"));
+        let text = fs::read_to_string(key(1)).unwrap();
+        let text = text.replace("sequence 1\n", &format!("sequence {number}\n"));
+        fs::write(key(number), text).unwrap();
+        assert_eq!(pull(&remote, &there.store, "ready").unwrap().sequence, Some(number));
+        fs::remove_file(key(number)).unwrap();
+        fs::write(there.path.join("more"), "more").unwrap();
+        let pushed = push(&remote, &there.store, there.snapshot(), "ready");
+        assert_eq!(pushed.sequence, Some(next), "{number}");
+        assert_eq!(pull(&remote, &there.store, "ready").unwrap().sequence, Some(next));
+    }
+}
+
 /// The story: the list of the files that name the project's root was gone from the remote. The
 /// pull ended well, and the worktree's Python environment led to the first machine's project.
 #[test]

@@ -66,7 +66,7 @@ fn of_remote(case: &Case<'_>) -> Option<String> {
             "if that is right, remove it and add it again: 'calve remote remove NAME', 'calve remote add NAME URL'".to_owned()
         }
         ErrorKind::Untrusted => {
-            "'calve remote log NAME' lists who signed what; somebody with a configured key can push the name again"
+            "'calve remote log NAME' lists what it meant, and who signed that; 'calve push NAME' gives it again, with a configured key if there are any"
                 .to_owned()
         }
         ErrorKind::InvalidName if operation == Operation::OpenRemote => {
