@@ -548,6 +548,7 @@ fn failed(operation: Operation, url: &str, key: &str, error: io::Error) -> Error
     let kind = match error.kind() {
         io::ErrorKind::InvalidData => ErrorKind::Damaged,
         io::ErrorKind::Unsupported => ErrorKind::RemoteUnfit,
+        io::ErrorKind::Interrupted => ErrorKind::Cancelled,
         _ => return Error::io(operation, at(url, key), error),
     };
     Error::new(kind, operation, at(url, key), error)

@@ -6,10 +6,12 @@
 
 use std::io;
 use std::ops::Range;
+use std::pin::pin;
 use std::sync::Mutex;
 use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
+use futures_util::future::select;
 use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::GoogleCloudStorageBuilder;
@@ -22,6 +24,7 @@ use object_store::{
 use tokio::runtime::{Builder, Runtime};
 use url::Url;
 
+use super::super::stopping::{STOPPED_MOST, is_stopping};
 use super::objects::{ListedObject, Objects, Source};
 use crate::tree::pool::lock;
 
@@ -35,6 +38,8 @@ const RETRIES: usize = 6;
 /// calve reads a new object back if it is at most this long. The key of a longer object is its hash,
 /// and calve asks for its size only.
 const READ_BACK_BYTES: u64 = super::make::CANARY_BYTES as u64;
+/// How often a request that takes long looks whether the program is to stop.
+const LOOK: Duration = Duration::from_millis(200);
 /// Threads that wait for answers. The caller's threads do the work.
 const THREADS: usize = 2;
 
@@ -42,7 +47,15 @@ const THREADS: usize = 2;
 pub(crate) struct Cloud {
     store: Box<dyn ObjectStore>,
     prefix: Key,
-    runtime: Runtime,
+    /// There until this is dropped.
+    runtime: Option<Runtime>,
+}
+
+/// The system may look for a server's name for long, and cannot be stopped. Nobody waits for it.
+impl Drop for Cloud {
+    fn drop(&mut self) {
+        self.runtime.take().map(Runtime::shutdown_background);
+    }
 }
 
 /// Whether `url` is of a kind that this module knows.
@@ -86,7 +99,35 @@ impl Cloud {
     fn with(store: Box<dyn ObjectStore>, prefix: Key) -> io::Result<Self> {
         are_threads_to_be_had()?;
         let runtime = Builder::new_multi_thread().worker_threads(THREADS).enable_all().build()?;
-        Ok(Self { store, prefix, runtime })
+        Ok(Self { store, prefix, runtime: Some(runtime) })
+    }
+
+    /// Waits for the answer to a request, but not for a server that says nothing once the program is
+    /// to stop. What is asked of it then, to leave nothing behind, has three seconds.
+    fn answer<T>(&self, asked: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+        self.answer_unless(asked, STOPPED_MOST, is_stopping)
+    }
+
+    /// Waits for the answer as long as `is_stopping` does not say after `patience` to stop.
+    fn answer_unless<T>(
+        &self,
+        asked: impl Future<Output = io::Result<T>>,
+        patience: Duration,
+        is_stopping: impl Fn() -> bool,
+    ) -> io::Result<T> {
+        let stopped = async {
+            tokio::time::sleep(patience).await;
+            while !is_stopping() {
+                tokio::time::sleep(LOOK).await;
+            }
+            let why = "the server had not answered when this command was stopped";
+            Err(io::Error::new(io::ErrorKind::Interrupted, why))
+        };
+        let Some(runtime) = &self.runtime else { return Err(io::ErrorKind::NotConnected.into()) };
+        runtime.block_on(async {
+            let (asked, stopped) = (pin!(asked), pin!(stopped));
+            select(asked, stopped).await.factor_first().0
+        })
     }
 
     /// Nothing is asked of the server yet. `settings` are what the providers call them, in lower
@@ -227,7 +268,7 @@ impl Source for Cloud {
         let key = self.key(key)?;
         let most = range.end.saturating_sub(range.start);
         let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
-        self.runtime.block_on(async {
+        self.answer(async {
             let found = match self.store.get_opts(&key, options).await {
                 Err(CloudError::NotSupported { .. }) => {
                     let why = "the server sends all of an object where a part was asked for: it does not know ranges";
@@ -241,7 +282,7 @@ impl Source for Cloud {
 
     fn read(&self, key: &str, most: u64) -> io::Result<Vec<u8>> {
         let key = self.key(key)?;
-        self.runtime.block_on(async {
+        self.answer(async {
             let found = self.store.get_opts(&key, GetOptions::default()).await.map_err(said)?;
             // Before its bytes are read.
             if found.meta.size > most {
@@ -255,7 +296,7 @@ impl Source for Cloud {
 
     fn size(&self, key: &str) -> io::Result<u64> {
         let key = self.key(key)?;
-        self.runtime.block_on(async { Ok(self.store.head(&key).await.map_err(said)?.size) })
+        self.answer(async { Ok(self.store.head(&key).await.map_err(said)?.size) })
     }
 }
 
@@ -264,7 +305,7 @@ impl Objects for Cloud {
         let path = self.key(key)?;
         let payload = PutPayload::from(content.to_vec());
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        let put = self.runtime.block_on(self.store.put_opts(&path, payload, options));
+        let put = self.answer(async { Ok(self.store.put_opts(&path, payload, options).await) })?;
         let made = match put {
             Ok(_) => true,
             Err(CloudError::AlreadyExists { .. } | CloudError::Precondition { .. }) => false,
@@ -280,7 +321,7 @@ impl Objects for Cloud {
             "" => 0,
             prefix => prefix.len() + 1,
         };
-        self.runtime.block_on(async {
+        self.answer(async {
             let mut found = self.store.list(Some(&folder));
             while let Some(meta) = found.try_next().await.map_err(said)? {
                 let Some(key) = meta.location.as_ref().get(own..) else { continue };
@@ -293,7 +334,7 @@ impl Objects for Cloud {
 
     fn remove(&self, key: &str) -> io::Result<()> {
         let key = self.key(key)?;
-        match self.runtime.block_on(self.store.delete(&key)) {
+        match self.answer(async { Ok(self.store.delete(&key).await) })? {
             Ok(()) | Err(CloudError::NotFound { .. }) => Ok(()),
             Err(error) => Err(said(error)),
         }

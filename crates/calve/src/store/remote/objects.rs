@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::sleep;
 use std::time::Duration;
 
+use super::super::stopping::is_stopping;
 use super::rate::Limit;
 use crate::error::IfThere as _;
 
@@ -136,7 +137,7 @@ impl Patient {
         loop {
             self.traffic.requests.fetch_add(1, Relaxed);
             match work() {
-                Err(error) if may_pass(&error) => match pauses.next() {
+                Err(error) if may_pass(&error) && !is_stopping() => match pauses.next() {
                     Some(pause) => sleep(pause),
                     None => return Err(error),
                 },

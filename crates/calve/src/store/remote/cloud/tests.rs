@@ -29,6 +29,9 @@ enum How {
     MovedInCircles,
     MovedToFile,
     Failing,
+    Silent,
+    /// One byte in five seconds.
+    Slow,
 }
 
 /// A web server over a folder, as long as the process lives.
@@ -93,6 +96,9 @@ fn answer(mut stream: &TcpStream, root: &Path, how: How) -> io::Result<()> {
             break;
         }
     }
+    if how == How::Silent {
+        std::thread::sleep(REQUEST);
+    }
     let mut words = request.split(' ');
     let (method, path) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
     let path = unescaped(path);
@@ -153,6 +159,13 @@ fn answer(mut stream: &TcpStream, root: &Path, how: How) -> io::Result<()> {
     if how == How::CutOff {
         body.truncate(body.len() / 2);
     }
+    if how == How::Slow {
+        for byte in body {
+            std::thread::sleep(Duration::from_secs(5));
+            stream.write_all(&[byte])?;
+        }
+        return Ok(());
+    }
     if method != "HEAD" {
         stream.write_all(&body)?;
     }
@@ -211,6 +224,30 @@ fn of_what_a_web_server_may_answer_only_the_right_bytes_are_taken() {
     assert_eq!(source.get(key, 8..20).unwrap(), b"89", "what is there of it");
     let error = source.get(key, 10..20).unwrap_err();
     assert!(error.to_string().contains("416"), "{error}");
+}
+
+/// Ctrl-C was heard at the end of the request only: after five minutes.
+#[test]
+fn a_server_that_says_nothing_is_not_waited_for_once_the_program_is_to_stop() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("a"), "0123456789").unwrap();
+    for (how, stops, expected) in [
+        (How::Right, false, Ok(())),
+        (How::Silent, true, Err(io::ErrorKind::Interrupted)),
+        (How::Slow, true, Err(io::ErrorKind::Interrupted)),
+    ] {
+        let source = Server::new(folder.path(), how).source();
+        let started = std::time::Instant::now();
+        let read = async {
+            let found = source.store.get_opts(&Key::from("a"), GetOptions::default()).await;
+            receive(found.map_err(said)?, 100, &mut Vec::new()).await
+        };
+        let patience = Duration::from_millis(300);
+        let found = source.answer_unless(read, patience, || stops).map_err(|error| error.kind());
+        assert_eq!(found, expected, "{how:?}");
+        drop(source);
+        assert!(started.elapsed() < Duration::from_secs(4), "{how:?}: {:?}", started.elapsed());
+    }
 }
 
 #[test]
