@@ -7,6 +7,7 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use std::sync::LazyLock;
 
 use crate::macros::named;
 
@@ -188,10 +189,68 @@ static PROCESSES: &[Row] = {
 
 /// Whether a file of this name may name a process.
 pub(super) fn may_name_process(name: &[u8]) -> bool {
-    PROCESSES.iter().any(|row| row.0.may_be(name))
+    static BY_ENDS: LazyLock<RowsByEnds> =
+        LazyLock::new(|| RowsByEnds::of(PROCESSES.iter().map(|row| row.0.ends())));
+    BY_ENDS.rows(name).any(|row| PROCESSES[row].0.may_be(name))
+}
+
+/// The first and the last byte of names. `None`: any.
+pub(super) struct NameEnds(Option<u8>, Option<u8>);
+
+impl NameEnds {
+    pub(super) fn of(begins: &str, ends: &str) -> Self {
+        Self(begins.bytes().next(), ends.bytes().next_back())
+    }
+}
+
+/// The rows of a table that may be about a name, by the name's first and last byte in either case. A
+/// name of most files has none, and costs two looks.
+pub(super) struct RowsByEnds {
+    /// A bit for each row.
+    first: [u64; 256],
+    last: [u64; 256],
+}
+
+impl RowsByEnds {
+    /// # Panics
+    /// The table has more than 64 rows.
+    pub(super) fn of(rows: impl Iterator<Item = NameEnds>) -> Self {
+        let mut of = Self { first: [0; 256], last: [0; 256] };
+        for (row, NameEnds(first, last)) in rows.enumerate() {
+            assert!(row < 64, "a bit for each row");
+            for byte in u8::MIN..=u8::MAX {
+                let is = |end: Option<u8>| end.is_none_or(|end| end.eq_ignore_ascii_case(&byte));
+                of.first[usize::from(byte)] |= u64::from(is(first)) << row;
+                of.last[usize::from(byte)] |= u64::from(is(last)) << row;
+            }
+        }
+        of
+    }
+
+    pub(super) fn rows(&self, name: &[u8]) -> impl Iterator<Item = usize> {
+        let ends = name.first().zip(name.last());
+        let mut left = ends.map_or(0, |(first, last)| {
+            self.first[usize::from(*first)] & self.last[usize::from(*last)]
+        });
+        std::iter::from_fn(move || {
+            let row = left.trailing_zeros();
+            left &= left.wrapping_sub(1);
+            (row < 64).then_some(row as usize)
+        })
+    }
 }
 
 impl KindFiles {
+    /// What the names begin and end with, as far as the row says.
+    fn ends(&self) -> NameEnds {
+        match self {
+            Self::Named(it) | Self::In(_, it) => NameEnds::of(it, it),
+            Self::Begins(it) => NameEnds::of(it, ""),
+            Self::Ends(it) => NameEnds::of("", it),
+            _ => NameEnds::of("", ""),
+        }
+    }
+
     /// Whether a file of this name may be it, wherever it is.
     fn may_be(&self, name: &[u8]) -> bool {
         match self {
@@ -282,8 +341,11 @@ pub(crate) fn looked_at(path: &Path) -> Option<(PathKind, bool)> {
 
 /// Whether a file of this name may be [looked at](looked_at), wherever it is.
 pub(crate) fn may_be_looked_at(name: &[u8]) -> bool {
-    let mut rows = TABLE.iter().chain(PROCESSES).filter(|row| row.4 != KindLook::WithAll);
-    rows.any(|row| row.0.may_be(name))
+    static LOOKED_AT: LazyLock<Vec<&Row>> =
+        LazyLock::new(|| TABLE.iter().filter(|row| row.4 != KindLook::WithAll).collect());
+    static BY_ENDS: LazyLock<RowsByEnds> =
+        LazyLock::new(|| RowsByEnds::of(LOOKED_AT.iter().map(|row| row.0.ends())));
+    may_name_process(name) || BY_ENDS.rows(name).any(|row| LOOKED_AT[row].0.may_be(name))
 }
 
 /// The program that made a file of this kind, by its usual name, if that decides what to do.

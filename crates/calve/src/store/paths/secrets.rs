@@ -6,10 +6,12 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use memchr::memmem;
 use rustix::fs;
 
+use super::kinds::{NameEnds, RowsByEnds};
 use super::local::known_tracked;
 use crate::macros::named;
 use crate::store::files::read_plain;
@@ -139,7 +141,21 @@ static TABLE: &[SecretRow] = {
     ]
 };
 
+/// Each scan asks about each name.
+static BY_ENDS: LazyLock<RowsByEnds> =
+    LazyLock::new(|| RowsByEnds::of(TABLE.iter().map(|row| row.0.ends())));
+
 impl SecretFiles {
+    /// What the names begin and end with, as far as the row says.
+    fn ends(&self) -> NameEnds {
+        match *self {
+            Self::Begins(it) => NameEnds::of(it, ""),
+            Self::Ends(it) => NameEnds::of("", it),
+            Self::In(_, it) if it.starts_with('.') => NameEnds::of("", it),
+            Self::Named(it) | Self::In(_, it) => NameEnds::of(it, it),
+        }
+    }
+
     /// Whether a file may be it, as far as its name says.
     fn may_be(&self, name: &[u8]) -> bool {
         let is = |part: &[u8], it: &str| part.eq_ignore_ascii_case(it.as_bytes());
@@ -175,7 +191,7 @@ fn kind_of(path: &Path) -> Option<(SecretKind, &'static [&'static str])> {
 
 /// Whether a file of this name may look like a secret, wherever it is.
 fn may_be(name: &[u8]) -> bool {
-    TABLE.iter().any(|row| row.0.may_be(name))
+    BY_ENDS.rows(name).any(|row| TABLE[row].0.may_be(name))
 }
 
 /// A file whose name is that of a secret. It is one if it has one of the texts.
