@@ -31,6 +31,7 @@ use crate::store::paths::living::{may_be_owned, owner_of};
 use crate::store::paths::local::Tree;
 pub use crate::store::registry::pruned::HeadAgain;
 use crate::store::registry::{RowPlace, no_worktree};
+use crate::store::scan::Near;
 use crate::store::snapshot::{Known, local};
 use crate::store::unnamed::name_pending;
 use crate::store::{
@@ -625,7 +626,7 @@ impl Worktree {
         operation: &Running,
     ) -> Result<WorktreeStatus, Error> {
         let mut judge = scope.at(&self.path, self.store.project().ok().as_deref())?;
-        let (base, now, skipped) = self.compare(operation)?;
+        let (base, now, skipped) = self.compare(None, operation)?;
         judge.must_lead_somewhere(&base, now.as_ref().unwrap_or(&base))?;
         let entries = now.as_ref().unwrap_or(&base).count.into();
         let changes = match &now {
@@ -663,14 +664,16 @@ impl Worktree {
     }
 
     /// Returns the tree of the base snapshot, the tree as it is now (if the two differ), and the
-    /// directories whose names kept changing.
+    /// directories whose names kept changing. With `only`, nothing else is looked at, and the tree as
+    /// it is now has nothing else.
     fn compare(
         &self,
+        only: Option<Near>,
         operation: &Running,
     ) -> Result<(Manifest, Option<Manifest>, Vec<Skipped>), Error> {
         self.must_be_there()?;
         self.based_on()?;
-        let known = self.known()?;
+        let known = Known { only, ..self.known()? };
         let (mut scan, _) = known.scan(&self.store, None, operation)?;
         // No snapshot has sockets, and an entry that is gone shows as deleted.
         scan.skipped.retain(|skipped| skipped.reason == SkipReason::Restless);

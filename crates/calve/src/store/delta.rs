@@ -1,7 +1,7 @@
 //! Finds the differences between two trees without looking at equal directories: these have equal
 //! ids.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::id::DirectoryId;
 use super::manifest::{At, Manifest, NO_ID, ROOT, os};
@@ -28,6 +28,16 @@ pub(crate) enum Counts {
 /// entries in it. The time of the root is not compared, because making something in the root that
 /// is not a part of the tree changes that time.
 pub(crate) fn compare(old: &Manifest, new: &Manifest, counts: Counts) -> Vec<Delta> {
+    compare_where(old, new, counts, |_| true)
+}
+
+/// The same without the paths for which `is_in` is false, and what is below these.
+pub(crate) fn compare_where(
+    old: &Manifest,
+    new: &Manifest,
+    counts: Counts,
+    is_in: impl Fn(&Path) -> bool,
+) -> Vec<Delta> {
     let mut deltas = Vec::new();
     if !old.root.same_metadata(&new.root) {
         deltas.push(Delta { path: PathBuf::new(), old: Some(ROOT), new: Some(ROOT) });
@@ -69,6 +79,9 @@ pub(crate) fn compare(old: &Manifest, new: &Manifest, counts: Counts) -> Vec<Del
                 _ => false,
             };
             let path = path.join(os(name));
+            if !is_in(&path) {
+                continue;
+            }
             if (below(a) || below(b)) && !same_directory {
                 let inside = |at: Option<At>, of: &Manifest| {
                     let (place, slot) = at?;

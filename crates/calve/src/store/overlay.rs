@@ -100,6 +100,7 @@ pub(crate) fn record_over(
             spellings: &Spellings::fixed(found.roots.clone()),
             local: None,
             alike: None,
+            only: None,
             operation,
         };
         let scan = scan::scan(&request)?;

@@ -10,10 +10,11 @@
 //! rearranged meanwhile, the scan never leaves it. An entry that is gone when it is opened is left
 //! out and reported. So is a file that keeps changing while it is copied.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::MaybeUninit;
+use std::ops::Bound;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -105,7 +106,24 @@ pub(crate) struct Request<'a> {
     pub(crate) local: Option<&'a Local>,
     /// Files whose content is known without a look.
     pub(crate) alike: Option<&'a AlikeFiles>,
+    /// If set, everything else is left out.
+    pub(crate) only: Option<&'a Near>,
     pub(crate) operation: &'a Running,
+}
+
+/// Paths of a tree, with what is below them and the folders above them.
+pub(crate) struct Near(BTreeSet<PathBuf>);
+
+impl Near {
+    pub(crate) fn of(paths: impl IntoIterator<Item = PathBuf>) -> Self {
+        Self(paths.into_iter().collect())
+    }
+
+    pub(crate) fn has(&self, path: &Path) -> bool {
+        let mut below = self.0.range::<Path, _>((Bound::Included(path), Bound::Unbounded));
+        path.ancestors().any(|above| self.0.contains(above))
+            || below.next().is_some_and(|first| first.starts_with(path))
+    }
 }
 
 /// Files of a tree that have the content of files in a snapshot: git's index says so of both.

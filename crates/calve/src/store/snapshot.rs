@@ -23,7 +23,7 @@ use super::paths::local::Local;
 use super::paths::spelling::{Spellings, kind_to_learn_from};
 use super::paths::{MOST_BYTES, Relocation};
 use super::scan::files::read_small;
-use super::scan::{self, AlikeFiles, Mentions, Request, Scan};
+use super::scan::{self, AlikeFiles, Mentions, Near, Request, Scan};
 use super::stamps::stamp_of;
 use super::{PROJECT, Store, bytes_of, path_from, read_plain};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
@@ -115,6 +115,8 @@ pub(crate) struct Known {
     pub(crate) local: Option<Local>,
     /// Files that need not be read.
     pub(crate) alike: Option<AlikeFiles>,
+    /// What is looked at, if that is not the whole tree.
+    pub(crate) only: Option<Near>,
 }
 
 impl Known {
@@ -164,7 +166,7 @@ impl Known {
         let index =
             base.as_ref().and_then(|(id, _, base)| store.registry().index(&row.token, *id, base));
         let local = local(store, &row, &root);
-        Self { row, root, base, index, local, alike: None }
+        Self { row, root, base, index, local, alike: None, only: None }
     }
 
     /// Scans a tree; with `intake` its content is taken into the store, and what that made is noted
@@ -213,6 +215,7 @@ impl Known {
             spellings: &spellings,
             local: self.local.as_ref(),
             alike: self.alike.as_ref(),
+            only: self.only.as_ref(),
             operation,
         };
         let scan = scan::scan(&request)?;

@@ -110,6 +110,7 @@ pub(crate) fn look_at_all(
         spellings: &Spellings::fixed(Vec::new()),
         local: None,
         alike: None,
+        only: None,
         operation,
     })
 }

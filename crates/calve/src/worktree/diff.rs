@@ -97,7 +97,7 @@ impl Worktree {
 
     fn diff_now(&self, scope: &ChangeScope, operation: &Running) -> Result<Diff, Error> {
         let mut judge = scope.at(self.path(), self.store().project().ok().as_deref())?;
-        let (base, now, skipped) = self.compare(operation)?;
+        let (base, now, skipped) = self.compare(None, operation)?;
         let now = now.as_ref().unwrap_or(&base);
         judge.must_lead_somewhere(&base, now)?;
         let deltas = self.without_own_servers(compare(&base, now, Counts::Changes))?;

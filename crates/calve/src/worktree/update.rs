@@ -326,7 +326,7 @@ impl Worktree {
             None => self.store.catalog().manifest(id, &self.store.catalog().object(id)?)?,
         };
         let (base_found, project_found) = (found(from)?, found(id)?);
-        let (base, now, skipped) = self.compare(operation)?;
+        let (base, now, skipped) = self.compare(None, operation)?;
         let (had, others) = (self.had_from_project(from, &base)?, Vec::new());
         Ok((UpdateTrees { base, had, base_found, project, project_found, now, others }, skipped))
     }

@@ -181,6 +181,9 @@ impl Scanner<'_> {
         mut kind: FileType,
         slot: Option<u32>,
     ) -> Result<SeenEntry, Error> {
+        if self.request.only.is_some_and(|only| !only.has(&pass.dir.path_of(name))) {
+            return Ok(SeenEntry::LeftOut);
+        }
         // A new regular file is opened in any case, and its stat is then taken by descriptor.
         let mut meta = None;
         if kind == FileType::Unknown || (kind != FileType::Directory && slot.is_some()) {

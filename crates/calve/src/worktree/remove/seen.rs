@@ -1,7 +1,6 @@
 //! What git and the system say about a worktree before it is dropped, and whether a drop would lose
 //! work.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -21,6 +20,7 @@ use crate::store::delta::{self, Counts};
 use crate::store::files::listed;
 use crate::store::git::{self, Resolver, Tree, Work};
 use crate::store::manifest::Manifest;
+use crate::store::scan::Near;
 use crate::store::{PROJECT, StoreOptions, at, layout, path_from};
 use crate::tree::mounts;
 use crate::tree::running::Running;
@@ -263,23 +263,20 @@ impl Worktree {
         if work.is_cut || work.no_snapshot_has_it || is_made_now {
             return Ok(false);
         }
-        let paths: BTreeSet<&Path> = work.paths.iter().map(PathBuf::as_path).collect();
-        let is_work = |changed: &Path| {
-            let mut below = paths.range(changed..);
-            changed.ancestors().any(|above| paths.contains(above))
-                || below.next().is_some_and(|path| path.starts_with(changed))
-        };
+        let near = || Near::of(work.paths.iter().cloned());
         self.as_now(operation, |this| {
-            let (base, now, skipped) = this.compare(operation)?;
+            let (base, now, skipped) = this.compare(Some(near()), operation)?;
             let changes = now.as_ref().map(|now| {
-                super::super::changes(&base, now, &delta::compare(&base, now, Counts::Changes))
+                let near = near();
+                let is_work = |path: &Path| near.has(path);
+                let deltas = delta::compare_where(&base, now, Counts::Changes, is_work);
+                super::super::changes(&base, now, &deltas)
             });
-            if !skipped.is_empty() || changes.unwrap_or_default().iter().any(|it| is_work(&it.path))
-            {
+            if !skipped.is_empty() || !changes.unwrap_or_default().is_empty() {
                 return Ok(false);
             }
             // A scan leaves out what no snapshot has. That is no change, but it may be work.
-            for path in &paths {
+            for path in &work.paths {
                 if !has_all(&base, &this.path, path).context(Operation::Compare, || &this.path)? {
                     return Ok(false);
                 }
