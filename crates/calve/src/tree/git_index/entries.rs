@@ -116,6 +116,16 @@ pub(crate) fn special_in(git: &Path, edited: Option<(&Path, i64)>) -> Option<Spe
         return Some(special);
     }
     let index = OpenIndex::unsummed(&fs::open(git, DIR_FLAGS, Mode::empty()).ok()?)?;
+    // Neighbouring entries are in the same directory.
+    let mut near: Option<(Vec<u8>, Option<OwnedFd>)> = None;
+    let mut file = |root: &Path, path: &[u8]| {
+        let (directory, name) = split(path)?;
+        if near.as_ref().is_none_or(|(of, _)| of != directory) {
+            let path = root.join(OsStr::from_bytes(directory));
+            near = Some((directory.to_vec(), fs::open(path, DIR_FLAGS, Mode::empty()).ok()));
+        }
+        Meta::at(near.as_ref()?.1.as_ref()?, &name).ok()
+    };
     index.each(|cursor, entry, id| {
         let path = || PathBuf::from(OsString::from_vec(cursor.path.clone()));
         if entry.is_submodule() {
@@ -124,8 +134,8 @@ pub(crate) fn special_in(git: &Path, edited: Option<(&Path, i64)>) -> Option<Spe
             special.hidden.push(path());
         } else if let Some((root, since)) = edited
             && rule::is_since(entry.recorded, since)
-            && let Ok(file) = fs::lstat(root.join(path()))
-            && rule::is_of_that_second(entry.recorded, &Meta::of(&file))
+            && let Some(file) = file(root, &cursor.path)
+            && rule::is_of_that_second(entry.recorded, &file)
         {
             let id = id.iter().map(|byte| format!("{byte:02x}")).collect();
             special.of_that_second.push((path(), id));
