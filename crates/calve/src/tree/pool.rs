@@ -33,6 +33,15 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Does both, at the same time if a thread can be had.
+pub(crate) fn both<A, B: Send>(here: impl FnOnce() -> A, there: impl Fn() -> B + Sync) -> (A, B) {
+    let (done, other) = std::thread::scope(|scope| {
+        let other = std::thread::Builder::new().spawn_scoped(scope, &there);
+        (here(), other.ok().and_then(|other| other.join().ok()))
+    });
+    (done, other.unwrap_or_else(there))
+}
+
 /// The waiting tasks, and the counts that bound the work.
 struct Waiting<T> {
     tasks: Vec<T>,

@@ -14,6 +14,7 @@ use super::run::Failure;
 use crate::error::IfThere as _;
 use crate::reflink::filesystem::Filesystem;
 use crate::store::files::{listed_at, path_from, read_plain};
+use crate::tree::pool::both;
 
 /// How many submodules calve asks for their work.
 const SUBMODULES_MOST: usize = 1000;
@@ -170,9 +171,10 @@ pub(crate) fn work_beside(tree: &Tree, head: &Head) -> Result<Work, Failure> {
 /// The work in one working tree, with the files that git takes for unchanged, and all its
 /// submodules, whether or not they are changed.
 fn work_but_of_submodules(tree: &Tree, made: i64) -> Result<(Work, Vec<Submodule>), Failure> {
-    let mut found = work(tree, &COMPARE_ALL)?;
     let apart = if Filesystem::of(&tree.root).clock { 1 } else { CLOCKS_APART_SECONDS };
-    let special = tree.special(Some(made.saturating_sub(apart)))?;
+    let special = || tree.special(Some(made.saturating_sub(apart)));
+    let (found, special) = both(|| work(tree, &COMPARE_ALL), special);
+    let (mut found, special) = (found?, special?);
     found.paths.extend(tree.with_other_content(special.of_that_second)?);
     // git says nothing about these, whatever they have become.
     let is_there = |path: &PathBuf| std::fs::symlink_metadata(tree.root.join(path)).is_ok();

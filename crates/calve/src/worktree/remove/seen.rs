@@ -23,6 +23,7 @@ use crate::store::manifest::Manifest;
 use crate::store::scan::Near;
 use crate::store::{PROJECT, StoreOptions, at, layout, path_from};
 use crate::tree::mounts;
+use crate::tree::pool::both;
 use crate::tree::running::Running;
 use crate::tree::staging::{self, stage_name};
 
@@ -70,12 +71,7 @@ impl Worktree {
         }
         let look = || (living_in(&self.path, Depth::Thorough), nested_in(&self.path));
         // The other processor looks while git does.
-        let (loss, (living, nested)) = std::thread::scope(|scope| {
-            let looking = std::thread::Builder::new().spawn_scoped(scope, look);
-            let loss = self.git_loss(true);
-            let looked = looking.ok().and_then(|looking| looking.join().ok());
-            (loss, looked.unwrap_or_else(look))
-        });
+        let (loss, (living, nested)) = both(|| self.git_loss(true), look);
         let tree = (self.path.as_path(), self.row.created);
         let loss = loss.map(|loss| loss.with_nested(tree, &nested.repositories));
         Ok(Seen { project: self.store.project()?, since, loss, living, nested, untouched: None })
