@@ -20,6 +20,7 @@ use crate::output::Output;
 use crate::places;
 use crate::session::Session;
 use crate::settings::{git_in, said};
+use crate::system::{OTHER_MOST, lock_within};
 use crate::text::shell_word;
 use crate::worktrees::{drop, fill, start};
 
@@ -279,7 +280,7 @@ fn by_git(
     // git checks out while others already see the folder. Where the folder cannot be locked, another
     // hook at the same time may fail.
     let lock = std::fs::File::open(&root);
-    let _alone = lock.and_then(|folder| folder.lock().map(|()| folder));
+    let _alone = lock.and_then(|folder| lock_within(&folder, OTHER_MOST).map(|()| folder));
     let path = match made_by_git(&root, (wanted, given)) {
         Some(path) => path,
         None => {

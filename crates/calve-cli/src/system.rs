@@ -1,8 +1,12 @@
 //! Prepares the process before it works: signals and limits.
 
+#[cfg(unix)]
+use std::fs::{File, TryLockError};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+#[cfg(unix)]
+use std::time::{Duration, Instant};
 
 use calve::Cancel;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -59,6 +63,33 @@ impl Signals {
         match u8::try_from(self.number.load(Ordering::Relaxed)) {
             Ok(number @ 1..) => Exit::Signal(number),
             _ => Exit::Failed,
+        }
+    }
+}
+
+/// How long a command waits for another one that has locked a folder: git may check out a large tree
+/// in it meanwhile.
+#[cfg(unix)]
+pub(crate) const OTHER_MOST: Duration = Duration::from_secs(600);
+
+/// Locks a file or a folder for this process alone.
+///
+/// # Errors
+/// Another process has locked it for all of `most`.
+#[cfg(unix)]
+pub(crate) fn lock_within(file: &File, most: Duration) -> io::Result<()> {
+    let started = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::Error(error)) => return Err(error),
+            Err(TryLockError::WouldBlock) if started.elapsed() < most => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(TryLockError::WouldBlock) => {
+                let why = format!("another process has its lock, for {} s now", most.as_secs());
+                return Err(io::Error::new(io::ErrorKind::WouldBlock, why));
+            }
         }
     }
 }
@@ -135,3 +166,19 @@ fn open_file_limits() -> Option<rustix::process::Rlimit> {
 
 #[cfg(not(unix))]
 pub(crate) fn raise_open_files() {}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lock_of_another_process_is_not_waited_for_without_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let [theirs, mine] = [(); 2].map(|()| File::open(folder.path()).unwrap());
+        theirs.lock().unwrap();
+        let error = lock_within(&mine, Duration::from_millis(30)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "{error}");
+        drop(theirs);
+        lock_within(&mine, Duration::ZERO).unwrap();
+    }
+}

@@ -15,6 +15,7 @@ use super::plan::{self, AtBoot, FSTAB, Filesystem, LABEL, Room, Space, Spaces, S
 use crate::failure::stored::own;
 use crate::failure::{Failure, Kind};
 use crate::mounts::{mount_of, mounted};
+use crate::system::{OTHER_MOST, lock_within};
 
 /// Folders of programs that the `PATH` of a plain user often lacks.
 const MORE_PATHS: [&str; 4] = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin"];
@@ -211,7 +212,7 @@ fn change_fstab(change: impl Fn(&str) -> String) -> Result<(), Failure> {
     // The file may be a link, which stays.
     let path = fs::canonicalize(FSTAB).unwrap_or_else(|_| FSTAB.into());
     let folder = fs::File::open(path.parent().unwrap_or(&path)).map_err(failed)?;
-    folder.lock().map_err(failed)?;
+    lock_within(&folder, OTHER_MOST).map_err(failed)?;
     let read = || match fs::read_to_string(&path) {
         Ok(text) => Ok((text, fs::metadata(&path)?.mode() & 0o7777)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((String::new(), 0o644)),

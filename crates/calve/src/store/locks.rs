@@ -110,7 +110,8 @@ fn wait(
             return Ok(false);
         }
         if waited >= STOPPED_MOST && is_stopping() {
-            let cause = io::Error::new(io::ErrorKind::Interrupted, "another process held it");
+            let holder = LockHolder::named(LockHolder::of(&[path], modes));
+            let cause = io::Error::new(io::ErrorKind::Interrupted, format!("{holder} held it"));
             return failed(cause, ErrorKind::Io);
         }
         if waited >= look {
