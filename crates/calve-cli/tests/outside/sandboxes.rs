@@ -3,9 +3,10 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::io::Read as _;
 use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::SystemTime;
 
@@ -448,6 +449,76 @@ fn in_a_user_namespace_a_worktree_from_outside_has_no_changes_of_owners() {
             assert_eq!(run.code, Some(code), "{sandbox:?} {verb}: {run:?}");
         }
     }
+}
+
+/// Another program that uses a database: it has written to it, and may write again.
+const USER_OF_A_DATABASE: &str = "import sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+for words in ['BEGIN IMMEDIATE', 'PRAGMA user_version = 1', 'COMMIT'] + sys.argv[2:]: db.execute(words)
+print('ready', flush=True)
+sys.stdin.read()";
+
+/// A sandbox shows an agent its worktree, and the project read-only. Others use the store outside:
+/// their log was taken for that of a killed process.
+#[test]
+fn where_the_project_is_read_only_verbs_that_read_work_whoever_uses_the_store_outside() {
+    let test = "a read-only project in a sandbox";
+    if !is_root() {
+        return not_run(test, "it takes root to mount");
+    }
+    let scratch = scratch();
+    let app = project(scratch.path());
+    for words in ["init", "start a", "snapshot s"] {
+        assert_eq!(calve(&app, words).code, Some(0), "{words}");
+    }
+    let inside = |words: &str| {
+        let mut command = program("unshare", scratch.path());
+        let script =
+            "mount --bind app app && mount -o remount,bind,ro app && cd app.worktrees/a && \"$@\"";
+        command.args(["--mount", "sh", "-c", script, "sh", env!("CARGO_BIN_EXE_calve")]);
+        command.args(words.split(' '));
+        Run::of(output(command), String::new())
+    };
+    let reads = |context: &str| {
+        for verb in ["list", "status", "log", "show s"] {
+            let run = inside(verb);
+            assert_eq!(run.code, Some(0), "{context}: {verb}: {run:?}");
+        }
+    };
+    let refused = inside("snapshot");
+    if refused.code == Some(0) || !refused.stderr.contains("calve cannot write to it") {
+        return not_run(test, &format!("nothing is read-only here: {refused:?}"));
+    }
+    reads("nobody uses it");
+    let database = app.join(".git/calve/index.db");
+    let shared = database.with_file_name("index.db-shm");
+    for more in [&[][..], &["BEGIN IMMEDIATE"]] {
+        let mut user = program("python3", &app);
+        user.args(["-c", USER_OF_A_DATABASE]).arg(&database).args(more);
+        let Ok(mut user) = user.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn() else {
+            return not_run(test, "there is no python3");
+        };
+        let mut said = [0; 5];
+        let ready = user.stdout.as_mut().unwrap().read_exact(&mut said);
+        if ready.is_ok() {
+            reads(&format!("a process that did {more:?}"));
+        }
+        user.kill().unwrap();
+        user.wait().unwrap();
+        if ready.is_err() {
+            return not_run(test, "python3 has no sqlite3");
+        }
+        reads(&format!("one that was killed after {more:?}"));
+    }
+    fs::remove_file(&shared).unwrap();
+    let run = inside("list");
+    assert_eq!(run.code, Some(1), "{run:?}");
+    for words in ["another process uses it, or was killed", "run 'calve list' where the store can"]
+    {
+        assert!(run.stderr.contains(words), "{run:?}");
+    }
+    assert_eq!(calve(&app, "list").code, Some(0));
+    reads("the log was taken over");
 }
 
 /// A container's image has a store and worktrees, so they are in an overlay's lower layer, where no

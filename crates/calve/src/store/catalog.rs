@@ -35,7 +35,10 @@ mod worktrees;
 pub(crate) use snapshots::{Based, NewSnapshot, Origin, no_snapshot};
 pub(crate) use worktrees::{DroppedRow, Linked, PROJECT, State, WorktreeRow};
 
-use connect::{OPEN, With, connect, connect_read_only, failed};
+use connect::{
+    CHANGING_PAUSES, FileState, OPEN, ReadOnly, With, connect, connect_as_is, connect_read_only,
+    failed,
+};
 use schema::{VERSIONS, Version};
 
 /// How long calve waits until other connections have closed the database. They may well belong to
@@ -47,6 +50,8 @@ const ALONE: Duration = Duration::from_millis(200);
 pub(crate) struct Catalog {
     /// `None` if each operation opens a connection of its own.
     connection: Mutex<Option<Connection>>,
+    /// Of a database that is only read, without locks: its state. See [`ReadOnly::seen`].
+    seen: Mutex<Option<FileState>>,
     /// Whether other connections were seen to keep the database open.
     others: AtomicBool,
     path: std::path::PathBuf,
@@ -115,13 +120,22 @@ impl Catalog {
 
     fn of(connection: Option<Connection>, path: &Path) -> Self {
         let (connection, path) = (Mutex::new(connection), path.to_owned());
-        Self { connection, others: false.into(), path, versions: VERSIONS }
+        let seen = Mutex::default();
+        Self { connection, seen, others: false.into(), path, versions: VERSIONS }
     }
 
     /// Opens a database that this process cannot write to, and beside which it cannot make the
     /// files for sharing.
     pub(crate) fn open_read_only(path: &Path) -> Result<Self, Error> {
-        let db = Self::of(Some(connect_read_only(path)?), path);
+        let ReadOnly { connection, seen } = connect_read_only(path)?;
+        let db = Self { seen: Mutex::new(seen), ..Self::of(Some(connection), path) };
+        db.check(Use::Read)?;
+        Ok(db)
+    }
+
+    /// The same for a database in which only this process, or one that waits, may change anything.
+    fn open_as_is(path: &Path) -> Result<Self, Error> {
+        let db = Self::of(Some(connect_as_is(path)?), path);
         db.check(Use::Read)?;
         Ok(db)
     }
@@ -132,7 +146,7 @@ impl Catalog {
         let database = Layout(path).database();
         let errno = full.io_error().raw_os_error().unwrap_or_default();
         for (tried, pause) in PAUSES_MS.into_iter().enumerate() {
-            if let Ok(catalog) = Self::open_read_only(&database) {
+            if let Ok(catalog) = Self::open_as_is(&database) {
                 return Ok((catalog, Some(errno)));
             }
             // Its last writer is at work and holds all that it needs, or was killed.
@@ -155,18 +169,31 @@ impl Catalog {
         Err(full)
     }
 
-    fn read<T>(&self, query: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, Error> {
+    fn read<T>(&self, query: impl Fn(&Connection) -> rusqlite::Result<T>) -> Result<T, Error> {
         self.look(Operation::Read, query)
     }
 
     fn look<T>(
         &self,
         operation: Operation,
-        query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+        query: impl Fn(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, Error> {
-        self.connected(Use::Read, |connection| {
+        self.again(|connection| {
             query(connection).map_err(|error| failed(operation, &self.path, error))
         })
+    }
+
+    /// Does `work`, and again if the database was changed meanwhile that this process only reads.
+    fn again<T>(&self, work: impl Fn(&Connection) -> Result<T, Error>) -> Result<T, Error> {
+        for pause in CHANGING_PAUSES {
+            match self.connected(Use::Read, |connection| work(connection)) {
+                Err(error) if error.kind() == ErrorKind::Busy && lock(&self.seen).is_some() => {
+                    std::thread::sleep(pause);
+                }
+                done => return done,
+            }
+        }
+        self.connected(Use::Read, |connection| work(connection))
     }
 
     /// Does `change` in one transaction: when this returns, either all of it is on the disk, or
@@ -242,7 +269,7 @@ impl Catalog {
         }
         super::room::settle(self.path.parent().unwrap_or(&self.path));
         self.connect_briefly().or_else(|error| match to {
-            Use::Read => connect_read_only(&self.path).map_err(|_| error),
+            Use::Read => connect_as_is(&self.path).map_err(|_| error),
             Use::Write => Err(error),
         })
     }
@@ -256,7 +283,20 @@ impl Catalog {
         match &mut *slot {
             Some(connection) => {
                 connect::uses(&self.path);
-                work(connection)
+                let mut seen = lock(&self.seen);
+                let is_changed =
+                    |seen: Option<FileState>| seen.is_some() && seen != FileState::of(&self.path);
+                if is_changed(*seen) {
+                    let now = connect_read_only(&self.path)?;
+                    (*connection, *seen) = (now.connection, now.seen);
+                }
+                let done = work(connection);
+                if is_changed(*seen) {
+                    // Whatever it read, or found damaged.
+                    let cause = std::io::Error::other("another process changed it meanwhile");
+                    return Err(Error::new(ErrorKind::Busy, Operation::Read, &self.path, cause));
+                }
+                done
             }
             None => {
                 // Without this lock, two processes that want the database exclusively would keep

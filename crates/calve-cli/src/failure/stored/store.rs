@@ -177,6 +177,11 @@ fn unfit(case: &Case<'_>) -> Option<String> {
         ErrorKind::Damaged => {
             "'calve store verify --repair' lists all damage, and mends what it can".to_owned()
         }
+        ErrorKind::Busy if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+            "try again when the other process has finished; if none is at work, run 'calve list' where the store can be \
+             written to: it takes over what a killed one left"
+                .to_owned()
+        }
         ErrorKind::ReadOnly if operation == Operation::StartWorktreeOf => {
             "with --from SNAPSHOT and --at DIR calve can still make the trees, but the store will not know them"
                 .to_owned()

@@ -114,18 +114,93 @@ fn is_there(path: &Path) -> bool {
         && path.parent().is_some_and(|folder| may_write(folder).unwrap_or(false))
 }
 
-/// Opens the database to read it as it is.
-pub(super) fn connect_read_only(path: &Path) -> Result<Connection, Error> {
-    use std::os::unix::ffi::OsStrExt as _;
+/// A database that is opened to read it.
+#[derive(Debug)]
+pub(super) struct ReadOnly {
+    pub(super) connection: Connection,
+    /// The state that it is read in, without locks. `None` if it is shared with those who write.
+    pub(super) seen: Option<FileState>,
+}
+
+/// By this calve knows that a database was not changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FileState {
+    file: (u64, u64, u64),
+    changed: (i64, i64),
+}
+
+impl FileState {
+    /// `None` if the database is not there.
+    pub(super) fn of(path: &Path) -> Option<Self> {
+        use std::os::unix::fs::MetadataExt as _;
+        let meta = std::fs::metadata(path).ok()?;
+        let file = (meta.dev(), meta.ino(), meta.len());
+        Some(Self { file, changed: (meta.ctime(), meta.ctime_nsec()) })
+    }
+}
+
+/// How long those who only read wait until a process that writes is done.
+pub(super) const CHANGING_PAUSES: [Duration; 4] = [
+    Duration::from_millis(20),
+    Duration::from_millis(100),
+    Duration::from_millis(400),
+    Duration::from_millis(1500),
+];
+
+/// Opens the database where this process cannot write to it. Other processes may: a sandbox shows
+/// the store that those outside use. If they have it open, this one shares it with them by the
+/// files that they made for that (<https://sqlite.org/wal.html#readonly>).
+pub(super) fn connect_read_only(path: &Path) -> Result<ReadOnly, Error> {
+    let mut pauses = CHANGING_PAUSES.into_iter();
+    loop {
+        // In this order: a state that is seen while nobody writes is a whole one.
+        let seen = FileState::of(path);
+        let opened = match has_log(path) {
+            false => return Ok(ReadOnly { connection: connect_as_is(path)?, seen }),
+            true => connect_shared(path),
+        };
+        match (opened, pauses.next()) {
+            (Ok(connection), _) => return Ok(ReadOnly { connection, seen: None }),
+            (Err(_), Some(pause)) => std::thread::sleep(pause),
+            (Err(error), None) => {
+                let cause = std::io::Error::new(
+                    std::io::ErrorKind::ReadOnlyFilesystem,
+                    format!(
+                        "another process uses it, or was killed while it did; here it is read-only, and cannot be shared with that process ({error})"
+                    ),
+                );
+                return Err(Error::new(ErrorKind::Busy, Operation::Open, path, cause));
+            }
+        }
+    }
+}
+
+/// Whether something may have been written to the database that is not in its file yet.
+fn has_log(path: &Path) -> bool {
     let is_left = |end: &str| {
         let mut name = path.as_os_str().to_owned();
         name.push(end);
         std::fs::metadata(name).is_ok_and(|meta| meta.len() > 0)
     };
-    if is_left("-wal") || is_left("-journal") {
+    is_left("-wal") || is_left("-journal")
+}
+
+fn connect_shared(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(Duration::from_secs(1))?;
+    // Only the first read opens the log.
+    connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+    Ok(connection)
+}
+
+/// Opens the database to read it as it is, unless something is left in its log.
+pub(super) fn connect_as_is(path: &Path) -> Result<Connection, Error> {
+    use std::os::unix::ffi::OsStrExt as _;
+    if has_log(path) {
         let cause = std::io::Error::new(
             std::io::ErrorKind::ReadOnlyFilesystem,
-            "its last writer was killed, and what it wrote cannot be taken over while the filesystem is read-only",
+            "another process uses it, or was killed while it did",
         );
         return Err(Error::new(ErrorKind::ReadOnly, Operation::Open, path, cause));
     }

@@ -6,8 +6,8 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::super::id::{BlobId, DirectoryId};
 use super::super::pack::Location;
-use super::{Catalog, rows};
-use crate::error::Error;
+use super::{Catalog, Use, failed, rows};
+use crate::error::{Error, Operation};
 
 impl Catalog {
     /// The pack that has a blob, and the blob's location there.
@@ -27,7 +27,7 @@ impl Catalog {
         &self,
         mut each: impl FnMut(BlobId, &Arc<str>, Location),
     ) -> Result<(), Error> {
-        self.read(|db| {
+        let mut all = |db: &Connection| {
             let mut query = db.prepare(
                 "SELECT blob, name, offset, stored, size FROM packed JOIN packs ON packs.id = pack ORDER BY pack, offset",
             )?;
@@ -42,6 +42,9 @@ impl Catalog {
                 }
             }
             Ok(())
+        };
+        self.connected(Use::Read, |db| {
+            all(db).map_err(|error| failed(Operation::Read, &self.path, error))
         })
     }
 

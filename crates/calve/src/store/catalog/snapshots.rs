@@ -11,7 +11,7 @@ use super::super::object::{
     Entry, Kind, SnapshotObject, check_directory, decode_directory, encode_directory,
 };
 use super::connect::failed;
-use super::{Catalog, PROJECT, Use, rows, snapshot_id};
+use super::{Catalog, PROJECT, rows, snapshot_id};
 use crate::error::{Error, ErrorKind, Operation};
 
 /// A snapshot, or why it cannot be read.
@@ -135,7 +135,7 @@ impl Catalog {
         like: &[&Manifest],
     ) -> Result<Manifest, Error> {
         let known = like.iter().flat_map(|manifest| manifest.lists()).collect();
-        self.connected(Use::Read, |connection| self.manifest_by(connection, id, object, &known))
+        self.again(|connection| self.manifest_by(connection, id, object, &known))
     }
 
     fn manifest_by(

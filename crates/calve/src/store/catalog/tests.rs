@@ -203,7 +203,7 @@ fn a_database_of_a_later_version_is_refused_by_its_number_and_stays_as_it_is() {
 fn a_database_of_an_earlier_version_that_cannot_be_written_to_is_read_as_it_is() {
     let (_dir, path) = first_store();
     let before = told(&Catalog::open_read_only(&path).unwrap());
-    let mut catalog = Catalog::of(Some(connect_read_only(&path).unwrap()), &path);
+    let mut catalog = Catalog::of(Some(connect_as_is(&path).unwrap()), &path);
     catalog.versions = *NEXT;
     catalog.check(Use::Read).unwrap();
     assert_eq!((told(&catalog), version(&path)), (before, 1));
@@ -412,4 +412,35 @@ fn each_worktree_has_a_number_that_no_other_has() {
         .unwrap();
         assert_eq!(db.worktree("c").unwrap().unwrap().slot, expected, "{slot}");
     }
+}
+
+/// A sandbox shows a store read-only that others use. What it read while they changed the database
+/// was a mixture, and was called damage.
+#[test]
+fn what_is_read_without_locks_is_read_again_if_another_process_changed_it() {
+    let (_dir, path) = a_database();
+    let read_only = Catalog::open_read_only(&path).unwrap();
+    let change = |name: &str| put(&Catalog::open(&path).unwrap(), name, || {});
+    let names = |seen: &Catalog| seen.names().unwrap().len();
+    change("before");
+    assert_eq!(names(&read_only), 1);
+    let tries = std::cell::Cell::new(0);
+    let found = read_only.look(Operation::Read, |db| {
+        let found = db.query_row("SELECT count(*) FROM names", [], |row| row.get::<_, i64>(0))?;
+        tries.set(tries.get() + 1);
+        if tries.get() == 1 {
+            change("meanwhile");
+            return Err(rusqlite::Error::InvalidQuery);
+        }
+        Ok(found)
+    });
+    assert_eq!((found.unwrap(), tries.get()), (2, 2));
+    // Each time.
+    let endless = read_only.look(Operation::Read, |_| {
+        tries.set(tries.get() + 1);
+        change(&format!("again {}", tries.get()));
+        Ok(())
+    });
+    assert_eq!(endless.unwrap_err().kind(), ErrorKind::Busy);
+    assert_eq!(names(&read_only), tries.get());
 }
