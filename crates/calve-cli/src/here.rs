@@ -75,7 +75,7 @@ impl Here {
             None => Store::discover(&current),
         };
         let place = found.and_then(Place::of).unwrap_or_else(|error| match error.kind() {
-            ErrorKind::StoreNotFound => Place::Bare,
+            ErrorKind::StoreNotFound if error.other_path().is_none() => Place::Bare,
             _ => Place::Unusable(store_failure(&error).message()),
         });
         Self { repository, place }

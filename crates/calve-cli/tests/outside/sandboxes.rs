@@ -521,6 +521,45 @@ fn where_the_project_is_read_only_verbs_that_read_work_whoever_uses_the_store_ou
     reads("the log was taken over");
 }
 
+/// A sandbox shows a worktree, and not its project. calve took the worktree for a plain folder, and
+/// advised to make a store in it.
+#[test]
+fn where_the_project_is_hidden_a_worktree_says_whose_it_is_and_gets_no_store() {
+    let test = "a hidden project";
+    if !is_root() {
+        return not_run(test, "it takes root to mount");
+    }
+    let scratch = scratch();
+    let app = project(scratch.path());
+    // A store above is not the worktree's.
+    for (folder, words) in [(&*app, "start a"), (scratch.path(), "init")] {
+        assert_eq!(calve(folder, words).code, Some(0), "{words}");
+    }
+    let tree = scratch.path().join("app.worktrees/a");
+    let inside = |words: &str| {
+        let mut command = program("unshare", scratch.path());
+        let script = "mount -t tmpfs none app && cd app.worktrees/a && \"$@\"";
+        command.args(["--mount", "sh", "-c", script, "sh", env!("CARGO_BIN_EXE_calve")]);
+        command.args(words.split_whitespace());
+        Run::of(output(command), String::new())
+    };
+    let repository = app.join(".git");
+    for verb in ["status", "list", "init", "start b", "snapshot", "restore", "drop a"] {
+        let run = inside(verb);
+        if run.stderr.starts_with("mount: ") {
+            return not_run(test, &run.stderr);
+        }
+        assert_eq!(run.code, Some(1), "{verb}: {run:?}");
+        let why = format!(
+            "at {}: it is a worktree of that repository, which cannot be seen from here\nhint: ",
+            repository.display()
+        );
+        assert!(run.stderr.contains(&why), "{verb}: {run:?}");
+    }
+    assert_eq!(names(&tree), names(&app), "something was made in the worktree");
+    assert_eq!(calve(&app, "drop a").code, Some(0));
+}
+
 /// A container's image has a store and worktrees, so they are in an overlay's lower layer, where no
 /// folder can be renamed.
 #[test]

@@ -50,6 +50,8 @@ mod search;
 
 use search::{FoundBy, FoundStore, find, must_be_ours};
 
+pub(super) use search::hidden_project;
+
 /// The store that a folder belongs to, and the root that it is in; see [`Store::discover`].
 #[derive(Debug, Clone)]
 #[non_exhaustive]

@@ -9,7 +9,7 @@ use rustix::fs::{self, Mode};
 use rustix::io::Errno;
 
 use super::catalog::{Catalog, State, WorktreeRow};
-use super::discover::tree_with;
+use super::discover::{hidden_project, tree_with};
 use super::layout::{self, Layout};
 use super::{
     MarkPlace, Marker, PROJECT, Store, bytes_of, format, git, home, is_refused, locks, now,
@@ -153,6 +153,9 @@ fn must_be_a_project(project: &Path, store_is_inside: bool) -> Result<(), Error>
     if store_is_inside && Marker::read(&MarkPlace::of_worktree(project))?.is_some() {
         let why = "it is a worktree, and its store is elsewhere";
         return refused(io::ErrorKind::InvalidInput, why);
+    }
+    if store_is_inside && let Some(error) = hidden_project(project) {
+        return Err(error);
     }
     if git::is_in_repository(project) {
         return refused(io::ErrorKind::Unsupported, "it is git's own folder, or inside one");

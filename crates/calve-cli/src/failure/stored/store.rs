@@ -45,8 +45,9 @@ fn none_found(case: &Case<'_>) -> Option<String> {
             )
         }
         ErrorKind::StoreNotFound if operation == Operation::FindStoreOfWorktree => {
-            "if the project was moved, run 'calve list' in there, and calve finds the store again; if the project \
-             was deleted, this is now a plain folder"
+            "if a sandbox hides the project, let it show that (read-only is enough), or use calve outside; if the \
+             project was moved, run 'calve list' in there, and calve finds the store again; if the project was \
+             deleted, this is now a plain folder"
                 .to_owned()
         }
         ErrorKind::StoreNotFound => {

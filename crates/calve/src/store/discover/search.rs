@@ -152,6 +152,10 @@ pub(super) fn find(folder: &Path) -> Result<FoundStore, Error> {
         if let Some(found) = found_by(Marked::Project, root)?.or(by_git) {
             return Ok(found);
         }
+        // As for git, a store above is not that of this worktree.
+        if let Some(hidden) = hidden_project(root) {
+            return found_by_row(root)?.ok_or(hidden);
+        }
     }
     for root in start.ancestors() {
         if let Some(found) = found_by_row(root)? {
@@ -163,6 +167,20 @@ pub(super) fn find(folder: &Path) -> Result<FoundStore, Error> {
         "neither this folder nor any folder above it is a worktree or has a store",
     );
     Err(Error::new(ErrorKind::StoreNotFound, Operation::FindStore, start, cause))
+}
+
+/// The error for a worktree of git whose repository is not there: a sandbox may show the worktree and
+/// hide its project.
+pub(in crate::store) fn hidden_project(root: &Path) -> Option<Error> {
+    let registration = git::leads_to(root).ok()?;
+    let folder = registration.parent().filter(|folder| folder.ends_with("worktrees"))?;
+    let looked = std::fs::symlink_metadata(&registration);
+    let repository =
+        folder.parent().filter(|_| looked.is_err_and(|error| git::is_absent(&error)))?;
+    let why = "it is a worktree of that repository, which cannot be seen from here";
+    let cause = io::Error::new(io::ErrorKind::NotFound, why);
+    let operation = Operation::FindStoreOfWorktree;
+    Some(Error::new(ErrorKind::StoreNotFound, operation, root, cause).with_other(repository))
 }
 
 fn found_by(of: Marked, root: &Path) -> Result<Option<FoundStore>, Error> {
