@@ -54,7 +54,9 @@ pub(crate) struct Cloud {
 /// The system may look for a server's name for long, and cannot be stopped. Nobody waits for it.
 impl Drop for Cloud {
     fn drop(&mut self) {
-        self.runtime.take().map(Runtime::shutdown_background);
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 
