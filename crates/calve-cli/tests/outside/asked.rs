@@ -117,6 +117,36 @@ fn work_in_a_repository_inside_an_ignored_folder_is_work_unless_the_base_has_it(
     }
 }
 
+/// Only what git lists is compared with the base.
+#[test]
+fn what_git_lists_is_work_unless_the_base_has_it_as_it_is() {
+    for (in_project, in_tree, expected) in [
+        ("echo two >file", "", Some(0)),
+        ("echo two >file", "echo six >file", Some(1)),
+        ("echo two >file", "git add file", Some(0)),
+        ("echo two >file", "chmod +x file", Some(1)),
+        ("echo two >file", "echo new >new", Some(1)),
+        ("echo two >file", "mkdir built; echo out >built/out", Some(0)),
+        ("echo two >file", "chmod 700 .", Some(0)),
+        ("rm file", "", Some(0)),
+        ("rm file; mkdir file; echo 1 >file/1", "", Some(0)),
+        ("rm file; mkdir file; echo 1 >file/1", "rm -r file; ln -s . file", Some(1)),
+        ("git mv file moved", "", Some(0)),
+        ("git mv file moved", "rm moved", Some(1)),
+        ("mkdir -p u/v; echo 1 >u/v/1; echo 2 >u-2", "", Some(0)),
+        ("mkdir -p u/v; echo 1 >u/v/1; echo 2 >u-2", "chmod 700 u", Some(1)),
+        ("mkdir -p u/v; echo 1 >u/v/1; echo 2 >u-2", "rm u/v/1; ln -s ../../u-2 u/v/1", Some(1)),
+        ("mkdir -p u/v; echo 1 >u/v/1; echo 2 >u-2", "mkfifo u/v/2; echo 1 >u/v/3", Some(1)),
+    ] {
+        let desk = Desk::new();
+        desk.sh(in_project);
+        desk.calve("start w");
+        desk.sh(&format!("cd $W; {in_tree}"));
+        let run = desk.runs("drop w");
+        assert_eq!(run.code, expected, "{in_project:?}, {in_tree:?}: {run:?}");
+    }
+}
+
 #[test]
 fn no_setting_no_variable_and_no_other_repository_hides_work_from_a_drop() {
     let variables = |name: &str| {

@@ -39,7 +39,7 @@ pub(crate) fn compare_where(
     is_in: impl Fn(&Path) -> bool,
 ) -> Vec<Delta> {
     let mut deltas = Vec::new();
-    if !old.root.same_metadata(&new.root) {
+    if !old.root.same_metadata(&new.root) && is_in(Path::new("")) {
         deltas.push(Delta { path: PathBuf::new(), old: Some(ROOT), new: Some(ROOT) });
     }
     let mut pairs = vec![(PathBuf::new(), Some(0_u32), Some(0_u32))];

@@ -219,7 +219,9 @@ impl Known {
             operation,
         };
         let scan = scan::scan(&request)?;
+        // That of a part of the tree knows nothing of the rest.
         if let Some(index) = &scan.index
+            && self.only.is_none()
             && !store.is_read_only()
             && let Some((_, _, base)) = &self.base
             // A process that has written an index meanwhile knew more. Or the worktree was dropped,
@@ -573,6 +575,11 @@ mod tests {
         assert!(known.scan(&store, None, &options.operation()).unwrap().0.index.is_some());
         assert_eq!(store.registry().index(&token, id, base), Some(newer));
         store.registry().write_index(&token, &begun).unwrap();
+        // A look at a part of the tree would leave an index without the rest.
+        known.only = Some(Near::of(["file".into()]));
+        known.scan(&store, None, &options.operation()).unwrap();
+        assert_eq!(store.registry().index(&token, id, base), Some(begun));
+        known.only = None;
         known.scan(&store, None, &options.operation()).unwrap();
         assert_eq!(store.registry().index(&token, id, base).unwrap().boot, Boot::this());
         std::fs::remove_file(store.path().join("indexes").join(&token)).unwrap();

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use super::super::listing::Time;
 use super::format::{Cursor, IndexEntry, IndexLayout};
 use super::{Folder, INDEX_MOST_BYTES, IndexedDirectory, Vouches, open_regular, read, rule, split};
-use crate::reflink::imp::DIR_FLAGS;
+use crate::reflink::imp::{DIR_FLAGS, LOOK_FLAGS};
 use crate::reflink::meta::Meta;
 
 /// An index that was read and understood.
@@ -122,7 +122,7 @@ pub(crate) fn special_in(git: &Path, edited: Option<(&Path, i64)>) -> Option<Spe
         let (directory, name) = split(path)?;
         if near.as_ref().is_none_or(|(of, _)| of != directory) {
             let path = root.join(OsStr::from_bytes(directory));
-            near = Some((directory.to_vec(), fs::open(path, DIR_FLAGS, Mode::empty()).ok()));
+            near = Some((directory.to_vec(), fs::open(path, LOOK_FLAGS, Mode::empty()).ok()));
         }
         Meta::at(near.as_ref()?.1.as_ref()?, &name).ok()
     };

@@ -264,7 +264,8 @@ impl Worktree {
             let (base, now, skipped) = this.compare(Some(near()), operation)?;
             let changes = now.as_ref().map(|now| {
                 let near = near();
-                let is_work = |path: &Path| near.has(path);
+                // git lists nothing for the root's own mode.
+                let is_work = |path: &Path| !path.as_os_str().is_empty() && near.has(path);
                 let deltas = delta::compare_where(&base, now, Counts::Changes, is_work);
                 super::super::changes(&base, now, &deltas)
             });
