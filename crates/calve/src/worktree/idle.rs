@@ -40,17 +40,17 @@ struct NewestOf;
 
 impl Visitor<Newest> for NewestOf {
     fn visit(&self, newest: &mut Newest, found: &Found<'_>) -> Result<(), Error> {
-        let time = match found.meta.file_type() {
-            FileType::Directory => found.meta.modified(),
-            _ => found.meta.changed,
+        let (time, is_folder) = match found.meta.file_type() {
+            FileType::Directory => (found.meta.modified(), true),
+            _ => (found.meta.changed, false),
         };
-        if time <= newest.time {
+        // A new file and its folder often have the same time, and the folder comes first.
+        if time < newest.time || is_folder && time == newest.time {
             return Ok(());
         }
         let path = found.path();
         // Each question to git makes a lock there, and removes it.
-        let is_folder_of_git = found.meta.file_type() == FileType::Directory
-            && (found.tree > 0 || path.starts_with(layout::GIT));
+        let is_folder_of_git = is_folder && (found.tree > 0 || path.starts_with(layout::GIT));
         // A worktree that git made gets its mark when calve first works on it.
         let is_mark = found.tree > 0 && path == Path::new(layout::GIT_MARKER);
         if !is_folder_of_git && !is_mark {
