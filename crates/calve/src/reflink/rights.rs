@@ -14,16 +14,15 @@ pub(crate) fn may_give() -> bool {
     imp::get().owners
 }
 
-/// Whether this process can tell this user, or this group, from others. A user namespace has no
-/// number for most of them: files of theirs all have the same owner there.
-pub(crate) fn knows(owner: Owner) -> bool {
-    imp::knows(owner)
+/// Whether this process can tell this user from others. A user namespace has no number for most of
+/// them: files of theirs all have the same owner there.
+pub(crate) fn knows_user(id: u32) -> bool {
+    imp::knows_user(id)
 }
 
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Owner {
-    User(u32),
-    Group(u32),
+/// The same for a group.
+pub(crate) fn knows_group(id: u32) -> bool {
+    imp::knows_group(id)
 }
 
 /// Whether this process may write to files although their mode denies it.
@@ -50,7 +49,7 @@ mod imp {
 
     use rustix::thread::CapabilitySet as Set;
 
-    use super::{Owner, Rights};
+    use super::Rights;
 
     static USERS: OnceLock<Option<String>> = OnceLock::new();
     static GROUPS: OnceLock<Option<String>> = OnceLock::new();
@@ -59,12 +58,13 @@ mod imp {
         USERS.get_or_init(|| std::fs::read_to_string("/proc/self/uid_map").ok()).as_deref()
     }
 
-    pub(super) fn knows(owner: Owner) -> bool {
+    pub(super) fn knows_user(id: u32) -> bool {
+        is_in(users(), id)
+    }
+
+    pub(super) fn knows_group(id: u32) -> bool {
         let groups = || std::fs::read_to_string("/proc/self/gid_map").ok();
-        match owner {
-            Owner::User(id) => is_in(users(), id),
-            Owner::Group(id) => is_in(GROUPS.get_or_init(groups).as_deref(), id),
-        }
+        is_in(GROUPS.get_or_init(groups).as_deref(), id)
     }
 
     /// Each line has the first number inside, the first one outside, and how many there are.
@@ -106,9 +106,13 @@ mod imp {
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 mod imp {
-    use super::{Owner, Rights};
+    use super::Rights;
 
-    pub(super) fn knows(_: Owner) -> bool {
+    pub(super) fn knows_user(_: u32) -> bool {
+        true
+    }
+
+    pub(super) fn knows_group(_: u32) -> bool {
         true
     }
 
@@ -170,6 +174,7 @@ mod tests {
             assert_eq!(imp::of(capabilities, map), expected, "{who}");
         }
     }
+
     #[test]
     fn a_namespace_knows_the_numbers_of_its_map() {
         const TWO: &str = "         0       1000          1\n         1     100000      65536\n";

@@ -33,7 +33,7 @@ use super::files::read_plain;
 use super::layout::{MADE_BY, NO_MODES};
 use super::object::{Attributes, Entry, Kind};
 use crate::reflink::imp::DIR_FLAGS;
-use crate::reflink::rights::{self, Owner};
+use crate::reflink::rights;
 
 /// `made-by` contains just two numbers and a word.
 const MOST_BYTES: u64 = 64;
@@ -117,8 +117,8 @@ impl Maker {
             return true;
         }
         let me = (geteuid().as_raw(), getegid().as_raw());
-        if is_unseen(Owner::User, me.0, (now.uid, wanted.uid))
-            && is_unseen(Owner::Group, me.1, (now.gid, wanted.gid))
+        if is_unseen(rights::knows_user, me.0, (now.uid, wanted.uid))
+            && is_unseen(rights::knows_group, me.1, (now.gid, wanted.gid))
         {
             return true;
         }
@@ -155,8 +155,8 @@ impl Maker {
 
 /// Whether nobody in this user namespace could tell a difference between the two owners by hand
 /// from what a restore there makes. `me` is the owner of the files that this process makes.
-fn is_unseen(kind: fn(u32) -> Owner, me: u32, (now, wanted): (u32, u32)) -> bool {
-    now == wanted || !rights::knows(kind(wanted)) && (now == me || !rights::knows(kind(now)))
+fn is_unseen(knows: fn(u32) -> bool, me: u32, (now, wanted): (u32, u32)) -> bool {
+    now == wanted || !knows(wanted) && (now == me || !knows(now))
 }
 
 fn is_member(gid: u32) -> bool {
