@@ -326,6 +326,7 @@ pub(crate) fn ready_tree(store: &Store, id: SnapshotId, object: &SnapshotObject,
             spellings: &Spellings::fixed(Vec::new()),
             local: None,
             alike: None,
+            only: None,
             operation: &StoreOptions::new().jobs(NonZeroUsize::MIN).operation(),
         })?;
         let found = found.manifest.as_ref().unwrap_or(&manifest);
