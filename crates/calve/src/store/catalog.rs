@@ -36,8 +36,8 @@ pub(crate) use snapshots::{Based, NewSnapshot, Origin, no_snapshot};
 pub(crate) use worktrees::{DroppedRow, Linked, PROJECT, State, WorktreeRow};
 
 use connect::{
-    CHANGING_PAUSES, FileState, OPEN, ReadOnly, With, connect, connect_as_is, connect_read_only,
-    failed,
+    CHANGING_PAUSES, FileState, OPEN, OpenDatabase, With, connect, connect_as_is,
+    connect_read_only, failed,
 };
 use schema::{VERSIONS, Version};
 
@@ -49,9 +49,7 @@ const ALONE: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub(crate) struct Catalog {
     /// `None` if each operation opens a connection of its own.
-    connection: Mutex<Option<Connection>>,
-    /// Of a database that is only read, without locks: its state. See [`ReadOnly::seen`].
-    seen: Mutex<Option<FileState>>,
+    connection: Mutex<Option<OpenDatabase>>,
     /// Whether other connections were seen to keep the database open.
     others: AtomicBool,
     path: std::path::PathBuf,
@@ -94,7 +92,7 @@ impl Catalog {
     /// Opens the database if the filesystem has little room, see [`room`](super::room): each
     /// operation opens it exclusively and closes it again.
     pub(crate) fn open_briefly(path: &Path) -> Result<Self, Error> {
-        let db = Self::of(None, path);
+        let db = Self::of(None::<OpenDatabase>, path);
         db.check(Use::Write)?;
         Ok(db)
     }
@@ -118,17 +116,15 @@ impl Catalog {
         }
     }
 
-    fn of(connection: Option<Connection>, path: &Path) -> Self {
-        let (connection, path) = (Mutex::new(connection), path.to_owned());
-        let seen = Mutex::default();
-        Self { connection, seen, others: false.into(), path, versions: VERSIONS }
+    fn of(opened: Option<impl Into<OpenDatabase>>, path: &Path) -> Self {
+        let (connection, path) = (Mutex::new(opened.map(Into::into)), path.to_owned());
+        Self { connection, others: false.into(), path, versions: VERSIONS }
     }
 
     /// Opens a database that this process cannot write to, and beside which it cannot make the
     /// files for sharing.
     pub(crate) fn open_read_only(path: &Path) -> Result<Self, Error> {
-        let ReadOnly { connection, seen } = connect_read_only(path)?;
-        let db = Self { seen: Mutex::new(seen), ..Self::of(Some(connection), path) };
+        let db = Self::of(Some(connect_read_only(path)?), path);
         db.check(Use::Read)?;
         Ok(db)
     }
@@ -183,11 +179,14 @@ impl Catalog {
         })
     }
 
-    /// Does `work`, and again if the database was changed meanwhile that this process only reads.
+    /// Does `work`. If this process only reads the database, and another one changed it meanwhile,
+    /// does `work` again.
     fn again<T>(&self, work: impl Fn(&Connection) -> Result<T, Error>) -> Result<T, Error> {
+        let is_without_locks =
+            || lock(&self.connection).as_ref().is_some_and(|opened| opened.seen.is_some());
         for pause in CHANGING_PAUSES {
             match self.connected(Use::Read, |connection| work(connection)) {
-                Err(error) if error.kind() == ErrorKind::Busy && lock(&self.seen).is_some() => {
+                Err(error) if error.kind() == ErrorKind::Busy && is_without_locks() => {
                     std::thread::sleep(pause);
                 }
                 done => return done,
@@ -281,17 +280,15 @@ impl Catalog {
     ) -> Result<T, Error> {
         let mut slot = lock(&self.connection);
         match &mut *slot {
-            Some(connection) => {
+            Some(opened) => {
                 connect::uses(&self.path);
-                let mut seen = lock(&self.seen);
                 let is_changed =
                     |seen: Option<FileState>| seen.is_some() && seen != FileState::of(&self.path);
-                if is_changed(*seen) {
-                    let now = connect_read_only(&self.path)?;
-                    (*connection, *seen) = (now.connection, now.seen);
+                if is_changed(opened.seen) {
+                    *opened = connect_read_only(&self.path)?;
                 }
-                let done = work(connection);
-                if is_changed(*seen) {
+                let done = work(&mut opened.connection);
+                if is_changed(opened.seen) {
                     // Whatever it read, or found damaged.
                     let cause = std::io::Error::other("another process changed it meanwhile");
                     return Err(Error::new(ErrorKind::Busy, Operation::Read, &self.path, cause));

@@ -23,7 +23,11 @@ thread_local! {
 
 /// Says which database this thread uses from now on.
 pub(super) fn uses(path: &Path) {
-    USED.set(Some(path.to_owned()));
+    USED.with_borrow_mut(|used| {
+        if used.as_deref() != Some(path) {
+            *used = Some(path.to_owned());
+        }
+    });
 }
 
 /// Waits for the write lock of another process. Returns whether to try again.
@@ -114,15 +118,21 @@ fn is_there(path: &Path) -> bool {
         && path.parent().is_some_and(|folder| may_write(folder).unwrap_or(false))
 }
 
-/// A database that is opened to read it.
+/// An open database.
 #[derive(Debug)]
-pub(super) struct ReadOnly {
+pub(super) struct OpenDatabase {
     pub(super) connection: Connection,
-    /// The state that it is read in, without locks. `None` if it is shared with those who write.
+    /// Set if it is read without locks: the state in which it was opened.
     pub(super) seen: Option<FileState>,
 }
 
-/// By this calve knows that a database was not changed.
+impl From<Connection> for OpenDatabase {
+    fn from(connection: Connection) -> Self {
+        Self { connection, seen: None }
+    }
+}
+
+/// Two states of a database differ if somebody changed it in between.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FileState {
     file: (u64, u64, u64),
@@ -150,17 +160,17 @@ pub(super) const CHANGING_PAUSES: [Duration; 4] = [
 /// Opens the database where this process cannot write to it. Other processes may: a sandbox shows
 /// the store that those outside use. If they have it open, this one shares it with them by the
 /// files that they made for that (<https://sqlite.org/wal.html#readonly>).
-pub(super) fn connect_read_only(path: &Path) -> Result<ReadOnly, Error> {
+pub(super) fn connect_read_only(path: &Path) -> Result<OpenDatabase, Error> {
     let mut pauses = CHANGING_PAUSES.into_iter();
     loop {
         // In this order: a state that is seen while nobody writes is a whole one.
         let seen = FileState::of(path);
         let opened = match has_log(path) {
-            false => return Ok(ReadOnly { connection: connect_as_is(path)?, seen }),
+            false => return Ok(OpenDatabase { connection: connect_as_is(path)?, seen }),
             true => connect_shared(path),
         };
         match (opened, pauses.next()) {
-            (Ok(connection), _) => return Ok(ReadOnly { connection, seen: None }),
+            (Ok(connection), _) => return Ok(connection.into()),
             (Err(_), Some(pause)) => std::thread::sleep(pause),
             (Err(error), None) => {
                 let cause = std::io::Error::new(

@@ -414,8 +414,8 @@ fn each_worktree_has_a_number_that_no_other_has() {
     }
 }
 
-/// A sandbox shows a store read-only that others use. What it read while they changed the database
-/// was a mixture, and was called damage.
+/// A sandbox shows a store read-only that others use. calve read the database while they changed it,
+/// and called the mixture damage.
 #[test]
 fn what_is_read_without_locks_is_read_again_if_another_process_changed_it() {
     let (_dir, path) = a_database();
