@@ -12,6 +12,7 @@
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::error::{Context as _, Error, ErrorKind, Operation};
@@ -668,7 +669,7 @@ impl Worktree {
     /// it is now has nothing else.
     fn compare(
         &self,
-        only: Option<Near>,
+        only: Option<Arc<Near>>,
         operation: &Running,
     ) -> Result<(Manifest, Option<Manifest>, Vec<Skipped>), Error> {
         self.must_be_there()?;

@@ -31,7 +31,8 @@ pub(crate) fn compare(old: &Manifest, new: &Manifest, counts: Counts) -> Vec<Del
     compare_where(old, new, counts, |_| true)
 }
 
-/// The same without the paths for which `is_in` is false, and what is below these.
+/// Compares as [`compare`] does, but only the paths for which `is_in` is true. If it is false for a
+/// folder, nothing in that folder is compared.
 pub(crate) fn compare_where(
     old: &Manifest,
     new: &Manifest,

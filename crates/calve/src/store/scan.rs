@@ -111,7 +111,7 @@ pub(crate) struct Request<'a> {
     pub(crate) operation: &'a Running,
 }
 
-/// Paths of a tree, with what is below them and the folders above them.
+/// Some paths of a tree, all that is below them, and the folders that lead to them.
 pub(crate) struct Near(BTreeSet<PathBuf>);
 
 impl Near {

@@ -4,6 +4,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{self, Mode};
@@ -115,8 +116,8 @@ pub(crate) struct Known {
     pub(crate) local: Option<Local>,
     /// Files that need not be read.
     pub(crate) alike: Option<AlikeFiles>,
-    /// What is looked at, if that is not the whole tree.
-    pub(crate) only: Option<Near>,
+    /// Set if calve looks at a part of the tree only.
+    pub(crate) only: Option<Arc<Near>>,
 }
 
 impl Known {
@@ -215,11 +216,11 @@ impl Known {
             spellings: &spellings,
             local: self.local.as_ref(),
             alike: self.alike.as_ref(),
-            only: self.only.as_ref(),
+            only: self.only.as_deref(),
             operation,
         };
         let scan = scan::scan(&request)?;
-        // That of a part of the tree knows nothing of the rest.
+        // The index of a part of the tree knows nothing of the rest.
         if let Some(index) = &scan.index
             && self.only.is_none()
             && !store.is_read_only()
@@ -576,7 +577,7 @@ mod tests {
         assert_eq!(store.registry().index(&token, id, base), Some(newer));
         store.registry().write_index(&token, &begun).unwrap();
         // A look at a part of the tree would leave an index without the rest.
-        known.only = Some(Near::of(["file".into()]));
+        known.only = Some(Arc::new(Near::of(["file".into()])));
         known.scan(&store, None, &options.operation()).unwrap();
         assert_eq!(store.registry().index(&token, id, base), Some(begun));
         known.only = None;

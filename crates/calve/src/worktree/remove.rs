@@ -25,6 +25,7 @@ use crate::store::git::{self, Head};
 use crate::store::layout;
 use crate::store::locks::Guard;
 use crate::store::registry::{KEPT, Taken};
+use crate::store::scan::Near;
 use crate::store::trash::remove_tree;
 use crate::tree::across::move_tree;
 use crate::tree::removal;
@@ -510,10 +511,9 @@ impl Worktree {
             let failed = |error: Error| io::Error::new(error.io_error().kind(), error);
             let mut judge = seen.work_at(place).map_err(failed)?;
             let nested = seen.nested.repositories.iter().filter_map(|path| path.parent());
-            let nested: Vec<&Path> = nested.collect();
+            let nested = Near::of(nested.map(Path::to_owned));
             let mut has_work = |folder: &Path| {
-                let leads_to = |it: &&Path| it.starts_with(folder) || folder.starts_with(it);
-                Ok(nested.iter().any(leads_to) || judge.may_have_work(folder).map_err(failed)?)
+                Ok(nested.has(folder) || judge.may_have_work(folder).map_err(failed)?)
             };
             found.extend(changed_since(place, since, Scope::If(&mut has_work))?);
             Ok(found)

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 
@@ -259,17 +260,16 @@ impl Worktree {
         if work.is_cut || work.no_snapshot_has_it || is_made_now {
             return Ok(false);
         }
-        let near = || Near::of(work.paths.iter().cloned());
+        let near = Arc::new(Near::of(work.paths.iter().cloned()));
         self.as_now(operation, |this| {
-            let (base, now, skipped) = this.compare(Some(near()), operation)?;
+            let (base, now, skipped) = this.compare(Some(Arc::clone(&near)), operation)?;
             let changes = now.as_ref().map(|now| {
-                let near = near();
                 // git lists nothing for the root's own mode.
                 let is_work = |path: &Path| !path.as_os_str().is_empty() && near.has(path);
                 let deltas = delta::compare_where(&base, now, Counts::Changes, is_work);
                 super::super::changes(&base, now, &deltas)
             });
-            if !skipped.is_empty() || !changes.unwrap_or_default().is_empty() {
+            if !skipped.is_empty() || changes.is_some_and(|changes| !changes.is_empty()) {
                 return Ok(false);
             }
             // A scan leaves out what no snapshot has. That is no change, but it may be work.
