@@ -45,26 +45,25 @@ struct Rights {
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod imp {
-    use std::sync::OnceLock;
+    use std::fs;
+    use std::sync::LazyLock;
 
     use rustix::thread::CapabilitySet as Set;
 
     use super::Rights;
 
-    static USERS: OnceLock<Option<String>> = OnceLock::new();
-    static GROUPS: OnceLock<Option<String>> = OnceLock::new();
-
-    fn users() -> Option<&'static str> {
-        USERS.get_or_init(|| std::fs::read_to_string("/proc/self/uid_map").ok()).as_deref()
-    }
+    /// The maps of the namespace. `None`: without `/proc` nobody knows them, and all numbers count.
+    static USERS: LazyLock<Option<String>> =
+        LazyLock::new(|| fs::read_to_string("/proc/self/uid_map").ok());
+    static GROUPS: LazyLock<Option<String>> =
+        LazyLock::new(|| fs::read_to_string("/proc/self/gid_map").ok());
 
     pub(super) fn knows_user(id: u32) -> bool {
-        is_in(users(), id)
+        is_in(USERS.as_deref(), id)
     }
 
     pub(super) fn knows_group(id: u32) -> bool {
-        let groups = || std::fs::read_to_string("/proc/self/gid_map").ok();
-        is_in(GROUPS.get_or_init(groups).as_deref(), id)
+        is_in(GROUPS.as_deref(), id)
     }
 
     /// Each line has the first number inside, the first one outside, and how many there are.
@@ -87,7 +86,7 @@ mod imp {
             true => Set::all(),
             false => Set::empty(),
         };
-        of(capabilities.unwrap_or_else(|_| guess()), users())
+        of(capabilities.unwrap_or_else(|_| guess()), USERS.as_deref())
     }
 
     pub(super) fn of(capabilities: Set, uid_map: Option<&str>) -> Rights {

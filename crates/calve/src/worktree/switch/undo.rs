@@ -471,10 +471,9 @@ impl Worktree {
                 let files = &to;
                 let is_by_hand = moves.conflicts.contains(path);
                 let folders = path.parent().unwrap_or(path);
-                earlier.extend(match is_by_hand {
-                    true => make_room(files, path, is_dir, is_new)?,
-                    false => make_room(files, folders, true, is_new)?,
-                });
+                let (place, is_dir_there) =
+                    if is_by_hand { (&**path, is_dir) } else { (folders, true) };
+                earlier.extend(make_room(files, place, is_dir_there, is_new)?);
                 let to = make_parents(files, path)?;
                 let name = last(path)?;
                 if is_dir {
