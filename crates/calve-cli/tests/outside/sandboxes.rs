@@ -126,8 +126,8 @@ const ROWS: &[Row] = &[
     },
 ];
 
-/// The built launcher; or why there is none.
-fn launcher() -> Result<&'static Path, &'static str> {
+/// The built launcher. If there is none, this says that the test is not run.
+fn launcher(test: &str) -> Option<&'static Path> {
     static BUILT: OnceLock<Result<(TempDir, PathBuf), String>> = OnceLock::new();
     let built = BUILT.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();
@@ -142,7 +142,21 @@ fn launcher() -> Result<&'static Path, &'static str> {
             false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
         }
     });
-    built.as_ref().map(|(_, binary)| binary.as_path()).map_err(String::as_str)
+    match built {
+        Ok((_, binary)) => Some(binary),
+        Err(why) => {
+            not_run(test, why);
+            None
+        }
+    }
+}
+
+/// Runs the command in mounts of its own, which a script makes in `folder` before.
+fn in_own_mounts(folder: &Path, script: &str, words: &str) -> Run {
+    let mut command = program("unshare", folder);
+    command.args(["--mount", "sh", "-c", &format!("{script} && \"$@\""), "sh"]);
+    command.arg(env!("CARGO_BIN_EXE_calve")).args(words.split_whitespace());
+    Run::of(output(command), String::new())
 }
 
 /// Runs the command in a sandbox; `@` in its words is `folder`.
@@ -194,10 +208,7 @@ fn stages(folder: &Path, depth: usize) -> Vec<String> {
 /// Whoever starts calve may ignore SIGCHLD; git's answers arrive all the same.
 #[test]
 fn with_sigchld_ignored_a_worktree_is_linked_and_dropped() {
-    let launcher = match launcher() {
-        Ok(launcher) => launcher,
-        Err(why) => return not_run("SIGCHLD ignored", why),
-    };
+    let Some(launcher) = launcher("SIGCHLD ignored") else { return };
     let scratch = scratch();
     let app = project(scratch.path());
     for verb in ["init", "start a", "drop a"] {
@@ -210,10 +221,7 @@ fn with_sigchld_ignored_a_worktree_is_linked_and_dropped() {
 
 #[test]
 fn where_no_process_can_be_made_worktrees_are_used_and_what_git_must_say_is_not_guessed() {
-    let launcher = match launcher() {
-        Ok(launcher) => launcher,
-        Err(why) => return not_run("no processes", why),
-    };
+    let Some(launcher) = launcher("no processes") else { return };
     let scratch = scratch();
     let app = project(scratch.path());
     for words in ["init", "start a b"] {
@@ -249,10 +257,7 @@ fn where_no_process_can_be_made_worktrees_are_used_and_what_git_must_say_is_not_
 
 #[test]
 fn where_namespaces_are_filtered_a_run_names_the_filter_and_what_turns_it_off() {
-    let launcher = match launcher() {
-        Ok(launcher) => launcher,
-        Err(why) => return not_run("filtered namespaces", why),
-    };
+    let Some(launcher) = launcher("filtered namespaces") else { return };
     let scratch = scratch();
     let app = project(scratch.path());
     assert_eq!(calve(&app, "start a").code, Some(0));
@@ -272,10 +277,7 @@ fn where_namespaces_are_filtered_a_run_names_the_filter_and_what_turns_it_off() 
 #[test]
 fn in_each_sandbox_each_verb_works_or_says_why_not() {
     let test = "sandboxes";
-    let launcher = match launcher() {
-        Ok(launcher) => launcher,
-        Err(why) => return not_run(test, why),
-    };
+    let Some(launcher) = launcher(test) else { return };
     let mut wrong = Vec::new();
     let mut number = 1..;
     for Row { sandbox, except } in ROWS.iter().filter(|_| number.next().is_some_and(is_shared)) {
@@ -321,10 +323,7 @@ fn in_each_sandbox_each_verb_works_or_says_why_not() {
 /// folders back with a mode of calve's. Neither said a word.
 #[test]
 fn what_of_an_entry_may_not_be_read_or_set_is_named() {
-    let launcher = match launcher() {
-        Ok(launcher) => launcher,
-        Err(why) => return not_run("attributes that may not be read", why),
-    };
+    let Some(launcher) = launcher("attributes that may not be read") else { return };
     let scratch = scratch();
     let app = project(scratch.path());
     let sandboxed = |sandbox, words| sandboxed(launcher, &[sandbox], scratch.path(), &app, words);
@@ -375,10 +374,7 @@ fn what_of_an_entry_may_not_be_read_or_set_is_named() {
 #[test]
 fn an_owner_that_a_user_namespace_does_not_know_is_no_change() {
     let test = "owners in a user namespace";
-    let launcher = match launcher() {
-        Ok(launcher) => launcher,
-        Err(why) => return not_run(test, why),
-    };
+    let Some(launcher) = launcher(test) else { return };
     if !is_root() {
         return not_run(test, "it takes root to have a file of another user");
     }
@@ -406,10 +402,7 @@ fn an_owner_that_a_user_namespace_does_not_know_is_no_change() {
 #[test]
 fn in_a_user_namespace_a_worktree_from_outside_has_no_changes_of_owners() {
     let test = "a worktree from outside in a user namespace";
-    let launcher = match launcher() {
-        Ok(launcher) => launcher,
-        Err(why) => return not_run(test, why),
-    };
+    let Some(launcher) = launcher(test) else { return };
     if !is_root() {
         return not_run(test, "it takes root to be two users");
     }
@@ -471,14 +464,9 @@ fn where_the_project_is_read_only_verbs_that_read_work_whoever_uses_the_store_ou
     for words in ["init", "start a", "snapshot s"] {
         assert_eq!(calve(&app, words).code, Some(0), "{words}");
     }
-    let inside = |words: &str| {
-        let mut command = program("unshare", scratch.path());
-        let script =
-            "mount --bind app app && mount -o remount,bind,ro app && cd app.worktrees/a && \"$@\"";
-        command.args(["--mount", "sh", "-c", script, "sh", env!("CARGO_BIN_EXE_calve")]);
-        command.args(words.split(' '));
-        Run::of(output(command), String::new())
-    };
+    const READ_ONLY: &str =
+        "mount --bind app app && mount -o remount,bind,ro app && cd app.worktrees/a";
+    let inside = |words: &str| in_own_mounts(scratch.path(), READ_ONLY, words);
     let reads = |context: &str| {
         for verb in ["list", "status", "log", "show s"] {
             let run = inside(verb);
@@ -536,16 +524,10 @@ fn where_the_project_is_hidden_a_worktree_says_whose_it_is_and_gets_no_store() {
         assert_eq!(calve(folder, words).code, Some(0), "{words}");
     }
     let tree = scratch.path().join("app.worktrees/a");
-    let inside = |words: &str| {
-        let mut command = program("unshare", scratch.path());
-        let script = "mount -t tmpfs none app && cd app.worktrees/a && \"$@\"";
-        command.args(["--mount", "sh", "-c", script, "sh", env!("CARGO_BIN_EXE_calve")]);
-        command.args(words.split_whitespace());
-        Run::of(output(command), String::new())
-    };
     let repository = app.join(".git");
     for verb in ["status", "list", "init", "start b", "snapshot", "restore", "drop a"] {
-        let run = inside(verb);
+        let hide = "mount -t tmpfs none app && cd app.worktrees/a";
+        let run = in_own_mounts(scratch.path(), hide, verb);
         if run.stderr.starts_with("mount: ") {
             return not_run(test, &run.stderr);
         }
