@@ -1,5 +1,5 @@
-//! What waits that know of no operation have to do with the program: whether it is to stop, and whom
-//! to tell. They are for a git, or for the lock of another process.
+//! Some waits know of no operation: those for a git, and those for the lock of another process. Here
+//! they learn whether the program is to stop, and here they tell that they take long.
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -11,7 +11,7 @@ use crate::report::Cancel;
 /// takes less.
 pub(crate) const STOPPED_MOST: Duration = Duration::from_secs(3);
 
-/// A wait for the lock of another process is told once it has taken this long.
+/// After so long, the user is told that calve waits for the lock of another process.
 pub(crate) const TELL: Duration = Duration::from_secs(5);
 
 /// A wait for the lock of a stopped process fails once it has taken this long.
@@ -37,9 +37,10 @@ type Tell = dyn Fn(&Path, &str) + Send + Sync;
 
 static TOLD: OnceLock<Box<Tell>> = OnceLock::new();
 
-/// Calls `tell` once for each wait for the lock of another process that has taken five seconds, with
-/// the file that is locked and what is known of the holder, such as `process 4711 (calve, stopped)`.
-/// The wait goes on: for half an hour at most, for a stopped holder twenty seconds.
+/// Calls `tell` when calve has waited five seconds for the lock of another process, once for each
+/// wait. `tell` gets the path of the locked file, and the process that holds it, for a message:
+/// `process 4711 (calve, stopped)`, or `another process` if the system does not say which. The wait
+/// goes on. It fails after half an hour, or after twenty seconds if that process is stopped.
 ///
 /// Only the first call in a process counts.
 pub fn tell_of_waits_with(tell: impl Fn(&Path, &str) + Send + Sync + 'static) {

@@ -176,7 +176,7 @@ fn own_folder(root: &Path) -> &'static str {
     folders.into_iter().find(|folder| root.join(folder).is_dir()).unwrap_or(".git")
 }
 
-/// The number of the stopped process that holds what is busy, as the library names it.
+/// The number of the stopped process that holds a lock. The library's error names that process.
 fn stopped_in(error: &io::Error) -> Option<String> {
     let text = error.to_string();
     let (before, _) = text.split_once(", stopped)")?;

@@ -104,8 +104,8 @@ impl Cloud {
         Ok(Self { store, prefix, runtime: Some(runtime) })
     }
 
-    /// Waits for the answer to a request, but not for a server that says nothing once the program is
-    /// to stop. What is asked of it then, to leave nothing behind, has three seconds.
+    /// Waits for the answer to a request. If the program is to stop, each request has three seconds,
+    /// also one that removes what would be left behind.
     fn answer<T>(&self, asked: impl Future<Output = io::Result<T>>) -> io::Result<T> {
         self.answer_unless(asked, STOPPED_MOST, is_stopping)
     }

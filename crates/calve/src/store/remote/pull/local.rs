@@ -126,8 +126,8 @@ pub(super) struct LocalWalk {
 }
 
 impl LocalWalk {
-    /// Goes on with what waits. `encodings` are directories that the store may lack; `damaged` makes
-    /// an error of what is wrong with one of them.
+    /// Goes on with what waits. `encodings` are directories that the store may lack. If one of them
+    /// is wrong, `damaged` makes the error from the reason.
     pub(super) fn go_on(
         &mut self,
         store: &Store,
