@@ -195,7 +195,7 @@ pub(crate) enum StoreCommand {
     #[command(after_help = snapshots::INIT_EXAMPLES)]
     Init(InitArgs),
 
-    /// Record the tree that you are in
+    /// Record the tree you are in
     ///
     /// That is the project or a worktree. Prints the snapshot's id. It holds everything except .calve, the .git in the root, and what .calveignore
     /// files name. calve reads only what changed since the last snapshot. It becomes the tree's
@@ -222,7 +222,7 @@ pub(crate) enum StoreCommand {
     #[command(after_help = worktrees::FILL_EXAMPLES)]
     Fill(FillArgs),
 
-    /// Bring new dependencies and builds into worktrees
+    /// Bring worktrees new dependencies and builds
     ///
     /// calve brings what git ignores in the project now. It compares the worktree's base, the
     /// project and the worktree: what the worktree did not change itself becomes as it is in the
@@ -252,7 +252,7 @@ pub(crate) enum StoreCommand {
     #[command(after_help = worktrees::RESHARE_EXAMPLES)]
     Reshare(ReshareArgs),
 
-    /// Keep the worktrees' disk space within bounds
+    /// Keep worktrees' disk space within bounds
     ///
     /// In this order: equal content shares its blocks; the store is collected and packed; worktrees
     /// that are merged, clean and idle are dropped; idle worktrees lose what a build gives back. It
@@ -284,7 +284,7 @@ pub(crate) enum StoreCommand {
     #[command(after_help = shells::ENV_EXAMPLES)]
     Env(EnvArgs),
 
-    /// Go to a worktree, or the project
+    /// Go to a worktree or project
     ///
     /// It needs the function of 'calve shell-init'.
     #[command(after_help = shells::CD_EXAMPLES)]
@@ -313,7 +313,7 @@ pub(crate) enum StoreCommand {
         override_usage = "calve restore [OPTIONS] [SNAPSHOT] [WORKTREE]")]
     Restore(RestoreArgs),
 
-    /// Bring back what restore or drop took
+    /// Undo the last restore or drop
     ///
     /// The tree gets the snapshot that it was based on before, and the local changes that were
     /// moved aside. A worktree that was dropped, or whose folder was deleted, comes back. Before it
