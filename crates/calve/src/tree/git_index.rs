@@ -54,6 +54,8 @@ mod sha256;
 mod tests;
 mod twins;
 
+#[cfg(feature = "store")]
+pub(crate) use config::is_silent_on_working_tree;
 pub(crate) use config::{resolved, set_working_tree, with_working_tree};
 pub(crate) use entries::{Sorted, SpecialPaths, sort, special_in, tracked, tracked_among};
 #[cfg(all(feature = "store", any(test, fuzzing)))]
@@ -64,7 +66,7 @@ pub(crate) use twins::{Comparison, WorkingTree, compare};
 /// calve reads no larger index into memory. An index of this size has some five million files.
 const INDEX_MOST_BYTES: u64 = 512 * 1024 * 1024;
 /// git's configuration files are shorter.
-const CONFIG_MOST_BYTES: u64 = 1024 * 1024;
+pub(crate) const CONFIG_MOST_BYTES: u64 = 1024 * 1024;
 /// How many folders calve searches for submodules, and how deep.
 const MODULE_FOLDERS_MOST: usize = 10_000;
 const MODULES_DEEP: usize = 32;

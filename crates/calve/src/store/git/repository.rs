@@ -18,6 +18,7 @@ use super::work::records;
 use super::{PATH_MOST_BYTES, branch_ref, git_of, line};
 use crate::error::IfThere as _;
 use crate::store::files::{path_from, read_plain};
+use crate::tree::git_index::{self, CONFIG_MOST_BYTES};
 
 /// The folder of tags.
 const TAGS: &str = "refs/tags/";
@@ -276,6 +277,19 @@ pub(crate) fn head_mark(git_dir: &Path, common: &Path) -> Option<HeadMark> {
 }
 
 impl Repository {
+    /// What [`find`] would say of a root, of which [`read`] said this and git has just answered a
+    /// question in this repository. `None`: only git can say it, because the repository may name
+    /// another working tree, or have none. git itself reads that from this file alone, without
+    /// the files that it includes.
+    pub(crate) fn confirmed(&self) -> Option<Self> {
+        let config = self.common.join("config");
+        let config = read_plain(fs::CWD, &config, CONFIG_MOST_BYTES).ok()?;
+        let whole = |folder: &Path| std::fs::canonicalize(folder).ok();
+        let (git_dir, common) = (whole(&self.git_dir)?, whole(&self.common)?);
+        let root = self.root.clone();
+        git_index::is_silent_on_working_tree(&config).then_some(Self { root, git_dir, common })
+    }
+
     /// A run of git for this working tree. Of a submodule's repository, the folder is both.
     pub(super) fn git(&self) -> Git {
         match self.root == self.git_dir {

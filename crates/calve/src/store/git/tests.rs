@@ -102,6 +102,48 @@ fn a_root_is_a_repository_as_git_finds_it() {
     assert!(failure.to_string().contains("not a git repository"), "{failure}");
 }
 
+/// A start does not ask git twice whether a repository is its project's.
+#[test]
+fn what_confirms_a_repository_that_answered_is_what_git_would_say() {
+    let desk = Desk::new();
+    desk.sh("git -C project worktree add -q ../linked && mv project/.git apart && ln -s ../apart project/.git
+        printf '[core]\n bare = true\n worktree = /nowhere\n' >apart/more && cp apart/config before");
+    for (change, is_told) in [
+        ("true", true),
+        ("git -C project config branch.worktree-1.merge refs/heads/worktree-1", true),
+        ("git -C project config include.path more", true),
+        ("git -C project config alias.x 'worktree list'", true),
+        ("printf '[branch \"bare\"]\n\tdescription = bare\n' >>apart/config", true),
+        ("git -C project config core.worktree ../linked", false),
+        ("git -C project config core.bare true", false),
+        ("printf '[Core]Bare\n' >>apart/config", false),
+        ("printf '[branch \"a\"] [core] worktree = \"/[x\"]' >>apart/config", false),
+        ("printf '[core \\\\\n] worktree = x' >>apart/config", false),
+        (
+            "git -C project config extensions.worktreeConfig true
+            git -C project config --worktree core.worktree ../linked",
+            false,
+        ),
+        ("rm apart/config", false),
+    ] {
+        desk.sh(&format!("cp before apart/config && {{ {change}; }}"));
+        let read = read(&desk.path("project")).unwrap().unwrap();
+        let told = read.confirmed();
+        assert_eq!(told.is_some(), is_told, "{change}");
+        let Some(told) = told else { continue };
+        let found = desk.project();
+        assert_eq!(
+            (told.root, told.git_dir, told.common),
+            (found.root, found.git_dir, found.common)
+        );
+    }
+    desk.sh("cp before apart/config");
+    let linked = desk.path("linked");
+    let told = read(&linked).unwrap().unwrap().confirmed().unwrap();
+    let found = desk.found("linked");
+    assert_eq!((told.git_dir, told.common), (found.git_dir, found.common));
+}
+
 #[test]
 fn a_head_is_a_branch_a_commit_or_not_born_yet() {
     let desk = Desk::new();

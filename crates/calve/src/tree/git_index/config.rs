@@ -72,6 +72,26 @@ pub(super) fn working_tree_line(text: &[u8]) -> Option<(Range<usize>, bool)> {
     None
 }
 
+/// Whether no line of a configuration file can say where the working tree of its repository is, that
+/// it has none, or that a further file says so. A file about which that is not plain is not silent.
+#[cfg(feature = "store")]
+pub(crate) fn is_silent_on_working_tree(text: &[u8]) -> bool {
+    const SAYS_IT: [&[u8]; 2] = [b"bare", b"worktree"];
+    text.to_ascii_lowercase().split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).all(|line| {
+        // Branches may have such names. A line may have several headers.
+        let is_branch = line.starts_with(b"[branch \"")
+            && line.ends_with(b"\"]")
+            && memchr::memchr_iter(b'[', line).count() == 1;
+        let key = match line.first() {
+            Some(b'[') => line,
+            _ => line.split(|byte| *byte == b'=').next().unwrap_or_default(),
+        };
+        is_branch
+            || line == b"bare = false"
+            || SAYS_IT.iter().all(|word| memchr::memmem::find(key, word).is_none())
+    })
+}
+
 /// The text that a quoted value of a configuration file means.
 pub(super) fn unquoted(value: &[u8]) -> Vec<u8> {
     let mut made = Vec::with_capacity(value.len());

@@ -72,26 +72,28 @@ impl FoundBranches {
 pub(super) struct KnownBranches {
     root: PathBuf,
     names: Vec<String>,
+    /// The repository, if git need not be asked once more whether it is the tree's.
+    pub(super) repository: Option<Repository>,
     /// The state of `HEAD` before its commit was asked for.
     pub(super) head: Option<HeadMark>,
     pub(super) refs: Refs,
 }
 
 impl KnownBranches {
-    /// Asks git. A branch can be beside none whose name is one of `names`, or is above or below it.
+    /// Asks git in the tree at `root`. A branch can be beside none whose name is one of `names`, or
+    /// is above or below it.
     ///
     /// # Errors
-    /// git could not be asked.
-    pub(super) fn ask(
-        repository: &Repository,
-        names: &[&str],
-        at_remotes: &[&str],
-    ) -> Result<Self, Failure> {
+    /// git could not be asked, or there is no repository.
+    pub(super) fn ask(root: &Path, names: &[&str], at_remotes: &[&str]) -> Result<Self, Failure> {
         let names = with_those_above(names);
+        let repository = git::read(root).map_err(Failure::NotRun)?;
+        let none = || Failure::NotRun(io::ErrorKind::NotFound.into());
+        let repository = repository.ok_or_else(none)?;
         let head = repository.head_mark();
         let refs = repository.branches_and_head(&names, at_remotes)?;
         let names = names.into_iter().map(str::to_owned).collect();
-        Ok(Self { root: repository.root.clone(), names, head, refs })
+        Ok(Self { root: root.to_owned(), names, repository: repository.confirmed(), head, refs })
     }
 }
 
@@ -124,7 +126,7 @@ impl Store {
         let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
         let asked = || -> Option<FoundBranches> {
             let repository = git::read(&project).ok()??;
-            let known = KnownBranches::ask(&repository, &names, &names).ok()?;
+            let known = KnownBranches::ask(&project, &names, &names).ok()?;
             let found = &known.refs;
             let of = |name: &&str| {
                 let here = found.branches.iter().find(|branch| branch.name == *name);
@@ -176,7 +178,7 @@ mod tests {
             let names = with_those_above(asked).into_iter().map(str::to_owned).collect();
             let mut refs = Refs::default();
             refs.branches = there.iter().map(|it| branch(it)).collect();
-            KnownBranches { root: "/p".into(), names, head: None, refs }
+            KnownBranches { root: "/p".into(), names, repository: None, head: None, refs }
         };
         for (asked, there, wanted, root, expected) in [
             (&["a"][..], &[][..], &["a"][..], "/p", true),

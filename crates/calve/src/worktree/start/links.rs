@@ -156,17 +156,23 @@ impl NewLinks {
         names: &[&str],
         WantedLinks { onto, base, found }: WantedLinks<'_>,
     ) -> Result<Result<Self, Refusal>, Error> {
-        let repository = match repository_at(root) {
-            Err(refusal) => return Ok(Err(refusal)),
-            Ok(repository) => repository,
-        };
-        let failed = |failure| Error::new(ErrorKind::Git, Operation::AskGit, root, failure);
         let wanted: Vec<&str> = match onto {
             StartBranch::OfItsName => names.to_vec(),
             StartBranch::Named(branch) => vec![branch],
             StartBranch::Each(branches) => branches.iter().map(String::as_str).collect(),
             StartBranch::Detached => Vec::new(),
         };
+        // Between the questions, a pull request may have come.
+        let told = found.filter(|_| base.is_none());
+        let told = told.and_then(|it| it.none_of(&wanted, root));
+        let known =
+            told.map_or_else(|| KnownBranches::ask(root, &wanted, &[]), |told| Ok(told.clone()));
+        let confirmed = known.as_ref().ok().and_then(|known| known.repository.clone());
+        let repository = match confirmed.map_or_else(|| repository_at(root), Ok) {
+            Err(refusal) => return Ok(Err(refusal)),
+            Ok(repository) => repository,
+        };
+        let failed = |failure| Error::new(ErrorKind::Git, Operation::AskGit, root, failure);
         if !wanted.is_empty() && wanted.len() != names.len() {
             let cause = io::Error::new(
                 io::ErrorKind::InvalidInput,
@@ -186,13 +192,7 @@ impl NewLinks {
                 ));
             }
         }
-        // Between the questions, a pull request may have come.
-        let told = found.filter(|_| base.is_none());
-        let told = told.and_then(|it| it.none_of(&wanted, root));
-        let KnownBranches { head, refs: found, .. } = match told {
-            Some(told) => told.clone(),
-            None => KnownBranches::ask(&repository, &wanted, &[]).map_err(failed)?,
-        };
+        let KnownBranches { head, refs: found, .. } = known.map_err(failed)?;
         let there = found.branches;
         let commit = match base {
             Some(base) => repository.commit(base).map_err(failed)?.map_err(|why| {
