@@ -1,11 +1,18 @@
 # Installs calve @VERSION@ for you alone, without an administrator. On Windows calve is 'clone' and 'doctor'; there are no worktrees yet.
 #
 #   irm https://github.com/calve-rs/calve/releases/latest/download/install.ps1 | iex
-#   .\install.ps1 -Uninstall
+#   powershell -ExecutionPolicy Bypass -File install.ps1 -Uninstall      # Windows lets no script of a file run by default
 #
 # CALVE_INSTALL_DIR   where calve.exe goes [default: %LOCALAPPDATA%\Programs\calve]
 # CALVE_INSTALL_FROM  a folder with a release's files, to install without a network
 param([switch]$Uninstall)
+
+function Set-UserPath($folders) {
+    Set-ItemProperty 'HKCU:\Environment' -Name Path -Value ($folders -join ';') -Type ExpandString
+    # No running program hears of that. This function tells them, so that new shells have the path.
+    [Environment]::SetEnvironmentVariable('CALVE_INSTALLED', '1', 'User')
+    [Environment]::SetEnvironmentVariable('CALVE_INSTALLED', [NullString]::Value, 'User')
+}
 
 # A function, so that a download that ends early does nothing, and the settings of the shell that reads this stay.
 function Install-Calve([switch]$Uninstall) {
@@ -15,10 +22,13 @@ function Install-Calve([switch]$Uninstall) {
     $version = '@VERSION@'
     $name = "calve-$version-x86_64-pc-windows-msvc"
     $to = if ($env:CALVE_INSTALL_DIR) { $env:CALVE_INSTALL_DIR } else { Join-Path $env:LOCALAPPDATA 'Programs\calve' }
-    $path = @([Environment]::GetEnvironmentVariable('Path', 'User') -split ';' | Where-Object { $_ })
+    # As it is written: the environment's own function would replace each %NAME% in it by what that means now.
+    $path = @((Get-Item 'HKCU:\Environment').GetValue('Path', '', 'DoNotExpandEnvironmentNames') -split ';' | Where-Object { $_ })
     if ($Uninstall) {
-        Remove-Item -Force -ErrorAction SilentlyContinue "$to\calve.exe", "$to\calve.old.exe"
-        [Environment]::SetEnvironmentVariable('Path', (($path | Where-Object { $_ -ne $to }) -join ';'), 'User')
+        foreach ($file in "$to\calve.exe", "$to\calve.old.exe") {
+            if (Test-Path -LiteralPath $file) { Remove-Item -Force -LiteralPath $file }
+        }
+        if ($path -contains $to) { Set-UserPath ($path | Where-Object { $_ -ne $to }) }
         return "calve is removed from $to"
     }
     if (-not [Environment]::Is64BitOperatingSystem) {
@@ -46,15 +56,15 @@ function Install-Calve([switch]$Uninstall) {
         if ($LASTEXITCODE) { throw "install.ps1: could not unpack $name.tar.gz" }
         New-Item -ItemType Directory -Force $to | Out-Null
         # A program that runs can be renamed, and not replaced.
-        if (Test-Path "$to\calve.exe") { Move-Item -Force "$to\calve.exe" "$to\calve.old.exe" }
-        Copy-Item "$work\$name\calve.exe" "$to\calve.exe"
+        if (Test-Path -LiteralPath "$to\calve.exe") { Move-Item -Force -LiteralPath "$to\calve.exe" "$to\calve.old.exe" }
+        Copy-Item -LiteralPath "$work\$name\calve.exe" "$to\calve.exe"
     } finally {
-        Remove-Item -Recurse -Force $work
+        Remove-Item -Recurse -Force -LiteralPath $work
     }
     & "$to\calve.exe" --version
     "installed $to\calve.exe"
     if ($path -notcontains $to) {
-        [Environment]::SetEnvironmentVariable('Path', (($path + $to) -join ';'), 'User')
+        Set-UserPath ($path + $to)
         "next: open a new shell, which has $to on its PATH"
     }
 }

@@ -96,7 +96,7 @@ const GC_EXAMPLES: &str = "\u{1b}[1;4mExamples:\u{1b}[0m
   calve remote gc --keep 30 --grace 14d team
 
 Runs at any time, beside pushes and pulls; once a day is enough. It first
-marks objects that nobody needs. A later run removes them after the grace time.";
+marks objects that nothing uses. A later run removes them after the grace time.";
 
 /// The bandwidth that a transfer may use.
 #[derive(Debug, Args)]

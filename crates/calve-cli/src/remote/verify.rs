@@ -36,7 +36,7 @@ pub(super) fn run(name: Option<&str>, quick: bool, session: Session<'_>) -> Resu
     };
     if report.unreferenced > 0 {
         line += &format!(
-            "; nobody needs {} ({})",
+            "; nothing uses {} ({})",
             counted(report.unreferenced, "further object"),
             output.size(report.unreferenced_bytes)
         );
