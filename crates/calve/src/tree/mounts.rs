@@ -11,14 +11,24 @@ use crate::reflink::filesystem::unescape_octal;
 /// Whether something is mounted below `dir`. A snapshot would show the files under that mount. In
 /// doubt the answer is yes.
 pub(crate) fn any_below(dir: &Path) -> bool {
-    below(dir).is_none_or(|points| !points.is_empty())
+    points().is_none_or(|points| is_any_below(&points, dir))
+}
+
+/// The same, if [`points`] were told.
+pub(crate) fn is_any_below(points: &[PathBuf], dir: &Path) -> bool {
+    points.iter().any(|at| at != dir && at.starts_with(dir))
+}
+
+/// All mount points in this process's mount namespace. `None`: the system does not say.
+pub(crate) fn points() -> Option<Vec<PathBuf>> {
+    let list = std::fs::read("/proc/self/mountinfo").ok()?;
+    Some(mounts_in(&list).map(|(_, mount)| mount.at).collect())
 }
 
 /// What is mounted below `dir`, a path without links, in this process's mount namespace. `None`: the
 /// system does not say.
 pub(crate) fn below(dir: &Path) -> Option<Vec<PathBuf>> {
-    let list = std::fs::read("/proc/self/mountinfo").ok()?;
-    let points = mounts_in(&list).map(|(_, mount)| mount.at);
+    let points = points()?.into_iter();
     Some(points.filter(|at| at != dir && at.starts_with(dir)).collect())
 }
 

@@ -146,7 +146,13 @@ impl StageMaker {
 
 /// The id of this boot of the machine, if there is a /proc: random(4).
 pub(crate) fn boot() -> Option<String> {
-    Some(std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim_end().to_owned())
+    // No process outlives a boot. A command on many worktrees asks for each.
+    static BOOT: OnceLock<String> = OnceLock::new();
+    if let Some(known) = BOOT.get() {
+        return Some(known.clone());
+    }
+    let read = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(BOOT.get_or_init(|| read.trim_end().to_owned()).clone())
 }
 
 /// A number for the boot in the upper half, and one for the PID namespace in the lower half; 0

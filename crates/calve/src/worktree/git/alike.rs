@@ -21,7 +21,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::reflink::sys;
 use crate::store::Store;
@@ -102,11 +102,12 @@ pub(in crate::worktree) fn twins(store: &Store, worktrees: &[&Worktree]) -> Vec<
     let Some(project) = store.project().ok().and_then(|root| git::read(&root).ok()?) else {
         return twins;
     };
+    let Some(points) = mounts::points() else { return twins };
     let mut alike = BTreeMap::<_, Vec<(usize, WorktreeSeal)>>::new();
     let mut entries = 0;
     for (at, worktree) in worktrees.iter().enumerate() {
         if !may_have_own_files(store, worktree)
-            && let Some((tree, seal)) = sealed_tree(&project, worktree)
+            && let Some((tree, seal)) = sealed_tree(&project, worktree, &points)
             && let Ok(root) = open_dir(&worktree.path)
             && let Ok(Some(source)) = sys::snapshot_source(root)
         {
@@ -158,8 +159,10 @@ fn by_likeness(all: impl IntoIterator<Item = Untouched>) -> Vec<Alike> {
 /// The worktrees whose seals are good as far as a look without a flush tells. `None` if there are
 /// not two of them, or if git could not be asked.
 fn sealed(project: &Repository, worktrees: &[Worktree]) -> Option<Vec<Untouched>> {
+    // Read once for all: it may be long.
+    let points = mounts::points()?;
     let sealed = worktrees.iter().enumerate().filter_map(|(at, worktree)| {
-        sealed_tree(project, worktree).map(|(tree, seal)| (at, tree, seal))
+        sealed_tree(project, worktree, &points).map(|(tree, seal)| (at, tree, seal))
     });
     let sealed: Vec<_> = sealed.collect();
     if sealed.len() < 2 {
@@ -181,15 +184,20 @@ fn sealed(project: &Repository, worktrees: &[Worktree]) -> Option<Vec<Untouched>
     Some(found.collect())
 }
 
-/// A linked worktree and its seal, if that is good as far as a look without a flush tells.
-fn sealed_tree(project: &Repository, worktree: &Worktree) -> Option<(Tree, WorktreeSeal)> {
+/// A linked worktree and its seal, if that is good as far as a look without a flush tells. `points`
+/// are all mount points.
+fn sealed_tree(
+    project: &Repository,
+    worktree: &Worktree,
+    points: &[PathBuf],
+) -> Option<(Tree, WorktreeSeal)> {
     // Most filesystems know no seals, so the tree is asked for more only if it has one.
     let seal = WorktreeSeal::read(&git::leads_to(&worktree.path).ok()?)?;
     let tree = Tree::at(&worktree.path).ok()??;
     let is_linked =
         tree.git_dir.parent().is_some_and(|it| git::is_same(it, &project.registrations_folder()));
     let is_alone = std::fs::symlink_metadata(tree.git_dir.join(MODULES)).is_err()
-        && !mounts::any_below(&std::fs::canonicalize(&worktree.path).ok()?);
+        && !mounts::is_any_below(points, &std::fs::canonicalize(&worktree.path).ok()?);
     (is_linked && is_alone && seal.holds(&worktree.path)).then_some((tree, seal))
 }
 
