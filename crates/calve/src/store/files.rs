@@ -82,6 +82,18 @@ pub(crate) fn is_blank(path: &Path) -> io::Result<Option<bool>> {
 /// aborts the process if a directory's descriptor cannot be closed.
 pub(crate) fn listed(dir: impl AsFd) -> io::Result<Vec<(OsString, fs::FileType)>> {
     let mut found = Vec::new();
+    each_entry(dir, |name, kind| {
+        found.push((OsString::from_vec(name.to_bytes().to_vec()), kind));
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// Calls `each` for the entries of a directory, with their kinds.
+pub(crate) fn each_entry(
+    dir: impl AsFd,
+    mut each: impl FnMut(&CStr, fs::FileType) -> io::Result<()>,
+) -> io::Result<()> {
     each_in(&dir, |name, kind| {
         if matches!(name.to_bytes(), b"." | b"..") {
             return Ok(());
@@ -90,10 +102,8 @@ pub(crate) fn listed(dir: impl AsFd) -> io::Result<Vec<(OsString, fs::FileType)>
             fs::FileType::Unknown => Meta::at(&dir, name)?.file_type(),
             kind => kind,
         };
-        found.push((OsString::from_vec(name.to_bytes().to_vec()), kind));
-        Ok(())
-    })?;
-    Ok(found)
+        each(name, kind)
+    })
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]

@@ -200,9 +200,11 @@ impl Judge {
         if self.opened.is_none() || is_gits_own(path) {
             return Ok(true);
         }
-        match self.folder(path) {
-            Ok(ScopeFolder::Ignored) => {}
-            Ok(ScopeFolder::Ruled(_)) => return Ok(true),
+        // What its own ignore file says, says nothing of the folder itself.
+        let above = path.parent().map(|above| self.folder(above));
+        match above.unwrap_or(Ok(ScopeFolder::Ruled(None))) {
+            Ok(above) if above.ignores(path, true) => {}
+            Ok(_) => return Ok(true),
             // It is in no ignored folder, and nobody can look into it.
             Err(error) if error.io_error().kind() == io::ErrorKind::PermissionDenied => {
                 return Ok(true);
@@ -231,6 +233,9 @@ impl Judge {
     }
 
     fn folder(&mut self, path: &Path) -> Result<ScopeFolder, Error> {
+        if let Some(known) = self.folders.get(path) {
+            return Ok(known.clone());
+        }
         // We go from the root down: everything in an ignored folder is ignored, whatever rules say
         // further down.
         let mut above = ScopeFolder::Ruled(None);

@@ -1,9 +1,10 @@
 //! Looks at a tree that is being dropped: what in it changed since a moment, and which folders in it
 //! have work that neither git nor a snapshot knows of.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CStr, CString, OsStr};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, TrySendError};
@@ -14,7 +15,7 @@ use rustix::io::Errno;
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::store::at;
-use crate::store::files::listed;
+use crate::store::files::each_entry;
 use crate::store::format::is_of_calve;
 use crate::store::git::{self, OwnFolders, Registration};
 use crate::store::layout::{FORMAT, GIT, IN_GIT, JJ, OWN};
@@ -65,6 +66,16 @@ pub(in crate::worktree) enum Scope<'a> {
 pub(in crate::worktree) fn changed_since(
     root: &Path,
     since: Moment,
+    scope: Scope<'_>,
+) -> io::Result<Vec<PathBuf>> {
+    changed_by(root, since, &|_| false, scope)
+}
+
+/// The same, and the paths of other entries that `is_changed`.
+pub(super) fn changed_by(
+    root: &Path,
+    since: Moment,
+    is_changed: &(dyn Fn(&Meta) -> bool + Sync),
     mut scope: Scope<'_>,
 ) -> io::Result<Vec<PathBuf>> {
     let top = match fs::open(root, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty()) {
@@ -93,13 +104,14 @@ pub(in crate::worktree) fn changed_since(
             }
             let is_root = folder.as_os_str().is_empty();
             let mut names = Vec::new();
-            for (name, kind) in listed(&dir)? {
-                let is_cache = name == OBJECTS || name.as_encoded_bytes().starts_with(SHARED_INDEX);
-                if is_root && name == OWN || is_cache && is_gits(&folder.join(&name), root) {
-                    continue;
+            each_entry(&dir, |name, kind| {
+                let named = OsStr::from_bytes(name.to_bytes());
+                let is_cache = named == OBJECTS || name.to_bytes().starts_with(SHARED_INDEX);
+                if is_root && named == OWN || is_cache && is_gits(&folder.join(named), root) {
+                    return Ok(());
                 }
                 if kind == FileType::Directory {
-                    let path = folder.join(&name);
+                    let path = folder.join(named);
                     let is_in = match &mut scope {
                         Scope::All => true,
                         Scope::If(is_in) => is_in(&path)?,
@@ -108,13 +120,14 @@ pub(in crate::worktree) fn changed_since(
                         folders.push(path);
                     }
                 }
-                names.push(name);
-            }
+                names.extend_from_slice(name.to_bytes_with_nul());
+                Ok(())
+            })?;
             looked += 1;
             if looked == ALONE {
                 let (send, batches) = mpsc::sync_channel::<FolderEntries>(WAITING_MOST);
                 let look = move || {
-                    let looked = batches.iter().map(|batch| batch.changed_since(since));
+                    let looked = batches.iter().map(|batch| batch.changed(since, is_changed));
                     looked.collect::<io::Result<Vec<_>>>()
                 };
                 let thread = std::thread::Builder::new().spawn_scoped(threads, look);
@@ -128,7 +141,7 @@ pub(in crate::worktree) fn changed_since(
                 };
             }
             if let Some(batch) = batch {
-                changed.extend(batch.changed_since(since)?);
+                changed.extend(batch.changed(since, is_changed)?);
             }
         }
         if let Some((send, thread)) = helper {
@@ -149,17 +162,25 @@ const WAITING_MOST: usize = 4;
 struct FolderEntries {
     dir: Arc<OwnedFd>,
     folder: PathBuf,
-    names: Vec<OsString>,
+    /// Each ends in a zero byte.
+    names: Vec<u8>,
 }
 
 impl FolderEntries {
-    /// The paths of those that changed at `since` or later, or are gone.
-    fn changed_since(self, since: Moment) -> io::Result<Vec<PathBuf>> {
+    /// The paths of those that changed at `since` or later, that `is_changed`, or that are gone.
+    fn changed(
+        self,
+        since: Moment,
+        is_changed: &(dyn Fn(&Meta) -> bool + Sync),
+    ) -> io::Result<Vec<PathBuf>> {
         let mut changed = Vec::new();
-        for name in self.names {
-            match fs::statat(&self.dir, &name, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) if Meta::of(&stat).changed < since.0 => {}
-                Ok(_) | Err(Errno::NOENT) => changed.push(self.folder.join(name)),
+        for name in self.names.split_inclusive(|byte| *byte == 0) {
+            let name = CStr::from_bytes_with_nul(name).map_err(io::Error::other)?;
+            match fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW).map(|it| Meta::of(&it)) {
+                Ok(meta) if since.is_after(meta.changed) && !is_changed(&meta) => {}
+                Ok(_) | Err(Errno::NOENT) => {
+                    changed.push(self.folder.join(OsStr::from_bytes(name.to_bytes())));
+                }
                 Err(errno) => return Err(errno.into()),
             }
         }
@@ -175,18 +196,23 @@ fn is_gits(path: &Path, root: &Path) -> bool {
 /// Opens the folders of a tree one after the other. A tree may be deeper than a path may be long.
 struct Steps {
     top: OwnedFd,
-    /// The folder that was opened last. Mostly the next one is inside.
-    last: Option<(PathBuf, Arc<OwnedFd>)>,
+    /// The folder that was opened last, and folders above it. Mostly the next one is in one of them.
+    near: Vec<(PathBuf, Arc<OwnedFd>)>,
 }
+
+/// How many folders stay open for those inside.
+const NEAR_MOST: usize = 16;
 
 impl Steps {
     fn new(top: OwnedFd) -> Self {
-        Self { top, last: None }
+        Self { top, near: Vec::new() }
     }
 
     /// The folder at a path from the root. `None` if it is gone.
     fn open(&mut self, folder: &Path) -> io::Result<Option<Arc<OwnedFd>>> {
-        let opened = match (&self.last, folder.parent(), folder.file_name()) {
+        self.near
+            .truncate(self.near.iter().take_while(|(above, _)| folder.starts_with(above)).count());
+        let opened = match (self.near.last(), folder.parent(), folder.file_name()) {
             (Some((above, dir)), Some(parent), Some(name)) if above == parent => {
                 fs::openat(dir, name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())
                     .map_err(io::Error::from)
@@ -195,8 +221,11 @@ impl Steps {
         };
         match opened {
             Ok(dir) => {
-                let (_, dir) = self.last.insert((folder.to_owned(), Arc::new(dir)));
-                Ok(Some(Arc::clone(dir)))
+                let dir = Arc::new(dir);
+                if self.near.len() < NEAR_MOST {
+                    self.near.push((folder.to_owned(), Arc::clone(&dir)));
+                }
+                Ok(Some(dir))
             }
             Err(error) if at::is_gone(&error) => Ok(None),
             Err(error) => Err(error),
@@ -260,7 +289,7 @@ pub(in crate::worktree) fn nested_in(root: &Path) -> Nested {
             Ok(Some(dir)) if fs::fstat(&dir).map(|stat| Meta::of(&stat).dev).ok() != device => {
                 continue;
             }
-            Ok(Some(dir)) => listed(&dir).map(|entries| (dir, entries)),
+            Ok(Some(dir)) => telling_in(&dir, &folder).map(|entries| (dir, entries)),
             Err(error) => Err(error),
         };
         let Ok((dir, entries)) = opened else {
@@ -268,7 +297,7 @@ pub(in crate::worktree) fn nested_in(root: &Path) -> Nested {
             continue;
         };
         let has = |wanted: &str, kind: FileType| {
-            entries.iter().any(|(name, is)| name == wanted && *is == kind)
+            entries.iter().any(|(name, is)| name.as_bytes() == wanted.as_bytes() && *is == kind)
         };
         let is_gits = folder.file_name().is_some_and(|name| name == GIT);
         // git takes links for these, too.
@@ -302,8 +331,9 @@ pub(in crate::worktree) fn nested_in(root: &Path) -> Nested {
             }
         }
         let files = entries.iter().filter(|(_, is)| *is == FileType::RegularFile);
-        let files = files.filter(|(name, _)| name != GIT && is_foreign_repository(name));
-        found.foreign.extend(files.map(|(name, _)| folder.join(name)));
+        let files = files.map(|(name, _)| OsStr::from_bytes(name.as_bytes()));
+        let files = files.filter(|name| is_foreign_repository(name));
+        found.foreign.extend(files.map(|name| folder.join(name)));
         if !is_root && (has(GIT, FileType::RegularFile) || has(GIT, FileType::Symlink)) {
             let own = own.get_or_insert_with(|| OwnFolders::of(root));
             match led_from(&root.join(&folder), own) {
@@ -313,12 +343,33 @@ pub(in crate::worktree) fn nested_in(root: &Path) -> Nested {
             }
         }
         for (name, kind) in &entries {
+            let name = OsStr::from_bytes(name.as_bytes());
             if *kind == FileType::Directory && !(is_root && (name == OWN || name == GIT)) {
                 folders.push(folder.join(name));
             }
         }
     }
     found
+}
+
+/// The files by which a folder is known as a repository, or as a store of calve.
+const TELLING: [&str; 3] = ["HEAD", FORMAT, GIT];
+
+/// The entries of a folder, without most of the files that tell nothing.
+fn telling_in(dir: &OwnedFd, folder: &Path) -> io::Result<Vec<(CString, FileType)>> {
+    let name = folder.file_name().unwrap_or_default();
+    // Here even a name tells something.
+    let all = name == GIT || is_foreign_repository(name);
+    let mut found = Vec::new();
+    each_entry(dir, |name, kind| {
+        let named = OsStr::from_bytes(name.to_bytes());
+        let tells = || TELLING.iter().any(|it| named == *it) || is_foreign_repository(named);
+        if all || kind != FileType::RegularFile || tells() {
+            found.push((name.to_owned(), kind));
+        }
+        Ok(())
+    })?;
+    Ok(found)
 }
 
 /// Where a file or a link `.git` leads to.
