@@ -19,13 +19,13 @@ struct Desk {
     variables: Vec<(String, String)>,
 }
 
-/// `back FILE`: git looks at the file, which then gets another content of the same size, and its old
+/// `back FILE CONTENT`: git looks at the file, which then gets a content of the same size, and its old
 /// time, all in one second, if need be at a later try. git compares whole seconds.
 const GIT: &str =
     "git() { command git -c user.name=n -c user.email=e -c protocol.file.allow=always \"$@\"; }
     back() (cd \"${1%/*}\"; for try in {1..9}; do until [[ $(date +%N) < 2 ]]; do sleep .02; done
         echo one >\"$1\"; touch -d @1700000000 \"$1\"; git update-index -q --refresh || continue
-        echo two >\"$1\"; touch -d @1700000000 \"$1\"; git diff --quiet && exit; done; exit 1)
+        echo \"${2-two}\" >\"$1\"; touch -d @1700000000 \"$1\"; git diff --quiet && exit; done; exit 1)
     W=$PWD/app.worktrees/w; cd app;";
 
 impl Desk {
@@ -306,6 +306,21 @@ fn what_only_git_has_and_what_git_does_not_list_is_work_to_a_drop() {
                 (Some(1), true),
                 "{what}: {again:?}"
             );
+        }
+    }
+}
+
+/// The look after the rename finds such a file, and then git compares its content.
+#[test]
+fn a_file_that_was_written_again_in_the_second_in_which_git_looked_is_work_if_it_differs() {
+    for start in ["start -q w", "start -q --git copy w"] {
+        let desk = Desk::new();
+        for (content, code) in [("two", 1), ("one", 0)] {
+            desk.calve(start);
+            desk.sh(&format!("back $W/file {content}"));
+            let run = desk.runs("drop w");
+            assert_eq!((run.code, desk.tree().is_dir()), (Some(code), code == 1), "{run:?}");
+            desk.runs("drop -q --force --delete-branch w");
         }
     }
 }

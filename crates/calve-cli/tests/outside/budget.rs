@@ -155,7 +155,7 @@ const VERBS: [Verb; 9] = [
     Verb { words: "start a", git: [4; 2], flushes: [9, 13], looks: 1.0 },
     Verb { words: "list", git: [2; 2], flushes: [0; 2], looks: 1.0 },
     Verb { words: "status a", git: [0; 2], flushes: [0; 2], looks: 1.0 },
-    Verb { words: "drop a", git: [1; 2], flushes: [7; 2], looks: 3.0 },
+    Verb { words: "drop a", git: [1; 2], flushes: [7; 2], looks: 2.0 },
     Verb { words: "start -n 3", git: [8; 2], flushes: [8; 2], looks: 1.0 },
     Verb { words: "list", git: [4, 6], flushes: [0; 2], looks: 3.0 },
     Verb { words: "snapshot --of worktree-1", git: [0; 2], flushes: [0; 2], looks: 1.0 },

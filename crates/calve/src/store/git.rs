@@ -45,7 +45,7 @@ pub(crate) use self::repository::{
 pub(crate) use self::run::{Failure, Git};
 pub use self::run::{GIT_VARIABLES, output_of, why_git_did_not_run};
 pub(crate) use self::work::{
-    Head, NotTracked, Work, all_tracked, heads_in, ignored_of, not_tracked_but_matched,
+    EditsSince, Head, NotTracked, Work, all_tracked, heads_in, ignored_of, not_tracked_but_matched,
     not_tracked_in, whole_work_in, work_beside, work_in,
 };
 

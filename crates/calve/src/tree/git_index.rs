@@ -57,7 +57,9 @@ mod twins;
 #[cfg(feature = "store")]
 pub(crate) use config::is_silent_on_working_tree;
 pub(crate) use config::{resolved, set_working_tree, with_working_tree};
-pub(crate) use entries::{Sorted, SpecialPaths, sort, special_in, tracked, tracked_among};
+pub(crate) use entries::{
+    Sorted, SpecialPaths, UnseenEdits, YoungFiles, sort, special_in, tracked, tracked_among,
+};
 #[cfg(all(feature = "store", any(test, fuzzing)))]
 pub(crate) use fuzzed::{check_any, seeds};
 pub(crate) use sha256::sha256;

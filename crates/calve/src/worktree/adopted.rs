@@ -30,7 +30,9 @@ use crate::reflink::meta::Meta;
 use crate::store::catalog::{Origin, WorktreeRow};
 use crate::store::files::{bytes_of, path_from};
 use crate::store::git::checkout::Checkout;
-use crate::store::git::{self, Failure, Registration, Tree, branch_at, is_same, leads_to};
+use crate::store::git::{
+    self, EditsSince, Failure, Registration, Tree, branch_at, is_same, leads_to,
+};
 use crate::store::history::of_project;
 use crate::store::id::SnapshotId;
 use crate::store::index::{Boot, Index, Stat};
@@ -237,7 +239,8 @@ impl Worktree {
         let (taken, manifest) = known.record(&self.store, &taking, operation)?;
         // Asked after the tree was read: of work that came in between, the base has nothing.
         let Some(tree) = Tree::at(&self.path).map_err(failed)? else { return Ok(taken.id) };
-        let mut work = git::whole_work_in(&tree, self.row.created).map_err(failed)?;
+        let mut work =
+            git::whole_work_in(&tree, EditsSince::LookedFor(self.row.created)).map_err(failed)?;
         // What the base has, a drop takes for work that came along from the project.
         work.paths.extend(nested_work_in((&self.path, self.row.created)));
         if work.is_cut {

@@ -11,7 +11,9 @@ use super::remove::look::Moment;
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::store::git::branch::Mainline;
 use crate::store::git::modules::{self, Held, TreeAndGitDir, Unheld};
-use crate::store::git::{self, Commit, Failure, Head, Registration, Repository, Tips, Tree, Work};
+use crate::store::git::{
+    self, Commit, EditsSince, Failure, Head, Registration, Repository, Tips, Tree, Work,
+};
 use crate::store::{Store, StoreOptions, home};
 use crate::tree::mounts;
 use crate::tree::pool::lock;
@@ -342,8 +344,8 @@ impl Worktree {
 
     /// What git would lose with the worktree. `None` if the worktree has no repository. Then calve
     /// looks for changes itself. Whatever git cannot say is not known: see [`Loss::failure`].
-    pub(super) fn git_loss(&self, is_there: bool) -> Option<Loss> {
-        self.git_loss_by(is_there, |tree| git::whole_work_in(tree, self.row.created))
+    pub(super) fn git_loss(&self, is_there: bool, edits: EditsSince) -> Option<Loss> {
+        self.git_loss_by(is_there, |tree| git::whole_work_in(tree, edits))
     }
 
     /// The same for a worktree that nobody touched, and of which one that is alike has no work.

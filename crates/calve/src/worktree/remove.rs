@@ -12,16 +12,17 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use self::away::Away;
-use self::look::{Moment, Scope, changed_since};
+use self::look::{Moment, Scope, changed_by, changed_since};
 use self::processes::{Depth, living_in};
 use self::seen::{Seen, must_be_one_folder};
 use super::Worktree;
 use super::git::{DoomedBranch, KeptCommits, Loss};
 use crate::error::{Context as _, Error, ErrorKind, Operation};
 use crate::macros::setters;
+use crate::reflink::meta::Meta;
 use crate::store::StoreOptions;
 use crate::store::catalog::{Linked, WorktreeRow};
-use crate::store::git::{self, Head};
+use crate::store::git::{self, EditsSince, Head};
 use crate::store::layout;
 use crate::store::locks::Guard;
 use crate::store::registry::{KEPT, Taken};
@@ -193,6 +194,7 @@ enum Room {
 struct Attempt<'a> {
     how: &'a DropOptions,
     room: Room,
+    is_first: bool,
     is_last: bool,
 }
 
@@ -299,7 +301,8 @@ impl Worktree {
             let attempt = if this.is_away(how.force)? {
                 this.forget_missing(how)?
             } else {
-                let attempt = Attempt { how, room, is_last: number == ATTEMPTS };
+                let attempt =
+                    Attempt { how, room, is_first: number == 1, is_last: number == ATTEMPTS };
                 // Another process may drop it meanwhile, so that files or the folder were missed.
                 this.attempt(&attempt, seen.take(), operation)
                     .map_err(|error| this.gone_or(error))?
@@ -322,7 +325,7 @@ impl Worktree {
     /// nothing was done.
     fn forget_missing(&self, how: &DropOptions) -> Result<Result<DroppedWorktree, Again>, Error> {
         let since = Moment::now();
-        let mut loss = self.git_loss(false);
+        let mut loss = self.git_loss(false, EditsSince::LookedFor(self.row.created));
         // Without a tree, only references can keep commits, and a lock says that the tree is
         // elsewhere for a while.
         if let Some(loss) = loss.as_mut() {
@@ -388,7 +391,7 @@ impl Worktree {
         must_be_one_folder(&self.path)?;
         // Before the look, which would take its socket's end for a change.
         let monitor = self.stop_file_monitor();
-        let seen = self.seen_for(how, checked, operation)?;
+        let seen = self.seen_for(attempt, checked, operation)?;
         let loss = seen.loss.as_ref();
         let (kept, branch) = self.keep_what_git_has(loss, how)?;
         let keeps = self.must_be_kept(&seen, attempt, operation)?;
@@ -491,7 +494,7 @@ impl Worktree {
             }
         }
         // A forced drop keeps the files, or was told to lose them.
-        let only_git = how.discard || how.force && is_last;
+        let only_git = how.force && (how.discard || is_last);
         let look = || -> io::Result<Vec<PathBuf>> {
             let mut found = registrations_changed(loss, since)?;
             if only_git {
@@ -515,7 +518,9 @@ impl Worktree {
             let mut has_work = |folder: &Path| {
                 Ok(nested.has(folder) || judge.may_have_work(folder).map_err(failed)?)
             };
-            found.extend(changed_since(place, since, Scope::If(&mut has_work))?);
+            let young = loss.and_then(|loss| loss.work.as_ref()).map(|work| &work.young);
+            let is_edited = |file: &Meta| young.is_some_and(|young| young.has_edited(file));
+            found.extend(changed_by(place, since, &is_edited, Scope::If(&mut has_work))?);
             Ok(found)
         };
         match look() {

@@ -2,7 +2,7 @@
 
 use sha1_smol::Sha1;
 
-use super::format::{IndexLayout, Recorded};
+use super::format::{IndexLayout, Recorded, read_once};
 use super::sha256::sha256;
 
 /// Checks the bytes as they are, and with each kind of checksum after them.
@@ -16,7 +16,13 @@ pub(crate) fn check_any(data: &[u8]) {
 
 fn check(bytes: &[u8]) {
     let Some(layout) = IndexLayout::of(bytes) else { return };
-    let paths = layout.paths(bytes);
+    let paths = self::paths(&layout, bytes);
+    // Without its checksum, an index may parse with the other length of ids, too.
+    if let Some(once) = read_once(bytes, |paths: &mut Vec<_>, cursor, _, _| {
+        paths.push(cursor.path.clone());
+    }) {
+        assert_eq!(once, paths);
+    }
     let other = Recorded { ino: 0x1234_5678, size: 7, ..Recorded::default() };
     let (mut written, mut entries) = (bytes.to_vec(), 0);
     for chunk in &layout.chunks {
@@ -28,20 +34,31 @@ fn check(bytes: &[u8]) {
     }
     layout.seal(&mut written);
     assert_eq!(written.len(), bytes.len());
-    assert!(paths.len() <= entries);
+    assert_eq!(paths.len(), entries);
     if !layout.has_checksum() {
         // Without a checksum, other stat fields may make the index parse with the other length of
         // ids, too.
         return;
     }
     let Some(again) = IndexLayout::of(&written) else { panic!("it was understood before") };
-    assert_eq!(again.paths(&written), paths);
+    assert_eq!(self::paths(&again, &written), paths);
     for chunk in &again.chunks {
         let mut cursor = chunk.cursor.clone();
         while let Some(entry) = cursor.next(&written[chunk.bytes.clone()]) {
             assert_eq!(entry.recorded, other);
         }
     }
+}
+
+fn paths(layout: &IndexLayout, bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut paths = Vec::new();
+    for chunk in &layout.chunks {
+        let mut cursor = chunk.cursor.clone();
+        while cursor.next(&bytes[chunk.bytes.clone()]).is_some() {
+            paths.push(cursor.path.clone());
+        }
+    }
+    paths
 }
 
 /// Real encodings with their names: one of each version, one without a checksum, one with an

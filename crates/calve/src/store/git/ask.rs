@@ -20,7 +20,7 @@ use super::work::records;
 use super::{PATH_MOST_BYTES, git_of};
 use crate::error::{Error, ErrorKind, IfThere as _, Operation};
 use crate::store::files::{path_from, read_plain};
-use crate::tree::git_index::{self, SpecialPaths, tracked_among};
+use crate::tree::git_index::{self, SpecialPaths, UnseenEdits, tracked_among};
 
 /// A working tree, and the folder of a repository that belongs to it alone.
 #[derive(Debug, Clone)]
@@ -187,16 +187,14 @@ impl Tree {
         head_commit(self.git())
     }
 
-    /// The submodules of the tree, and the files that git takes for unchanged without a look. If
-    /// nobody `edited` a file before that second (since 1970), also those that git takes for
-    /// unchanged since it compares whole seconds; of an index that calve does not understand they
-    /// are not known.
+    /// The submodules of the tree, and the files that git takes for unchanged without a look. And
+    /// those that it takes for unchanged since it compares whole seconds, if they are asked for; of
+    /// an index that calve does not understand they are not known.
     ///
     /// # Errors
     /// git could not be asked.
-    pub(super) fn special(&self, edited: Option<i64>) -> Result<SpecialPaths, Failure> {
-        let edited = edited.map(|since| (self.root.as_path(), since));
-        if let Some(special) = git_index::special_in(&self.git_dir, edited) {
+    pub(super) fn special(&self, edits: UnseenEdits<'_>) -> Result<SpecialPaths, Failure> {
+        if let Some(special) = git_index::special_in(&self.git_dir, edits) {
             return Ok(special);
         }
         let output = self.git().args(["ls-files", "-z", "-v", "--stage"]).list()?;

@@ -27,7 +27,7 @@ use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::store::files::{bytes_of, listed_at, read_plain};
 use crate::store::layout::GIT;
-use crate::tree::git_index;
+use crate::tree::git_index::{self, UnseenEdits};
 use crate::tree::staging::write_whole;
 
 /// In the folder of a working tree's repository: the repositories of its submodules.
@@ -456,7 +456,7 @@ pub(crate) fn all_below(
         // Nothing is in a tree that is gone.
         let tree = Tree { root: root.join(&folder), git_dir };
         let submodules = match identity(&tree.root)? {
-            Some(_) => tree.special(None)?.submodules,
+            Some(_) => tree.special(UnseenEdits::NotAsked)?.submodules,
             None => Vec::new(),
         };
         for path in submodules {

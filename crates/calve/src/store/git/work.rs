@@ -14,6 +14,7 @@ use super::run::Failure;
 use crate::error::IfThere as _;
 use crate::reflink::filesystem::Filesystem;
 use crate::store::files::{listed_at, path_from, read_plain};
+use crate::tree::git_index::{UnseenEdits, YoungFiles};
 use crate::tree::pool::both;
 
 /// How many submodules calve asks for their work.
@@ -44,6 +45,21 @@ pub(crate) struct Work {
     pub(crate) staged: Vec<PathBuf>,
     /// Those of the paths that are submodules.
     pub(crate) submodules: Vec<Submodule>,
+    /// Edits of these files that git does not see are still to be looked for: see
+    /// [`EditsSince::LookedForLater`].
+    pub(crate) young: YoungFiles,
+}
+
+/// Edits that git does not see: in the second in which its index recorded the file, with the size
+/// kept and the time restored. Each has the second (since 1970) in which the tree was made: nobody
+/// edited a file there before.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum EditsSince {
+    /// Each file is looked at.
+    LookedFor(i64),
+    /// Files are looked at in submodules. Those of the tree itself are left to [`Work::young`], because
+    /// all of them are looked at later in any case.
+    LookedForLater(i64),
 }
 
 /// A changed submodule.
@@ -83,6 +99,28 @@ const COMPARE_ALL: [&str; 6] = [
 
 /// A filesystem that a server holds has a clock of its own. On others, a time may be a tick late.
 const CLOCKS_APART_SECONDS: i64 = 60;
+
+impl EditsSince {
+    fn looked_for(self) -> Self {
+        match self {
+            Self::LookedFor(second) | Self::LookedForLater(second) => Self::LookedFor(second),
+        }
+    }
+
+    fn unseen_in(self, root: &Path) -> UnseenEdits<'_> {
+        let filesystem = Filesystem::of(root);
+        let apart = if filesystem.clock { 1 } else { CLOCKS_APART_SECONDS };
+        match self {
+            // The later look knows a file by its inode's number.
+            Self::LookedForLater(second) if filesystem.inodes => {
+                UnseenEdits::Later(second.saturating_sub(apart))
+            }
+            Self::LookedFor(second) | Self::LookedForLater(second) => {
+                UnseenEdits::In(root, second.saturating_sub(apart))
+            }
+        }
+    }
+}
 
 /// The uncommitted work in a working tree. Nothing is written.
 ///
@@ -124,19 +162,17 @@ fn unopened(words: &str) -> Option<&str> {
 /// which it may leave out submodules further down, and says nothing of files that an index there
 /// marks as unchanged.
 ///
-/// `made` is the second (since 1970) in which the tree was made: nobody edited a file there before.
-///
 /// # Errors
 /// git does not work with this tree.
-pub(crate) fn whole_work_in(tree: &Tree, made: i64) -> Result<Work, Failure> {
-    let (mut whole, submodules) = work_but_of_submodules(tree, made)?;
+pub(crate) fn whole_work_in(tree: &Tree, edits: EditsSince) -> Result<Work, Failure> {
+    let (mut whole, submodules) = work_but_of_submodules(tree, edits)?;
     let mut asked: VecDeque<Submodule> = submodules.into();
     for _ in 0..SUBMODULES_MOST {
         let Some(submodule) = asked.pop_front() else { return Ok(whole) };
         let asked_inner = match Tree::at(&tree.root.join(&submodule.path)) {
             // Its folder is empty, or gone.
             Ok(None) => continue,
-            Ok(Some(inner)) => work_but_of_submodules(&inner, made),
+            Ok(Some(inner)) => work_but_of_submodules(&inner, edits.looked_for()),
             Err(failure) => Err(failure),
         };
         let Ok((inner, further)) = asked_inner else {
@@ -170,9 +206,11 @@ pub(crate) fn work_beside(tree: &Tree, head: &Head) -> Result<Work, Failure> {
 
 /// The work in one working tree, with the files that git takes for unchanged, and all its
 /// submodules, whether or not they are changed.
-fn work_but_of_submodules(tree: &Tree, made: i64) -> Result<(Work, Vec<Submodule>), Failure> {
-    let apart = if Filesystem::of(&tree.root).clock { 1 } else { CLOCKS_APART_SECONDS };
-    let special = || tree.special(Some(made.saturating_sub(apart)));
+fn work_but_of_submodules(
+    tree: &Tree,
+    edits: EditsSince,
+) -> Result<(Work, Vec<Submodule>), Failure> {
+    let special = || tree.special(edits.unseen_in(&tree.root));
     let (found, special) = both(|| work(tree, &COMPARE_ALL), special);
     let (mut found, special) = (found?, special?);
     found.paths.extend(tree.with_other_content(special.of_that_second)?);
@@ -187,6 +225,7 @@ fn work_but_of_submodules(tree: &Tree, made: i64) -> Result<(Work, Vec<Submodule
     found.paths.extend(patches);
     found.paths.sort();
     found.paths.dedup();
+    found.young = special.young;
     let mut submodules = std::mem::take(&mut found.submodules);
     let changed: HashSet<PathBuf> = submodules.iter().map(|it| it.path.clone()).collect();
     let others = special.submodules.into_iter().filter(|path| !changed.contains(path));

@@ -10,7 +10,7 @@ use rustix::fs::{self, AtFlags, Mode};
 use rustix::io::Errno;
 
 use super::super::listing::Time;
-use super::format::{Cursor, IndexEntry, IndexLayout};
+use super::format::{Cursor, IndexEntry, IndexLayout, Recorded, read_once};
 use super::{Folder, INDEX_MOST_BYTES, IndexedDirectory, Vouches, open_regular, read, rule, split};
 use crate::reflink::imp::{DIR_FLAGS, LOOK_FLAGS};
 use crate::reflink::meta::Meta;
@@ -27,21 +27,8 @@ pub(super) struct OpenIndex {
 impl OpenIndex {
     /// `None` if there is no index, or none that calve understands.
     pub(super) fn read(git: &OwnedFd) -> Option<Self> {
-        Self::parsed(git, IndexLayout::of)
-    }
-
-    /// The same for one that is only looked at, without its checksum: that takes longer than the rest.
-    fn unsummed(git: &OwnedFd) -> Option<Self> {
-        Self::parsed(git, IndexLayout::without_sum)
-    }
-
-    fn parsed(git: &OwnedFd, parse: fn(&[u8]) -> Option<IndexLayout>) -> Option<Self> {
-        let (file, meta) = open_regular(git, c"index")?;
-        if meta.size > INDEX_MOST_BYTES {
-            return None;
-        }
-        let bytes = read(&file, meta.size)?;
-        let layout = parse(&bytes)?;
+        let (file, meta, bytes) = bytes_in(git)?;
+        let layout = IndexLayout::of(&bytes)?;
         Some(Self { file, meta, bytes, layout })
     }
 
@@ -55,6 +42,16 @@ impl OpenIndex {
     }
 }
 
+/// The index in the directory `git`. `None` if there is none, or if it is too large.
+fn bytes_in(git: &OwnedFd) -> Option<(OwnedFd, Meta, Vec<u8>)> {
+    let (file, meta) = open_regular(git, c"index")?;
+    if meta.size > INDEX_MOST_BYTES {
+        return None;
+    }
+    let bytes = read(&file, meta.size)?;
+    Some((file, meta, bytes))
+}
+
 /// What an index says of paths, beside their content.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct SpecialPaths {
@@ -65,6 +62,38 @@ pub(crate) struct SpecialPaths {
     /// Files that git takes for unchanged, since it compares whole seconds, and that changed in the
     /// second that the index records; with the id of the content that it records.
     pub(crate) of_that_second: Vec<(PathBuf, String)>,
+    /// The files that were still to be looked at for that.
+    pub(crate) young: YoungFiles,
+}
+
+/// Who looks for edits that git does not see: those in the second that the index records.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum UnseenEdits<'a> {
+    /// Nobody.
+    NotAsked,
+    /// The files in this working tree are looked at, in which nobody edited a file before that
+    /// second (since 1970).
+    In(&'a Path, i64),
+    /// Somebody else, by [`SpecialPaths::young`].
+    Later(i64),
+}
+
+/// What an index records of files that changed in some second or later.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct YoungFiles {
+    /// In the order of the inodes' numbers, which git has compared.
+    recorded: Vec<Recorded>,
+}
+
+impl YoungFiles {
+    /// Whether one of them may have been edited although git sees no difference, as far as the
+    /// metadata `file` of an entry in the tree says.
+    pub(crate) fn has_edited(&self, file: &Meta) -> bool {
+        let ino = rule::cut(file.ino);
+        let first = self.recorded.partition_point(|it| it.ino < ino);
+        let mut of_it = self.recorded[first..].iter().take_while(|it| it.ino == ino);
+        of_it.any(|recorded| rule::is_of_that_second(*recorded, file))
+    }
 }
 
 /// The entries of an index, sorted by their state in a tree.
@@ -85,37 +114,40 @@ pub(crate) fn tracked(git: &OwnedFd) -> Option<BTreeSet<Vec<u8>>> {
     if matches!(fs::statat(git, c"index", AtFlags::SYMLINK_NOFOLLOW), Err(Errno::NOENT)) {
         return Some(BTreeSet::new());
     }
-    let index = OpenIndex::unsummed(git)?;
-    Some(index.layout.paths(&index.bytes))
+    let (_, _, bytes) = bytes_in(git)?;
+    let add = |paths: &mut Vec<Vec<u8>>, cursor: &Cursor, _, _: &[u8]| {
+        paths.push(cursor.path.clone());
+    };
+    // In one pass, since an index is sorted.
+    Some(read_once(&bytes, add)?.into_iter().collect())
 }
 
 /// Those of the paths that the index of the repository `git` has. `None` if calve does not understand
 /// the index, or if this is sparse; only git can be asked then.
 pub(crate) fn tracked_among(git: &Path, paths: &[&Path]) -> Option<HashSet<PathBuf>> {
-    let index = OpenIndex::unsummed(&fs::open(git, DIR_FLAGS, Mode::empty()).ok()?)?;
-    let asked: HashSet<&[u8]> = paths.iter().map(|path| path.as_os_str().as_bytes()).collect();
-    let (mut tracked, mut is_sparse) = (HashSet::new(), false);
-    index.each(|cursor, _, _| {
+    let (_, _, bytes) = bytes_in(&fs::open(git, DIR_FLAGS, Mode::empty()).ok()?)?;
+    let mut asked: Vec<&[u8]> = paths.iter().map(|path| path.as_os_str().as_bytes()).collect();
+    asked.sort_unstable();
+    let look = |found: &mut (HashSet<PathBuf>, bool), cursor: &Cursor, _, _: &[u8]| {
         // A folder of a sparse index stands for the files in it.
-        is_sparse |= cursor.path.ends_with(b"/");
-        if asked.contains(&*cursor.path) {
-            tracked.insert(PathBuf::from(OsStr::from_bytes(&cursor.path)));
+        found.1 |= cursor.path.ends_with(b"/");
+        if asked.binary_search(&&*cursor.path).is_ok() {
+            found.0.insert(PathBuf::from(OsStr::from_bytes(&cursor.path)));
         }
-    });
+    };
+    let (tracked, is_sparse) = read_once(&bytes, look)?;
     (!is_sparse).then_some(tracked)
 }
 
 /// The special paths in the index of the repository `git`. `None` if calve does not understand the
-/// index; only git can be asked then. `edited` is a working tree of which nobody edited a file
-/// before that second: its files are looked at, if the index records a change since then.
-pub(crate) fn special_in(git: &Path, edited: Option<(&Path, i64)>) -> Option<SpecialPaths> {
-    let mut special = SpecialPaths::default();
+/// index; only git can be asked then.
+pub(crate) fn special_in(git: &Path, edits: UnseenEdits<'_>) -> Option<SpecialPaths> {
     if std::fs::symlink_metadata(git.join("index"))
         .is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
     {
-        return Some(special);
+        return Some(SpecialPaths::default());
     }
-    let index = OpenIndex::unsummed(&fs::open(git, DIR_FLAGS, Mode::empty()).ok()?)?;
+    let (_, _, bytes) = bytes_in(&fs::open(git, DIR_FLAGS, Mode::empty()).ok()?)?;
     // Neighbouring entries are in the same directory.
     let mut near: Option<(Vec<u8>, Option<OwnedFd>)> = None;
     let mut file = |root: &Path, path: &[u8]| {
@@ -126,21 +158,31 @@ pub(crate) fn special_in(git: &Path, edited: Option<(&Path, i64)>) -> Option<Spe
         }
         Meta::at(near.as_ref()?.1.as_ref()?, &name).ok()
     };
-    index.each(|cursor, entry, id| {
+    let add = |special: &mut SpecialPaths, cursor: &Cursor, entry: IndexEntry, id: &[u8]| {
         let path = || PathBuf::from(OsString::from_vec(cursor.path.clone()));
         if entry.is_submodule() {
             special.submodules.push(path());
         } else if entry.is_hidden() {
             special.hidden.push(path());
-        } else if let Some((root, since)) = edited
-            && rule::is_since(entry.recorded, since)
-            && let Some(file) = file(root, &cursor.path)
-            && rule::is_of_that_second(entry.recorded, &file)
-        {
-            let id = id.iter().map(|byte| format!("{byte:02x}")).collect();
-            special.of_that_second.push((path(), id));
+        } else {
+            match edits {
+                UnseenEdits::In(root, since)
+                    if rule::is_since(entry.recorded, since)
+                        && file(root, &cursor.path)
+                            .is_some_and(|file| rule::is_of_that_second(entry.recorded, &file)) =>
+                {
+                    let id = id.iter().map(|byte| format!("{byte:02x}")).collect();
+                    special.of_that_second.push((path(), id));
+                }
+                UnseenEdits::Later(since) if rule::is_since(entry.recorded, since) => {
+                    special.young.recorded.push(entry.recorded);
+                }
+                _ => {}
+            }
         }
-    });
+    };
+    let mut special = read_once(&bytes, add)?;
+    special.young.recorded.sort_unstable_by_key(|it| it.ino);
     Some(special)
 }
 

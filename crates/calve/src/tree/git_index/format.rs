@@ -14,7 +14,7 @@
 //! In version 4 the path is stored as a difference to the previous entry's path: how many bytes to
 //! remove from its end, then the bytes to add, then one zero.
 
-use std::collections::BTreeSet;
+use std::ffi::CStr;
 use std::ops::Range;
 
 use sha1_smol::Sha1;
@@ -221,7 +221,9 @@ impl IndexLayout {
         let ends_with = |sum: &[u8]| bytes.ends_with(sum);
         let without = |length: usize| bytes.get(..bytes.len().checked_sub(length)?);
         let (checksum, id_bytes, chunks) = if ends_with(&[0; 20]) {
-            return Self::without_sum(bytes).filter(|it| it.id_bytes == 20 || ends_with(&[0; 32]));
+            let (id_bytes, chunks) = by_either_length(|id_bytes| chunks(bytes, id_bytes))?;
+            let is_whole = id_bytes == 20 || ends_with(&[0; 32]);
+            return is_whole.then_some(Self { checksum: Checksum::None, id_bytes, chunks });
         } else if ends_with(&Sha1::from(without(20)?).digest().bytes()) {
             (Checksum::Sha1, 20, chunks(bytes, 20)?)
         } else {
@@ -236,36 +238,10 @@ impl IndexLayout {
         Some(Self { checksum, id_bytes, chunks })
     }
 
-    /// Parses an index as git reads it: without a look at its checksum.
-    ///
-    /// Nothing says how long the ids are then. The length with which the index parses to the last
-    /// byte is the right one. If both lengths do, calve does not decide.
-    pub(super) fn without_sum(bytes: &[u8]) -> Option<Self> {
-        let (id_bytes, chunks) = match (chunks(bytes, 20), chunks(bytes, 32)) {
-            (Some(chunks), None) => (20, chunks),
-            (None, Some(chunks)) => (32, chunks),
-            _ => return None,
-        };
-        Some(Self { checksum: Checksum::None, id_bytes, chunks })
-    }
-
     /// Whether the index has a checksum, which tells the length of its ids.
     #[cfg(all(feature = "store", any(test, fuzzing)))]
     pub(super) fn has_checksum(&self) -> bool {
         self.checksum != Checksum::None
-    }
-
-    /// The paths of all entries in `bytes`, whose layout this is.
-    pub(super) fn paths(&self, bytes: &[u8]) -> BTreeSet<Vec<u8>> {
-        let mut paths = Vec::new();
-        for chunk in &self.chunks {
-            let (mut cursor, bytes) = (chunk.cursor.clone(), &bytes[chunk.bytes.clone()]);
-            while cursor.next(bytes).is_some() {
-                paths.push(cursor.path.clone());
-            }
-        }
-        // In one pass, since an index is sorted.
-        paths.into_iter().collect()
     }
 
     /// Writes the right checksum.
@@ -280,9 +256,61 @@ impl IndexLayout {
     }
 }
 
-/// The entries of an index whose ids have this length. `None` if it does not parse to its last
-/// byte, or is a split index, which has its other entries in another file.
+/// Nothing but the checksum says how long the ids of an index are. The length with which the index
+/// parses to the last byte is the right one. If both lengths do, calve does not decide.
+fn by_either_length<T>(mut parse: impl FnMut(usize) -> Option<T>) -> Option<(usize, T)> {
+    match (parse(20), parse(32)) {
+        (Some(parsed), None) => Some((20, parsed)),
+        (None, Some(parsed)) => Some((32, parsed)),
+        _ => None,
+    }
+}
+
+/// Reads an index once, as git does: without a look at its checksum. `see` adds an entry, with the
+/// id of its content, to what was found. `None` if this module does not understand the index.
+pub(super) fn read_once<T: Default>(
+    bytes: &[u8],
+    mut see: impl FnMut(&mut T, &Cursor, IndexEntry, &[u8]),
+) -> Option<T> {
+    let read = by_either_length(|id_bytes| {
+        let mut found = T::default();
+        each_entry(bytes, id_bytes, |cursor, entry| {
+            let id = bytes.get(entry.at + STAT_BYTES..).and_then(|rest| rest.get(..id_bytes));
+            see(&mut found, cursor, entry, id.unwrap_or_default());
+        })?;
+        Some(found)
+    });
+    read.map(|(_, found)| found)
+}
+
+/// The entries of an index whose ids have this length. `None` as for [`each_entry`].
 fn chunks(bytes: &[u8], id_bytes: usize) -> Option<Vec<Chunk>> {
+    let (mut chunks, mut next) = (Vec::<Chunk>::new(), (HEADER_BYTES, Vec::new()));
+    let mut entries = 0;
+    each_entry(bytes, id_bytes, |cursor, _| {
+        if entries % CHUNK_ENTRIES == 0 {
+            let (start, path) = std::mem::take(&mut next);
+            let first = Cursor { at: 0, path, ..cursor.clone() };
+            chunks.push(Chunk { bytes: start..cursor.at, cursor: first });
+        }
+        entries += 1;
+        if let Some(chunk) = chunks.last_mut() {
+            chunk.bytes.end = cursor.at;
+        }
+        if entries % CHUNK_ENTRIES == 0 {
+            next = (cursor.at, cursor.path.clone());
+        }
+    })?;
+    Some(chunks)
+}
+
+/// Calls `see` for each entry of an index whose ids have this length. `None` if the index does not
+/// parse to its last byte, or is a split index, which has its other entries in another file.
+fn each_entry(
+    bytes: &[u8],
+    id_bytes: usize,
+    mut see: impl FnMut(&Cursor, IndexEntry),
+) -> Option<()> {
     let content = bytes.get(..bytes.len().checked_sub(id_bytes)?)?;
     let [magic, version, count] =
         [0, 4, 8].map(|at| Some(u32::from_be_bytes(*content.get(at..)?.first_chunk()?)));
@@ -290,21 +318,13 @@ fn chunks(bytes: &[u8], id_bytes: usize) -> Option<Vec<Chunk>> {
     if magic? != u32::from_be_bytes(*b"DIRC") || !(2..=4).contains(&version) {
         return None;
     }
-    let mut chunks = Vec::new();
     let mut cursor = Cursor { version, id_bytes, at: HEADER_BYTES, path: Vec::new() };
-    let mut left = count;
-    while left > 0 {
-        let (start, path) = (cursor.at, cursor.path.clone());
-        let now = left.min(CHUNK_ENTRIES);
-        for _ in 0..now {
-            cursor.next(content)?;
-            if cursor.path.len() > PATH_MOST_BYTES {
-                return None;
-            }
+    for _ in 0..count {
+        let entry = cursor.next(content)?;
+        if cursor.path.len() > PATH_MOST_BYTES {
+            return None;
         }
-        let first = Cursor { version, id_bytes, at: 0, path };
-        chunks.push(Chunk { bytes: start..cursor.at, cursor: first });
-        left -= now;
+        see(&cursor, entry);
     }
     let mut at = cursor.at;
     while at < content.len() {
@@ -316,7 +336,7 @@ fn chunks(bytes: &[u8], id_bytes: usize) -> Option<Vec<Chunk>> {
         }
         at = at.checked_add(8)?.checked_add(usize::try_from(length).ok()?)?;
     }
-    (at == content.len()).then_some(chunks)
+    (at == content.len()).then_some(())
 }
 
 fn number16(bytes: &[u8], at: usize) -> Option<u16> {
@@ -326,7 +346,7 @@ fn number16(bytes: &[u8], at: usize) -> Option<u16> {
 fn until_zero(bytes: &[u8]) -> Option<&[u8]> {
     // A path that is longer than this is rejected by its length.
     let near = bytes.get(..PATH_MOST_BYTES + 2).unwrap_or(bytes);
-    Some(&near[..near.iter().position(|byte| *byte == 0)?])
+    Some(CStr::from_bytes_until_nul(near).ok()?.to_bytes())
 }
 
 /// A number in the encoding of git's packs, and how many bytes it takes.

@@ -175,7 +175,7 @@ pub(super) fn is_since(recorded: Recorded, second: i64) -> bool {
 }
 
 /// Whether the file may be another than the one that the entry records, although git, which
-/// compares whole seconds, sees no difference.
+/// compares whole seconds, sees no difference. git has compared the inode's number.
 pub(super) fn is_of_that_second(recorded: Recorded, file: &Meta) -> bool {
     let (changed, modified) = (cut_time(file.changed), cut_time(file.modified()));
     let same_seconds = recorded.changed.0 == changed.0 && recorded.modified.0 == modified.0;
@@ -198,7 +198,7 @@ fn in_seconds(recorded: Recorded) -> bool {
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "an index has 32 bits for each number")]
-fn cut(number: u64) -> u32 {
+pub(super) fn cut(number: u64) -> u32 {
     number as u32
 }
 

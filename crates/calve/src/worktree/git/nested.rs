@@ -8,7 +8,9 @@ use super::super::remove::seen::must_hold_no_mount;
 use super::{COMMITS_MOST, Loss, LostModule, unheld, unread};
 use crate::error::{Error, ErrorKind, Operation};
 use crate::store::git::modules::{Held, MODULES, Unheld, repositories_in};
-use crate::store::git::{self, Commit, Failure, Registration, Repository, Tree, whole_work_in};
+use crate::store::git::{
+    self, Commit, EditsSince, Failure, Registration, Repository, Tree, whole_work_in,
+};
 use crate::store::layout::GIT;
 
 /// The uncommitted work in the repositories inside the tree at `root`: paths from there. Of one
@@ -18,8 +20,9 @@ pub(in crate::worktree) fn nested_work_in((root, made): (&Path, i64)) -> Vec<Pat
     let mut work = Vec::new();
     for repository in nested_in(root).repositories {
         let Some(at) = repository.parent().filter(|_| repository.ends_with(GIT)) else { continue };
-        let found = Tree::at(&root.join(at))
-            .and_then(|tree| tree.map(|tree| whole_work_in(&tree, made)).transpose());
+        let found = Tree::at(&root.join(at)).and_then(|tree| {
+            tree.map(|tree| whole_work_in(&tree, EditsSince::LookedFor(made))).transpose()
+        });
         match found {
             Ok(Some(found)) if !found.is_cut => {
                 work.extend(found.paths.into_iter().map(|path| at.join(path)));
@@ -72,7 +75,7 @@ fn work_and_commits_of(root: &Path) -> Result<(Vec<PathBuf>, Vec<Commit>), Failu
     let (Some(tree), Some(repository)) = (Tree::at(root)?, git::read(root).map_err(read)?) else {
         return Ok(Default::default());
     };
-    let work = whole_work_in(&tree, 0)?;
+    let work = whole_work_in(&tree, EditsSince::LookedFor(0))?;
     let Some(registration) = Registration::read(tree.git_dir).map_err(read)? else {
         return Ok((work.paths, Vec::new()));
     };
@@ -188,7 +191,9 @@ impl Loss {
 
     fn add_work_of(&mut self, (root, made): (&Path, i64), repository: &Path) {
         let Some(at) = repository.parent().filter(|_| repository.ends_with(GIT)) else { return };
-        let work_in = |tree: Option<Tree>| tree.map(|tree| whole_work_in(&tree, made)).transpose();
+        let work_in = |tree: Option<Tree>| {
+            tree.map(|tree| whole_work_in(&tree, EditsSince::LookedFor(made))).transpose()
+        };
         let found = Tree::at(&root.join(at)).and_then(work_in);
         let Some(found) = self.known(found).flatten() else { return };
         let work = self.work.get_or_insert_default();

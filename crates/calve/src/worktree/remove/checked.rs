@@ -19,7 +19,7 @@ use super::look::{Moment, Scope, changed_since};
 use super::{DropOptions, DroppedWorktree, Seen};
 use crate::error::{Error, Operation};
 use crate::store::StoreOptions;
-use crate::store::git::{self, Failure, Repository};
+use crate::store::git::{self, EditsSince, Failure, Repository};
 use crate::tree::pool::{cancelled, lock};
 use crate::tree::running::Running;
 
@@ -113,7 +113,9 @@ impl CheckedWorktree {
             if options.cancel.is_cancelled() {
                 return Err(cancelled(Operation::DropWorktree, &worktree.path));
             }
-            Self::check(worktree, &operation, &references, |now| now.seen_since(since))
+            Self::check(worktree, &operation, &references, |now| {
+                now.seen_since(since, EditsSince::LookedFor)
+            })
         };
         let look_at = |all: Vec<usize>| {
             let looked = by_threads(&all, operation.jobs(), look);
@@ -230,7 +232,8 @@ impl Worktree {
 impl Worktree {
     /// The checking build looks again.
     fn check_work(&self, seen: &Seen, work: &git::Work) {
-        let now = self.git_loss(true).and_then(|loss| loss.work);
+        let now =
+            self.git_loss(true, EditsSince::LookedFor(self.row.created)).and_then(|loss| loss.work);
         let is_still = changed_since(&self.path, seen.since, Scope::All)
             .is_ok_and(|changed| changed.is_empty())
             && super::registrations_changed(seen.loss.as_ref(), seen.since)

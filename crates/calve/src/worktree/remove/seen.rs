@@ -13,13 +13,13 @@ use super::super::scope::{ChangeScope, Judge};
 use super::super::{Worktree, shown};
 use super::look::{Moment, Nested, nested_in};
 use super::processes::{Depth, LivingProcess, living_in};
-use super::{Attempt, DropOptions, Room};
+use super::{Attempt, Room};
 use crate::error::{Context as _, Error, ErrorKind, IfThere as _, Operation};
 use crate::reflink::imp::DIR_FLAGS;
 use crate::reflink::meta::Meta;
 use crate::store::delta::{self, Counts};
 use crate::store::files::listed;
-use crate::store::git::{self, Resolver, Tree, Work};
+use crate::store::git::{self, EditsSince, Resolver, Tree, Work};
 use crate::store::manifest::Manifest;
 use crate::store::scan::Near;
 use crate::store::{PROJECT, StoreOptions, at, layout, path_from};
@@ -56,15 +56,17 @@ impl Worktree {
     pub fn must_lose_nothing(&self, options: &StoreOptions) -> Result<(), Error> {
         let this = self.now()?;
         must_be_one_folder(&this.path)?;
-        this.must_be_no_loss(&this.seen()?, &options.operation())
+        let seen = this.seen_since(Moment::now(), EditsSince::LookedFor)?;
+        this.must_be_no_loss(&seen, &options.operation())
     }
 
-    /// What git and the system say about a worktree whose folder is there.
-    fn seen(&self) -> Result<Seen, Error> {
-        self.seen_since(Moment::now())
-    }
-
-    pub(super) fn seen_since(&self, since: Moment) -> Result<Seen, Error> {
+    /// What git and the system say about a worktree whose folder is there. `edits` says who looks for
+    /// those that git does not see.
+    pub(super) fn seen_since(
+        &self,
+        since: Moment,
+        edits: impl FnOnce(i64) -> EditsSince,
+    ) -> Result<Seen, Error> {
         // A killed switch has left its stage there. That is no work, but git lists it. If the folder
         // cannot be opened, the look says so.
         if let Ok(root) = super::super::open_dir(&self.path) {
@@ -72,7 +74,8 @@ impl Worktree {
         }
         let look = || (living_in(&self.path, Depth::Thorough), nested_in(&self.path));
         // The other processor looks while git does.
-        let (loss, (living, nested)) = both(|| self.git_loss(true), look);
+        let git_loss = || self.git_loss(true, edits(self.row.created));
+        let (loss, (living, nested)) = both(git_loss, look);
         let tree = (self.path.as_path(), self.row.created);
         let loss = loss.map(|loss| loss.with_nested(tree, &nested.repositories));
         Ok(Seen { project: self.store.project()?, since, loss, living, nested, untouched: None })
@@ -106,15 +109,23 @@ impl Worktree {
     /// any time.
     pub(super) fn seen_for(
         &self,
-        how: &DropOptions,
+        attempt: &Attempt<'_>,
         checked: Option<Seen>,
         operation: &Running,
     ) -> Result<Seen, Error> {
+        let Attempt { how, is_first, .. } = *attempt;
         let is_alone = |_: &Seen| living_in(&self.path, Depth::Thorough).is_empty();
         let mut seen = match checked.filter(is_alone) {
             Some(checked) => checked,
             None => {
-                let seen = self.seen()?;
+                // The look after the rename sees the same files. What it finds begins the drop
+                // again, and then git compares their content. A drop by force must know it before.
+                let edits = if is_first && !how.force {
+                    EditsSince::LookedForLater
+                } else {
+                    EditsSince::LookedFor
+                };
+                let seen = self.seen_since(Moment::now(), edits)?;
                 if !how.force {
                     self.must_be_no_loss(&seen, operation)?;
                 }
@@ -183,7 +194,7 @@ impl Worktree {
         attempt: &Attempt<'_>,
         operation: &Running,
     ) -> Result<bool, Error> {
-        let Attempt { how, room, is_last } = *attempt;
+        let Attempt { how, room, is_last, .. } = *attempt;
         Ok(seen.loss.as_ref().is_some_and(Loss::must_keep_the_tree)
             || !how.discard && self.has_moved_aside()?
             || how.force
