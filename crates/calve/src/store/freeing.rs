@@ -95,6 +95,10 @@ fn give_back(store: &Store, noted: &Noted, operation: &Running) {
 pub(super) fn left_in_trash(layout: Layout<'_>) -> Result<Vec<PathBuf>, Error> {
     let path = layout.trash();
     let left = trash::entries(&path, LEFT).context(Operation::Read, || &path)?;
+    // On a busy machine it takes its time, at the lowest priority.
+    if left.is_empty() || trash::is_being_emptied(layout)? {
+        return Ok(Vec::new());
+    }
     Ok(left.into_iter().map(|name| path.join(name)).collect())
 }
 

@@ -12,7 +12,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::fs::{self, Mode, OFlags};
+use rustix::fs::{self, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
 
 use super::catalog::Catalog;
 use super::clock::older_than;
@@ -28,6 +29,8 @@ use crate::tree::{mounts, removal, staging};
 pub(super) fn empty(layout: Layout<'_>, catalog: &Catalog) -> Result<(), Error> {
     let path = layout.trash();
     let dir = open_dir(&path)?;
+    // Where no lock is to be had, only `is_being_emptied` does not know of this process.
+    let _ = fs::flock(&dir, FlockOperation::NonBlockingLockShared);
     let mut failure = Ok(());
     let names = listed(&dir).context(Operation::ReadDirectory, || &path)?;
     let mut names: Vec<OsString> = names.into_iter().map(|(name, _)| name).collect();
@@ -39,6 +42,12 @@ pub(super) fn empty(layout: Layout<'_>, catalog: &Catalog) -> Result<(), Error> 
         failure = failure.and(removed.context(Operation::DeleteDropped, || path.join(&name)));
     }
     failure
+}
+
+/// Whether a process is emptying the trash at this moment, as far as locks say.
+pub(super) fn is_being_emptied(layout: Layout<'_>) -> Result<bool, Error> {
+    let lock = fs::flock(open_dir(&layout.trash())?, FlockOperation::NonBlockingLockExclusive);
+    Ok(lock == Err(Errno::WOULDBLOCK))
 }
 
 /// Removes what killed processes left in `stage`.
@@ -114,4 +123,22 @@ pub(crate) fn remove_tree(dir: &OwnedFd, name: &CString) -> io::Result<()> {
         }
     }
     removal::remove(dir, name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trash_is_being_emptied_until_the_process_that_does_it_ends() {
+        let store = tempfile::tempdir().unwrap();
+        let layout = Layout(store.path());
+        std::fs::create_dir(layout.trash()).unwrap();
+        assert!(!is_being_emptied(layout).unwrap());
+        let emptying = open_dir(&layout.trash()).unwrap();
+        fs::flock(&emptying, FlockOperation::NonBlockingLockShared).unwrap();
+        assert!(is_being_emptied(layout).unwrap() && is_being_emptied(layout).unwrap());
+        drop(emptying);
+        assert!(!is_being_emptied(layout).unwrap());
+    }
 }

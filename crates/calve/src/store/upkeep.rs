@@ -72,8 +72,9 @@ impl Store {
         packing::warm(self, snapshots, common)
     }
 
-    /// Trees of dropped worktrees that are still not deleted, a minute after the drop. Something in
-    /// them may belong to another user, or be immutable: [`Store::empty_trash`] says why.
+    /// Trees of dropped worktrees that are still not deleted, a minute after the drop, and that no
+    /// process is deleting. Something in them may belong to another user, or be immutable:
+    /// [`Store::empty_trash`] says why.
     ///
     /// # Errors
     /// The trash cannot be read.
