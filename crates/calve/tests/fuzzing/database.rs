@@ -10,7 +10,6 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use rusqlite::types::Value;
@@ -53,6 +52,12 @@ struct Place {
     base: PathBuf,
 }
 
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.base);
+    }
+}
+
 impl Place {
     fn live(&self) -> PathBuf {
         self.base.join("live")
@@ -69,8 +74,9 @@ impl Place {
     /// Makes the store that is copied for each input.
     fn make() -> io::Result<Self> {
         let memory = Path::new("/dev/shm");
-        let base = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() }
-            .join(format!("calve-fuzzing-{}", std::process::id()));
+        let base = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() }.join(
+            format!("calve-fuzzing-{}-{:?}", std::process::id(), std::thread::current().id()),
+        );
         let _ = fs::remove_dir_all(&base);
         let place = Self { base };
         fs::create_dir_all(place.outside())?;
@@ -144,9 +150,13 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
 
 /// The bits of the first byte are the operations that are tried; what follows are the edits.
 pub fn database(data: &[u8]) {
-    static PLACE: OnceLock<Mutex<Place>> = OnceLock::new();
-    let place = PLACE.get_or_init(|| Mutex::new(Place::make().expect("a store to copy")));
-    let place = crate::tree::pool::lock(place);
+    thread_local! {
+        static PLACE: Place = Place::make().expect("a store to copy");
+    }
+    PLACE.with(|place| work_on_edited(place, data));
+}
+
+fn work_on_edited(place: &Place, data: &[u8]) {
     let live = place.live();
     match fs::remove_dir_all(&live) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => panic!("{error}"),
@@ -159,10 +169,9 @@ pub fn database(data: &[u8]) {
     if input.byte().is_multiple_of(4) {
         flip_bytes(&mut input, &database);
     } else {
-        edit_rows(&mut input, &place, &database)
-            .expect("the database is whole before it is edited");
+        edit_rows(&mut input, place, &database).expect("the database is whole before it is edited");
     }
-    work(&place, operations);
+    work(place, operations);
     assert!(place.is_as_it_was(), "something outside of the store was changed");
 }
 
