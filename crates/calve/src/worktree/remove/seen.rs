@@ -49,7 +49,7 @@ impl Seen {
 }
 
 impl Worktree {
-    /// Fails if a drop without [`DropOptions::force`] would lose work.
+    /// Fails if a drop without [`DropOptions::force`](super::DropOptions::force) would lose work.
     ///
     /// # Errors
     /// The same as for [`Worktree::drop`]. Nothing is changed.
