@@ -212,7 +212,11 @@ impl Judge {
             Err(error) => return Err(error),
         }
         let within = [path.as_os_str().as_bytes(), b"/"].concat();
-        Ok(self.tracked().is_none_or(|tracked| any_starts_with(tracked, &within)))
+        Ok(self.tracked().is_none_or(|tracked| {
+            any_starts_with(tracked, &within)
+                // It is a submodule, or in one.
+                || path.ancestors().any(|it| tracked.contains(it.as_os_str().as_bytes()))
+        }))
     }
 
     /// Opens the folder that has the tree's index: `.git`, or the project's folder for this linked
@@ -303,6 +307,21 @@ impl ScopeFolder {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_submodule_may_have_work_also_in_a_folder_that_git_ignores() {
+        let tree = tempfile::tempdir().unwrap();
+        let script = "git init -q; echo built/ >.gitignore; mkdir -p built/sub/src built/out
+            git update-index --add --cacheinfo 160000,$(git hash-object .gitignore),built/sub";
+        let mut shell = std::process::Command::new("sh");
+        assert!(shell.args(["-c", script]).current_dir(tree.path()).status().unwrap().success());
+        let mut judge = ChangeScope::new().gitignore(true).at(tree.path(), None).unwrap();
+        for (folder, expected) in
+            [("built", true), ("built/sub", true), ("built/sub/src", true), ("built/out", false)]
+        {
+            assert_eq!(judge.may_have_work(Path::new(folder)).unwrap(), expected, "{folder}");
+        }
+    }
 
     #[test]
     fn a_path_is_below_the_root_or_leads_out() {
