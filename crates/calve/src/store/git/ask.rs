@@ -222,16 +222,12 @@ impl Tree {
         files: Vec<(PathBuf, String)>,
     ) -> Result<Vec<PathBuf>, Failure> {
         let is_asked = |path: &Path| {
-            // The paths are lines of the question.
-            !path.as_os_str().as_encoded_bytes().contains(&b'\n')
-                && std::fs::symlink_metadata(self.root.join(path)).is_ok_and(|it| it.is_file())
+            std::fs::symlink_metadata(self.root.join(path)).is_ok_and(|it| it.is_file())
         };
         let (asked, mut other): (Vec<_>, Vec<_>) =
             files.into_iter().partition(|(path, _)| is_asked(path));
         if !asked.is_empty() {
-            let lines: Vec<&[u8]> =
-                asked.iter().map(|(path, _)| path.as_os_str().as_encoded_bytes()).collect();
-            let question = [lines.join(&b'\n'), b"\n".to_vec()].concat();
+            let question = asked.iter().flat_map(|(path, _)| quoted_line(path)).collect();
             let output =
                 self.git().args(["hash-object", "--stdin-paths"]).with_input(question).list()?;
             let answer = String::from_utf8_lossy(&output).into_owned();
@@ -293,4 +289,19 @@ fn leads_back(git_dir: &Path) -> io::Result<Option<PathBuf>> {
     let dir = fs::open(git_dir, crate::reflink::imp::DIR_FLAGS, fs::Mode::empty());
     let Some(dir) = dir.but_for(|errno| is_absent(&(*errno).into()))? else { return Ok(None) };
     Ok(git_index::set_working_tree(&dir, c"config").map(|value| git_of(&git_dir.join(value))))
+}
+
+/// A path as a line of a question. In quotes it may have any byte. Without, git would take one that
+/// begins with a quote for quoted, and leave out a carriage return at its end.
+fn quoted_line(path: &Path) -> Vec<u8> {
+    let mut line = vec![b'"'];
+    for byte in path.as_os_str().as_encoded_bytes() {
+        match byte {
+            b'"' | b'\\' => line.extend([b'\\', *byte]),
+            0..0x20 => line.extend(format!("\\{byte:03o}").bytes()),
+            _ => line.push(*byte),
+        }
+    }
+    line.extend(b"\"\n");
+    line
 }
