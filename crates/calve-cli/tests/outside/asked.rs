@@ -7,7 +7,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::{Run, calve_command, is_root, not_run, output, program, scratch};
+use crate::{Run, calve_command, filesystem, is_root, not_run, output, program, scratch};
 
 mod settings;
 mod staged;
@@ -313,15 +313,57 @@ fn what_only_git_has_and_what_git_does_not_list_is_work_to_a_drop() {
 /// The look after the rename finds such a file, and then git compares its content.
 #[test]
 fn a_file_that_was_written_again_in_the_second_in_which_git_looked_is_work_if_it_differs() {
-    for start in ["start -q w", "start -q --git copy w"] {
-        let desk = Desk::new();
+    let desk = Desk::new();
+    // git takes a line that begins with a quote for a quoted one.
+    desk.sh("for name in '\"file\"' $'cr\\r' $'new\\nline'; do echo one >\"$name\"; done
+        git add -A; git commit -qm more");
+    for (start, name) in [
+        ("start -q w", "file"),
+        ("start -q --git copy w", "file"),
+        ("start -q w", "'\"file\"'"),
+        ("start -q w", "$'cr\\r'"),
+        ("start -q w", "$'new\\nline'"),
+    ] {
         for (content, code) in [("two", 1), ("one", 0)] {
             desk.calve(start);
-            desk.sh(&format!("back $W/file {content}"));
+            desk.sh(&format!("back $W/{name} {content}"));
             let run = desk.runs("drop w");
-            assert_eq!((run.code, desk.tree().is_dir()), (Some(code), code == 1), "{run:?}");
+            assert_eq!(
+                (run.code, desk.tree().is_dir()),
+                (Some(code), code == 1),
+                "{start} {name}: {run:?}"
+            );
             desk.runs("drop -q --force --delete-branch w");
         }
+    }
+}
+
+/// A subvolume goes with the tree in which somebody made it.
+#[test]
+fn what_is_in_a_subvolume_inside_is_work_as_in_any_folder() {
+    let test = "what_is_in_a_subvolume_inside_is_work_as_in_any_folder";
+    if filesystem() != "btrfs" {
+        return not_run(test, "there are no subvolumes");
+    }
+    for (script, work) in [
+        (
+            "mkdir $W/built; btrfs -q subvolume create $W/built/r; git init -q $W/built/r; cd $W/built/r; \
+             echo 1 >f; git add f; git commit -qm only",
+            "only",
+        ),
+        ("btrfs -q subvolume create $W/new; git init -q $W/new/r; echo 1 >$W/new/r/f", "new"),
+        (
+            "btrfs -q subvolume create $W/s; echo one >$W/s/f; git -C $W add s; \
+             git -C $W commit -qm s; git branch keeps w; export GIT_DISCOVERY_ACROSS_FILESYSTEM=1; back $W/s/f",
+            "s/f",
+        ),
+    ] {
+        let desk = Desk::new();
+        desk.calve("start -q w");
+        desk.sh(script);
+        let run = desk.runs("drop w");
+        assert_eq!((run.code, desk.tree().is_dir()), (Some(1), true), "{script}: {run:?}");
+        assert!(run.stderr.contains(work), "{script}: {run:?}");
     }
 }
 

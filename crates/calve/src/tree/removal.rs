@@ -227,7 +227,7 @@ fn make_accessible(parent: &OwnedFd, name: &CStr) -> io::Result<()> {
 
 /// Whether another device number means another mount, and not a subvolume of this one. In doubt the
 /// answer is yes.
-pub(super) fn is_mount_root(dir: &OwnedFd) -> bool {
+pub(crate) fn is_mount_root(dir: &OwnedFd) -> bool {
     mount_root(dir).unwrap_or(true)
 }
 

@@ -19,6 +19,7 @@ use crate::store::files::each_entry;
 use crate::store::format::is_of_calve;
 use crate::store::git::{self, OwnFolders, Registration};
 use crate::store::layout::{FORMAT, GIT, IN_GIT, JJ, OWN};
+use crate::tree::removal::is_mount_root;
 use crate::worktree::shed::is_foreign_repository;
 
 /// How many paths an answer has at most.
@@ -99,7 +100,8 @@ pub(super) fn changed_by(
                 changed.push(folder);
                 continue;
             };
-            if Meta::of_file(&dir)?.dev != here.dev {
+            // A subvolume goes with the tree, and has a device number of its own.
+            if Meta::of_file(&dir)?.dev != here.dev && is_mount_root(&dir) {
                 continue;
             }
             let is_root = folder.as_os_str().is_empty();
@@ -210,8 +212,7 @@ impl Steps {
 
     /// The folder at a path from the root. `None` if it is gone.
     fn open(&mut self, folder: &Path) -> io::Result<Option<Arc<OwnedFd>>> {
-        self.near
-            .truncate(self.near.iter().take_while(|(above, _)| folder.starts_with(above)).count());
+        while self.near.pop_if(|(above, _)| !folder.starts_with(above)).is_some() {}
         let opened = match (self.near.last(), folder.parent(), folder.file_name()) {
             (Some((above, dir)), Some(parent), Some(name)) if above == parent => {
                 fs::openat(dir, name, DIR_FLAGS | OFlags::NOFOLLOW, Mode::empty())
@@ -222,9 +223,10 @@ impl Steps {
         match opened {
             Ok(dir) => {
                 let dir = Arc::new(dir);
-                if self.near.len() < NEAR_MOST {
-                    self.near.push((folder.to_owned(), Arc::clone(&dir)));
+                if self.near.len() == NEAR_MOST {
+                    self.near.remove(0);
                 }
+                self.near.push((folder.to_owned(), Arc::clone(&dir)));
                 Ok(Some(dir))
             }
             Err(error) if at::is_gone(&error) => Ok(None),
@@ -279,16 +281,15 @@ pub(in crate::worktree) fn nested_in(root: &Path) -> Nested {
         found.unreadable.push(PathBuf::from("."));
         return found;
     };
-    let device = fs::fstat(&top).map(|stat| Meta::of(&stat).dev).ok();
+    let device_of = |dir: &OwnedFd| Meta::of_file(dir).map(|meta| meta.dev).ok();
+    let device = device_of(&top);
     found.add_store(&top, Path::new(""), &Path::new(GIT).join(IN_GIT));
     let (mut steps, mut folders) = (Steps::new(top), vec![PathBuf::new()]);
     let mut own = None;
     while let Some(folder) = folders.pop() {
         let opened = match steps.open(&folder) {
             Ok(None) => continue,
-            Ok(Some(dir)) if fs::fstat(&dir).map(|stat| Meta::of(&stat).dev).ok() != device => {
-                continue;
-            }
+            Ok(Some(dir)) if device_of(&dir) != device && is_mount_root(&dir) => continue,
             Ok(Some(dir)) => telling_in(&dir, &folder).map(|entries| (dir, entries)),
             Err(error) => Err(error),
         };
