@@ -218,7 +218,7 @@ pub(super) const ATTEMPTS: u32 = 4;
 fn registrations_changed(loss: Option<&Loss>, since: Moment) -> io::Result<Vec<PathBuf>> {
     let mut changed = Vec::new();
     for folder in loss.map(Loss::registrations).unwrap_or_default() {
-        let found = changed_since(&folder, since, Scope::All)?;
+        let found = changed_since(&folder, since, Scope::OfGit)?;
         changed.extend(found.into_iter().map(|path| folder.join(path)));
     }
     Ok(changed)
@@ -498,7 +498,7 @@ impl Worktree {
         let look = || -> io::Result<Vec<PathBuf>> {
             let mut found = registrations_changed(loss, since)?;
             if only_git {
-                found.extend(changed_since(&place.join(layout::GIT), since, Scope::All)?);
+                found.extend(changed_since(&place.join(layout::GIT), since, Scope::OfGit)?);
                 return Ok(found);
             }
             if seen.untouched.as_ref().is_some_and(|it| it.is_still_at(place)) {

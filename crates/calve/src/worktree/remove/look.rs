@@ -26,6 +26,9 @@ use crate::worktree::shed::is_foreign_repository;
 const PATHS_MOST: usize = 20;
 /// git's folder of objects. Objects alone change nothing.
 const OBJECTS: &str = "objects";
+/// git's folders of references.
+const REFS: &str = "refs";
+const LOGS: &str = "logs";
 /// The names of the base of a split index begin so. git marks it as used whenever it reads it.
 const SHARED_INDEX: &[u8] = b"sharedindex.";
 
@@ -54,6 +57,8 @@ impl Moment {
 /// Which folders are looked at.
 pub(in crate::worktree) enum Scope<'a> {
     All,
+    /// All of a folder of git, a repository or a registration.
+    OfGit,
     /// Those for which this returns true.
     If(&'a mut dyn FnMut(&Path) -> io::Result<bool>),
 }
@@ -85,6 +90,7 @@ pub(super) fn changed_by(
         Err(errno) => return Err(errno.into()),
     };
     let here = Meta::of_file(&top)?;
+    let is_of_git = matches!(scope, Scope::OfGit);
     let mut changed = Vec::new();
     if here.modified() >= since.0 {
         changed.push(PathBuf::from("."));
@@ -109,13 +115,13 @@ pub(super) fn changed_by(
             each_entry(&dir, |name, kind| {
                 let named = OsStr::from_bytes(name.to_bytes());
                 let is_cache = named == OBJECTS || name.to_bytes().starts_with(SHARED_INDEX);
-                if is_root && named == OWN || is_cache && is_gits(&folder.join(named), root) {
+                if is_root && named == OWN || is_cache && has_caches(&folder, is_of_git) {
                     return Ok(());
                 }
                 if kind == FileType::Directory {
                     let path = folder.join(named);
                     let is_in = match &mut scope {
-                        Scope::All => true,
+                        Scope::All | Scope::OfGit => true,
                         Scope::If(is_in) => is_in(&path)?,
                     };
                     if is_in {
@@ -190,9 +196,14 @@ impl FolderEntries {
     }
 }
 
-/// Whether the path is in a `.git` folder, or the root is a part of one.
-fn is_gits(path: &Path, root: &Path) -> bool {
-    root.iter().chain(path).any(|name| name == GIT)
+/// Whether git may have caches in the folder at this path in a tree, or `of_git` in a folder of its
+/// own. References may have any name. What a path above the tree is called says nothing: a dropped
+/// tree is in the project's `.git`.
+fn has_caches(folder: &Path, of_git: bool) -> bool {
+    let names: Vec<&OsStr> = folder.iter().collect();
+    let in_git = names.iter().position(|name| *name == GIT).map(|at| &names[at..]);
+    let in_git = if of_git { Some(&names[..]) } else { in_git };
+    in_git.is_some_and(|names| names.iter().all(|name| *name != REFS && *name != LOGS))
 }
 
 /// Opens the folders of a tree one after the other. A tree may be deeper than a path may be long.
@@ -424,10 +435,30 @@ mod tests {
 
     /// More folders than one thread looks at alone.
     #[test]
+    fn git_has_caches_only_in_its_own_folders_and_not_among_references() {
+        for (folder, of_git, expected) in [
+            ("", false, false),
+            ("", true, true),
+            ("src", false, false),
+            (".git", false, true),
+            (".git/refs/heads", false, false),
+            ("lib/.git/modules/m", false, true),
+            ("refs/remotes", true, false),
+            ("modules/m", true, true),
+            ("modules/m/logs/refs/heads", true, false),
+        ] {
+            assert_eq!(has_caches(Path::new(folder), of_git), expected, "{folder} {of_git}");
+        }
+    }
+
+    #[test]
     fn whatever_changes_is_found_in_whichever_folder_it_is() {
         const FOLDERS: usize = 3 * ALONE;
-        let tree = tempfile::tempdir().unwrap();
-        let folder = |at: usize| tree.path().join(format!("d{at}"));
+        // As a dropped tree is, in the project's repository.
+        let above = tempfile::tempdir().unwrap();
+        let tree = above.path().join(GIT).join("tree");
+        let name = |at: usize| if at == 0 { OBJECTS.to_owned() } else { format!("d{at}") };
+        let folder = |at: usize| tree.join(name(at));
         for at in 0..FOLDERS {
             std::fs::create_dir_all(folder(at).join("inner")).unwrap();
             std::fs::write(folder(at).join("a"), "a").unwrap();
@@ -437,10 +468,10 @@ mod tests {
             // No later time is the same.
             std::thread::sleep(std::time::Duration::from_millis(20));
             let since = Moment::now();
-            let changed = |scope: Scope<'_>| changed_since(tree.path(), since, scope).unwrap();
+            let changed = |scope: Scope<'_>| changed_since(&tree, since, scope).unwrap();
             assert_eq!(changed(Scope::All), Vec::<PathBuf>::new());
             std::fs::write(folder(at).join("inner/b"), "c").unwrap();
-            let expected = [PathBuf::from(format!("d{at}/inner/b"))];
+            let expected = [PathBuf::from(name(at)).join("inner/b")];
             assert_eq!(changed(Scope::All), expected);
             assert_eq!(
                 changed(Scope::If(&mut |it| Ok(!it.ends_with("inner")))),
@@ -451,7 +482,7 @@ mod tests {
         for at in 0..FOLDERS {
             std::fs::remove_file(folder(at).join("a")).unwrap();
         }
-        let changed = changed_since(tree.path(), since, Scope::All).unwrap();
+        let changed = changed_since(&tree, since, Scope::All).unwrap();
         assert!(changed.len() >= PATHS_MOST.min(FOLDERS), "{changed:?}");
     }
 
