@@ -188,8 +188,8 @@ impl Tree {
     }
 
     /// The submodules of the tree, and the files that git takes for unchanged without a look. And
-    /// those that it takes for unchanged since it compares whole seconds, if they are asked for; of
-    /// an index that calve does not understand they are not known.
+    /// those that it takes for unchanged since it compares whole seconds, if they are asked for. If
+    /// calve does not understand the index, these are all that changed since.
     ///
     /// # Errors
     /// git could not be asked.
@@ -199,15 +199,24 @@ impl Tree {
         }
         let output = self.git().args(["ls-files", "-z", "-v", "--stage"]).list()?;
         let mut special = SpecialPaths::default();
+        let is_since = |path: &Path| match edits {
+            UnseenEdits::NotAsked => false,
+            UnseenEdits::In(_, since) | UnseenEdits::Later(since) => {
+                std::fs::symlink_metadata(self.root.join(path)).is_ok_and(|it| it.ctime() >= since)
+            }
+        };
         for record in records(&output) {
             // A letter, the mode, the id and the stage, and a tab before the path.
             let tab = record.iter().position(|byte| *byte == b'\t').unwrap_or(record.len());
             let (about, path) = record.split_at(tab);
             let path = path_from(path.get(1..).unwrap_or_default());
+            let id = about.split(|byte| *byte == b' ').nth(2).unwrap_or_default();
             if about.get(2..).is_some_and(|mode| mode.starts_with(b"160000 ")) {
                 special.submodules.push(path);
             } else if about.first().is_some_and(|tag| tag.is_ascii_lowercase() || *tag == b'S') {
                 special.hidden.push(path);
+            } else if is_since(&path) {
+                special.of_that_second.push((path, String::from_utf8_lossy(id).into_owned()));
             }
         }
         Ok(special)
