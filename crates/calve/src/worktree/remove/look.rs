@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{self, TrySendError};
+use std::sync::mpsc::{self, SyncSender, TrySendError};
 
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -98,6 +98,7 @@ pub(super) fn changed_by(
     std::thread::scope(|threads| {
         let mut helper = None;
         let (mut steps, mut folders, mut looked) = (Steps::new(top), vec![PathBuf::new()], 0);
+        let mut batch = Vec::new();
         while let Some(folder) = folders.pop() {
             if changed.len() >= PATHS_MOST {
                 break;
@@ -133,24 +134,25 @@ pub(super) fn changed_by(
             })?;
             looked += 1;
             if looked == ALONE {
-                let (send, batches) = mpsc::sync_channel::<FolderEntries>(WAITING_MOST);
+                let (send, batches) = mpsc::sync_channel::<Vec<FolderEntries>>(WAITING_MOST);
                 let look = move || {
-                    let looked = batches.iter().map(|batch| batch.changed(since, is_changed));
+                    let looked = batches.iter().flatten().map(|it| it.changed(since, is_changed));
                     looked.collect::<io::Result<Vec<_>>>()
                 };
                 let thread = std::thread::Builder::new().spawn_scoped(threads, look);
                 helper = thread.ok().map(|thread| (send, thread));
             }
-            let mut batch = Some(FolderEntries { dir, folder, names });
-            if let Some((send, _)) = &helper {
-                batch = match batch.take().map(|batch| send.try_send(batch)) {
-                    Some(Err(TrySendError::Full(it) | TrySendError::Disconnected(it))) => Some(it),
-                    _ => None,
-                };
+            batch.push(FolderEntries { dir, folder, names });
+            if batch.len() < TOGETHER {
+                continue;
             }
-            if let Some(batch) = batch {
-                changed.extend(batch.changed(since, is_changed)?);
+            let send = helper.as_ref().map(|(send, _)| send);
+            for it in left_by(send, std::mem::take(&mut batch)) {
+                changed.extend(it.changed(since, is_changed)?);
             }
+        }
+        for it in batch {
+            changed.extend(it.changed(since, is_changed)?);
         }
         if let Some((send, thread)) = helper {
             drop(send);
@@ -161,10 +163,24 @@ pub(super) fn changed_by(
     })
 }
 
+/// What of a batch another thread does not take now.
+fn left_by(
+    other: Option<&SyncSender<Vec<FolderEntries>>>,
+    batch: Vec<FolderEntries>,
+) -> Vec<FolderEntries> {
+    let Some(other) = other else { return batch };
+    match other.try_send(batch) {
+        Ok(()) => Vec::new(),
+        Err(TrySendError::Full(batch) | TrySendError::Disconnected(batch)) => batch,
+    }
+}
+
 /// After so many folders, a second thread helps.
 const ALONE: usize = 8;
-/// Each batch that waits holds a descriptor.
-const WAITING_MOST: usize = 4;
+/// So many folders go to the other thread together: waking it takes as long as some looks.
+const TOGETHER: usize = 8;
+/// How many batches wait. Each of their folders is open.
+const WAITING_MOST: usize = 1;
 
 /// Entries of a folder.
 struct FolderEntries {
@@ -214,7 +230,7 @@ struct Steps {
 }
 
 /// How many folders stay open for those inside.
-const NEAR_MOST: usize = 16;
+const NEAR_MOST: usize = 8;
 
 impl Steps {
     fn new(top: OwnedFd) -> Self {
