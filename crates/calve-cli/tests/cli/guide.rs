@@ -457,6 +457,7 @@ const APART: &[(&str, &str, &str)] = &[
         "curl",
         "it installs: `scripts/release check` does it from the files of a release",
     ),
+    ("README.md", "cargo run", "it builds calve, and runs the suite"),
     ("README.md", "~ $ calve volume", "it needs root: the tests of volumes do it"),
     ("five-minutes.md", "~/app $ calve volume", "it needs root: the tests of volumes do it"),
     ("filesystems.md", "~ $ calve volume", "it needs root: the tests of volumes do it"),
