@@ -139,8 +139,7 @@ impl Cost {
     }
 }
 
-/// A command in a project, and what it costs at most. Where a number is another one on btrfs, that
-/// stands second.
+/// A command, and the most that it may cost: first elsewhere, then on btrfs.
 struct Verb {
     words: &'static str,
     git: [usize; 2],

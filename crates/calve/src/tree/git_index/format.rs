@@ -266,8 +266,8 @@ fn by_either_length<T>(mut parse: impl FnMut(usize) -> Option<T>) -> Option<(usi
     }
 }
 
-/// Reads an index once, as git does: without a look at its checksum. `see` adds an entry, with the
-/// id of its content, to what was found. `None` if this module does not understand the index.
+/// Reads an index once, as git does: without a look at its checksum. `see` gets what was found so
+/// far, an entry, and the id of its content. `None` if this module does not understand the index.
 pub(super) fn read_once<T: Default>(
     bytes: &[u8],
     mut see: impl FnMut(&mut T, &Cursor, IndexEntry, &[u8]),
